@@ -1,0 +1,38 @@
+# make demo, make test, make tiny: each sets up what it needs in .venv first; the second time it starts at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# glibc gives large tensors back at every step unless told otherwise: twice the time in training on a CPU
+export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
+export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test tiny lint clean
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py --out outputs/demo
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy jog3r models pipelines geometry data training evaluation export
+	$(BIN)/python -m pytest
+
+tiny: $(STAMP)
+	$(BIN)/python training/train_tiny.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch first and pinned: an unpinned one would bring gigabytes of CUDA
+$(STAMP): setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache outputs

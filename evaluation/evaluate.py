@@ -1,0 +1,334 @@
+"""The evaluation command: loop 1 exports predictions, loop 2 scores them; tables in Markdown and JSON.
+
+    run_evaluation(task="v2c" | "t2vc" | "all", model="folder or hub id", out="folder", clips=200, captions=64, ...)
+
+is what `jog3r evaluate` calls; every keyword is a field of `EvaluationOptions`, an unknown one is refused. It returns the results
+(a dict; `"markdown"` is the report to print) and writes, under `out`:
+
+    v2c/config.json, v2c/000000.npz ...    cameras of held-out procedural clips
+    t2vc/config.json, t2vc/000000.npz ...  generated videos with their cameras, and V2C of the same videos
+    real/config.json, real/000000.npz ...  the real clips of the same captions through the VAE, and V2C of them (the ceiling)
+    results.json, results.md
+
+Started again with the same options it makes only what is missing; with other options that change predictions it refuses. Clip k
+is drawn and sampled with its own seed, `seed + k`: results do not depend on the number of clips or on interruptions.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from jog3r import __version__
+from jog3r.data import Clip
+from jog3r.data.procedural import procedural_caption
+from jog3r.evaluation import report, scoring
+from jog3r.evaluation.captions import parse_caption
+from jog3r.evaluation.features import FeatureNetwork, load_features
+from jog3r.evaluation.i3d import VideoFeatures, load_i3d
+from jog3r.evaluation.predictions import Predictions, ProceduralClips, describe_clips, fingerprint, write_text
+
+logger = logging.getLogger(__name__)
+
+TASKS = ("v2c", "t2vc", "all")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of `run_evaluation`; checked when made.
+
+    Attributes:
+        task: "v2c", "t2vc" or "all".
+        model: folder or hub id of a pipeline.
+        out: output folder; new, empty, or an earlier run's to be resumed.
+        clips: N of video to cameras.
+        captions: N of text to video with cameras.
+        split: of the procedural clips; "train" is refused.
+        first: index of the first clip and caption in the split.
+        seed: clip k uses seed + k.
+        num_frames, height, width: None: what the model was made for.
+        num_inference_steps: of the sampling.
+        guidance_scale: None: the pipeline's default.
+        registration: "fast" or "reference".
+        features: folder or hub id of a feature network (DINO); None: met3r_self on colours, no distances with it.
+        features_sha256: pinned hash of its weights; a must for a hub id.
+        fvd: weights file of I3D; None: no FVD.
+        fvd_sha256: pinned hash of that file.
+        device: where the pipeline runs.
+    """
+
+    task: str
+    model: str
+    out: str
+    clips: int = 200
+    captions: int = 64
+    split: str = "test"
+    first: int = 0
+    seed: int = 0
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    num_inference_steps: int = 30
+    guidance_scale: float | None = None
+    registration: str = "fast"
+    features: str | None = None
+    features_sha256: str | None = None
+    fvd: str | None = None
+    fvd_sha256: str | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, also across fields."""
+        if self.task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
+        if self.split not in ("validation", "test"):
+            raise ValueError(f"evaluation is for held-out clips: split must be validation or test, got {self.split!r}")
+        if self.clips < 1 or self.captions < 2:
+            raise ValueError(
+                f"need at least 1 clip and 2 captions (for the shuffled baseline), got {self.clips} and {self.captions}"
+            )
+        for name in ("features", "fvd"):
+            if getattr(self, f"{name}_sha256") is not None and getattr(self, name) is None:
+                raise ValueError(f"{name}_sha256 is given without {name}: name the feature network too")
+        if Path(self.out).is_file():
+            raise NotADirectoryError(f"{self.out} is a file; give a folder")
+
+
+def run_evaluation(**options: Any) -> dict[str, Any]:
+    """Evaluate a model folder; see the top of this file.
+
+    Raises:
+        ValueError: an unknown option, a value that cannot work, or a folder made with another configuration.
+        NotADirectoryError: `out` is a file.
+    """
+    known = [field.name for field in fields(EvaluationOptions)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"unknown evaluation option {', '.join(unknown)}; there are {', '.join(known)}")
+    config = EvaluationOptions(**options)
+    from jog3r import Jog3rPipeline  # here: the pipeline brings in diffusers and transformers
+
+    features = None if config.features is None else load_features(config.features, config.features_sha256)
+    fvd = None if config.fvd is None else load_i3d(config.fvd, config.fvd_sha256)
+    pipeline = Jog3rPipeline.from_pretrained(config.model).to(config.device)
+    pipeline.set_progress_bar_config(disable=True)
+    size = pipeline.output_size(config.num_frames, config.height, config.width)
+    out = Path(config.out)
+    call = {"registration_kwargs": {"method": config.registration}}
+    results: dict[str, Any] = {"model": config.model, "jog3r": __version__, "torch": torch.__version__}
+    reports = [f"# Evaluation of {config.model}"]
+    if config.task in ("v2c", "all"):
+        clips = ProceduralClips(config.split, config.first, config.clips, *size)
+        results["v2c"] = evaluate_v2c(pipeline, clips, out / "v2c", seed=config.seed, **call)
+        reports.append(report.v2c_report(results["v2c"]))
+    if config.task in ("t2vc", "all"):
+        real = ProceduralClips(config.split, config.first, config.captions, *size)
+        captions = [procedural_caption(config.first + k, config.split) for k in range(config.captions)]
+        sampling: dict[str, Any] = {"num_inference_steps": config.num_inference_steps}
+        sampling.update(dict(zip(("num_frames", "height", "width"), size, strict=True)))
+        if config.guidance_scale is not None:
+            sampling["guidance_scale"] = config.guidance_scale
+        results["t2vc"] = evaluate_t2vc(
+            pipeline, captions, out, real, seed=config.seed, features=features, fvd=fvd, sampling=sampling, **call
+        )
+        reports.append(report.t2vc_report(results["t2vc"]))
+    results["markdown"] = "\n\n".join(reports)
+    write_text(out / "results.json", json.dumps(results, indent=2, default=float) + "\n")
+    write_text(out / "results.md", results["markdown"])
+    return results
+
+
+def evaluate_v2c(pipeline: Any, clips: Sequence[Clip], out: str | Path, *, seed: int = 0, **call: Any) -> dict[str, Any]:
+    """Cameras of clips by `task="v2c"`, against the true ones, beside the constant-pose and always-forward baselines.
+
+    Args:
+        pipeline: a `Jog3rPipeline`.
+        clips: with true poses; `ProceduralClips` draws them when needed.
+        out: folder of the predictions; resumed if it holds some of the same configuration.
+        seed: clip k uses seed + k.
+        call: further arguments of the pipeline's call, JSON values.
+
+    Returns:
+        `settings`, `first` and `all` (figures by method, for pairs with the first frame and for all pairs), `by_baseline`,
+        `by_motion`, `ratios`, `geometry`, `errors`.
+    """
+    config = {"task": "v2c", **_common_config(pipeline, seed, call), "clips": describe_clips(clips)}
+    store = Predictions(out, config)
+
+    def predict(k: int) -> dict[str, np.ndarray]:
+        return _cameras(pipeline, clips[k].frames, seed + k, call)
+
+    _export(store, len(clips), predict, "video to cameras")
+    predictions = [store.load(k) for k in range(len(clips))]
+    result = scoring.score_v2c(predictions, [clips[k] for k in range(len(clips))])
+    result["settings"] = _settings(config, len(clips))
+    result["errors"] = _error_lines(predictions)
+    return result
+
+
+def evaluate_t2vc(
+    pipeline: Any,
+    captions: Sequence[str],
+    out: str | Path,
+    real_clips: Sequence[Clip] | None = None,
+    *,
+    seed: int = 0,
+    features: FeatureNetwork | None = None,
+    fvd: VideoFeatures | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    **call: Any,
+) -> dict[str, Any]:
+    """Videos with cameras from captions: closed loop, captions followed, consistency, distance to real clips.
+
+    Args:
+        pipeline: a `Jog3rPipeline`.
+        captions: at least two; only those of the procedural grammar can be checked for being followed.
+        out: folder; predictions go to its `t2vc` and `real`.
+        real_clips: the real clips of the same captions: the ceiling of every row.
+        seed: caption k uses seed + k, for sampling and for V2C.
+        features: feature network for `met3r_self` and a distance to real clips; None: colours, no distance.
+        fvd: I3D, for FVD.
+        sampling: arguments of the text-to-video call, such as `num_inference_steps`.
+        call: arguments of both calls.
+
+    Returns:
+        `settings`, `closed_loop`, `captions`, `consistency`, `distributions`, `errors`.
+    """
+    if len(captions) < 2 or (real_clips is not None and len(real_clips) != len(captions)):
+        raise ValueError(
+            f"need at least 2 captions and one real clip for each or none, got {len(captions)} captions"
+            f" and {None if real_clips is None else len(real_clips)} clips"
+        )
+    sampling = dict(sampling or {})
+    common = _common_config(pipeline, seed, call)
+    config = {"task": "t2vc", **common, "sampling": sampling, "captions": _described_captions(captions, real_clips)}
+    store = Predictions(Path(out) / "t2vc", config)
+
+    def generate(k: int) -> dict[str, np.ndarray]:
+        started = time.perf_counter()
+        output = pipeline(prompt=captions[k], task="t2v+c", generator=_seeded(seed + k), output_type="np", **sampling, **call)
+        frames = _to_uint8(output.frames[0])
+        arrays: dict[str, np.ndarray] = {
+            "frames": frames,
+            "seconds": np.array(time.perf_counter() - started),
+            **_geometry(output),
+        }
+        again = _cameras(pipeline, frames, seed + k, call)
+        arrays.update({f"v2c_{name}": value for name, value in again.items()})
+        return arrays
+
+    _export(store, len(captions), generate, "text to video with cameras")
+    generated = [store.load(k) for k in range(len(captions))]
+    real = [] if real_clips is None else _export_real(pipeline, real_clips, Path(out) / "real", seed, call)
+    clips = [] if real_clips is None else [real_clips[k] for k in range(len(real_clips))]
+    attributes = _attributes(captions)
+    return {
+        "settings": {
+            **_settings(config, len(captions)),
+            **sampling,
+            "features": "colours" if features is None else features.name,
+        },
+        "closed_loop": scoring.score_closed_loop(generated),
+        "captions": {} if attributes is None else scoring.score_captions(generated, real, clips, attributes),
+        "consistency": scoring.score_consistency(generated, real, clips, None if features is None else features.dense),
+        "distributions": {
+            network.name: _distances(generated, real, network) for network in (features, fvd) if network is not None and real
+        },
+        "errors": _error_lines(generated),
+    }
+
+
+def _export_real(
+    pipeline: Any, clips: Sequence[Clip], folder: Path, seed: int, call: Mapping[str, Any]
+) -> list[dict[str, np.ndarray]]:
+    """Real clips through the VAE and back, and V2C of the clips themselves."""
+    store = Predictions(folder, {"task": "real", **_common_config(pipeline, seed, call), "clips": describe_clips(clips)})
+
+    def predict(k: int) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            latents = pipeline.encode_video(pipeline.prepare_video(clips[k].frames, None, None))
+            frames = _to_uint8(pipeline.decode_latents(latents, "np")[0])
+        cameras = _cameras(pipeline, clips[k].frames, seed + k, call)
+        return {"frames": frames, **{f"v2c_{name}": value for name, value in cameras.items()}}
+
+    _export(store, len(clips), predict, "real clips")
+    return [store.load(k) for k in range(len(clips))]
+
+
+def _export(store: Predictions, count: int, predict: Callable[[int], dict[str, np.ndarray]], title: str) -> None:
+    """Loop 1: make and store what is missing. A clip whose geometry breaks down is stored as failed, with the reason."""
+    missing = store.missing(range(count))
+    for k in tqdm(missing, desc=title, unit="clip", initial=count - len(missing), total=count, disable=not missing):
+        try:
+            arrays = predict(k)
+            broken = [name for name in ("poses", "v2c_poses") if name in arrays and not np.isfinite(arrays[name]).all()]
+            if broken:
+                arrays = {"error": np.array(f"{', '.join(broken)} not finite")}
+        except (ValueError, ArithmeticError, torch.linalg.LinAlgError) as error:
+            if len(missing) == count and k == missing[0]:
+                raise  # the very first call fails: the call is wrong, not the clip
+            logger.warning("%s: clip %d failed: %s", title, k, error)
+            arrays = {"error": np.array(str(error))}
+        store.save(k, arrays)
+
+
+def _cameras(pipeline: Any, frames: np.ndarray, seed: int, call: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """V2C of one clip (F,H,W,3) uint8: poses, intrinsics, depth, seconds."""
+    started = time.perf_counter()
+    output = pipeline(video=frames, task="v2c", generator=_seeded(seed), output_type="np", **call)
+    return {**_geometry(output), "seconds": np.array(time.perf_counter() - started)}
+
+
+def _geometry(output: Any) -> dict[str, np.ndarray]:
+    return {name: getattr(output, name)[0].float().cpu().numpy() for name in ("poses", "intrinsics", "depth")}
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _to_uint8(frames: np.ndarray) -> np.ndarray:
+    return (np.asarray(frames) * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def _attributes(captions: Sequence[str]) -> list[dict[str, Any]] | None:
+    """What the captions ask for; None (with a warning) if one of them is not of the procedural grammar."""
+    try:
+        return [parse_caption(caption) for caption in captions]
+    except ValueError as error:
+        logger.warning("captions are not checked for being followed: %s", error)
+        return None
+
+
+def _distances(generated: Sequence[Mapping], real: Sequence[Mapping], network: FeatureNetwork | VideoFeatures) -> dict[str, Any]:
+    """Both sets went through the same decoder: real clips as the VAE gives them back."""
+    sets = [[item["frames"] for item in items if "error" not in item] for items in (generated, real)]
+    if min(len(videos) for videos in sets) < 2:
+        return {}
+    return scoring.score_distributions(*(np.stack([network.clip(frames) for frames in videos]) for videos in sets))
+
+
+def _common_config(pipeline: Any, seed: int, call: Mapping[str, Any]) -> dict[str, Any]:
+    return {"jog3r": __version__, "weights": fingerprint(pipeline), "seed": seed, "call": dict(call)}
+
+
+def _described_captions(captions: Sequence[str], clips: Sequence[Clip] | None) -> Any:
+    """Procedural captions follow from their clips, so that more can be added; others are listed."""
+    return describe_clips(clips) if isinstance(clips, ProceduralClips) else list(captions)
+
+
+def _settings(config: Mapping[str, Any], count: int) -> dict[str, Any]:
+    source = config.get("clips", config.get("captions"))
+    described = {key: value for key, value in source.items() if key != "sha256"} if isinstance(source, dict) else {}
+    return {"N": count, **described, "seed": config["seed"], "weights": config["weights"], "jog3r": config["jog3r"]}
+
+
+def _error_lines(predictions: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
+    return [f"clip {k}: {item['error']}" for k, item in enumerate(predictions) if "error" in item]

@@ -1,0 +1,1 @@
+"""One Hugging Face `evaluate` module."""

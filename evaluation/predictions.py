@@ -1,0 +1,154 @@
+"""Predictions on disk: exported once, scored many times, resumed where a run stopped, refused when what made them changed.
+
+A folder holds `config.json` (everything that decides the predictions) and one `.npz` a clip, written aside, then renamed. A run
+that is killed leaves whole files only; the next one makes what is missing.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from jog3r.data import Clip, procedural_clip
+from jog3r.data.scene_grammar import split_size
+
+CONFIG_NAME = "config.json"
+_PROVENANCE = {"architectures", "dtype", "torch_dtype", "transformers_version"}  # of a component's config
+
+
+class Predictions:
+    """The predictions of one task.
+
+    Args:
+        folder: made if it does not exist.
+        config: what decides the predictions (model, seed, clips, call); JSON values. Not the number of clips: more can be added.
+
+    Raises:
+        ValueError: the folder holds predictions of another config, named key by key; or files that are not predictions.
+        NotADirectoryError: the path is a file.
+    """
+
+    def __init__(self, folder: str | Path, config: Mapping[str, Any]) -> None:
+        """Make the folder, or check that it fits."""
+        self.folder = Path(folder)
+        self.config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"{self.folder} is a file; give a folder for the predictions")
+        stored = self.folder / CONFIG_NAME
+        if stored.exists():
+            self._refuse_change(json.loads(stored.read_text(encoding="utf-8")))
+            return
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise ValueError(
+                f"{self.folder} is not empty and holds no {CONFIG_NAME}: not a folder of predictions; give another one"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(stored, json.dumps(self.config, indent=2, sort_keys=True) + "\n")
+
+    def path(self, index: int) -> Path:
+        """File of clip `index`."""
+        return self.folder / f"{index:06d}.npz"
+
+    def missing(self, indices: Sequence[int]) -> list[int]:
+        """The indices that have no prediction yet."""
+        return [index for index in indices if not self.path(index).exists()]
+
+    def save(self, index: int, arrays: Mapping[str, Any]) -> None:
+        """Write one clip's arrays; a failed clip has `error` (str) and no poses."""
+        target = self.path(index)
+        aside = target.with_suffix(f".{os.getpid()}.part")
+        with aside.open("wb") as file:
+            np.savez_compressed(file, **{name: np.asarray(value) for name, value in arrays.items()})  # type: ignore[arg-type]
+        aside.replace(target)
+
+    def load(self, index: int) -> dict[str, np.ndarray]:
+        """One clip's arrays.
+
+        Raises:
+            FileNotFoundError: not exported yet.
+        """
+        with np.load(self.path(index), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+
+    def _refuse_change(self, stored: Mapping[str, Any]) -> None:
+        changed = [key for key in sorted({*stored, *self.config}) if stored.get(key) != self.config.get(key)]
+        if changed:
+            lines = "; ".join(f"{key}: {stored.get(key)!r} -> {self.config.get(key)!r}" for key in changed)
+            raise ValueError(
+                f"the predictions in {self.folder} were made with another configuration ({lines}); "
+                "give a new output folder, or delete this one to make them anew"
+            )
+
+
+class ProceduralClips(Sequence[Clip]):
+    """Clips first, first + 1, ... of a split, drawn when asked for."""
+
+    def __init__(self, split: str, first: int, count: int, num_frames: int, height: int, width: int) -> None:
+        """Refuse clips outside the split."""
+        size = split_size(split)
+        if count < 1 or first < 0 or first + count > size:
+            raise ValueError(f"split {split!r} has clips 0..{size - 1}, got {count} clips from {first}")
+        self.split, self.first, self.num_clips = split, first, count
+        self.size = (num_frames, height, width)
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return self.num_clips
+
+    def __getitem__(self, index: Any) -> Any:
+        """Clip `first + index`; no slices."""
+        if not 0 <= index < self.num_clips:
+            raise IndexError(index)
+        num_frames, height, width = self.size
+        return procedural_clip(self.first + int(index), self.split, num_frames, height, width)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the clips, without their number."""
+        return {"source": "procedural", "split": self.split, "first": self.first, "size": list(self.size)}
+
+
+def describe_clips(clips: Sequence[Clip]) -> dict[str, Any]:
+    """What decides the clips: their source, or a hash of frames and poses where they are simply given."""
+    if isinstance(clips, ProceduralClips):
+        return clips.describe()
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(np.ascontiguousarray(clip.frames).tobytes())
+        digest.update(np.ascontiguousarray(clip.poses).tobytes())
+    return {"source": "given", "sha256": digest.hexdigest()[:16]}
+
+
+def fingerprint(pipeline: Any) -> str:
+    """Hash (16 hex digits) of all weights and settings of a diffusers pipeline's components."""
+    digest = hashlib.sha256()
+    for name, component in sorted(pipeline.components.items()):
+        digest.update(f"{name} {type(component).__name__}".encode())
+        config = getattr(component, "config", None)
+        if config is not None:
+            settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+            # Where a component came from, and with which library version, does not decide what it does.
+            settings = {key: value for key, value in settings.items() if not key.startswith("_") and key not in _PROVENANCE}
+            digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        if isinstance(component, torch.nn.Module):
+            for key, tensor in _sorted_state(component):
+                digest.update(key.encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        elif hasattr(component, "get_vocab"):
+            digest.update(json.dumps(component.get_vocab(), sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file aside, then rename it."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def _sorted_state(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from sorted(module.state_dict().items())

@@ -1,0 +1,217 @@
+"""Loop 2: scores from stored predictions and true clips. Nothing here runs a model, but for an optional feature network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from jog3r.data import Clip
+from jog3r.evaluation.baselines import constant_poses, forward_poses, shuffled_pairs
+from jog3r.evaluation.camera_metrics import PoseErrors, failed_pose_errors, pose_errors, pose_metrics, pose_metrics_by_bin
+from jog3r.evaluation.captions import DetectedColours, caption_following, classify_motion, detect_colours
+from jog3r.evaluation.consistency import FeatureFunction, met3r_self, warp_error
+from jog3r.evaluation.video_metrics import bootstrap_interval, frechet_distance, kernel_distance, real_floor
+from jog3r.geometry.cameras import transform, unproject
+
+NUM_BINS = 4
+NUM_SHUFFLES = 5
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip]) -> dict[str, Any]:
+    """Pose figures of predicted cameras beside the two baselines, bins, and geometry figures.
+
+    Args:
+        predictions: `poses (F,4,4)`, `intrinsics (F,3,3)`, `depth (F,H,W)` and `seconds` of each clip, or `error`.
+        clips: the true ones, in the same order.
+    """
+    result: dict[str, Any] = {}
+    for relative in ("first", "all"):
+        rows: dict[str, list[PoseErrors]] = {"model": [], "constant pose": [], "always forward": []}
+        for prediction, clip in zip(predictions, clips, strict=True):
+            true = clip.poses
+            rows["model"].append(
+                failed_pose_errors(true, relative)  # type: ignore[arg-type]
+                if "error" in prediction
+                else pose_errors(prediction["poses"], true, relative)  # type: ignore[arg-type]
+            )
+            rows["constant pose"].append(pose_errors(constant_poses(len(true)), true, relative))  # type: ignore[arg-type]
+            rows["always forward"].append(pose_errors(forward_poses(len(true)), true, relative))  # type: ignore[arg-type]
+        result[relative] = {name: pose_metrics(errors) for name, errors in rows.items()}
+        if relative == "first":
+            result["by_baseline"] = pose_metrics_by_bin(rows["model"], _quantile_edges(rows["model"], "baseline"), "baseline")
+            result["by_motion"] = pose_metrics_by_bin(rows["model"], _quantile_edges(rows["model"], "motion_deg"), "motion_deg")
+    first = result["first"]
+    result["ratios"] = {
+        "rotation_over_constant": _ratio(first["model"], first["constant pose"], "rotation_deg"),
+        "translation_over_forward": _ratio(first["model"], first["always forward"], "translation_deg"),
+    }
+    result["geometry"] = _geometry_figures(predictions, clips)
+    return result
+
+
+def score_closed_loop(predictions: Sequence[Arrays]) -> dict[str, Any]:
+    """Cameras of T2V+C against V2C of the same generated video, beside the same against strangers' videos.
+
+    Args:
+        predictions: `poses` (T2V+C) and `v2c_poses` of each clip, or `error`. A failed clip counts as 180 degrees in both rows.
+    """
+    count = len(predictions)
+    own = [_loop_errors(item, item) for item in predictions]
+    strange: list[PoseErrors] = []
+    if count >= 2:
+        for seed in range(NUM_SHUFFLES):
+            partner = shuffled_pairs(count, seed)
+            strange += [_loop_errors(predictions[k], predictions[partner[k]]) for k in range(count)]
+    rows = {"own video": pose_metrics(own)}
+    if strange:
+        rows["shuffled pairs"] = pose_metrics(strange)
+    ratio = _ratio(rows["own video"], rows["shuffled pairs"], "rotation_deg") if strange else float("nan")
+    return {"shuffled pairs": {}, **rows, "rotation_over_shuffled": ratio}
+
+
+def score_captions(
+    generated: Sequence[Arrays], real: Sequence[Arrays], clips: Sequence[Clip], attributes: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Rows of the caption table: generated videos, chance, real clips through the VAE (ceiling) and as rendered.
+
+    Args:
+        generated: `frames` uint8 and `v2c_poses` of each clip, or `error`.
+        real: `frames` after the VAE and `v2c_poses` of the real clips; empty without real clips.
+        clips: the real clips, in the same order; empty likewise.
+        attributes: what each caption asks for.
+    """
+    detected = caption_following([_colours(item) for item in generated], [_motion(item) for item in generated], attributes)
+    rows = {"generated, motion by V2C": detected["followed"], "chance (other captions)": detected["chance"]}
+    if real:
+        true = [clip.attributes for clip in clips]
+        ceiling = caption_following([_colours(item) for item in real], [_motion(item) for item in real], true)
+        rows["real clips through the VAE, motion by V2C"] = ceiling["followed"]
+        exact = [classify_motion(clip.poses, _mean_distance(clip)) for clip in clips]
+        rows["real clips as rendered, true motion"] = caption_following([detect_colours(c.frames) for c in clips], exact, true)[
+            "followed"
+        ]
+    return rows
+
+
+def score_consistency(
+    generated: Sequence[Arrays], real: Sequence[Arrays], clips: Sequence[Clip], features: FeatureFunction | None
+) -> dict[str, dict[str, float]]:
+    """Rows of the consistency table; motion stands in every row. `features` as in `met3r_self`; None: colours."""
+    rows = {
+        "generated, geometry of T2V+C": _consistency([_view(item) for item in generated if "error" not in item], features),
+        "generated, geometry of V2C": _consistency([_view(item, "v2c_") for item in generated if "error" not in item], features),
+    }
+    if real:
+        rows["real through the VAE, geometry of V2C"] = _consistency(
+            [_view(item, "v2c_") for item in real if "error" not in item], features
+        )
+        rows["real through the VAE, true geometry"] = _consistency(
+            [
+                {"frames": item["frames"], "depth": clip.depth, "poses": clip.poses, "intrinsics": clip.intrinsics}
+                for item, clip in zip(real, clips, strict=True)
+                if "error" not in item
+            ],
+            features,
+        )
+        rows["real as rendered, true geometry"] = _consistency(
+            [{"frames": c.frames, "depth": c.depth, "poses": c.poses, "intrinsics": c.intrinsics} for c in clips], features
+        )
+    return rows
+
+
+def score_distributions(generated_features: np.ndarray, real_features: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Fréchet and kernel distance of pooled features (N,D) to real ones (M,D), with intervals, and the floor real against real.
+
+    The floor splits the real set, so it is at half its size: the distance of as many generated to as many real samples stands
+    beside it.
+    """
+    half = len(real_features) // 2
+    distance = bootstrap_interval(frechet_distance, generated_features, real_features, num_resamples=50)
+    kernel = kernel_distance(generated_features, real_features)
+    rows: dict[str, dict[str, Any]] = {
+        "Fréchet": {"value": distance.value, "low 95 %": distance.low, "high 95 %": distance.high, "N": distance.num_samples},
+        "kernel (KID)": {"value": kernel.value, "std": kernel.std, "N": kernel.num_samples},
+    }
+    if half >= 2:
+        floor = real_floor(frechet_distance, real_features, half)
+        at_half = frechet_distance(generated_features[:half], real_features[:half])
+        rows["Fréchet at the floor's N"] = {"value": at_half, "N": half}
+        rows["Fréchet floor, real against real"] = {"value": floor.value, "std": floor.std, "N": floor.num_samples}
+    return rows
+
+
+def _loop_errors(item: Arrays, other: Arrays) -> PoseErrors:
+    if "error" in other:
+        still = constant_poses(2 if "error" in item else len(item["poses"]))
+        return failed_pose_errors(still)
+    if "error" in item:
+        return failed_pose_errors(other["v2c_poses"])
+    return pose_errors(item["poses"], other["v2c_poses"])
+
+
+def _colours(item: Arrays) -> DetectedColours:
+    return DetectedColours(None, None, frozenset(), {}) if "error" in item else detect_colours(item["frames"])
+
+
+def _motion(item: Arrays) -> str | None:
+    return None if "error" in item else classify_motion(item["v2c_poses"])
+
+
+def _view(item: Arrays, prefix: str = "") -> dict[str, np.ndarray]:
+    return {"frames": item["frames"], **{name: item[f"{prefix}{name}"] for name in ("depth", "poses", "intrinsics")}}
+
+
+def _consistency(views: Sequence[Mapping[str, np.ndarray]], features: FeatureFunction | None) -> dict[str, float]:
+    rows = []
+    for view in views:
+        depth, poses, intrinsics = (torch.as_tensor(view[name]).float() for name in ("depth", "poses", "intrinsics"))
+        points = transform(poses, unproject(depth, intrinsics))  # (F,H,W,3), world = frame 1
+        own = met3r_self(view["frames"], points, intrinsics, features)
+        warped = warp_error(view["frames"], depth, poses, intrinsics)
+        rows.append(
+            {"met3r_self": own.score, "visibility": float(own.visibility.mean()), **own.motion, "warp_ratio": warped["ratio"]}
+        )
+    return {key: _nanmean([row[key] for row in rows]) for key in rows[0]} if rows else {}
+
+
+def _geometry_figures(predictions: Sequence[Arrays], clips: Sequence[Clip]) -> dict[str, float]:
+    """Focal error in percent; depth error (mean absolute relative, after one scale a clip) in percent; seconds a clip."""
+    focal, depth, seconds = [], [], []
+    for prediction, clip in zip(predictions, clips, strict=True):
+        if "error" in prediction:
+            continue
+        focal.append(np.abs(prediction["intrinsics"][:, 0, 0] / clip.intrinsics[:, 0, 0] - 1).mean())
+        known = clip.valid & (prediction["depth"] > 0)
+        if known.any():
+            scale = np.median(clip.depth[known]) / np.median(prediction["depth"][known])
+            depth.append(np.abs(prediction["depth"][known] * scale / clip.depth[known] - 1).mean())
+        seconds.append(float(prediction["seconds"]))
+    return {
+        "focal error %": 100 * _nanmean(focal),
+        "focal error median %": 100 * float(np.median(focal)) if focal else float("nan"),
+        "depth AbsRel % (one scale a clip)": 100 * _nanmean(depth),
+        "seconds a clip (median)": float(np.median(seconds)) if seconds else float("nan"),
+    }
+
+
+def _mean_distance(clip: Clip) -> float:
+    points = unproject(torch.from_numpy(clip.depth[0]), torch.from_numpy(clip.intrinsics[0]))
+    return float(points.norm(dim=-1)[torch.from_numpy(clip.valid[0])].mean())
+
+
+def _quantile_edges(errors: Sequence[PoseErrors], name: str) -> list[float]:
+    values = np.concatenate([item[name] for item in errors])
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, NUM_BINS + 1)))
+    return edges.tolist() if len(edges) > 1 else [float(edges[0]), float(edges[0]) + 1.0]
+
+
+def _ratio(row: Mapping[str, Any], base: Mapping[str, Any], name: str) -> float:
+    return float(row[name] / base[name]) if base[name] > 0 else float("nan")
+
+
+def _nanmean(values: Sequence[float]) -> float:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")

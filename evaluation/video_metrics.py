@@ -1,0 +1,184 @@
+"""Distances between sets of features of real and generated videos: Fréchet (FID, FVD) and kernel (KID), with their uncertainty.
+
+Letters: N, M samples, D features. Everything runs in float64. A distance is only as meaningful as what is printed beside it: the
+feature network and its resize, the frame count, N and M, the real-against-real floor at the same N, and an interval.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+Features: TypeAlias = np.ndarray | torch.Tensor
+Distance: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its spread.
+
+    Attributes:
+        value: the figure itself (a mean for subsets and floors).
+        std: standard deviation over subsets, resamples or splits.
+        low, high: ends of the interval; equal to value -/+ std where no confidence level was asked for.
+        num_samples: samples of the smaller set used per computation.
+        num_repeats: subsets, resamples or splits.
+    """
+
+    value: float
+    std: float
+    low: float
+    high: float
+    num_samples: int
+    num_repeats: int
+
+
+def frechet_distance(features_a: Features, features_b: Features) -> float:
+    """|mean_a - mean_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), S the unbiased covariances: FID or FVD by the features given.
+
+    Exact for any N, M and D, also N < D, where codes that take a matrix square root of a singular product need an epsilon: with
+    S_a = A^T A and S_b = B^T B the trace of the root is the sum of the singular values of A B^T (equal to the eigenvalues of the
+    symmetric root of S_a^(1/2) S_b S_a^(1/2), without squaring the rounding error). The estimate is biased upwards at small N:
+    compare only at equal N, beside `real_floor`.
+
+    Args:
+        features_a (N,D), features_b (M,D): numpy or torch, any float type.
+
+    Raises:
+        ValueError: fewer than two samples in a set, NaN or infinity, different D.
+    """
+    a, b = _checked(features_a, features_b, least=2)
+    mean_difference = a.mean(axis=0) - b.mean(axis=0)
+    root_a, root_b = _covariance_root(a), _covariance_root(b)
+    trace_of_root = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    distance = mean_difference @ mean_difference + (root_a**2).sum() + (root_b**2).sum() - 2 * trace_of_root
+    return max(float(distance), 0.0)  # equal sets end at -1e-13 or so
+
+
+def polynomial_mmd(features_a: Features, features_b: Features, degree: int = 3) -> float:
+    """Unbiased squared MMD with the kernel (x.y / D + 1)^degree, KID's; near 0, or below, for equal distributions at any N.
+
+    Raises:
+        ValueError: as `frechet_distance`.
+    """
+    a, b = _checked(features_a, features_b, least=2)
+    within_a, within_b, between = (_kernel(x, y, degree) for x, y in ((a, a), (b, b), (a, b)))
+    n, m = len(a), len(b)
+    mean_a = (within_a.sum() - np.trace(within_a)) / (n * (n - 1))
+    mean_b = (within_b.sum() - np.trace(within_b)) / (m * (m - 1))
+    return float(mean_a + mean_b - 2 * between.mean())
+
+
+def kernel_distance(
+    features_a: Features, features_b: Features, subset_size: int = 1000, num_subsets: int = 100, seed: int = 0
+) -> Estimate:
+    """KID: mean and standard deviation of `polynomial_mmd` over random subsets without replacement; sane at small N.
+
+    subset_size is cut to the smaller set and reported as `num_samples`; sets are never repeated to reach it. With subsets as
+    large as both sets every subset is the whole, and one is computed.
+    """
+    a, b = _checked(features_a, features_b, least=2)
+    size = min(subset_size, len(a), len(b))
+    if size < 2 or num_subsets < 1:
+        raise ValueError(f"kernel_distance needs subset_size >= 2 and num_subsets >= 1, got {subset_size} and {num_subsets}")
+    repeats = 1 if size == len(a) == len(b) else num_subsets
+    generator = np.random.default_rng(seed)
+    draws = [
+        polynomial_mmd(a[generator.choice(len(a), size, replace=False)], b[generator.choice(len(b), size, replace=False)])
+        for _ in range(repeats)
+    ]
+    return _estimate(np.array(draws), size)
+
+
+def bootstrap_interval(
+    distance: Distance,
+    features_a: Features,
+    features_b: Features,
+    confidence: float = 0.95,
+    num_resamples: int = 200,
+    seed: int = 0,
+) -> Estimate:
+    """The distance of the full sets with a basic bootstrap interval: both sets drawn anew with replacement.
+
+    The plain percentile interval of a distance lies too high, since repeated samples shrink the covariance and the distance to
+    the resampled set is never zero; the basic interval [2 v - q_high, 2 v - q_low] mirrors that bias away, cut at 0 for distances
+    that cannot be negative (when v and every draw are non-negative).
+
+    Raises:
+        ValueError: confidence outside (0, 1), fewer than two resamples, or as `frechet_distance`.
+    """
+    a, b = _checked(features_a, features_b, least=2)
+    if not 0 < confidence < 1 or num_resamples < 2:
+        raise ValueError(f"need 0 < confidence < 1 and num_resamples >= 2, got {confidence} and {num_resamples}")
+    generator = np.random.default_rng(seed)
+    value = distance(a, b)
+    draws = np.array(
+        [
+            distance(a[generator.integers(len(a), size=len(a))], b[generator.integers(len(b), size=len(b))])
+            for _ in range(num_resamples)
+        ]
+    )
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    floor = 0.0 if value >= 0 and (draws >= 0).all() else -np.inf
+    ends = max(2 * value - high, floor), max(2 * value - low, floor)
+    return Estimate(value, float(draws.std(ddof=1)), float(ends[0]), float(ends[1]), min(len(a), len(b)), num_resamples)
+
+
+def real_floor(
+    distance: Distance, real_features: Features, num_samples: int | None = None, num_splits: int = 20, seed: int = 0
+) -> Estimate:
+    """What the distance gives between two disjoint halves of the real set, `num_samples` each: no generator scores below it.
+
+    Compare with a distance computed at the same N. None: half of what there is.
+
+    Raises:
+        ValueError: fewer than 2 * num_samples real samples, or as `frechet_distance`.
+    """
+    real, _ = _checked(real_features, real_features, least=4)
+    size = len(real) // 2 if num_samples is None else num_samples
+    if size < 2 or 2 * size > len(real) or num_splits < 1:
+        raise ValueError(
+            f"a floor at N = {size} needs {2 * size} real samples (and N >= 2, num_splits >= 1), got {len(real)} samples"
+            f" and {num_splits} splits"
+        )
+    generator = np.random.default_rng(seed)
+    draws = []
+    for _ in range(num_splits):
+        order = generator.permutation(len(real))
+        draws.append(distance(real[order[:size]], real[order[size : 2 * size]]))
+    return _estimate(np.array(draws), size)
+
+
+def _covariance_root(features: np.ndarray) -> np.ndarray:
+    """(min(N,D), D) matrix R with R^T R the unbiased covariance; the QR step only makes it smaller."""
+    centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
+    return np.asarray(np.linalg.qr(centred, mode="r")) if len(centred) > centred.shape[1] else centred
+
+
+def _kernel(x: np.ndarray, y: np.ndarray, degree: int) -> np.ndarray:
+    return (x @ y.T / x.shape[1] + 1) ** degree
+
+
+def _estimate(draws: np.ndarray, num_samples: int) -> Estimate:
+    mean, std = float(draws.mean()), float(draws.std(ddof=1)) if len(draws) > 1 else 0.0
+    return Estimate(mean, std, mean - std, mean + std, num_samples, len(draws))
+
+
+def _checked(features_a: Features, features_b: Features, least: int) -> tuple[np.ndarray, np.ndarray]:
+    arrays = []
+    for name, features in (("features_a", features_a), ("features_b", features_b)):
+        if isinstance(features, torch.Tensor):
+            features = features.detach().cpu().double().numpy()
+        array = np.asarray(features, dtype=np.float64)
+        if array.ndim != 2:
+            raise ValueError(f"{name} must have shape (samples, features), got {array.shape}")
+        if len(array) < least:
+            raise ValueError(f"{name} has {len(array)} samples; a distance between distributions needs at least {least}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} contains NaN or infinity")
+        arrays.append(array)
+    if arrays[0].shape[1] != arrays[1].shape[1]:
+        raise ValueError(f"the sets have different numbers of features: {arrays[0].shape[1]} and {arrays[1].shape[1]}")
+    return arrays[0], arrays[1]

@@ -1,0 +1,82 @@
+"""cameras.json, jog3r's own camera file, and the npz that holds everything."""
+
+import io
+import json
+
+import numpy as np
+
+from jog3r.export.scene import Scene
+
+__all__ = ["CONVENTION", "cameras_json", "npz_bytes", "read_cameras_json", "read_npz"]
+
+CONVENTION = "opencv_cam_to_world"
+_ARRAYS = ("frames", "poses", "intrinsics", "pointmaps", "confidence", "depth", "pose_covariance")
+
+
+def cameras_json(scene: Scene) -> bytes:
+    """`{"convention": "opencv_cam_to_world", "width", "height", "fps", "frames": [{"index", "pose", "intrinsics"}]}`.
+
+    Poses are camera-to-world 4 x 4, intrinsics 3 x 3 in pixels with the first pixel's centre at 0; numbers are exact.
+    """
+    height, width = scene.size
+    frames = [
+        {"index": index, "pose": pose.tolist(), "intrinsics": intrinsics.tolist()}
+        for index, (pose, intrinsics) in enumerate(zip(scene.poses, scene.intrinsics, strict=True))
+    ]
+    document = {"convention": CONVENTION, "width": width, "height": height, "fps": float(scene.fps), "frames": frames}
+    return json.dumps(document, indent=1).encode()
+
+
+def read_cameras_json(content: bytes) -> tuple[np.ndarray, np.ndarray, tuple[int, int], float]:
+    """Read `cameras_json` back.
+
+    Args:
+        content: The file's bytes.
+
+    Returns:
+        poses (F, 4, 4) camera-to-world, intrinsics (F, 3, 3), (height, width), fps.
+
+    Raises:
+        ValueError: Not such a file, or of another convention.
+    """
+    try:
+        document = json.loads(content)
+        convention, frames = document["convention"], document["frames"]
+        poses = np.array([frame["pose"] for frame in frames], dtype=np.float64)
+        intrinsics = np.array([frame["intrinsics"] for frame in frames], dtype=np.float64)
+        size, fps = (int(document["height"]), int(document["width"])), float(document["fps"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not a cameras.json of jog3r ({error!r}); write it with cameras_json") from error
+    if convention != CONVENTION:
+        raise ValueError(f"cameras.json has convention {convention!r}, expected {CONVENTION!r}; convert the poses first")
+    if poses.shape[1:] != (4, 4) or intrinsics.shape != (len(poses), 3, 3):
+        raise ValueError(f"cameras.json needs 4 x 4 poses and 3 x 3 intrinsics, got {poses.shape} and {intrinsics.shape}")
+    return poses, intrinsics, size, fps
+
+
+def npz_bytes(scene: Scene) -> bytes:
+    """Compressed npz: the arrays of the scene by their names (absent ones left out), `fps`, `caption` and `convention`."""
+    arrays = {name: getattr(scene, name) for name in _ARRAYS if getattr(scene, name) is not None}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, fps=scene.fps, caption=scene.caption, convention=CONVENTION, **arrays)
+    return buffer.getvalue()
+
+
+def read_npz(content: bytes) -> Scene:
+    """Read `npz_bytes` back.
+
+    Args:
+        content: The file's bytes.
+
+    Raises:
+        ValueError: Not such a file.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"not an npz file ({error}); write it with npz_bytes") from error
+    if str(arrays.pop("convention", "")) != CONVENTION or not {"frames", "poses", "intrinsics", "fps"} <= set(arrays):
+        raise ValueError(f"not an npz of jog3r (it holds {sorted(arrays)}); write it with npz_bytes")
+    fps, caption = float(arrays.pop("fps")), str(arrays.pop("caption", ""))
+    return Scene(**arrays, fps=fps, caption=caption)

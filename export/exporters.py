@@ -1,0 +1,162 @@
+"""All exports by name, the files every run writes, and reading them back."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from jog3r.export.blender import blender_files
+from jog3r.export.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz
+from jog3r.export.colmap import colmap_files
+from jog3r.export.files import write_files
+from jog3r.export.glb import glb_bytes
+from jog3r.export.nerfstudio import nerfstudio_files
+from jog3r.export.pictures import trajectory_picture
+from jog3r.export.point_cloud import ply_bytes
+from jog3r.export.scene import Scene
+from jog3r.export.splats import splat_bytes
+from jog3r.export.trajectories import kitti_text, tum_text
+from jog3r.export.video import encode_video
+
+__all__ = ["EXPORTERS", "export_scene", "load_scene", "result_files", "write_results"]
+
+MAX_GLB_POINTS = 500_000  # a browser turns this many without stutter
+MAX_SPLATS = 200_000
+DOUBTFUL_SHARE = 0.1  # least sure pixels that clouds leave out
+
+
+def _below(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{folder}/{name}": content for name, content in files.items()}
+
+
+def _glb(scene: Scene) -> bytes:
+    return glb_bytes(scene, scene.points(min_confidence_quantile=DOUBTFUL_SHARE, max_points=MAX_GLB_POINTS))
+
+
+def _ply(scene: Scene) -> bytes:
+    return ply_bytes(scene.points(min_confidence_quantile=DOUBTFUL_SHARE))
+
+
+def _splats(scene: Scene) -> bytes:
+    return splat_bytes(scene.points(min_confidence_quantile=DOUBTFUL_SHARE, max_points=MAX_SPLATS))
+
+
+# Name -> scene -> relative file name -> content.
+EXPORTERS: dict[str, Callable[[Scene], dict[str, bytes]]] = {
+    "colmap": lambda scene: _below("colmap", colmap_files(scene)),
+    "nerfstudio": lambda scene: _below("nerfstudio", nerfstudio_files(scene)),
+    "tum": lambda scene: {"trajectory_tum.txt": tum_text(scene).encode()},
+    "kitti": lambda scene: {"trajectory_kitti.txt": kitti_text(scene).encode()},
+    "npz": lambda scene: {"scene.npz": npz_bytes(scene)},
+    "splat": lambda scene: {"splats.ply": _splats(scene)},
+    "blender": lambda scene: _below("blender", blender_files(scene)),
+    "ply": lambda scene: {"pointcloud.ply": _ply(scene)},
+    "glb": lambda scene: {"pointcloud.glb": _glb(scene)},
+}
+
+
+def export_scene(scene: Scene, directory: str | Path, names: Iterable[str], *, overwrite: bool = False) -> list[Path]:
+    """Write the named exports below a folder.
+
+    Args:
+        scene: What to export.
+        directory: The folder; made if missing.
+        names: Keys of `EXPORTERS`.
+        overwrite: Replace existing files instead of refusing.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        ValueError: An unknown name, an existing file, or a scene without the geometry an export needs; nothing is written then.
+    """
+    return write_files(directory, _exported(scene, names), overwrite=overwrite)
+
+
+def result_files(scene: Scene) -> dict[str, bytes]:
+    """The files of every run: video.mp4, cameras.json, trajectory.png and, with pointmaps, pointcloud.ply and pointcloud.glb."""
+    files = {
+        "video.mp4": encode_video(scene.frames, scene.fps),
+        "cameras.json": cameras_json(scene),
+        "trajectory.png": trajectory_picture(scene),
+    }
+    if scene.pointmaps is not None:
+        files |= EXPORTERS["ply"](scene) | EXPORTERS["glb"](scene)
+    return files
+
+
+def write_results(scene: Scene, directory: str | Path, *, exports: Iterable[str] = (), overwrite: bool = False) -> list[Path]:
+    """Write `result_files` and the named exports together: either all names are free, or nothing is written.
+
+    Args:
+        scene: The result of a run.
+        directory: The folder; made if missing.
+        exports: Keys of `EXPORTERS`.
+        overwrite: Replace existing files instead of refusing.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        ValueError: As `export_scene`.
+    """
+    exported = _exported(scene, exports)
+    return write_files(directory, result_files(scene) | exported, overwrite=overwrite)
+
+
+def load_scene(directory: str | Path) -> Scene:
+    """Read a result folder back: scene.npz if it is there (exact), else cameras.json with video.mp4 (no pointmaps, lossy frames).
+
+    Args:
+        directory: A folder that `write_results` or `export_scene` filled.
+
+    Returns:
+        The scene.
+
+    Raises:
+        ValueError: Neither is there, or they do not fit each other.
+    """
+    directory = Path(directory)
+    if (directory / "scene.npz").is_file():
+        return read_npz((directory / "scene.npz").read_bytes())
+    missing = [name for name in ("cameras.json", "video.mp4") if not (directory / name).is_file()]
+    if missing:
+        raise ValueError(f"{str(directory)!r} holds no scene.npz and lacks {' and '.join(missing)}; give the folder of a run")
+    poses, intrinsics, size, fps = read_cameras_json((directory / "cameras.json").read_bytes())
+    frames = _read_frames(directory / "video.mp4", size)
+    if len(frames) != len(poses):
+        raise ValueError(
+            f"{str(directory)!r}: video.mp4 has {len(frames)} frames, cameras.json {len(poses)}; they are of different runs"
+        )
+    return Scene(frames, poses, intrinsics, fps=fps)
+
+
+def _exported(scene: Scene, names: Iterable[str]) -> dict[str, bytes]:
+    if isinstance(names, str):
+        raise ValueError(f"names must be a list of export names, got the string {names!r}; write [{names!r}]")
+    names = list(names)
+    unknown = [name for name in names if name not in EXPORTERS]
+    if unknown:
+        raise ValueError(f"unknown export {', '.join(map(repr, unknown))}; choose from {', '.join(EXPORTERS)}")
+    contents: dict[str, bytes] = {}
+    for name in names:
+        contents |= EXPORTERS[name](scene)
+    return contents
+
+
+def _read_frames(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Frames of our own video.mp4 (F, H, W, 3), brought back from the size for players to (H, W)."""
+    try:
+        with av.open(str(path)) as container:
+            images = [frame.to_image() for frame in container.decode(video=0)]
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a video ({error}); write the results again") from error
+    height, width = size
+    scale = images[0].height // height if images else 0
+    if not images or scale < 1 or scale != images[0].width // width:
+        raise ValueError(f"{str(path)!r} does not have the size {width} x {height} of cameras.json times a whole number")
+    # An odd side was made even by one repeated row or column, which the box leaves out.
+    box = (0, 0, width * scale, height * scale)
+    return np.stack([np.asarray(image.resize((width, height), Image.Resampling.BOX, box=box)) for image in images])

@@ -1,0 +1,296 @@
+"""Pictures of a result as PNG bytes: trajectory, depth and confidence strips, contact sheet, correspondences.
+
+Matplotlib figures are made directly, without pyplot and its global state, so this works in threads and servers.
+"""
+
+import io
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import ConnectionPatch, Ellipse
+
+from jog3r.export.conventions import camera_size, frustum_corners, time_colors
+from jog3r.export.correspondences import reciprocal_matches
+from jog3r.export.rendering import LINE_RADIUS, camera_lines, orbit_views, point_radius, render_points, spaced_cameras
+from jog3r.export.scene import Scene
+from jog3r.export.video import colorize, depth_frames
+
+__all__ = ["contact_sheet", "correspondences_picture", "strips_picture", "trajectory_picture"]
+
+_INK, _FAINT = "#22262e", "#8b93a1"
+_CANVAS = (250, 250, 252)
+_AXES = ("x (right)", "y (down)", "z (forward)")
+_PLANS = {"above": (0, 2), "the right": (2, 1), "behind": (0, 1)}  # the world axes drawn across and upwards
+
+
+def trajectory_picture(scene: Scene) -> bytes:
+    """The cameras in their scene: a perspective view, and views from above and from the side, whole and close up.
+
+    Colours run along the clip. With `scene.pose_covariance` the close-ups show 2-sigma ellipses of the positions.
+
+    Args:
+        scene: Cameras; pointmaps are optional.
+
+    Returns:
+        PNG bytes.
+    """
+    has_points = scene.pointmaps is not None
+    figure = Figure(figsize=(14, 7) if has_points else (9, 4.6), dpi=110, facecolor="white", layout="constrained")
+    grid = figure.add_gridspec(2 if has_points else 1, 3 if has_points else 2, width_ratios=[1.75, 1, 1] if has_points else None)
+    depth = float(np.median(scene.depth[scene.valid_pixels(edge_tolerance=None)])) if has_points else 0.0
+    length = camera_size(scene.poses, depth)
+    # The upright view is the one that sees more of the path.
+    extent = np.ptp(scene.poses[:, :3, 3], 0)
+    names = ("above", "the right" if extent[2] >= extent[0] else "behind")
+    if has_points:
+        _draw_perspective(figure.add_subplot(grid[:, 0]), scene, length)
+        for column, name in enumerate(names, 1):
+            _draw_plan(figure.add_subplot(grid[0, column]), scene, name, length, whole=True)
+            _draw_plan(figure.add_subplot(grid[1, column]), scene, name, length, whole=False)
+    else:
+        for column, name in enumerate(names):
+            _draw_plan(figure.add_subplot(grid[0, column]), scene, name, length, whole=False)
+    _time_bar(figure, scene.num_frames)
+    return _png(figure)
+
+
+def strips_picture(scene: Scene, *, columns: int = 8) -> bytes:
+    """Frames, depth and confidence below each other, for evenly chosen frames.
+
+    Args:
+        scene: A scene with pointmaps.
+        columns: At most that many frames.
+
+    Returns:
+        PNG bytes.
+
+    Raises:
+        ValueError: No pointmaps, or `columns` below 1.
+    """
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    seen = scene.valid_pixels(edge_tolerance=None)
+    chosen = np.unique(np.linspace(0, scene.num_frames - 1, min(columns, scene.num_frames)).round().astype(int))
+    rows = {
+        "frame": scene.frames[chosen],
+        "depth": depth_frames(scene.depth, seen)[chosen],
+        "confidence": colorize(np.log(np.where(seen, scene.confidence, 1)), seen, "viridis")[chosen],
+    }
+    height, width = scene.size
+    cell = 1.55
+    figure = Figure(figsize=(cell * len(chosen) + 1.1, 3 * cell * height / width + 0.5), dpi=130, layout=_tight_layout())
+    axes = figure.subplots(3, len(chosen), squeeze=False)
+    for row, (name, images) in enumerate(rows.items()):
+        for column, image in enumerate(images):
+            _show(axes[row, column], image)
+            if row == 0:
+                axes[row, column].set_title(f"{chosen[column] + 1}", fontsize=9, color=_INK, pad=3)
+        axes[row, 0].set_ylabel(name, fontsize=10, color=_INK)
+    _strip_bars(figure, axes, scene, seen)
+    return _png(figure)
+
+
+def contact_sheet(frames: np.ndarray, *, columns: int = 4, labels: list[str] | None = None) -> bytes:
+    """All frames in a grid, in reading order, each with its number or label.
+
+    Args:
+        frames: (F, H, W, 3) uint8.
+        columns: Frames a row.
+        labels: F texts; None numbers them from 1.
+
+    Returns:
+        PNG bytes.
+
+    Raises:
+        ValueError: `labels` does not fit the frames, or `columns` below 1.
+    """
+    labels = [str(index + 1) for index in range(len(frames))] if labels is None else labels
+    if len(labels) != len(frames) or columns < 1 or not len(frames):
+        raise ValueError(
+            f"need columns >= 1 and one label a frame, got {columns} columns, {len(frames)} frames, {len(labels)} labels"
+        )
+    columns = min(columns, len(frames))
+    rows = -(-len(frames) // columns)
+    figure = Figure(
+        figsize=(1.8 * columns, rows * (1.8 * frames.shape[1] / frames.shape[2] + 0.22)), dpi=130, layout=_tight_layout()
+    )
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, frame, label in zip(axes, frames, labels, strict=False):
+        _show(axis, frame)
+        axis.set_axis_on()
+        axis.set_title(label, fontsize=8, color=_INK, pad=2)
+    return _png(figure)
+
+
+def correspondences_picture(scene: Scene, first: int = 0, last: int = -1, *, count: int = 45) -> bytes:
+    """Two frames side by side with lines between pixels whose 3D points are each other's nearest.
+
+    Args:
+        scene: A scene with pointmaps.
+        first: Index of the left frame.
+        last: Index of the right frame.
+        count: About that many lines, evenly over the left frame.
+
+    Returns:
+        PNG bytes.
+
+    Raises:
+        ValueError: The frames share no points, or as `reciprocal_matches`.
+    """
+    height, width = scene.size
+    # Reciprocity thins the matches, so they are asked for more densely than drawn.
+    here, there = reciprocal_matches(scene, first, last, spacing=max(1, int(np.sqrt(height * width / (6 * count)))))
+    if not len(here):
+        raise ValueError(f"frames {first} and {last} share no points; choose frames that see the same things")
+    kept = np.unique(np.linspace(0, len(here) - 1, min(count, len(here))).round().astype(int))
+    here, there = here[kept], there[kept]
+    figure = Figure(figsize=(11, 5.4 * height / width + 0.3), dpi=130, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axis, index in ((left, first), (right, last)):
+        _show(axis, scene.frames[index])
+        axis.set_title(f"frame {index % scene.num_frames + 1}", fontsize=10, color=_INK, pad=4)
+    # Colour by position in the left frame: neighbouring lines differ little, a wrong line stands out.
+    colors = matplotlib.colormaps["turbo"](0.05 + 0.9 * here[:, 0] / width)
+    left.scatter(here[:, 0], here[:, 1], s=16, c=colors, edgecolors="white", linewidths=0.6, zorder=4)
+    right.scatter(there[:, 0], there[:, 1], s=16, c=colors, edgecolors="white", linewidths=0.6, zorder=4)
+    for start, end, color in zip(here, there, colors, strict=True):
+        line = ConnectionPatch(start, end, "data", "data", axesA=left, axesB=right, color=color, linewidth=0.8, alpha=0.75)
+        figure.add_artist(line)
+    return _png(figure)
+
+
+# Parts of the trajectory picture
+
+
+def _draw_perspective(axis: Axes, scene: Scene, length: float) -> None:
+    cloud = scene.points(min_confidence_quantile=0.1, max_points=100_000)
+    view = orbit_views(scene, cloud, np.array([-25.0]), (860, 800), raise_deg=26)[0]
+    lines, colors = camera_lines(scene, length, samples=150)
+    pale = (0.75 * cloud.colors + 0.25 * np.array(_CANVAS)).astype(np.uint8)
+    radius = np.concatenate([point_radius(scene, cloud), np.full(len(lines), LINE_RADIUS * length)])
+    points, colors = np.concatenate([cloud.points, lines]), np.concatenate([pale, colors])
+    _show(axis, render_points(view, points, colors, radius, background=_CANVAS, shading=0.25, oversampling=2))
+    axis.set_title("scene and cameras", fontsize=11, color=_INK, loc="left")
+
+
+def _draw_plan(axis: Axes, scene: Scene, name: str, length: float, *, whole: bool) -> None:
+    """A parallel view along one world axis; `whole` shows the cloud too, else the path fills the picture."""
+    first, second = _PLANS[name]
+    centres, colors = scene.poses[:, :3, 3], time_colors(scene.num_frames) / 255
+    extent = float(np.ptp(centres, 0).max())
+    if not whole and extent > 0:
+        length = 0.09 * extent
+    corners = frustum_corners(scene.poses, scene.intrinsics, scene.size, length)
+    shown = np.concatenate([centres[:, None], corners], 1).reshape(-1, 3)
+    if whole:
+        cloud = scene.points(min_confidence_quantile=0.1, max_points=15_000)
+        axis.scatter(cloud.points[:, first], cloud.points[:, second], s=1.5, c=cloud.colors / 255, alpha=0.45, linewidths=0)
+        shown = np.concatenate([shown, np.quantile(cloud.points, [0.01, 0.99], axis=0)])
+    drawn = spaced_cameras(scene.poses, length) if whole else np.arange(0, scene.num_frames, -(-scene.num_frames // 60))
+    _draw_frusta(axis, centres[:, [first, second]], corners[..., [first, second]], colors, drawn, thin=whole)
+    if not whole and scene.pose_covariance is not None:
+        _draw_ellipses(axis, scene, first, second, colors)
+    _frame_plan(axis, shown[:, [first, second]], flip=second == 1)
+    note = "" if whole or scene.pose_covariance is None else " (ellipses: 2 sigma)"
+    axis.set_title(f"{'scene' if whole else 'path'} from {name}{note}", fontsize=11, color=_INK, loc="left")
+    axis.set_xlabel(_AXES[first], fontsize=9, color=_INK)
+    axis.set_ylabel(_AXES[second], fontsize=9, color=_INK)
+
+
+def _draw_frusta(
+    axis: Axes, centres: np.ndarray, corners: np.ndarray, colors: np.ndarray, drawn: np.ndarray, *, thin: bool
+) -> None:
+    width = 0.7 if thin else 1.1
+    axis.add_collection(
+        LineCollection(list(np.stack([centres[:-1], centres[1:]], 1)), colors=colors[:-1], linewidths=1.6, zorder=3)
+    )
+    quads = corners[drawn]  # (D, 4, 2)
+    faces = np.concatenate([colors[drawn], np.full((len(drawn), 1), 0.12)], 1)
+    axis.add_collection(PolyCollection(list(quads), facecolors=faces, edgecolors=colors[drawn], linewidths=width, zorder=3))
+    sides = np.stack([np.repeat(centres[drawn, None], 4, 1), quads], 2).reshape(-1, 2, 2)
+    axis.add_collection(LineCollection(list(sides), colors=np.repeat(colors[drawn], 4, 0), linewidths=width, zorder=3))
+    if not thin:
+        axis.scatter(centres[:, 0], centres[:, 1], s=14, c=colors, zorder=4, linewidths=0)
+
+
+def _draw_ellipses(axis: Axes, scene: Scene, first: int, second: int, colors: np.ndarray) -> None:
+    """2-sigma ellipses of the positions in the plane of two world axes."""
+    for pose, covariance, color in zip(scene.poses, scene.pose_covariance, colors, strict=True):
+        block = covariance[np.ix_([3 + first, 3 + second], [3 + first, 3 + second])]
+        if not np.isfinite(block).all() or np.trace(block) <= 0:
+            continue  # an undetermined pose has no ellipse, a given one has no size
+        values, vectors = np.linalg.eigh((block + block.T) / 2)
+        width, height = 4 * np.sqrt(np.maximum(values[::-1], 0))
+        angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
+        ellipse = Ellipse(pose[[first, second], 3], width, height, angle=angle, facecolor=(*color, 0.18), edgecolor=(*color, 0.9))
+        axis.add_patch(ellipse)
+
+
+def _frame_plan(axis: Axes, shown: np.ndarray, *, flip: bool) -> None:
+    middle = (shown.min(0) + shown.max(0)) / 2
+    half = 0.56 * max(float(np.ptp(shown, 0).max()), 1e-6)
+    axis.set_xlim(middle[0] - half, middle[0] + half)
+    axis.set_ylim(*(middle[1] + (half, -half) if flip else middle[1] + (-half, half)))
+    axis.set_aspect("equal", adjustable="box")
+    axis.locator_params(nbins=6)
+    axis.set_axisbelow(True)
+    axis.grid(color="#e6e8ee", linewidth=0.8)
+    axis.tick_params(labelsize=8, colors=_FAINT, length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _time_bar(figure: Figure, num_frames: int) -> None:
+    scale = ScalarMappable(Normalize(0.5, num_frames + 0.5), ListedColormap(time_colors(num_frames) / 255))
+    bar = figure.colorbar(scale, ax=figure.axes, orientation="vertical", fraction=0.018, pad=0.012, aspect=40)
+    bar.set_label("frame", fontsize=9, color=_INK)
+    bar.ax.tick_params(labelsize=8, colors=_FAINT, length=0)
+    bar.outline.set_visible(False)
+
+
+def _strip_bars(figure: Figure, axes: np.ndarray, scene: Scene, seen: np.ndarray) -> None:
+    """The colour scales of the depth and confidence rows, labelled in their own units."""
+    inverse = 1 / scene.depth[seen]
+    low, high = np.quantile(inverse, [0.02, 0.98])
+    sure = np.quantile(np.log(scene.confidence[seen]), [0.02, 0.98])
+    for row, colormap, ends, texts in (
+        (1, "magma", (low, high), (1 / low, 1 / high)),
+        (2, "viridis", sure, np.exp(sure)),
+    ):
+        middle = (ends[0] + ends[1]) / 2
+        span = Normalize(ends[0], max(ends[1], ends[0] + 1e-9))
+        bar = figure.colorbar(ScalarMappable(span, colormap), ax=list(axes[row]), fraction=0.02, pad=0.008, aspect=14)
+        ticks = [ends[0], middle, ends[1]] if ends[1] > ends[0] else [ends[0]]
+        values = [texts[0], 1 / middle if row == 1 else np.exp(middle), texts[1]][: len(ticks)]
+        bar.set_ticks(ticks, labels=[f"{value:.3g}" for value in values])
+        bar.ax.tick_params(labelsize=8, colors=_INK, length=0)
+        bar.outline.set_visible(False)
+
+
+def _tight_layout() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+
+
+def _show(axis: Axes, image: np.ndarray) -> None:
+    axis.imshow(image, interpolation="nearest" if min(image.shape[:2]) < 200 else "antialiased")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    # No software version or date inside: the same scene gives the same bytes.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

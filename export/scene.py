@@ -1,0 +1,303 @@
+"""A reconstructed clip as plain numpy arrays, checked once: what every exporter, picture and viewer takes.
+
+Letters: F frames, H W pixels, N points. Cameras are OpenCV (x right, y down, z forward), poses camera-to-world, pixel centres at
+integers. The unit of length is the reconstruction's own (mean distance of frame 1's points = 1), not metres.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from jog3r.geometry import cameras
+
+__all__ = ["PointCloud", "Scene", "depth_edges", "unproject"]
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """N coloured points, each knowing the pixel it came from.
+
+    Attributes:
+        points: (N, 3) float32, world coordinates.
+        colors: (N, 3) uint8 RGB.
+        confidence: (N,) float32, as given by the model (larger is surer).
+        frame: (N,) int64, index of the frame the point was seen in.
+        pixel: (N, 2) int64, its x and y there.
+    """
+
+    points: np.ndarray
+    colors: np.ndarray
+    confidence: np.ndarray
+    frame: np.ndarray
+    pixel: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of points."""
+        return len(self.points)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Frames, cameras and geometry of one clip. Arrays may be numpy or torch; they are kept as numpy.
+
+    A pixel with confidence 0 has no geometry: it is left out of every cloud and its values may be anything, NaN included.
+
+    Attributes:
+        frames: (F, H, W, 3) uint8 RGB, or a sequence of F PIL images.
+        poses: (F, 4, 4) camera-to-world, rigid.
+        intrinsics: (F, 3, 3) in pixels of `frames`, no skew.
+        pointmaps: (F, H, W, 3) world points, or None when only the cameras are known.
+        confidence: (F, H, W) >= 0; None means 1 everywhere.
+        depth: (F, H, W) z in each camera; None means: from `pointmaps` and `poses`.
+        fps: Frames per second of the clip, > 0.
+        caption: The prompt, or empty.
+        pose_covariance: (F, 6, 6) of (rotation vector in radians, translation) of each pose, both in world axes; may hold inf or
+            NaN for frames that nothing determines; or None.
+
+    Raises:
+        ValueError: A shape, a value or a rigid motion is not what is written above; the message says which and what to do.
+    """
+
+    frames: Any
+    poses: Any
+    intrinsics: Any
+    pointmaps: Any = None
+    confidence: Any = None
+    depth: Any = None
+    fps: float = 8.0
+    caption: str = ""
+    pose_covariance: Any = None
+
+    def __post_init__(self) -> None:
+        """Bring everything to numpy and check it."""
+        frames = _frames_array(self.frames)
+        num_frames, height, width = frames.shape[:3]
+        self._keep("frames", frames)
+        self._keep("poses", _array("poses", self.poses, (num_frames, 4, 4), np.float64))
+        self._keep("intrinsics", _array("intrinsics", self.intrinsics, (num_frames, 3, 3), np.float64))
+        _check_poses(self.poses)
+        _check_intrinsics(self.intrinsics)
+        if not (np.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(f"fps must be a positive number, got {self.fps!r}")
+        if self.pose_covariance is not None:
+            self._keep("pose_covariance", _array("pose_covariance", self.pose_covariance, (num_frames, 6, 6), np.float64))
+        if self.pointmaps is None:
+            if self.depth is not None or self.confidence is not None:
+                raise ValueError("depth or confidence came without pointmaps; use Scene.from_depth to build pointmaps from depth")
+            return
+        maps = (num_frames, height, width)
+        self._keep("pointmaps", _array("pointmaps", self.pointmaps, (*maps, 3), np.float32))
+        confidence = np.ones(maps, np.float32) if self.confidence is None else self.confidence
+        self._keep("confidence", _array("confidence", confidence, maps, np.float32))
+        depth = _depth_of(self.pointmaps, self.poses) if self.depth is None else self.depth
+        self._keep("depth", _array("depth", depth, maps, np.float32))
+        self._check_maps()
+
+    def _keep(self, name: str, value: np.ndarray) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_maps(self) -> None:
+        if not np.isfinite(self.confidence).all() or self.confidence.min() < 0:
+            raise ValueError("confidence must be finite and >= 0 in every pixel; 0 marks a pixel without geometry")
+        seen = self.confidence > 0
+        bad = seen & ~(np.isfinite(self.pointmaps).all(-1) & np.isfinite(self.depth))
+        if bad.any():
+            raise ValueError(
+                f"{int(bad.sum())} pixels with confidence > 0 have a NaN or infinite point or depth; set their confidence to 0"
+            )
+
+    @classmethod
+    def from_depth(
+        cls, frames: Any, depth: Any, poses: Any, intrinsics: Any, *, valid: Any = None, fps: float = 8.0, caption: str = ""
+    ) -> "Scene":
+        """A scene whose pointmaps are unprojected from depth.
+
+        Args:
+            frames: (F, H, W, 3) uint8.
+            depth: (F, H, W) z in each camera.
+            poses: (F, 4, 4) camera-to-world.
+            intrinsics: (F, 3, 3) in pixels.
+            valid: (F, H, W) bool, pixels whose depth counts; None means all. Depth <= 0 or not finite never counts.
+            fps: Frames per second.
+            caption: The prompt, or empty.
+
+        Returns:
+            The scene; its confidence is 1 where depth counts and 0 elsewhere.
+        """
+        depth_array = _numpy(depth).astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            seen = np.isfinite(depth_array) & (depth_array > 0)
+        if valid is not None:
+            seen &= _numpy(valid).astype(bool)
+        depth_array = np.where(seen, depth_array, 0)
+        pointmaps = unproject(depth_array, _numpy(poses), _numpy(intrinsics))
+        return cls(frames, poses, intrinsics, pointmaps, seen.astype(np.float32), depth_array, fps, caption)
+
+    @property
+    def num_frames(self) -> int:
+        """F."""
+        return self.frames.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.frames.shape[1], self.frames.shape[2]
+
+    @property
+    def world_to_camera(self) -> np.ndarray:
+        """(F, 4, 4), the inverse of `poses`."""
+        return cameras.invert(torch.from_numpy(self.poses)).numpy()
+
+    def valid_pixels(self, *, min_confidence_quantile: float = 0.0, edge_tolerance: float | None = 0.1) -> np.ndarray:
+        """Which pixels have geometry worth showing.
+
+        Args:
+            min_confidence_quantile: In [0, 1): this share of the pixels, the least sure ones, is left out.
+            edge_tolerance: Leave out pixels at depth edges, see `depth_edges`; None keeps them.
+
+        Returns:
+            (F, H, W) bool.
+
+        Raises:
+            ValueError: No pointmaps, a quantile out of range, or no pixel left.
+        """
+        if self.pointmaps is None:
+            raise ValueError("this scene has no pointmaps; build it with pointmaps or with Scene.from_depth")
+        if not 0 <= min_confidence_quantile < 1:
+            raise ValueError(f"min_confidence_quantile must lie in [0, 1), got {min_confidence_quantile!r}")
+        seen = (self.confidence > 0) & (self.depth > 0)
+        if edge_tolerance is not None:
+            seen &= ~depth_edges(self.depth, seen, edge_tolerance)
+        if min_confidence_quantile > 0 and seen.any():
+            seen &= self.confidence >= np.quantile(self.confidence[seen], min_confidence_quantile)
+        if not seen.any():
+            raise ValueError("no pixel is left after filtering; lower min_confidence_quantile or raise edge_tolerance")
+        return seen
+
+    def points(
+        self, *, min_confidence_quantile: float = 0.0, max_points: int | None = None, edge_tolerance: float | None = 0.1
+    ) -> PointCloud:
+        """The coloured cloud of all frames.
+
+        Args:
+            min_confidence_quantile: In [0, 1): this share of the pixels, the least sure ones, is left out.
+            max_points: Keep an even random choice of at most that many (always the same choice); None keeps all.
+            edge_tolerance: Leave out pixels at depth edges, see `depth_edges`; None keeps them.
+
+        Returns:
+            The points in order of frame, row, column.
+
+        Raises:
+            ValueError: As `valid_pixels`; or `max_points` below 1.
+        """
+        seen = self.valid_pixels(min_confidence_quantile=min_confidence_quantile, edge_tolerance=edge_tolerance)
+        frame, y, x = np.nonzero(seen)
+        if max_points is not None and max_points < 1:
+            raise ValueError(f"max_points must be at least 1, got {max_points}")
+        if max_points is not None and len(frame) > max_points:
+            kept = np.sort(np.random.default_rng(0).choice(len(frame), max_points, replace=False))
+            frame, y, x = frame[kept], y[kept], x[kept]
+        return PointCloud(
+            self.pointmaps[frame, y, x], self.frames[frame, y, x], self.confidence[frame, y, x], frame, np.stack([x, y], -1)
+        )
+
+
+def unproject(depth: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    """World points (F, H, W, 3) float32 of z depth (F, H, W), camera-to-world poses (F, 4, 4) and intrinsics (F, 3, 3)."""
+    if depth.ndim != 3 or poses.shape != (len(depth), 4, 4) or intrinsics.shape != (len(depth), 3, 3):
+        raise ValueError(
+            f"need depth (F, H, W), poses (F, 4, 4) and intrinsics (F, 3, 3), "
+            f"got {depth.shape}, {poses.shape}, {intrinsics.shape}"
+        )
+    double = [torch.from_numpy(np.asarray(array, dtype=np.float64)) for array in (depth, intrinsics, poses)]
+    return cameras.transform(double[2], cameras.unproject(double[0], double[1])).numpy().astype(np.float32)
+
+
+def depth_edges(depth: np.ndarray, seen: np.ndarray, tolerance: float = 0.1) -> np.ndarray:
+    """Pixels where the depth jumps, which would fly between front and back in a cloud.
+
+    Inverse depth is linear in the pixels of any plane, however slanted, so its second difference tells a jump from a slope; a
+    plain depth difference would also cut grazing walls and floors.
+
+    Args:
+        depth: (F, H, W) z.
+        seen: (F, H, W) bool, where `depth` counts.
+        tolerance: Second difference of 1/z, relative to 1/z, from which a pixel is an edge.
+
+    Returns:
+        (F, H, W) bool.
+    """
+    if not tolerance > 0:
+        raise ValueError(f"edge_tolerance must be positive, got {tolerance!r}; None switches the filter off")
+    inverse = np.where(seen & (depth > 0), 1 / np.where(depth > 0, depth, 1), np.nan)
+    edges = np.zeros(depth.shape, bool)
+    for axis in (1, 2):
+        if depth.shape[axis] < 3:
+            continue
+        middle = [slice(None)] * 3
+        middle[axis] = slice(1, -1)
+        bend = np.abs(np.diff(inverse, 2, axis=axis)) / inverse[tuple(middle)]
+        # A neighbour without depth (NaN) compares False: the rim of a hole is kept.
+        edges[tuple(middle)] |= bend > tolerance
+    return edges
+
+
+def _numpy(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return np.asarray(value)
+
+
+def _array(name: str, value: Any, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    array = _numpy(value)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape} to fit the frames, got {array.shape}")
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+        raise ValueError(f"{name} must be numbers, got dtype {array.dtype}")
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _frames_array(frames: Any) -> np.ndarray:
+    if isinstance(frames, Sequence) and len(frames) and isinstance(frames[0], Image.Image):
+        sizes = {image.size for image in frames}
+        if len(sizes) > 1:
+            raise ValueError(f"frames must all be of one size, got {sorted(sizes)}")
+        frames = np.stack([np.asarray(image.convert("RGB")) for image in frames])
+    array = _numpy(frames)
+    if array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
+        raise ValueError(f"frames must be (F, H, W, 3) with at least one pixel, got shape {array.shape}")
+    if array.dtype != np.uint8:
+        raise ValueError(f"frames must be uint8 RGB in 0..255, got {array.dtype}; convert with (frames * 255).round()")
+    return np.ascontiguousarray(array)
+
+
+def _check_poses(poses: np.ndarray) -> None:
+    if not np.isfinite(poses).all():
+        raise ValueError("poses hold NaN or infinite values; leave out the frames whose camera is unknown")
+    rotation = poses[:, :3, :3]
+    off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max((1, 2)) + np.abs(poses[:, 3] - [0, 0, 0, 1]).max(1)
+    bad = (off > 1e-3) | (np.linalg.det(rotation) < 0)
+    if bad.any():
+        raise ValueError(f"pose {int(np.argmax(bad))} is not a rigid motion (R R^T = I, det R = 1, last row 0 0 0 1)")
+
+
+def _check_intrinsics(intrinsics: np.ndarray) -> None:
+    if not np.isfinite(intrinsics).all():
+        raise ValueError("intrinsics hold NaN or infinite values")
+    focal = intrinsics[:, [0, 1], [0, 1]]
+    zeros = intrinsics[:, [0, 1, 2, 2], [1, 0, 0, 1]]
+    bad = (focal <= 0).any(1) | (np.abs(zeros).max(1) > 1e-6 * focal.max(1)) | (np.abs(intrinsics[:, 2, 2] - 1) > 1e-6)
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise ValueError(f"intrinsics {index} must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {intrinsics[index].tolist()}")
+
+
+def _depth_of(pointmaps: np.ndarray, poses: np.ndarray) -> np.ndarray:
+    """z (F, H, W) of world points (F, H, W, 3) in their own cameras."""
+    axis, centre = poses[:, :3, 2], poses[:, :3, 3]
+    with np.errstate(invalid="ignore"):
+        return np.einsum("fhwi,fi->fhw", pointmaps - centre[:, None, None], axis)

@@ -1,0 +1,163 @@
+"""Points seen in several frames, found by projecting each frame's points into the others.
+
+There is no feature matching here: that a point of one frame is the same surface point in another is read off the two frames'
+depth. Observations in the other frames are therefore projections, exact to the cameras by construction.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from jog3r.export.scene import Scene
+from jog3r.geometry import cameras
+
+__all__ = ["Tracks", "build_tracks", "sample_depth"]
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """N points and their M observations.
+
+    Attributes:
+        points: (N, 3) float64 world coordinates.
+        colors: (N, 3) uint8.
+        error_px: (N,) float64, mean distance of a point's projections from its observations.
+        point: (M,) int64, index of the observed point, ascending.
+        frame: (M,) int64, index of the observing frame; a point is seen at most once a frame.
+        xy: (M, 2) float64, pixel coordinates, first pixel's centre at 0.
+    """
+
+    points: np.ndarray
+    colors: np.ndarray
+    error_px: np.ndarray
+    point: np.ndarray
+    frame: np.ndarray
+    xy: np.ndarray
+
+
+def build_tracks(
+    scene: Scene,
+    *,
+    max_points: int = 50_000,
+    min_length: int = 2,
+    depth_tolerance: float = 0.02,
+    min_confidence_quantile: float = 0.1,
+    max_gap: int = 32,
+) -> Tracks:
+    """Points with the frames that see them, each surface point once.
+
+    Frame by frame: its pixels that no earlier point covers become points; another frame sees one if the point projects into its
+    image and its own depth there agrees. The pixels seen that way count as covered.
+
+    Args:
+        scene: A scene with pointmaps.
+        max_points: Even random choice of at most that many (always the same choice).
+        min_length: Frames that have to see a point.
+        depth_tolerance: Largest relative difference between a point's depth in a frame and that frame's own depth.
+        min_confidence_quantile: Share of the least sure pixels left out, on both sides.
+        max_gap: Frames further apart than this are not compared, which keeps the time linear in the frames.
+
+    Returns:
+        The tracks.
+
+    Raises:
+        ValueError: No point is seen by `min_length` frames, or no pointmaps.
+    """
+    seen = scene.valid_pixels(min_confidence_quantile=min_confidence_quantile)
+    inverse_depth = np.where(seen, 1 / np.where(seen, scene.depth, 1), np.nan)
+    covered = ~seen
+    points: list[np.ndarray] = []
+    colors: list[np.ndarray] = []
+    observed: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    total = 0
+    for source in range(scene.num_frames):
+        y, x = np.nonzero(~covered[source])
+        world = scene.pointmaps[source, y, x].astype(np.float64)
+        found = [(np.arange(len(y)), np.full(len(y), source), np.stack([x, y], -1).astype(np.float64))]
+        for other in range(max(0, source - max_gap), min(scene.num_frames, source + max_gap + 1)):
+            if other != source and len(y):
+                found.append(_observe(scene, other, world, inverse_depth[other], depth_tolerance))
+        point, frame, xy = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        # Only what became a point covers the pixels that see it.
+        kept = np.bincount(point, minlength=len(y)) >= min_length
+        point, frame, xy = point[kept[point]], frame[kept[point]], xy[kept[point]]
+        pixel = xy.round().astype(np.int64)
+        covered[frame, pixel[:, 1], pixel[:, 0]] = True
+        number = np.cumsum(kept) - 1 + total
+        observed.append((number[point], frame, xy))
+        total += int(kept.sum())
+        points.append(world[kept])
+        colors.append(scene.frames[source, y[kept], x[kept]])
+    return _choose(scene, np.concatenate(points), np.concatenate(colors), observed, max_points, min_length)
+
+
+def sample_depth(inverse_depth: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Depth at pixel coordinates between pixels: bilinear in 1/z, which is exact on planes.
+
+    Args:
+        inverse_depth: (H, W) 1/z, NaN where unknown.
+        xy: (N, 2) coordinates inside the image (first pixel's centre at 0).
+
+    Returns:
+        (N,) z; NaN where one of the pixels with weight is unknown.
+    """
+    height, width = inverse_depth.shape
+    x, y = np.clip(xy[:, 0], 0, width - 1), np.clip(xy[:, 1], 0, height - 1)
+    left, top = np.minimum(x.astype(np.int64), max(width - 2, 0)), np.minimum(y.astype(np.int64), max(height - 2, 0))
+    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    value = np.zeros(len(xy))
+    for row, column, weight in (
+        (top, left, (1 - (x - left)) * (1 - (y - top))),
+        (top, right, (x - left) * (1 - (y - top))),
+        (bottom, left, (1 - (x - left)) * (y - top)),
+        (bottom, right, (x - left) * (y - top)),
+    ):
+        # A pixel without weight must not spoil the sum with its NaN.
+        value += np.where(weight > 0, weight * inverse_depth[row, column], 0)
+    with np.errstate(divide="ignore"):
+        return 1 / value
+
+
+def _project(scene: Scene, frame: int, world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (N, 2) and z (N,) of world points (N, 3) in one frame."""
+    in_camera = world @ scene.poses[frame, :3, :3] - scene.poses[frame, :3, 3] @ scene.poses[frame, :3, :3]
+    xy = cameras.project(torch.from_numpy(in_camera), torch.from_numpy(scene.intrinsics[frame])).numpy()
+    return xy, in_camera[:, 2]
+
+
+def _observe(
+    scene: Scene, frame: int, world: np.ndarray, inverse_depth: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which of the points (N, 3) a frame sees: their indices (M,), the frame (M,), pixels (M, 2)."""
+    height, width = scene.size
+    xy, z = _project(scene, frame, world)
+    with np.errstate(invalid="ignore"):
+        inside = (z > 0) & (xy > -0.5).all(1) & (xy < [width - 0.5, height - 0.5]).all(1)
+    index = np.nonzero(inside)[0]
+    with np.errstate(invalid="ignore"):
+        index = index[np.abs(sample_depth(inverse_depth, xy[index]) / z[index] - 1) < tolerance]
+    return index, np.full(len(index), frame), xy[index]
+
+
+def _choose(scene: Scene, points: np.ndarray, colors: np.ndarray, observed: list, max_points: int, min_length: int) -> Tracks:
+    if not len(points):
+        raise ValueError(
+            f"no point is seen by {min_length} frames; their depths disagree (raise depth_tolerance or check the poses)"
+        )
+    kept = np.ones(len(points), bool)
+    if len(points) > max_points:
+        kept[:] = False
+        kept[np.random.default_rng(0).choice(len(points), max_points, replace=False)] = True
+    point, frame, xy = (np.concatenate(parts) for parts in zip(*observed, strict=True))
+    point, frame, xy = point[kept[point]], frame[kept[point]], xy[kept[point]]
+    point = (np.cumsum(kept) - 1)[point]
+    points, colors = points[kept], colors[kept]
+    order = np.lexsort((frame, point))
+    point, frame, xy = point[order], frame[order], xy[order]
+    distance = np.empty(len(point))
+    for number in range(scene.num_frames):
+        here = frame == number
+        distance[here] = np.linalg.norm(_project(scene, number, points[point[here]])[0] - xy[here], axis=1)
+    error = np.bincount(point, distance, len(points)) / np.bincount(point, minlength=len(points))
+    return Tracks(points, colors, error, point, frame, xy)

@@ -1,0 +1,25 @@
+"""Trajectories as the SLAM tools read them: TUM (time, position, quaternion) and KITTI (3 x 4 matrices)."""
+
+import numpy as np
+
+from jog3r.export.conventions import quaternion_wxyz
+from jog3r.export.scene import Scene
+
+__all__ = ["kitti_text", "tum_text"]
+
+
+def tum_text(scene: Scene) -> str:
+    """One line a frame: `timestamp tx ty tz qx qy qz qw`, camera-to-world, timestamp = index / fps in seconds."""
+    xyzw = quaternion_wxyz(scene.poses[:, :3, :3])[:, [1, 2, 3, 0]]
+    times = np.arange(scene.num_frames)[:, None] / scene.fps
+    return _lines(np.concatenate([times, scene.poses[:, :3, 3], xyzw], 1), "# timestamp tx ty tz qx qy qz qw (camera-to-world)\n")
+
+
+def kitti_text(scene: Scene) -> str:
+    """One line a frame: the 12 numbers of the camera-to-world 3 x 4, row by row."""
+    return _lines(scene.poses[:, :3].reshape(-1, 12))
+
+
+def _lines(rows: np.ndarray, header: str = "") -> str:
+    # 12 significant digits: far below any error of the poses, and still a readable file. Adding 0 turns -0 into 0.
+    return header + "".join(" ".join(f"{value + 0.0:.12g}" for value in row) + "\n" for row in rows)

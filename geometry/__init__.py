@@ -1,0 +1,1 @@
+"""Pure maths on tensors: cameras, pointmaps, registration; no network, no file."""

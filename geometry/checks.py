@@ -1,0 +1,108 @@
+"""What `register_pointmaps` refuses, and which pixels it counts as valid."""
+
+import torch
+from torch import Tensor
+
+from jog3r.geometry.energy import Pairwise
+
+
+def check_inputs(
+    anchor_pointmaps: Tensor, anchor_confidence: Tensor, pointmaps: Tensor, confidence: Tensor, pairs: Tensor, num_frames: int
+) -> tuple[Pairwise, Tensor, Tensor]:
+    """The inputs as float32 with invalid pixels blanked, and the masks of valid pixels.
+
+    A pixel is valid if its point is finite and not the origin and its confidence is finite and positive. Blanked pixels have the
+    point (0, 0, 0) and confidence 1, which weighs nothing in DUSt3R's objective.
+
+    Returns:
+        data, anchor_valid (P, H, W) bool, valid (P, H, W) bool.
+    """
+    named = {
+        "anchor_pointmaps": anchor_pointmaps,
+        "anchor_confidence": anchor_confidence,
+        "pointmaps": pointmaps,
+        "confidence": confidence,
+        "pairs": pairs,
+    }
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch tensor, got {type(value).__name__}")
+    if pointmaps.dim() != 4 or pointmaps.shape[-1] != 3 or 0 in pointmaps.shape:
+        raise ValueError(f"pointmaps must have shape (P, H, W, 3) with no empty dimension, got {tuple(pointmaps.shape)}")
+    for name, shape in (
+        ("anchor_pointmaps", pointmaps.shape),
+        ("anchor_confidence", pointmaps.shape[:3]),
+        ("confidence", pointmaps.shape[:3]),
+        ("pairs", (pointmaps.shape[0], 2)),
+    ):
+        if tuple(named[name].shape) != tuple(shape):
+            raise ValueError(f"{name} must have shape {tuple(shape)} to go with pointmaps, got {tuple(named[name].shape)}")
+    pairs = _check_pairs(pairs, num_frames).to(pointmaps.device)
+    anchors, anchor_weight, anchor_valid = _blank(anchor_pointmaps, anchor_confidence, "anchor_confidence")
+    points, weight, valid = _blank(pointmaps, confidence, "confidence")
+    if not (anchor_valid.any() and valid.any()):
+        raise ValueError("no pixel is valid in anchor_pointmaps or in pointmaps: all are NaN, inf, zero or have confidence 0")
+    return Pairwise(anchors, anchor_weight, points, weight, pairs), anchor_valid, valid
+
+
+def _check_pairs(pairs: Tensor, num_frames: int) -> Tensor:
+    if not isinstance(num_frames, int) or isinstance(num_frames, bool) or num_frames < 1:
+        raise ValueError(f"num_frames must be a positive integer, got {num_frames!r}")
+    if pairs.dtype.is_floating_point or pairs.dtype.is_complex or pairs.dtype == torch.bool:
+        raise ValueError(f"pairs must hold integers (frame indices from 0), got {pairs.dtype}")
+    pairs = pairs.long()
+    low, high = int(pairs.min()), int(pairs.max())
+    if low < 0 or high >= num_frames:
+        raise ValueError(f"pairs must hold frame indices in [0, {num_frames - 1}], got indices from {low} to {high}")
+    if bool((pairs[:, 0] == pairs[:, 1]).any()):
+        raise ValueError("a pair must join two different frames, got a frame paired with itself")
+    return pairs
+
+
+def _blank(points: Tensor, confidence: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    points, confidence = points.detach().float(), confidence.detach().float()
+    if bool((confidence < 0).any()):
+        raise ValueError(f"{name} must be >= 0, got a minimum of {float(confidence[confidence < 0].min()):.4g}")
+    # Beyond this a square overflows float32; such a point is as meaningless as inf.
+    size = points.abs().amax(-1)
+    valid = torch.isfinite(points).all(-1) & torch.isfinite(confidence) & (confidence > 0) & (size > 1e-15) & (size < 1e15)
+    return torch.where(valid[..., None], points, 0.0), torch.where(valid, confidence, 1.0), valid
+
+
+def check_options(
+    num_frames: int,
+    method: str,
+    focal_px: float | Tensor | None,
+    intrinsics: Tensor | None,
+    known_poses: Tensor | None,
+    like: Tensor,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Given focals as (F,), intrinsics as (F, 3, 3) and poses as (F, 4, 4), float64, or None each."""
+    if method not in ("fast", "reference"):
+        raise ValueError(f"method must be 'fast' or 'reference', got {method!r}")
+    if focal_px is not None and intrinsics is not None:
+        raise ValueError("give focal_px or intrinsics, not both")
+    focals = None
+    if focal_px is not None:
+        focals = torch.as_tensor(focal_px, dtype=torch.float64, device=like.device)
+        if focals.dim() == 0:
+            focals = focals.expand(num_frames)
+        if tuple(focals.shape) != (num_frames,) or not bool((torch.isfinite(focals) & (focals > 0)).all()):
+            raise ValueError(f"focal_px must be a positive number or one per frame ({num_frames}), got {focal_px!r}")
+    if intrinsics is not None:
+        intrinsics = torch.as_tensor(intrinsics, dtype=torch.float64, device=like.device)
+        if intrinsics.dim() == 2:
+            intrinsics = intrinsics.expand(num_frames, *intrinsics.shape)
+        if tuple(intrinsics.shape) != (num_frames, 3, 3) or not bool(torch.isfinite(intrinsics).all()):
+            raise ValueError(f"intrinsics must be finite, (3, 3) or ({num_frames}, 3, 3), got shape {tuple(intrinsics.shape)}")
+        if not bool((intrinsics[:, [0, 1], [0, 1]] > 0).all()):
+            raise ValueError("intrinsics must have positive focal lengths on their diagonal")
+    if known_poses is not None:
+        known_poses = torch.as_tensor(known_poses, dtype=torch.float64, device=like.device)
+        if tuple(known_poses.shape) != (num_frames, 4, 4) or not bool(torch.isfinite(known_poses).all()):
+            raise ValueError(f"known_poses must be finite and ({num_frames}, 4, 4), got shape {tuple(known_poses.shape)}")
+        rotation = known_poses[:, :3, :3]
+        error = (rotation @ rotation.transpose(1, 2) - torch.eye(3).to(rotation)).abs().amax()
+        if float(error) > 1e-3 or not bool((torch.linalg.det(rotation) > 0).all()):
+            raise ValueError("known_poses must be rigid camera-to-world transforms; their 3x3 blocks are not rotations")
+    return focals, intrinsics, known_poses

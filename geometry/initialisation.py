@@ -1,0 +1,157 @@
+"""First guesses for registration: the focal length of a pointmap and the pose of a camera from points on known pixel rays."""
+
+import torch
+from torch import Tensor
+
+from jog3r.geometry.cameras import invert, pose_from, so3_exp
+from jog3r.geometry.pair_terms import across_ray, local_points
+from jog3r.geometry.robust import geman_mcclure, robust_length_scale, weighted_median
+from jog3r.geometry.samples import tangent_basis
+
+MIN_POINTS = 12  # below this many valid pixels a map says nothing about a camera
+_GOOD_FIT = 0.05  # median angle (radians) under which a first pose needs no second start
+
+
+def focal_from_pointmap(
+    points: Tensor,  # (P, 3, N)
+    pixels: Tensor,  # (2, N)
+    weights: Tensor,  # (P, N)
+    iterations: int = 12,
+) -> Tensor:
+    """Focal lengths (P,) in pixels of pointmaps in their own cameras: minimises sum w |pixel - f (x, y) / z|.
+
+    Starts from the weighted median of the per-pixel focals, since the usual least-squares start is dragged away by points near
+    z = 0, then a few reweighted least-squares steps (Weiszfeld).
+
+    Args:
+        points: in the camera that saw them.
+        pixels: relative to the principal point; divide v by fy / fx for non-square pixels.
+        weights: >= 0; points with z <= 0 are ignored.
+        iterations: reweighting steps.
+
+    Returns:
+        Focals, or 0 where nothing says what the focal is (no weight, or all points on the axis).
+    """
+    pixels = pixels.to(points.dtype)
+    z = points[:, 2]
+    in_front = (z > 0) & (weights > 0)
+    weights = torch.where(in_front, weights, 0.0)
+    xy = torch.where(in_front[:, None], points[:, :2] / z[:, None].clamp(min=1e-15), 0.0).clamp(-1e4, 1e4)  # (P, 2, N)
+    radial = (xy * pixels).sum(1)  # (P, N)
+    square = xy.square().sum(1)
+    # The pixel's distance from the centre is the lever with which it measures the focal.
+    focal = weighted_median(radial / square.clamp(min=1e-18), weights * (square > 1e-12) * pixels.square().sum(0).sqrt())
+    for _ in range(iterations):
+        distance = (pixels - focal[:, None, None] * xy).square().sum(1).sqrt()
+        floor = 1e-3 * (1 + focal.abs()[:, None]) / 100
+        weight = weights / torch.maximum(distance, floor)
+        denominator = (weight * square).sum(-1)
+        focal = torch.where(denominator > 0, (weight * radial).sum(-1) / denominator.clamp(min=1e-18), focal)
+    return focal.clamp(min=0)
+
+
+def robust_camera_pose(
+    points: Tensor,  # (P, 3, N)
+    rays: Tensor,  # (P or 1, 3, N)
+    weights: Tensor,  # (P, N)
+    start: Tensor | None = None,  # (P, 4, 4)
+    iterations: int = 12,
+) -> tuple[Tensor, Tensor]:
+    """Camera poses from points seen along known rays (perspective-n-point), robust to a large share of outliers.
+
+    Gauss-Newton on the distances between points and rays, relative to the points' distances, under Geman-McClure weights whose
+    scale shrinks from "everything counts" to the noise (graduated non-convexity, Yang et al., RA-L 2020). Poses that fit badly are
+    started again from 24 rotations.
+
+    Args:
+        points: in some world, e.g. the camera of another frame.
+        rays: through the pixels that saw them, camera coordinates, z = 1.
+        weights: >= 0.
+        start: first guess, camera-to-world; the identity when absent (right for video, where cameras lie close together).
+        iterations: steps per start.
+
+    Returns:
+        poses (P, 4, 4) camera-to-world, float64, and fit (P,), the median angle in radians between points and rays (pi where
+        there are fewer than 12 points to say anything; the pose is then the start).
+    """
+    if start is None:
+        start = torch.eye(4, dtype=torch.float64, device=points.device).repeat(points.shape[0], 1, 1)
+    enough = (weights > 0).sum(-1) >= MIN_POINTS
+    world_to_cam, fit = _graduated_pose(points, rays, weights, invert(start), iterations)
+    poor = enough & ~(fit < _GOOD_FIT)
+    if poor.any():
+        rays_poor = rays if rays.shape[0] == 1 else rays[poor]
+        again, fit_again = _many_starts(points[poor], rays_poor, weights[poor], iterations)
+        # A pose found from far away must be clearly better: the first start is the likelier one.
+        better = fit_again < 0.8 * fit[poor]
+        index = poor.nonzero()[:, 0][better]
+        world_to_cam, fit = world_to_cam.clone(), fit.clone()
+        world_to_cam[index], fit[index] = again[better], fit_again[better]
+    poses = torch.where(enough[:, None, None], invert(world_to_cam), start)
+    return poses, torch.where(enough, fit, torch.full_like(fit, torch.pi))
+
+
+def _graduated_pose(points: Tensor, rays: Tensor, weights: Tensor, pose: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """World-to-camera poses (P, 4, 4) and fits (P,) from one start."""
+    basis = tangent_basis(rays)
+    usable = weights > 0
+    inverse_size = torch.where(usable, 1 / points.square().sum(1).sqrt().clamp(min=1e-15), 0.0)  # (P, N)
+    typical = 1 / weighted_median(inverse_size, weights).clamp(min=1e-15)  # (P,) length unit, conditions the normal equations
+    unit = typical[:, None, None]
+    points, inverse_size = points / unit, inverse_size * typical[:, None]
+    pose = pose.clone()
+    pose[:, :3, 3] /= typical[:, None]
+    identity = torch.eye(6, dtype=torch.float64, device=points.device)
+    for step in range(iterations):
+        columns, angle = _pose_columns(points, pose, rays, basis, inverse_size)
+        noise = robust_length_scale(angle, weights).clamp(min=1e-6)  # (P,)
+        relax = max(2.0, 16.0 * 0.5**step)
+        kernel = geman_mcclure(angle**2, (relax * noise[:, None]) ** 2) * weights * inverse_size**2  # (P, N)
+        sums = ((columns * kernel[:, None, None]).flatten(2) @ columns.flatten(2).transpose(1, 2)).double()  # (P, 8, 8)
+        normal, gradient = sums[:, :6, :6], sums[:, :6, 7]
+        damping = 1e-9 * normal.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-30)
+        delta = -torch.linalg.solve_ex(normal + damping[:, None, None] * identity, gradient)[0]
+        delta = torch.where(torch.isfinite(delta).all(-1, keepdim=True), delta, torch.zeros_like(delta))
+        delta = delta / (delta.norm(dim=-1, keepdim=True) / 0.7).clamp(min=1)
+        rotation = so3_exp(delta[:, :3])
+        pose = pose_from(rotation @ pose[:, :3, :3], (rotation @ pose[:, :3, 3:])[..., 0] + delta[:, 3:])
+    fit = weighted_median(_pose_columns(points, pose, rays, basis, inverse_size)[1], weights).double()
+    pose[:, :3, 3] *= typical[:, None]
+    return pose, fit
+
+
+def _pose_columns(points: Tensor, pose: Tensor, rays: Tensor, basis: Tensor, inverse_size: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns of `across_ray` (P, 8, 2, N) and the offsets relative to the points' sizes (P, N), at least 1 behind the camera."""
+    columns, in_front = across_ray(local_points(points, pose), rays, basis, pose_columns=True)
+    angle = columns[:, 7].square().sum(1).sqrt() * inverse_size
+    return columns, torch.where(in_front, angle, angle + 1)
+
+
+def _many_starts(points: Tensor, rays: Tensor, weights: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """The best of 24 starting rotations, with the centre of the points put on the mean ray at their mean distance."""
+    share = (weights / weights.sum(-1, keepdim=True).clamp(min=1e-30))[:, None]  # (P, 1, N)
+    centre, mean_ray = (share * points).sum(2).double(), (share * rays).sum(2).double()  # (P, 3)
+    spread = (share[:, 0] * (points - centre[..., None].to(points)).square().sum(1).sqrt()).sum(1).double()  # (P,)
+    step = max(1, points.shape[2] // 200)
+    best_pose = torch.eye(4, dtype=torch.float64, device=points.device).repeat(points.shape[0], 1, 1)
+    best_fit = torch.full_like(spread, torch.pi)
+    for rotation in cube_rotations(best_pose):
+        translation = mean_ray * 3 * spread[:, None] - centre @ rotation.T
+        start = pose_from(rotation.expand(points.shape[0], 3, 3), translation)
+        pose, fit = _graduated_pose(points[..., ::step], rays[..., ::step], weights[:, ::step], start, iterations)
+        better = fit < best_fit
+        best_pose = torch.where(better[:, None, None], pose, best_pose)
+        best_fit = torch.where(better, fit, best_fit)
+    return _graduated_pose(points, rays, weights, best_pose, iterations)
+
+
+def cube_rotations(like: Tensor) -> Tensor:
+    """The 24 rotations (24, 3, 3) of a cube, in the dtype and on the device of `like`."""
+    axes = torch.eye(3, dtype=like.dtype, device=like.device)
+    signed = torch.cat((axes, -axes))  # (6, 3)
+    rotations = []
+    for first in signed:
+        for second in signed:
+            if abs(float(first @ second)) < 0.5:
+                rotations.append(torch.stack((first, second, torch.linalg.cross(first, second))))
+    return torch.stack(rotations)

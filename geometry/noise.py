@@ -1,0 +1,178 @@
+"""The noise of pointmaps, learnt from the residuals: what a confidence is worth, and how far errors reach across the image.
+
+Two facts decide how accurate poses become. First, confidences rank pixels but do not say how large the errors are, and may be
+wrong: the exponent in error ~ confidence^b is fitted. Second, a pointmap's errors are smooth over the image, so that 4,096 pixels
+carry the information of a few dozen. The smooth part is modelled as a random field on a coarse grid of Gaussian bumps, which is
+integrated out (a random-effects model, equal to generalised least squares): poses then follow from what varies faster than the
+errors do, e.g. from depth edges.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jog3r.geometry.robust import weighted_median
+
+_CUT = 3.5  # standard deviations (of a 2D residual, per component) from which a pixel counts as an outlier
+_MAX_BUMPS = 196  # size of the coarse grid, the cost of the field per map is its cube
+_MIN_SHARE = 0.03  # a smaller smooth share is not told from none
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """Noise of M sampled maps on a grid of h x w = N pixels."""
+
+    smooth_std: Tensor  # (M, N) standard deviation per component, the part that the smoothed confidence explains
+    weight: Tensor  # (M, N) (smooth_std / std)^2: how much better than that a pixel is; 0 where invalid
+    share: float  # of the variance that is smooth over the image, in [0, 0.9]
+    length: float  # standard deviation of the bumps, in grid pixels
+    bumps: tuple[Tensor, Tensor]  # (h, Ky), (w, Kx): the field is bumps[0] @ coefficients @ bumps[1].T, variance 1
+    exponents: tuple[float, ...]  # of log variance in smoothed log confidence, its local deviation, and log depth
+
+
+def flat_top_weight(squared: Tensor) -> Tensor:
+    """Robust weights of squared standardised residuals: 1 for ordinary ones, soon 0 beyond 3.5 standard deviations."""
+    return 1 / (1 + (squared / _CUT**2) ** 4)
+
+
+def estimate_noise(
+    residual: Tensor,  # (M, 2, N)
+    size: Tensor,  # (M, N)
+    confidence: Tensor,  # (M, N)
+    valid: Tensor,  # (M, N)
+    grid: tuple[int, int],
+) -> NoiseModel:
+    """Fit the noise model to residuals of a nearly right state.
+
+    Args:
+        residual: offsets of points across their rays.
+        size: the points' distances, > 0 where valid: relative errors are more alike than absolute ones.
+        confidence: > 0.
+        valid: bool.
+        grid: h, w with h * w = N.
+    """
+    relative = residual.square().sum(1) / size.clamp(min=1e-30).square()  # (M, N)
+    typical = weighted_median(relative, valid.to(relative)).clamp(min=1e-24)[:, None]
+    inlier = valid & (relative < 16 * typical)
+    mask = inlier.to(relative)
+    log_confidence = torch.where(inlier, confidence.clamp(min=1e-12).log(), torch.zeros_like(confidence))
+    blur = max(1.0, 0.025 * grid[1])
+    smoothed = _masked_blur(log_confidence, mask, grid, blur)
+    features = torch.stack(
+        (smoothed, confidence.clamp(min=1e-12).log() - smoothed, size.clamp(min=1e-30).log()), dim=0
+    )  # (3, M, N)
+    features = features - (features * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+    target = (relative / typical).clamp(min=1e-8).log()
+    exponents = _regress(features, target, mask)
+    log_smooth = exponents[0] * features[0] + exponents[2] * features[2]
+    log_local = (exponents[1] * features[1]).clamp(-6, 6)
+    # 2 ln 2 = median of a chi-squared variable with two degrees of freedom.
+    spread = relative / (log_smooth + log_local).clamp(-9, 9).exp()
+    level = weighted_median(spread, mask)[:, None] / (2 * math.log(2))
+    level = torch.where(level > 0, level, level[level > 0].median() if bool((level > 0).any()) else torch.ones_like(level))
+    smooth_std = (level * log_smooth.clamp(-9, 9).exp()).sqrt() * size.clamp(min=1e-30)
+    smooth_std = torch.where(valid, smooth_std, torch.ones_like(smooth_std))
+    weight = torch.where(valid, (-log_local).exp(), torch.zeros_like(smooth_std))
+    standard = residual / smooth_std[:, None]
+    inlier = inlier & (standard.square().sum(1) * weight < _CUT**2)
+    share, length = _correlation(standard, inlier.to(relative), grid)
+    return NoiseModel(smooth_std, weight, share, length, _bumps(grid, length), tuple(exponents.tolist()))
+
+
+def normal_equations(columns: Tensor, omega: Tensor, noise: NoiseModel) -> Tensor:
+    """Sums of products of columns under the noise model: columns^T Omega^-1 columns, the smooth field integrated out.
+
+    Args:
+        columns: (M, C, 2, N) Jacobian columns and residual, divided by `noise.smooth_std`.
+        omega: (M, N) `noise.weight` times robust weights.
+        noise: the model.
+
+    Returns:
+        (M, C, C).
+    """
+    maps, count, _, pixels = columns.shape
+    weighted = columns * omega[:, None, None]
+    total = weighted.flatten(2) @ columns.flatten(2).transpose(1, 2)  # (M, C, C)
+    if noise.share == 0:
+        return total
+    vertical, horizontal = (bump.to(columns) for bump in noise.bumps)
+    height, width = vertical.shape[0], horizontal.shape[0]
+    ky, kx = vertical.shape[1], horizontal.shape[1]
+    square_x = (horizontal[:, :, None] * horizontal[:, None]).flatten(1)  # (w, Kx * Kx)
+    square_y = (vertical[:, :, None] * vertical[:, None]).flatten(1)  # (h, Ky * Ky)
+    gram = square_y.T @ (omega.unflatten(1, (height, width)) @ square_x)  # (M, Ky * Ky, Kx * Kx)
+    gram = gram.unflatten(1, (ky, ky)).unflatten(3, (kx, kx)).permute(0, 1, 3, 2, 4).reshape(maps, ky * kx, ky * kx)
+    gram = gram + (1 - noise.share) / noise.share * torch.eye(ky * kx, dtype=gram.dtype, device=gram.device)
+    cross = vertical.T @ (weighted.unflatten(3, (height, width)) @ horizontal)  # (M, C, 2, Ky, Kx)
+    cross = cross.flatten(3).permute(0, 3, 1, 2).flatten(2)  # (M, K, C * 2)
+    solved = torch.linalg.solve_triangular(torch.linalg.cholesky(gram), cross, upper=False).unflatten(2, (count, 2))
+    solved = solved.permute(0, 2, 1, 3).flatten(2)  # (M, C, K * 2)
+    return (total - solved @ solved.transpose(1, 2)) / (1 - noise.share)
+
+
+def _masked_blur(values: Tensor, mask: Tensor, grid: tuple[int, int], sigma: float) -> Tensor:
+    """Gaussian blur (M, N) over the grid that only looks at pixels in the mask."""
+    matrices = [torch.exp(-0.5 * ((torch.arange(n)[:, None] - torch.arange(n)) / sigma) ** 2).to(values) for n in grid]
+
+    def blur(field: Tensor) -> Tensor:
+        return (matrices[0] @ field.unflatten(1, grid) @ matrices[1]).flatten(1)
+
+    return blur(values * mask) / blur(mask).clamp(min=1e-6)
+
+
+def _regress(features: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Ridge regression (3,) of the target (M, N) on features (3, M, N), both without their mean per map."""
+    target = target - (target * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+    rows = (features * mask).flatten(1)  # (3, M * N)
+    normal = rows @ rows.T + 1e-3 * mask.sum().clamp(min=1) * torch.eye(3).to(rows)
+    return torch.linalg.solve(normal, rows @ target.flatten()).clamp(-4, 4)
+
+
+def _correlation(standard: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[float, float]:
+    """Smooth share and bump length (grid pixels) of residuals (M, 2, N), from their autocorrelation along rows and columns."""
+    field = (standard * mask[:, None]).unflatten(2, grid)  # (M, 2, h, w)
+    area = mask.unflatten(1, grid)[:, None]
+    variance = float(field.square().sum() / (2 * area.sum().clamp(min=1)))
+    reach = max(grid)
+    lags = sorted({max(1, round(0.012 * reach * 1.45**k)) for k in range(10)})
+    distances, values, counts = [], [], []
+    for axis in (2, 3):
+        length = field.shape[axis]
+        for lag in (lag for lag in lags if lag <= 0.4 * length):
+            near, far = slice(0, length - lag), slice(lag, None)
+            index_near, index_far = [slice(None)] * 4, [slice(None)] * 4
+            index_near[axis], index_far[axis] = near, far
+            count = float((area[tuple(index_near)] * area[tuple(index_far)]).sum())
+            if count > 50:
+                product = float((field[tuple(index_near)] * field[tuple(index_far)]).sum()) / (2 * count)
+                distances.append(float(lag))
+                values.append(product / max(variance, 1e-30))
+                counts.append(count)
+    if len(distances) < 4:
+        return 0.0, 1.0
+    d, v, c = (torch.tensor(x, dtype=torch.float64) for x in (distances, values, counts))
+    best = (math.inf, 0.0, 1.0)
+    for factor in torch.logspace(math.log10(0.02), math.log10(0.3), 16).tolist():
+        shape = torch.exp(-((d / (2 * factor * reach)) ** 2))
+        share = float((c * shape * v).sum() / (c * shape**2).sum())
+        best = min(best, (float((c * (v - share * shape) ** 2).sum()), share, factor * reach))
+    share = min(best[1], 0.9)
+    return (share, best[2]) if share > _MIN_SHARE else (0.0, best[2])
+
+
+def _bumps(grid: tuple[int, int], length: float) -> tuple[Tensor, Tensor]:
+    """Gaussian bumps (h, Ky), (w, Kx) on a coarse grid, whose random sum has variance 1 on average."""
+    while True:
+        counts = [max(3, math.ceil(n / (1.25 * length)) + 3) for n in grid]
+        if counts[0] * counts[1] <= _MAX_BUMPS:
+            break
+        length *= 1.1
+    result = []
+    for n, count in zip(grid, counts, strict=True):
+        margin = 1.4 * length
+        centres = torch.linspace(-margin, n - 1 + margin, count, dtype=torch.float64)
+        bump = torch.exp(-0.5 * ((torch.arange(n, dtype=torch.float64)[:, None] - centres) / length) ** 2)
+        result.append(bump / bump.square().sum(1).mean().sqrt())
+    return result[0], result[1]

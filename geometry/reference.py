@@ -1,0 +1,205 @@
+"""The slow reference: DUSt3R's global alignment, plus the two temporal terms of JOG3R.
+
+A depth per pixel, a focal and a pose per frame and a similarity per pair are all moved together by Adam for 300 steps. It is kept
+as the oracle against which the fast method is measured, and as what the paper (arXiv 2501.01409) does at inference.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jog3r.geometry.cameras import intrinsics_from_focal, invert, pixel_grid, pixel_rays, pose_from, transform, umeyama_sim3
+from jog3r.geometry.energy import BASE_SCALE, FOCAL_UNIT, AlignmentParameters, Pairwise, objective, pose_parameters
+from jog3r.geometry.initialisation import focal_from_pointmap, robust_camera_pose
+
+_LEARNING_RATE, _LAST_LEARNING_RATE = 0.01, 1e-6
+_ADAM_BETAS = (0.9, 0.9)
+_PNP_FOCALS, _PNP_PIXELS, _PNP_INLIER_PX = 21, 1024, 5.0
+_MIN_CONFIDENCE = 3.0  # DUSt3R's threshold for pixels that take part in PnP
+
+
+@dataclass(frozen=True)
+class ReferenceOptions:
+    """What the reference may and may not move, and the weights of the temporal terms."""
+
+    iterations: int = 300
+    shared_focal: bool = False
+    focal_px: Tensor | None = None  # (F,): fixed focals
+    known_poses: Tensor | None = None  # (F, 4, 4): fixed poses
+    focal_smoothness: float = 0.0  # weight of sum |l_f - l_(f+1)|^2, pixels
+    translation_smoothness: float = 0.0  # weight of sum |t_f - t_(f+1)|^2 + |v_f - v_(f+1)|^2, in the objective's unit
+
+
+def reference_alignment(data: Pairwise, num_frames: int, options: ReferenceOptions) -> tuple[AlignmentParameters, list[float]]:
+    """Run the reference.
+
+    Args:
+        data: pairwise pointmaps without NaN or inf, all frames connected to frame 0.
+        num_frames: F.
+        options: see there.
+
+    Returns:
+        The final parameters (no gradient) and the energy before each step.
+    """
+    parameters = initial_parameters(data, num_frames, options)
+    fixed: set[int] = set()
+    if options.known_poses is not None:
+        fixed.add(id(parameters.im_poses))
+    if options.focal_px is not None:
+        fixed.add(id(parameters.im_focals))
+    free = [tensor.requires_grad_() for tensor in parameters.tensors() if id(tensor) not in fixed]
+    optimiser = torch.optim.Adam(free, lr=_LEARNING_RATE, betas=_ADAM_BETAS)
+    history: list[float] = []
+    with torch.enable_grad():
+        for step in range(options.iterations):
+            cosine = (1 + math.cos(math.pi * step / options.iterations)) / 2
+            optimiser.param_groups[0]["lr"] = _LAST_LEARNING_RATE + (_LEARNING_RATE - _LAST_LEARNING_RATE) * cosine
+            optimiser.zero_grad()
+            energy = objective(data, parameters)
+            (energy + temporal_terms(parameters, options)).backward()
+            history.append(energy.item())
+            optimiser.step()
+    for tensor in parameters.tensors():
+        tensor.requires_grad_(False)
+    return parameters, history
+
+
+def temporal_terms(parameters: AlignmentParameters, options: ReferenceOptions) -> Tensor:
+    """Weighted L_fl + L_transl of the paper, a scalar; the frames are in temporal order."""
+    total = parameters.im_poses.new_zeros(())
+    if options.focal_smoothness > 0:
+        total = total + options.focal_smoothness * (parameters.focals().diff() ** 2).sum()
+    if options.translation_smoothness > 0:
+        velocity = parameters.cam_to_world()[:, :3, 3].diff(dim=0)  # (F - 1, 3)
+        total = total + options.translation_smoothness * ((velocity**2).sum() + (velocity.diff(dim=0) ** 2).sum())
+    return total
+
+
+def initial_parameters(data: Pairwise, num_frames: int, options: ReferenceOptions) -> AlignmentParameters:
+    """First state: a tree of the most confident pairs puts all points into one world, then PnP per frame."""
+    height, width = data.size
+    world, focals, pair_to_world, scales = _grow_tree(data, num_frames)
+    if options.focal_px is not None:
+        focals = options.focal_px.to(world)
+    poses = _frame_poses(data, world, focals, options)
+    focals = poses[1]
+    poses_cam_to_world = poses[0]
+    if options.known_poses is None:
+        unit = BASE_SCALE / scales.log().mean().exp()
+    else:
+        known = options.known_poses.to(world)
+        # Similarity between the tree's world and the given one from the camera centres; the scale is the ratio of their spreads.
+        unit, rotation, translation = umeyama_sim3(poses_cam_to_world[None, :, :3, 3], known[None, :, :3, 3])
+        to_known = pose_from(rotation[0] * unit[0], translation[0])
+        world, pair_to_world = transform(to_known, world), to_known @ pair_to_world
+        scales, poses_cam_to_world, unit = scales * unit[0], known, torch.ones_like(unit[0])
+    world, scales = world * unit, scales * unit
+    poses_cam_to_world = poses_cam_to_world.clone()
+    poses_cam_to_world[:, :3, 3] *= unit
+    depth = transform(invert(poses_cam_to_world), world)[..., 2].flatten(1)  # (F, H * W)
+    log_depth = torch.where(depth > 0, depth.clamp(min=1e-12).log(), torch.zeros_like(depth))
+    rotation = pair_to_world[:, :3, :3] / (pair_to_world[:, :1, :3].norm(dim=-1, keepdim=True))
+    # The stored translation is multiplied by the pair's scale on use.
+    rigid = pose_from(rotation, pair_to_world[:, :3, 3] * unit / scales[:, None])
+    pair_parameters = torch.cat((pose_parameters(rigid), scales.log()[:, None]), dim=1)
+    if options.shared_focal:
+        focals = focals.log().mean().exp()[None]
+    return AlignmentParameters(
+        pose_parameters(poses_cam_to_world),
+        FOCAL_UNIT * focals.log()[:, None],
+        log_depth,
+        pair_parameters,
+        free_scale=options.known_poses is None,
+    )
+
+
+def _grow_tree(data: Pairwise, num_frames: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """World points (F, H, W, 3), focals (F,) or 0, and pair similarities (P, 4, 4) with scales (P,)."""
+    height, width = data.size
+    pairs = data.pairs.tolist()
+    quality = data.anchor_confidence.flatten(1).mean(1) * data.confidence.flatten(1).mean(1)
+    order = quality.argsort(descending=True).tolist()
+    centred = (pixel_grid(height, width).to(data.pointmaps) - torch.tensor([width / 2, height / 2]).to(data.pointmaps)).flatten(0, 1)
+    world = data.pointmaps.new_zeros(num_frames, height, width, 3)
+    first = order[0]
+    i, j = pairs[first]
+    world[i], world[j] = data.anchor_pointmaps[first], data.pointmaps[first]
+    known, remaining = {i, j}, order[1:]
+    while len(known) < num_frames:
+        edge = next(e for e in remaining if (pairs[e][0] in known) != (pairs[e][1] in known))
+        i, j = pairs[edge]
+        seen, seen_maps, seen_confidence, new, new_maps = (
+            (i, data.anchor_pointmaps, data.anchor_confidence, j, data.pointmaps)
+            if i in known
+            else (j, data.pointmaps, data.confidence, i, data.anchor_pointmaps)
+        )
+        similarity, _ = _similarity(seen_maps[edge], world[seen], seen_confidence[edge])
+        world[new] = transform(similarity, new_maps[edge])
+        known.add(new)
+        remaining.remove(edge)
+    focals = data.pointmaps.new_zeros(num_frames)
+    best_first = focal_from_pointmap(data.anchor_pointmaps.flatten(1, 2), centred, torch.ones_like(data.anchor_confidence).flatten(1))
+    for edge in reversed(order):
+        focals[pairs[edge][0]] = best_first[edge]
+    similarities = [
+        _similarity(data.anchor_pointmaps[e], world[pairs[e][0]], data.anchor_confidence[e]) for e in range(len(pairs))
+    ]
+    return world, focals, torch.stack([s for s, _ in similarities]), torch.stack([s for _, s in similarities])
+
+
+def _similarity(source: Tensor, target: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
+    """Similarity (4, 4) and its scale from source (H, W, 3) to target, weighted by confidence."""
+    scale, rotation, translation = umeyama_sim3(source.flatten(0, 1), target.flatten(0, 1), confidence.flatten())
+    return pose_from(scale * rotation, translation), scale
+
+
+def _frame_poses(data: Pairwise, world: Tensor, focals: Tensor, options: ReferenceOptions) -> tuple[Tensor, Tensor]:
+    """Poses (F, 4, 4) and focals (F,) by PnP; frames that are never first in a pair try a ladder of focals."""
+    height, width = data.size
+    num_frames = world.shape[0]
+    confidence = world.new_zeros(num_frames, height, width)
+    for maps, frames in ((data.anchor_confidence, data.pairs[:, 0]), (data.confidence, data.pairs[:, 1])):
+        confidence = torch.stack([torch.maximum(confidence[f], maps[frames == f].amax(0)) if (frames == f).any() else confidence[f]
+                                  for f in range(num_frames)])  # fmt: skip
+    weights = (confidence > _MIN_CONFIDENCE).to(world)
+    # A frame whose confidences are all low still gets a pose, from all its pixels.
+    weights = torch.where(weights.flatten(1).sum(1)[:, None, None] < 100, torch.ones_like(weights), weights)
+    step = max(1, height * width // _PNP_PIXELS)
+    points, weights = world.flatten(1, 2)[:, ::step], weights.flatten(1)[:, ::step]
+
+    def poses_at(focal: Tensor) -> tuple[Tensor, Tensor]:
+        rays = pixel_rays(intrinsics_from_focal(focal, height, width), height, width).flatten(1, 2)[:, ::step]
+        poses, _ = robust_camera_pose(points, rays, weights)
+        return poses, _inlier_score(points, rays, weights, poses, focal)
+
+    if options.shared_focal and options.focal_px is None:
+        focals = focals[focals > 0].median().expand(num_frames)
+    return _best_focal(poses_at, focals, max(height, width))
+
+
+def _best_focal(poses_at: Callable[[Tensor], tuple[Tensor, Tensor]], focals: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Poses and focals; where the focal is 0 the one of a geometric ladder with the most inliers."""
+    unknown = focals <= 0
+    if not unknown.any():
+        return poses_at(focals)[0], focals
+    ladder = torch.logspace(math.log10(size / 2), math.log10(size * 3), _PNP_FOCALS).to(focals)
+    best_poses, best_focals, best_count = None, focals, torch.full_like(focals, -1)
+    for rung in ladder:
+        candidate = torch.where(unknown, rung, focals)
+        poses, count = poses_at(candidate)
+        better = count > best_count
+        best_poses = poses if best_poses is None else torch.where(better[:, None, None], poses, best_poses)
+        best_focals = torch.where(better, candidate, best_focals)
+        best_count = torch.where(better, count, best_count)
+    return best_poses, best_focals
+
+
+def _inlier_score(points: Tensor, rays: Tensor, weights: Tensor, poses: Tensor, focal: Tensor) -> Tensor:
+    """Score (F,) of the points (F, N, 3): each counts 1 - (offset / 5 px)^2, or 0 from 5 px on or behind the camera."""
+    local = transform(invert(poses), points)
+    offset_px = (local[..., :2] / local[..., 2:].clamp(min=1e-9) - rays[..., :2]).norm(dim=-1) * focal[:, None]
+    score = (1 - (offset_px / _PNP_INLIER_PX) ** 2).clamp(min=0) * (local[..., 2] > 0)
+    return (weights * score).sum(1)

@@ -1,0 +1,94 @@
+"""The pixels that take part in the solve: a regular subset of all maps, in one layout for first and second maps of the pairs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jog3r.geometry.cameras import pixel_grid
+from jog3r.geometry.energy import Pairwise
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Sampled maps, float32 (M = 2 P maps: the first maps of all pairs, then the second; N = h * w pixels)."""
+
+    points: Tensor  # (M, 3, N) in the camera of `host`
+    size: Tensor  # (M, N) distance of the points, 1 where invalid
+    confidence: Tensor  # (M, N)
+    valid: Tensor  # (M, N) bool
+    host: Tensor  # (M,) frame whose camera the points are in
+    frame: Tensor  # (M,) frame whose pixels they are
+    pixels: Tensor  # (2, N) u, v, float64
+    grid: tuple[int, int]  # h, w of the sampled grid
+
+    @property
+    def num_pairs(self) -> int:
+        """P."""
+        return self.points.shape[0] // 2
+
+    @property
+    def pairs(self) -> Tensor:
+        """(P, 2)."""
+        return self.frame.unflatten(0, (2, -1)).T
+
+    def thinned(self, most: int) -> "Samples":
+        """The same maps with every k-th pixel, k odd so that all columns take part; `grid` no longer describes the pixels."""
+        step = 1
+        while -(-self.points.shape[2] // step) > most:
+            step += 2
+        keep = slice(None, None, step)
+        return Samples(
+            self.points[:, :, keep],
+            self.size[:, keep],
+            self.confidence[:, keep],
+            self.valid[:, keep],
+            self.host,
+            self.frame,
+            self.pixels[:, keep],
+            (0, 0),
+        )
+
+
+def take_samples(data: Pairwise, anchor_valid: Tensor, valid: Tensor, max_pixels: int) -> Samples:
+    """Every k-th pixel of every k-th row, k as small as `max_pixels` allows."""
+    height, width = data.size
+    step = 1
+    while -(-height // step) * -(-width // step) > max_pixels:
+        step += 1
+    start = (step - 1) // 2
+    rows, columns = slice(start, None, step), slice(start, None, step)
+    grid = pixel_grid(height, width, dtype=torch.float64, device=data.pointmaps.device)[rows, columns]
+    points = torch.cat((data.anchor_pointmaps[:, rows, columns], data.pointmaps[:, rows, columns])).flatten(1, 2)
+    confidence = torch.cat((data.anchor_confidence[:, rows, columns], data.confidence[:, rows, columns])).flatten(1)
+    mask = torch.cat((anchor_valid[:, rows, columns], valid[:, rows, columns])).flatten(1)
+    points = points.transpose(1, 2).contiguous()  # (M, 3, N)
+    first, second = data.pairs.T
+    return Samples(
+        points,
+        torch.where(mask, points.square().sum(1).sqrt(), 1.0),
+        confidence,
+        mask,
+        torch.cat((first, first)),
+        torch.cat((first, second)),
+        grid.flatten(0, 1).T,
+        (grid.shape[0], grid.shape[1]),
+    )
+
+
+def sample_rays(samples: Samples, intrinsics: Tensor, frames: Tensor) -> Tensor:
+    """Rays with z = 1 through the sampled pixels of `frames` (m,): (m, 3, N), or (1, 3, N) when all cameras are alike."""
+    if bool((intrinsics == intrinsics[:1]).all()):
+        frames = frames[:1]
+    own = intrinsics[frames]  # (m, 3, 3)
+    xy = (samples.pixels - own[:, :2, 2:]) / torch.stack((own[:, 0, 0], own[:, 1, 1]), 1)[..., None]  # (m, 2, N)
+    return torch.cat((xy, torch.ones_like(xy[:, :1])), dim=1).to(samples.points.dtype)
+
+
+def tangent_basis(rays: Tensor) -> Tensor:
+    """Two unit vectors (m, 2, 3, N) perpendicular to rays (m, 3, N) with positive z; near the axis they are x and y."""
+    x, y, z = (rays / rays.square().sum(1, keepdim=True).sqrt()).unbind(1)
+    shared = 1 / (1 + z)
+    first = torch.stack((1 - x * x * shared, -x * y * shared, -x), dim=1)
+    second = torch.stack((-x * y * shared, 1 - y * y * shared, -y), dim=1)
+    return torch.stack((first, second), dim=1)

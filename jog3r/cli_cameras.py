@@ -1,0 +1,50 @@
+"""Known cameras of a video, read for comparison, and the errors beside the constant-pose baseline."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jog3r.cli_files import UsageError
+
+
+def read_true_cameras(path: Path) -> np.ndarray:
+    """Camera-to-world poses (F, 4, 4) from a cameras.json or a RealEstate10K camera file.
+
+    A RealEstate10K file has a first line with the source, then one line a frame: time, four intrinsics, two unused numbers, and
+    the world-to-camera matrix 3 x 4 by rows.
+
+    Raises:
+        UsageError: no such file, or neither of the two formats.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--true_cameras {str(path)!r} cannot be read: {error.strerror}") from error
+    if path.suffix == ".json":
+        from jog3r.export.camera_files import read_cameras_json
+
+        return read_cameras_json(content)[0]
+    try:
+        rows = np.array([[float(value) for value in line.split()] for line in content.decode().splitlines()[1:] if line.strip()])
+        world_to_camera = np.tile(np.eye(4), (len(rows), 1, 1))
+        world_to_camera[:, :3] = rows[:, 7:].reshape(-1, 3, 4)
+    except (ValueError, IndexError) as error:
+        raise UsageError(f"--true_cameras {str(path)!r} is neither a cameras.json nor a RealEstate10K file: {error}") from error
+    return np.linalg.inv(world_to_camera)
+
+
+def compare_cameras(poses: np.ndarray, true_poses: np.ndarray) -> str:
+    """A small table: mean errors of the frames relative to the first, in degrees, beside the camera that never moves."""
+    from jog3r.evaluation.baselines import constant_poses, forward_poses
+    from jog3r.evaluation.camera_metrics import pose_errors, pose_metrics
+
+    lines = ["errors against the known cameras     rotation  translation direction (unfolded)"]
+    estimates = {
+        "this reconstruction": poses,
+        "constant pose": constant_poses(len(poses)),
+        "always forward": forward_poses(len(poses)),
+    }
+    for name, estimate in estimates.items():
+        metrics = pose_metrics([pose_errors(estimate, true_poses)])
+        lines.append(f"  {name:<33} {metrics['rotation_deg']:8.2f} deg  {metrics['translation_deg']:8.2f} deg")
+    return "\n".join(lines)

@@ -1,0 +1,227 @@
+"""`jog3r generate` and `jog3r reconstruct`: from arguments to a folder of results."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from jog3r import tiny_checkpoint
+from jog3r.cli_files import OutputFolder, UsageError
+
+TINY_NOTE = (
+    "note: the bundled tiny model has seen nothing but rendered rooms of 64 x 64 pixels; on real videos expect large errors"
+)
+
+
+def run_generate(options: argparse.Namespace) -> str:
+    """`jog3r generate`: returns what to print."""
+    if not options.prompt.strip():
+        raise UsageError(
+            "the prompt is empty; describe the scene, for example 'a room with blue walls, the camera moves forward'"
+        )
+    if options.fps <= 0:
+        raise UsageError(f"--fps must be positive, got {options.fps:g}")
+    _check_exports(options.export, has_geometry=options.task != "t2v")
+    with OutputFolder(options.out, options.overwrite) as folder, _stages(3) as stage:
+        stage("loading the model")
+        pipe = load_pipeline(options.model, options.device)
+        stage("generating")
+        arguments = {
+            name: value
+            for name in ("num_frames", "height", "width", "guidance_scale", "negative_prompt", "reconstruction_timestep")
+            if (value := getattr(options, name)) is not None
+        }
+        output = pipe(
+            options.prompt,
+            task=options.task,
+            num_inference_steps=options.num_inference_steps,
+            generator=_generator(options.seed),
+            registration_kwargs={"method": options.registration},
+            **arguments,
+        )
+        stage("writing")
+        if options.task == "t2v":
+            _write_video(output.frames[0], options.fps, folder)
+        else:
+            _write_scene(output, options.fps, options.prompt, options.export, folder)
+        names = sorted(path.name for path in folder.iterdir())
+    return f"{options.out}: {', '.join(names)}"
+
+
+def run_reconstruct(options: argparse.Namespace) -> str:
+    """`jog3r reconstruct`: returns what to print."""
+    from jog3r.cli_cameras import compare_cameras, read_true_cameras
+    from jog3r.data.video import read_video
+
+    if (options.height is None) != (options.width is None):
+        raise UsageError("give both --height and --width, or neither")
+    _check_exports(options.export, has_geometry=True)
+    true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
+
+    def read(size: tuple[int, int]) -> Any:
+        return read_video(
+            options.video,
+            start=options.start,
+            stop=options.stop,
+            stride=options.stride,
+            size=size,
+            resize_mode=options.resize,
+        )
+
+    with OutputFolder(options.out, options.overwrite) as folder, _stages(4) as stage:
+        # Read before the model is loaded where possible: a bad file is then refused at once.
+        stage("reading the video")
+        size = (options.height, options.width) if options.height is not None else _folder_size(options.model)
+        video = read(size) if size is not None else None
+        stage("loading the model")
+        pipe = load_pipeline(options.model, options.device)
+        if video is None:
+            video = read((pipe.default_size, pipe.default_size))
+        if true_poses is not None:
+            true_poses = true_poses[options.start : options.stop : options.stride]
+            if len(true_poses) != len(video.frames):
+                raise UsageError(f"{str(options.true_cameras)!r} has {len(true_poses)} cameras for {len(video.frames)} frames")
+        stage("finding the cameras")
+        output = pipe(
+            video=video.frames,
+            generator=_generator(options.seed),
+            reconstruction_timestep=options.reconstruction_timestep,
+            registration_kwargs={"method": options.registration},
+        )
+        stage("writing")
+        _write_scene(output, video.fps, "", options.export, folder)
+        names = sorted(path.name for path in folder.iterdir())
+    lines = [f"{options.out}: {', '.join(names)}"]
+    if options.model is None:
+        lines.append(TINY_NOTE)
+    if true_poses is not None:
+        lines.append(compare_cameras(output.poses[0].cpu().numpy(), true_poses))
+    return "\n".join(lines)
+
+
+def load_pipeline(model: str | None, device: str = "cpu") -> Any:
+    """The pipeline of a folder or hub repository; None is the bundled checkpoint.
+
+    Raises:
+        UsageError: there is none, or its weights do not fit its config.
+    """
+    name = tiny_checkpoint() if model is None else model
+    if model is None and not os.path.isdir(name):
+        raise UsageError("the bundled tiny checkpoint is not part of this installation; name a model with --model")
+    if not os.path.isdir(name) and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise UsageError(f"--model {name!r} is no folder of a pipeline (nor the name of a hub repository, owner/name)")
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    from jog3r import Jog3rPipeline
+
+    diffusers_logging.disable_progress_bar()  # the command has its own bar
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()
+    try:
+        pipe = Jog3rPipeline.from_pretrained(name)
+    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        raise UsageError(f"--model {name!r} cannot be loaded: {_first_line(error)}") from error
+    try:
+        pipe = pipe.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device!r} cannot be used: {_first_line(error)}") from error
+    pipe.set_progress_bar_config(leave=False, desc="denoising", delay=1.0)
+    return pipe
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _folder_size(model: str | None) -> tuple[int, int] | None:
+    """Height and width of a local checkpoint, from its configs alone; None where that is not possible."""
+    folder = Path(tiny_checkpoint() if model is None else model)
+    try:
+        transformer = json.loads((folder / "transformer" / "config.json").read_text())
+        vae = json.loads((folder / "vae" / "config.json").read_text())
+    except (OSError, ValueError):
+        return None  # a hub name, or a folder that the loader will complain about
+    channels = vae.get("encoder_block_out_channels") or vae.get("block_out_channels")
+    if channels is None or "sample_size" not in transformer:
+        return None
+    side = transformer["sample_size"] * 2 ** (len(channels) - 1)
+    return side, side
+
+
+def _generator(seed: int) -> Any:
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def _check_exports(names: list[str], has_geometry: bool) -> None:
+    if not names:
+        return
+    from jog3r.export.exporters import EXPORTERS
+
+    unknown = [name for name in names if name not in EXPORTERS]
+    if unknown:
+        raise UsageError(f"unknown --export {', '.join(map(repr, unknown))}; choose from {', '.join(EXPORTERS)}")
+    if not has_geometry:
+        raise UsageError("--export needs cameras; use --task t2v+c")
+
+
+def _write_scene(output: Any, fps: float, caption: str, exports: list[str], folder: Path) -> None:
+    from jog3r.export.exporters import write_results
+
+    write_results(scene_of(output, fps, caption), folder, exports=exports, overwrite=True)
+
+
+def _write_video(frames: list[Any], fps: float, folder: Path) -> None:
+    import numpy as np
+
+    from jog3r.export.video import encode_video
+
+    (folder / "video.mp4").write_bytes(encode_video(np.stack([np.asarray(frame) for frame in frames]), fps))
+
+
+def scene_of(output: Any, fps: float, caption: str = "", clip: int = 0) -> Any:
+    """One clip of a `Jog3rPipelineOutput` as a `Scene` for export.
+
+    Args:
+        output: with frames as PIL images and with registration.
+        fps: frames per second of the clip.
+        caption: the prompt, or empty.
+        clip: which of the batch.
+    """
+    from jog3r.export.scene import Scene
+
+    order = [3, 4, 5, 0, 1, 2]  # the solver's covariance has the rotation first, the scene's the translation
+    covariance = output.registration[clip].pose_covariance[:, order][:, :, order]
+    return Scene(
+        frames=output.frames[clip],
+        poses=output.poses[clip],
+        intrinsics=output.intrinsics[clip],
+        pointmaps=output.pointmaps[clip],
+        confidence=output.confidence[clip],
+        depth=output.depth[clip],
+        fps=fps,
+        caption=caption,
+        pose_covariance=covariance,
+    )
+
+
+@contextmanager
+def _stages(count: int) -> Iterator[Callable[[str], None]]:
+    """A line that names the stage at work, in a terminal; it vanishes at the end. Logs get the denoising bar alone."""
+    hidden = not sys.stderr.isatty()  # so that an error is one line in a log
+    with tqdm(total=count, leave=False, disable=hidden, bar_format="{desc} [{n_fmt}/{total_fmt}, {elapsed}]") as bar:
+
+        def begin(name: str) -> None:
+            bar.set_description_str(name)
+            bar.update()
+
+        yield begin

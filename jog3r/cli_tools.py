@@ -1,0 +1,84 @@
+"""`jog3r convert`, `evaluate` and `serve`: thin ways to what other folders do."""
+
+import argparse
+import dataclasses
+import json
+import runpy
+import typing
+from pathlib import Path
+from typing import Any
+
+from jog3r import tiny_checkpoint
+from jog3r.cli_files import OutputFolder, UsageError
+
+# What `jog3r convert` reads -> the function of jog3r.models.convert
+CONVERSIONS = {
+    "opensora": "inspect_opensora",
+    "dust3r-head": "inspect_dust3r_head",
+    "dust3r": "inspect_dust3r_baseline",
+}
+
+
+def run_convert(options: argparse.Namespace) -> str:
+    """`jog3r convert`: a model folder with conversion.json, which says what became of every weight."""
+    from jog3r.models import convert
+
+    config = dict(_parse_setting(text) for text in options.set)
+    try:
+        conversion = getattr(convert, CONVERSIONS[options.kind])(options.file, **config)
+        with OutputFolder(options.out, options.overwrite) as folder:
+            conversion.load().save_pretrained(folder)
+            report = conversion.report()
+            (folder / "conversion.json").write_text(json.dumps(report, indent=1) + "\n")
+    except (FileNotFoundError, TypeError) as error:
+        raise UsageError(str(error)) from error
+    return f"{options.out}: {report['model']}, {report['parameters']} parameters, {len(report['ignored'])} weights ignored"
+
+
+def _parse_setting(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise UsageError(f"--set wants NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value  # a word, such as pairwise
+
+
+def evaluation_options() -> dict[str, dict[str, Any]]:
+    """Arguments of the parser, one for each field of `EvaluationOptions` but the task."""
+    from jog3r.evaluation.evaluate import EvaluationOptions
+
+    settings: dict[str, dict[str, Any]] = {}
+    hints = typing.get_type_hints(EvaluationOptions)
+    for field in dataclasses.fields(EvaluationOptions):
+        if field.name == "task":
+            continue
+        kind = next(kind for kind in (*typing.get_args(hints[field.name]), hints[field.name]) if kind is not type(None))
+        required = field.default is dataclasses.MISSING and field.name != "model"
+        default = None if field.default is dataclasses.MISSING else field.default
+        settings[field.name] = {"type": kind, "default": default, "required": required, "help": f"default: {default}"}
+    settings["model"]["help"] = "folder or hub repository (default: the bundled tiny checkpoint)"
+    settings["out"]["help"] = "output folder; an earlier one of the same options is resumed"
+    return settings
+
+
+def run_evaluate(options: argparse.Namespace) -> str:
+    """`jog3r evaluate`: returns the report."""
+    from jog3r.evaluation.evaluate import EvaluationOptions, run_evaluation
+
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(EvaluationOptions)}
+    values["model"] = values["model"] or tiny_checkpoint()
+    try:
+        return str(run_evaluation(**values)["markdown"])
+    except OSError as error:
+        raise UsageError(str(error)) from error
+
+
+def run_serve(options: argparse.Namespace) -> str:
+    """`jog3r serve`: the Space, until interrupted."""
+    script = Path(__file__).resolve().parent.parent / "spaces_app.py"
+    if not script.is_file():
+        raise UsageError("spaces_app.py is not part of this installation; run it from a checkout of the repository")
+    runpy.run_path(str(script), run_name="jog3r_space")["main"](model=options.model, host=options.host, port=options.port)
+    return "stopped"

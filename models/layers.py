@@ -1,0 +1,209 @@
+"""Building blocks of both networks: attention, rotary and sine-cosine positions, modulation.
+
+Letters: B batch, F frames, h w latent grid, N tokens of a frame (h/p * w/p), L sequence length, D width, H heads.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from torch import nn
+
+QK_NORMS = {None: None, "rms_norm": nn.RMSNorm, "layer_norm": nn.LayerNorm}
+
+
+def sincos_embedding(positions: torch.Tensor, dim: int) -> torch.Tensor:
+    """Sine-cosine embedding of 1D `positions` (L,), any real numbers -> (L, dim), laid out [sin | cos], in float64."""
+    if dim % 2:
+        raise ValueError(f"a sine-cosine embedding needs an even number of channels, got {dim}")
+    frequencies = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim / 2))
+    angles = positions.to(torch.float64)[:, None] * frequencies[None]  # (L, dim/2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def spatial_position_embedding(
+    height: int, width: int, dim: int, scale: float, device: torch.device | None = None
+) -> torch.Tensor:
+    """Positions of a grid of tokens -> (height*width, dim), row-major; coordinates are divided by `scale`.
+
+    The first half of the channels encodes x, the second y, as in OpenSora 1.0.
+    """
+    x = sincos_embedding(torch.arange(width, device=device) / scale, dim // 2)  # (width, dim/2)
+    y = sincos_embedding(torch.arange(height, device=device) / scale, dim // 2)  # (height, dim/2)
+    grid = torch.cat([x[None].expand(height, -1, -1), y[:, None].expand(-1, width, -1)], dim=-1)  # (height, width, dim)
+    return grid.flatten(0, 1).float()
+
+
+def temporal_position_embedding(num_frames: int, dim: int, scale: float, device: torch.device | None = None) -> torch.Tensor:
+    """Positions of frames -> (num_frames, dim); the frame number is divided by `scale`."""
+    return sincos_embedding(torch.arange(num_frames, device=device) / scale, dim).float()
+
+
+class TimestepProjection(nn.Module):
+    """Cosines, then sines of the time step; 256 channels in OpenSora.
+
+    diffusers' `Timesteps` takes the exponential in float32, whose last digit depends on the processor: at step 999 that moves
+    the transformer's output by up to 2e-5. Here every machine computes the same.
+    """
+
+    def __init__(self, channels: int = 256):
+        super().__init__()
+        # "cpu" is said because models are also built on the meta device, where only weights get filled later
+        exponents = -math.log(10000) * torch.arange(channels // 2, dtype=torch.float32, device="cpu") / (channels // 2)
+        frequencies = exponents.double().exp().float()
+        if channels == 256:
+            # MKL's baseline exponential (MKL_CBWR=COMPATIBLE) is not correctly rounded at two of the 128. OpenSora's own code
+            # gives these numbers there, so we give them everywhere.
+            above = torch.nextafter(frequencies, torch.ones_like(frequencies))
+            frequencies = torch.cat([frequencies[:12], above[12:13], frequencies[13:106], above[106:107], frequencies[107:]])
+        self._frequencies = {torch.device("cpu"): frequencies}
+
+    def forward(self, timestep: torch.Tensor) -> torch.Tensor:
+        """(B,) -> (B, channels), float32."""
+        device = timestep.device
+        if device not in self._frequencies:
+            self._frequencies[device] = self._frequencies[torch.device("cpu")].to(device)
+        angles = timestep[:, None].float() * self._frequencies[device]  # (B, channels/2)
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def rotary_2d(height: int, width: int, head_dim: int, base: float, device: torch.device | None = None) -> torch.Tensor:
+    """Rotation angles of 2D rotary positions (RoPE, arXiv 2104.09864; in 2D as CroCo v2 uses it).
+
+    The first half of a head's channels turns with y, the second with x, each "half-split" (channel i pairs with i + quarter).
+
+    Returns:
+        cosines and sines, stacked: (2, height*width, head_dim), float32.
+    """
+    if head_dim % 4:
+        raise ValueError(f"2D rotary positions need head channels divisible by 4, got {head_dim}")
+    quarter = head_dim // 4
+    frequencies = base ** -(torch.arange(quarter, dtype=torch.float32, device=device) * 2 / (head_dim // 2))  # (quarter,)
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=torch.float32, device=device),
+        torch.arange(width, dtype=torch.float32, device=device),
+        indexing="ij",
+    )
+    along_y = y.flatten()[:, None] * frequencies  # (N, quarter)
+    along_x = x.flatten()[:, None] * frequencies
+    angles = torch.cat([along_y, along_y, along_x, along_x], dim=-1)  # (N, head_dim)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def apply_rotary(states: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+    """Turn `states` (B, L, H, head_dim) by `rotary` (2, L, head_dim); computed in float32, returned in the dtype given."""
+    cos, sin = rotary[:, None, :, None]  # (1, L, 1, head_dim)
+    first_y, second_y, first_x, second_x = states.float().chunk(4, dim=-1)
+    turned = torch.cat([-second_y, first_y, -second_x, first_x], dim=-1)
+    return (states.float() * cos + turned * sin).to(states.dtype)
+
+
+def modulate(hidden_states: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Scale and shift of adaLN (DiT, arXiv 2212.09748)."""
+    return torch.addcmul(shift, hidden_states, 1 + scale)
+
+
+class AttentionProcessor:
+    """Self- or cross-attention through diffusers' dispatcher, so that `set_attention_backend` reaches every layer."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: "Attention",
+        hidden_states: torch.Tensor,  # (B, L, D)
+        key_value: tuple[torch.Tensor, torch.Tensor] | None = None,  # (B, S, H, head_dim) each, from `attn.project_key_value`
+        attention_mask: torch.Tensor | None = None,  # (B, S) bool, True = attend
+        rotary: torch.Tensor | None = None,  # (2, L, head_dim)
+    ) -> torch.Tensor:
+        """Attend from `hidden_states` to itself, or to `key_value` when given."""
+        query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))  # (B, L, H, head_dim)
+        if attn.norm_q is not None:
+            query = attn.norm_q(query)
+        if rotary is not None:
+            query = apply_rotary(query, rotary)
+        key, value = attn.project_key_value(hidden_states, rotary) if key_value is None else key_value
+        if key.dtype != query.dtype:  # under autocast the rotated query and a cached key may differ
+            query, value = query.to(key.dtype), value.to(key.dtype)
+        hidden_states = dispatch_attention_fn(
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+        return attn.to_out(hidden_states.flatten(-2, -1).to(attn.to_out_dtype(query)))
+
+
+class Attention(nn.Module, AttentionModuleMixin):
+    """Multi-head attention with separate projections (so that LoRA and converters can name them).
+
+    Args:
+        dim: width of queries and of the output.
+        heads: number of heads; `dim` must be divisible by it.
+        context_dim: width of keys and values before projection; `dim` when None.
+        qk_norm: None, "rms_norm" or "layer_norm" (per head, on queries and keys); the latter is fused on a CPU.
+    """
+
+    _default_processor_cls = AttentionProcessor
+    _available_processors = [AttentionProcessor]
+    _supports_qkv_fusion = False  # keys and values may come from a cache, queries never do
+
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None, qk_norm: str | None = None):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"width {dim} is not divisible by {heads} heads")
+        if qk_norm not in QK_NORMS:
+            raise ValueError(f"qk_norm must be one of {tuple(QK_NORMS)}, got {qk_norm!r}")
+        context_dim = dim if context_dim is None else context_dim
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim)
+        self.to_k = nn.Linear(context_dim, dim)
+        self.to_v = nn.Linear(context_dim, dim)
+        self.to_out = nn.Linear(dim, dim)
+        norm = QK_NORMS[qk_norm]
+        self.norm_q = norm(dim // heads, eps=1e-6) if norm else None
+        self.norm_k = norm(dim // heads, eps=1e-6) if norm else None
+        self.set_processor(AttentionProcessor())
+
+    def to_out_dtype(self, states: torch.Tensor) -> torch.dtype:
+        """Dtype that the output projection takes: its own, or autocast's choice left to autocast."""
+        return states.dtype if torch.is_autocast_enabled(states.device.type) else self.to_out.bias.dtype
+
+    def project_key_value(self, context: torch.Tensor, rotary: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, S, H, head_dim) of `context` (B, S, context_dim), ready for attention."""
+        key = self.to_k(context).unflatten(-1, (self.heads, -1))  # (B, S, H, head_dim)
+        value = self.to_v(context).unflatten(-1, (self.heads, -1))
+        if self.norm_k is not None:
+            key = self.norm_k(key)
+        if rotary is not None:
+            key = apply_rotary(key, rotary)
+        return key, value
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        key_value: tuple[torch.Tensor, torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """See `AttentionProcessor`."""
+        return self.processor(self, hidden_states, key_value, attention_mask, rotary)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between; `approximate` is "tanh" (OpenSora) or "none" (DUSt3R)."""
+
+    def __init__(self, dim: int, hidden_dim: int, approximate: str):
+        super().__init__()
+        self.linear_1 = nn.Linear(dim, hidden_dim)
+        self.linear_2 = nn.Linear(hidden_dim, dim)
+        self.approximate = approximate
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(..., dim) -> (..., dim)."""
+        return self.linear_2(F.gelu(self.linear_1(hidden_states), approximate=self.approximate))

@@ -1,0 +1,14 @@
+"""Makes diffusers' loader know the classes of this package, so that folders and hub repositories load without remote code."""
+
+from diffusers.pipelines import pipeline_loading_utils
+
+_CLASSES = ("Jog3rTransformer3DModel", "Pointmap3DHead")
+
+
+def register_with_diffusers() -> None:
+    """Let model indices name the library "jog3r"; called where our models are first reached, harmless when repeated."""
+    methods = ["save_pretrained", "from_pretrained"]
+    entries = pipeline_loading_utils.LOADABLE_CLASSES.setdefault("jog3r", {})
+    for name in _CLASSES:
+        entries.setdefault(name, methods)
+        pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.setdefault(name, methods)

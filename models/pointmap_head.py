@@ -1,0 +1,258 @@
+"""The 3D head of JOG3R: DUSt3R's coupled decoders on tapped video features (arXiv 2501.01409, section 3.2; 2312.14132).
+
+Letters: B clips, F frames, P pairs, N tokens a frame, C feature channels, D decoder width, H W pixels, s patch size.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from torch import nn
+
+from jog3r.models.layers import Attention, FeedForward, rotary_2d
+from jog3r.models.loading import register_with_diffusers
+
+ATTENTIONS = ("pairwise", "global")
+
+
+@dataclass
+class Pointmap3DHeadOutput(BaseOutput):
+    """Pointmaps of all pairs (anchor, other), in the anchor's camera, float32, up to one unknown scale per pair.
+
+    Args:
+        anchor_pointmaps (B, P, H, W, 3): points of the anchor frame.
+        anchor_confidence (B, P, H, W): their confidence, above 1.
+        pointmaps (B, P, H, W, 3): points of the other frame, in the anchor's camera.
+        confidence (B, P, H, W): their confidence, above 1.
+        pairs (P, 2): frame numbers (anchor, other).
+    """
+
+    anchor_pointmaps: torch.Tensor
+    anchor_confidence: torch.Tensor | None = None
+    pointmaps: torch.Tensor | None = None
+    confidence: torch.Tensor | None = None
+    pairs: torch.Tensor | None = None
+
+
+class PairwiseDecoderBlock(nn.Module):
+    """Self-attention, cross-attention to the other view, MLP; pre-norm, rotary positions in both attentions."""
+
+    def __init__(self, dim: int, num_attention_heads: int, mlp_ratio: float, norm_eps: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.self_attn = Attention(dim, num_attention_heads)
+        self.norm_context = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.cross_attn = Attention(dim, num_attention_heads)
+        self.norm3 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = FeedForward(dim, int(dim * mlp_ratio), approximate="none")
+
+    def forward(self, hidden_states: torch.Tensor, context: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+        """Tokens of one view (B, N, D) and of the other (B, N, D) -> (B, N, D)."""
+        hidden_states = hidden_states + self.self_attn(self.norm1(hidden_states), rotary=rotary)
+        key_value = self.cross_attn.project_key_value(self.norm_context(context), rotary)
+        hidden_states = hidden_states + self.cross_attn(self.norm2(hidden_states), key_value, rotary=rotary)
+        return hidden_states + self.mlp(self.norm3(hidden_states))
+
+
+class GlobalDecoderBlock(nn.Module):
+    """Full self-attention over the tokens of all frames, MLP; the paper's variant with one decoder."""
+
+    def __init__(self, dim: int, num_attention_heads: int, mlp_ratio: float, norm_eps: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.self_attn = Attention(dim, num_attention_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = FeedForward(dim, int(dim * mlp_ratio), approximate="none")
+
+    def forward(self, hidden_states: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+        """(B, F*N, D) -> (B, F*N, D)."""
+        hidden_states = hidden_states + self.self_attn(self.norm1(hidden_states), rotary=rotary)
+        return hidden_states + self.mlp(self.norm2(hidden_states))
+
+
+class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
+    """From the tapped features of a video to pointmaps with confidence, pair by pair or for all frames at once.
+
+    Args:
+        feature_dim: channels of the features.
+        hidden_dim, num_layers, num_attention_heads: of each decoder.
+        patch_size: side of the pixel square that one token predicts.
+        attention: "pairwise" (two coupled decoders, frame by frame with an anchor: DUSt3R) or "global" (one decoder with full
+            attention over all frames; frame 1 is the anchor of every pair).
+        mlp_ratio: width of the MLP's hidden layer over the decoder's.
+        rotary_base: longest wavelength of the rotary positions (DUSt3R: 100).
+        norm_eps: of the layer norms.
+        feature_norm: normalise the features first; video features are a raw residual stream. False for DUSt3R's decoders.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["PairwiseDecoderBlock", "GlobalDecoderBlock"]
+    _repeated_blocks = ["PairwiseDecoderBlock", "GlobalDecoderBlock"]
+    _skip_layerwise_casting_patterns = ["norm", "proj_points"]
+
+    @register_to_config
+    def __init__(
+        self,
+        feature_dim: int = 1152,
+        hidden_dim: int = 768,
+        num_layers: int = 6,
+        num_attention_heads: int = 12,
+        patch_size: int = 16,
+        attention: str = "pairwise",
+        mlp_ratio: float = 4.0,
+        rotary_base: float = 100.0,
+        norm_eps: float = 1e-6,
+        feature_norm: bool = True,
+    ):
+        super().__init__()
+        if attention not in ATTENTIONS:
+            raise ValueError(f"attention must be one of {ATTENTIONS}, got {attention!r}")
+        if hidden_dim % num_attention_heads or hidden_dim // num_attention_heads % 4:
+            raise ValueError(
+                f"hidden_dim={hidden_dim} over {num_attention_heads} heads must give head channels divisible by 4 (2D rotary positions)"
+            )
+        block = (hidden_dim, num_attention_heads, mlp_ratio, norm_eps)
+        outputs = patch_size**2 * 4  # x, y, z, confidence
+
+        # 1. input
+        self.norm_features = nn.LayerNorm(feature_dim, eps=norm_eps) if feature_norm else nn.Identity()
+        self.proj_in = nn.Linear(feature_dim, hidden_dim)
+        # 2. decoder(s)
+        if attention == "pairwise":
+            self.anchor_blocks = nn.ModuleList([PairwiseDecoderBlock(*block) for _ in range(num_layers)])
+            self.other_blocks = nn.ModuleList([PairwiseDecoderBlock(*block) for _ in range(num_layers)])
+        else:
+            self.anchor_embedding = nn.Parameter(torch.randn(hidden_dim) * 0.02)
+            self.decoder_blocks = nn.ModuleList([GlobalDecoderBlock(*block) for _ in range(num_layers)])
+        # 3. output
+        self.norm_out = nn.LayerNorm(hidden_dim, eps=norm_eps)
+        self.proj_points_anchor = nn.Linear(hidden_dim, outputs)
+        self.proj_points_other = nn.Linear(hidden_dim, outputs)
+
+        self.gradient_checkpointing = False
+        self._rotary: dict[tuple, torch.Tensor] = {}
+
+    @classmethod
+    def from_single_file(cls, path: str, **config: Any) -> "Pointmap3DHead":
+        """Read decoder and linear head out of a DUSt3R checkpoint; see `jog3r.models.convert.load_dust3r_head`."""
+        from jog3r.models.convert import load_dust3r_head
+
+        return load_dust3r_head(path, **config)
+
+    def forward(
+        self,
+        features: torch.Tensor,  # (B, F, N, C)
+        height: int,
+        width: int,
+        pairs: torch.Tensor | None = None,  # (P, 2)
+        return_dict: bool = True,
+    ) -> Pointmap3DHeadOutput | tuple:
+        """Predict the pointmaps of all pairs.
+
+        Args:
+            features (B, F, N, C): tapped features; N = height/s * width/s.
+            height, width: of the pointmaps in pixels, multiples of `patch_size`.
+            pairs (P, 2): frame numbers (anchor, other); None = (0, f) for f = 1..F-1. "global" takes anchor 0 only.
+            return_dict: False gives a tuple in the order of `Pointmap3DHeadOutput`.
+        """
+        grid = self._check_inputs(features, height, width)
+        pairs = self._check_pairs(pairs, features.shape[1], features.device)
+        rotary = self._rotary_positions(*grid, features.device)
+        tokens = self.proj_in(self.norm_features(features))  # (B, F, N, D)
+        decode = self._decode_pairs if self.config.attention == "pairwise" else self._decode_together
+        anchor, other = decode(tokens, pairs, rotary)  # (B, P, N, D) each
+        anchor_pointmaps, anchor_confidence = self._project_points(self.proj_points_anchor, anchor, grid)
+        pointmaps, confidence = self._project_points(self.proj_points_other, other, grid)
+        if self.config.attention == "global":  # one prediction of frame 1, shown once per pair
+            anchor_pointmaps = anchor_pointmaps.expand_as(pointmaps)
+            anchor_confidence = anchor_confidence.expand_as(confidence)
+        output = Pointmap3DHeadOutput(anchor_pointmaps, anchor_confidence, pointmaps, confidence, pairs)
+        return output if return_dict else output.to_tuple()
+
+    def _decode_pairs(self, tokens: torch.Tensor, pairs: torch.Tensor, rotary: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two coupled decoders: each layer of one reads the previous layer of the other."""
+        batch_size, num_pairs = tokens.shape[0], pairs.shape[0]
+        anchor = tokens[:, pairs[:, 0]].flatten(0, 1)  # (B*P, N, D)
+        other = tokens[:, pairs[:, 1]].flatten(0, 1)
+        for anchor_block, other_block in zip(self.anchor_blocks, self.other_blocks, strict=True):
+            anchor, other = (
+                self._run_block(anchor_block, anchor, other, rotary),
+                self._run_block(other_block, other, anchor, rotary),
+            )
+        return anchor.unflatten(0, (batch_size, num_pairs)), other.unflatten(0, (batch_size, num_pairs))
+
+    def _decode_together(
+        self, tokens: torch.Tensor, pairs: torch.Tensor, rotary: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One decoder over all frames; frame 1 is marked, as all points are in its camera."""
+        num_frames = tokens.shape[1]
+        mark = torch.zeros(num_frames, 1, 1, dtype=tokens.dtype, device=tokens.device)
+        mark[0] = 1
+        states = (tokens + mark * self.anchor_embedding).flatten(1, 2)  # (B, F*N, D)
+        rotary = rotary.repeat(1, num_frames, 1)  # (2, F*N, head_dim)
+        for block in self.decoder_blocks:
+            states = self._run_block(block, states, rotary)
+        states = states.unflatten(1, (num_frames, -1))  # (B, F, N, D)
+        return states[:, :1], states[:, pairs[:, 1]]
+
+    def _project_points(
+        self, projection: nn.Linear, tokens: torch.Tensor, grid: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (B, P, N, D) -> points (B, P, H, W, 3) along exp depth, confidence (B, P, H, W) = 1 + exp; float32."""
+        size = self.config.patch_size
+        raw = projection(self.norm_out(tokens)).float()  # (B, P, N, 4*s*s)
+        raw = raw.unflatten(-1, (4, size, size)).unflatten(2, grid)  # (B, P, H/s, W/s, 4, s, s)
+        raw = raw.permute(0, 1, 2, 5, 3, 6, 4).flatten(4, 5).flatten(2, 3)  # (B, P, H, W, 4)
+        direction, confidence = raw[..., :3], raw[..., 3]
+        norm = direction.norm(dim=-1, keepdim=True)
+        return direction / norm.clamp(min=1e-8) * norm.expm1(), 1 + confidence.exp()
+
+    def _run_block(self, block: nn.Module, *arguments: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(block, *arguments)
+        return block(*arguments)
+
+    def _rotary_positions(self, rows: int, columns: int, device: torch.device) -> torch.Tensor:
+        """Rotations (2, N, head_dim), kept for the last size, as sizes rarely change."""
+        key = (rows, columns, device)
+        if key not in self._rotary:
+            head_dim = self.config.hidden_dim // self.config.num_attention_heads
+            self._rotary = {key: rotary_2d(rows, columns, head_dim, self.config.rotary_base, device)}
+        return self._rotary[key]
+
+    def _check_inputs(self, features: torch.Tensor, height: int, width: int) -> tuple[int, int]:
+        size = self.config.patch_size
+        if features.ndim != 4 or features.shape[-1] != self.config.feature_dim:
+            raise ValueError(f"features must be (B, F, N, {self.config.feature_dim}), got {tuple(features.shape)}")
+        if height % size or width % size:
+            raise ValueError(f"height and width must be multiples of patch_size={size}, got {height}x{width}")
+        grid = (height // size, width // size)
+        if features.shape[2] != grid[0] * grid[1]:
+            raise ValueError(
+                f"{height}x{width} pixels are {grid[0]}x{grid[1]} tokens of {size} pixels, got {features.shape[2]} tokens"
+            )
+        return grid
+
+    def _check_pairs(self, pairs: torch.Tensor | None, num_frames: int, device: torch.device) -> torch.Tensor:
+        if pairs is None:
+            if num_frames < 2:
+                raise ValueError(f"pairs need at least 2 frames, got {num_frames}")
+            others = torch.arange(1, num_frames, device=device)
+            return torch.stack([torch.zeros_like(others), others], dim=-1)  # (F-1, 2)
+        pairs = torch.as_tensor(pairs, device=device)
+        if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.shape[0] == 0 or pairs.is_floating_point():
+            raise ValueError(f"pairs must be integers of shape (P, 2) with P >= 1, got {pairs.dtype} {tuple(pairs.shape)}")
+        if pairs.min() < 0 or pairs.max() >= num_frames:
+            raise ValueError(f"pairs name frames {pairs.min().item()}..{pairs.max().item()} of a clip with {num_frames} frames")
+        if self.config.attention == "global" and pairs[:, 0].any():
+            raise ValueError('attention="global" predicts everything in frame 0\'s camera: all pairs must be (0, f)')
+        return pairs
+
+
+register_with_diffusers()

@@ -1,0 +1,137 @@
+"""All that one call of the pipeline was given, and what of it is refused before anything is computed."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from jog3r.pipelines import reconstruction
+from jog3r.pipelines.checks import (
+    check_choices,
+    check_embeds,
+    check_finite,
+    check_generators,
+    check_latents,
+    check_negative_prompt,
+    check_number,
+    check_prompt,
+    check_size,
+    check_task,
+)
+
+if TYPE_CHECKING:
+    from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
+
+__all__ = ["CallInputs", "check_finite", "check_size"]
+
+
+@dataclass(kw_only=True)
+class CallInputs:
+    """The arguments of `Jog3rPipeline.__call__` that can be wrong."""
+
+    prompt: str | list[str] | None
+    video: Any
+    task: str | None
+    negative_prompt: str | list[str] | None
+    num_frames: int | None
+    height: int | None
+    width: int | None
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_channels: int | None
+    reconstruction_timestep: float | None
+    num_videos_per_prompt: int
+    generator: Any
+    latents: Tensor | None
+    prompt_embeds: Tensor | None
+    prompt_attention_mask: Tensor | None
+    negative_prompt_embeds: Tensor | None
+    negative_prompt_attention_mask: Tensor | None
+    output_type: str
+    callback_inputs: list[str]
+    decode_chunk_size: int | None
+
+    def check(self, pipe: "Jog3rPipeline") -> str:
+        """Refuse what cannot work with the components of `pipe`.
+
+        Returns:
+            The task meant.
+
+        Raises:
+            ValueError, TypeError: naming the value got and what to change.
+        """
+        check_prompt(self.prompt, self.prompt_embeds)
+        check_prompt(self.negative_prompt, self.negative_prompt_embeds, "negative_prompt")
+        has_prompt = self.prompt is not None or self.prompt_embeds is not None
+        task = check_task(self.task, self.video is not None, has_prompt, pipe.pointmap_head is not None)
+        check_choices(self.output_type, self.callback_inputs, pipe._callback_tensor_inputs)
+        self._check_numbers(pipe)
+        if task == "v2c":
+            self._check_video_task(pipe)
+        else:
+            self._check_texts(pipe)
+            self._check_generation(pipe, task)
+        if task != "t2v" and pipe.pointmap_head.config.patch_size != pipe.token_size:
+            raise ValueError(
+                f"the pointmap head predicts {pipe.pointmap_head.config.patch_size} pixels a token, but VAE and transformer make "
+                f"tokens of {pipe.token_size} pixels: these components do not belong together"
+            )
+        return task
+
+    def _check_numbers(self, pipe: "Jog3rPipeline") -> None:
+        check_number("num_inference_steps", self.num_inference_steps, 1, whole=True)
+        check_number("num_videos_per_prompt", self.num_videos_per_prompt, 1, whole=True)
+        check_number("guidance_scale", self.guidance_scale, 0)
+        if self.guidance_channels is not None:
+            check_number("guidance_channels", self.guidance_channels, 1, pipe.transformer.config.in_channels, whole=True)
+        if self.reconstruction_timestep is not None:
+            last = reconstruction.num_train_timesteps(pipe.scheduler) - 1
+            check_number("reconstruction_timestep", self.reconstruction_timestep, 0, last)
+        if self.decode_chunk_size is not None:
+            check_number("decode_chunk_size", self.decode_chunk_size, 1, whole=True)
+
+    def _check_video_task(self, pipe: "Jog3rPipeline") -> None:
+        unused = [
+            name
+            for name in ("negative_prompt", "negative_prompt_embeds", "latents", "num_frames")
+            if getattr(self, name) is not None
+        ]
+        unused += ["num_videos_per_prompt"] if self.num_videos_per_prompt != 1 else []
+        if unused:
+            raise ValueError(f'task "v2c" has no use for {", ".join(unused)}; it reads the video and nothing else')
+        if (self.height is None) != (self.width is None):
+            raise ValueError(
+                f"give both height and width to resize the video, or neither; got height={self.height}, width={self.width}"
+            )
+        if self.height is not None and self.width is not None:
+            check_size(self.height, self.width, pipe.token_size)
+
+    def _check_texts(self, pipe: "Jog3rPipeline") -> None:
+        config = pipe.transformer.config
+        check_negative_prompt(self.negative_prompt, self.prompt, self.prompt_embeds)
+        for name in ("prompt", "negative_prompt"):
+            embeds, mask = getattr(self, f"{name}_embeds"), getattr(self, f"{name}_attention_mask")
+            check_embeds(embeds, mask, config.caption_channels, config.max_caption_length, name)
+        needs_encoder = self.prompt is not None or self.negative_prompt is not None
+        if needs_encoder and (pipe.text_encoder is None or pipe.tokenizer is None):
+            raise ValueError("this pipeline has no text encoder or no tokenizer: pass prompt_embeds instead of a prompt")
+        embeds, negative = self.prompt_embeds, self.negative_prompt_embeds
+        if embeds is not None and negative is not None and embeds.shape != negative.shape:
+            raise ValueError(
+                f"prompt_embeds {tuple(embeds.shape)} and negative_prompt_embeds {tuple(negative.shape)} must have one shape"
+            )
+
+    def _check_generation(self, pipe: "Jog3rPipeline", task: str) -> None:
+        config = pipe.transformer.config
+        num_frames, height, width = pipe.output_size(self.num_frames, self.height, self.width)
+        check_size(height, width, pipe.token_size)
+        check_number("num_frames", num_frames, 1 if task == "t2v" else 2, whole=True)
+        reconstruction.check_variance(pipe.scheduler, config.in_channels, config.out_channels)
+        if self.prompt_embeds is not None:
+            num_prompts = self.prompt_embeds.shape[0]
+        else:
+            num_prompts = 1 if isinstance(self.prompt, str) else len(self.prompt or [])
+        batch_size = num_prompts * self.num_videos_per_prompt
+        check_generators(self.generator, batch_size)
+        factor = pipe.vae_scale_factor
+        check_latents(self.latents, (batch_size, config.in_channels, num_frames, height // factor, width // factor))

@@ -1,0 +1,102 @@
+"""Caption embeddings as the denoiser wants them, with the null caption of guidance.
+
+Letters: B clips, L caption tokens, D caption channels.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jog3r.models.transformer_jog3r import CaptionCache, Jog3rTransformer3DModel
+
+logger = logging.getLogger(__name__)
+
+
+class CaptionBatch:
+    """The captions of one call, doubled for guidance where needed, and their keys and values, computed once.
+
+    Attributes are the four tensors of `encode_prompt`: prompt_embeds (B, L, D), prompt_attention_mask (B, L) or None, and the
+    negative ones.
+    """
+
+    names = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+
+    def __init__(  # noqa: D107  # the class says it
+        self,
+        prompt_embeds: Tensor,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+    ):
+        self.prompt_embeds = prompt_embeds
+        self.prompt_attention_mask = prompt_attention_mask
+        self.negative_prompt_embeds = negative_prompt_embeds
+        self.negative_prompt_attention_mask = negative_prompt_attention_mask
+        self._guided: bool | None = None
+        self._current: tuple[Tensor, Tensor | None, CaptionCache] | None = None
+
+    def current(self, guided: bool) -> tuple[Tensor, Tensor | None, CaptionCache]:
+        """Embeddings, mask and cache of the batch [negative, positive], or of the positive captions alone."""
+        if self._current is None or guided != self._guided:
+            self._guided = guided
+            self._current = (*self._join(guided), CaptionCache())
+        return self._current
+
+    def update(self, changed: dict[str, Any]) -> None:
+        """Take over what a callback returned; keys and values are computed anew, as it may have written into the tensors."""
+        for name in self.names:
+            if name in changed:
+                setattr(self, name, changed[name])
+                self._current = None
+
+    def _join(self, guided: bool) -> tuple[Tensor, Tensor | None]:
+        positive, mask = self.prompt_embeds, self.prompt_attention_mask
+        if guided:
+            if self.negative_prompt_embeds is None:
+                raise ValueError("guidance needs negative_prompt_embeds")
+            masks = [
+                torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device) if given is None else given.bool()
+                for embeds, given in (
+                    (self.negative_prompt_embeds, self.negative_prompt_attention_mask),
+                    (positive, mask),
+                )
+            ]
+            positive = torch.cat([self.negative_prompt_embeds, positive])
+            mask = torch.cat(masks)
+        return positive, None if mask is None or bool(mask.all()) else mask.bool()
+
+
+def null_captions(
+    transformer: Jog3rTransformer3DModel, batch_size: int, device: torch.device, length: int | None = None
+) -> Tensor:
+    """The learned unconditional caption, (B, L, D), wherever offloading keeps it."""
+    null: Tensor = transformer.null_caption  # (L, D)
+    if null.is_meta:  # accelerate keeps the values of offloaded tensors in its hooks
+        hook: Any = transformer._hf_hook
+        maps = [getattr(part, "weights_map", None) for part in getattr(hook, "hooks", [hook])]
+        null = next(weights["null_caption"] for weights in maps if weights is not None)
+    null = null.detach().to(device)
+    return null[:length].expand(batch_size, -1, -1)
+
+
+def embed_texts(
+    tokenizer: Any, text_encoder: Any, texts: list[str], max_length: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Texts, in lower case and without outer blanks as OpenSora reads them, to embeddings and mask.
+
+    Returns:
+        (B, max_length, D) and bool (B, max_length).
+    """
+    texts = [text.lower().strip() for text in texts]
+    tokens = tokenizer(
+        texts, padding="max_length", max_length=max_length, truncation=True, return_attention_mask=True, return_tensors="pt"
+    )
+    lengths = [len(ids) for ids in tokenizer(texts).input_ids]
+    for text, length in zip(texts, lengths, strict=True):
+        if length > max_length:
+            logger.warning("the prompt %r has %d tokens; those after the first %d are not read", text, length, max_length)
+    mask = tokens.attention_mask.to(device)
+    embeds = text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]  # (B, L, D)
+    return embeds, mask.bool()

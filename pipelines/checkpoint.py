@@ -1,0 +1,104 @@
+"""Loading that refuses what does not fit, saving with a card of our own, and the way to the hub."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.modeling_utils import ModelMixin
+from huggingface_hub import create_repo, file_exists
+from safetensors import safe_open
+
+from jog3r.pipelines.model_card import model_card
+
+# `DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo)` (with trust_remote_code=True) finds the class here.
+PIPELINE_SHIM = '''"""Lets DiffusionPipeline.from_pretrained(..., custom_pipeline=...) find the pipeline (package jog3r)."""
+
+from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
+
+__all__ = ["Jog3rPipeline"]
+'''
+
+
+class Jog3rCheckpointMixin:
+    """`from_pretrained`, `save_pretrained` and `push_to_hub` of the pipeline; stands before `DiffusionPipeline`."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """Load from a folder, the hub or its cache, with the arguments of `DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            ValueError: the weights of a component do not fit its config.
+        """
+        name = str(pretrained_model_name_or_path)
+        folder = name if os.path.isdir(name) else cls.download(name, **kwargs)  # type: ignore[attr-defined]  # of DiffusionPipeline
+        pipe: Any = super().from_pretrained(folder, **kwargs)  # type: ignore[misc]  # of DiffusionPipeline, behind this class
+        pipe.register_to_config(_name_or_path=name)
+        for component, module in pipe.components.items():
+            if isinstance(module, ModelMixin) and component not in kwargs:
+                _check_weights(component, module, Path(folder), kwargs.get("variant"))
+        return pipe
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save all components; a README.md (model card) and the custom-pipeline file are added where missing."""
+        if kwargs.pop("push_to_hub", False):
+            raise ValueError(
+                "save_pretrained(push_to_hub=True) would upload a card with the wrong import; call push_to_hub(repo_id)"
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        for file_name, text in (("README.md", model_card(self)), ("pipeline.py", PIPELINE_SHIM)):
+            path = Path(save_directory) / file_name
+            if not path.exists():
+                path.write_text(text, encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+    ) -> str:
+        """Upload the pipeline with our model card; a card that the repository has stays. Arguments as in diffusers."""
+        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)
+            if file_exists(repo_id, "README.md", token=token):
+                (Path(folder) / "README.md").unlink()
+            return self._upload_folder(  # type: ignore[attr-defined]  # of PushToHubMixin
+                folder, repo_id, token=token, commit_message=commit_message, create_pr=create_pr, subfolder=subfolder
+            )
+
+
+def _check_weights(component: str, module: ModelMixin, folder: Path, variant: str | None) -> None:
+    """Refuse missing weights (diffusers fills them with noise or leaves them out behind a warning) and left-over ones."""
+    if getattr(module, "hf_quantizer", None) is not None:
+        return  # quantised files hold other names on purpose
+    files = _weight_files(folder / component, variant)
+    if not files:
+        return
+    saved: set[str] = set()
+    for file in files:
+        with safe_open(file, framework="pt") as content:
+            saved |= set(content.keys())
+    expected = set(module.state_dict())
+    complaints = [
+        f"{len(names)} weights {verb}, such as {sorted(names)[0]!r}"
+        for names, verb in ((expected - saved, "are missing"), (saved - expected, "belong to no layer"))
+        if names
+    ]
+    if complaints:
+        raise ValueError(
+            f"checkpoint {str(folder)!r}: the weights of {component!r} do not fit its config: {'; '.join(complaints)}"
+        )
+
+
+def _weight_files(folder: Path, variant: str | None) -> list[Path]:
+    """The safetensors files, shards included, of that variant where it exists."""
+    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+    plain = [file for file in files if file.name.split(".")[1].split("-")[0] == "safetensors" or file.name.count(".") == 1]
+    chosen = [file for file in files if variant is not None and file.name.split(".")[1].split("-")[0] == variant]
+    return chosen or plain

@@ -1,0 +1,74 @@
+"""Frames to normalised latents and back through a 2D image VAE, chunk by chunk (no temporal compression).
+
+Letters: B clips, F frames, C latent channels, H W pixels, h w latents.
+"""
+
+from typing import Any, TypeAlias
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import Tensor
+
+ImageVae: TypeAlias = AutoencoderKL | AutoencoderTiny
+DEFAULT_CHUNK_SIZE = 16  # frames at once; bounds the VAE's memory whatever the clip's length
+
+
+def vae_scale_factor(vae: ImageVae) -> int:
+    """Pixels per latent, in each direction."""
+    config: Any = vae.config
+    channels = config.encoder_block_out_channels if isinstance(vae, AutoencoderTiny) else config.block_out_channels
+    return 2 ** (len(channels) - 1)
+
+
+def normalise_latents(vae: ImageVae, latents: Tensor) -> Tensor:
+    """The VAE's own latents (B, C, F, h, w) to those the transformer sees: zero mean and unit spread, roughly."""
+    shift, scale = _shift_and_scale(vae, latents)
+    return (latents - shift) * scale
+
+
+def denormalise_latents(vae: ImageVae, latents: Tensor) -> Tensor:
+    """Inverse of `normalise_latents`."""
+    shift, scale = _shift_and_scale(vae, latents)
+    return latents / scale + shift
+
+
+def _shift_and_scale(vae: ImageVae, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Per channel where the VAE's config has statistics, else its two numbers; (1, C or 1, 1, 1, 1) each."""
+    config: Any = vae.config
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    if mean is not None and std is not None:
+        shift = torch.as_tensor(mean, dtype=like.dtype, device=like.device)
+        scale = 1 / torch.as_tensor(std, dtype=like.dtype, device=like.device)
+    else:
+        shift = torch.full((1,), config.get("shift_factor") or 0.0, dtype=like.dtype, device=like.device)
+        scale = torch.full((1,), config.scaling_factor, dtype=like.dtype, device=like.device)
+    return shift.view(1, -1, 1, 1, 1), scale.view(1, -1, 1, 1, 1)
+
+
+def encode_frames(vae: ImageVae, frames: Tensor, chunk_size: int | None = None) -> Tensor:
+    """Frames to normalised latents; deterministic (the mode of the posterior).
+
+    Args:
+        vae: AutoencoderKL or AutoencoderTiny.
+        frames (B, F, 3, H, W): RGB in -1..1, H and W multiples of the VAE's scale factor.
+        chunk_size: frames at once.
+
+    Returns:
+        (B, C, F, h, w) float32.
+    """
+    images = frames.flatten(0, 1).to(vae.dtype)  # (B*F, 3, H, W)
+    chunks = [_encode_chunk(vae, chunk) for chunk in images.split(chunk_size or DEFAULT_CHUNK_SIZE)]
+    latents = torch.cat(chunks).float().unflatten(0, frames.shape[:2]).transpose(1, 2)  # (B, C, F, h, w)
+    return normalise_latents(vae, latents)
+
+
+def _encode_chunk(vae: ImageVae, images: Tensor) -> Tensor:
+    encoded: Any = vae.encode(images)
+    return encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
+
+
+def decode_frames(vae: ImageVae, latents: Tensor, chunk_size: int | None = None) -> Tensor:
+    """Normalised latents (B, C, F, h, w) to frames (B, 3, F, H, W) float32, RGB around -1..1 (not clipped)."""
+    images = denormalise_latents(vae, latents.float()).transpose(1, 2).flatten(0, 1).to(vae.dtype)  # (B*F, C, h, w)
+    chunks: list[Tensor] = [vae.decode(chunk, return_dict=False)[0] for chunk in images.split(chunk_size or DEFAULT_CHUNK_SIZE)]
+    return torch.cat(chunks).float().unflatten(0, (latents.shape[0], -1)).transpose(1, 2)  # (B, 3, F, H, W)

@@ -1,0 +1,59 @@
+"""The model card that is written beside saved weights: diffusers' own template names an import that does not work."""
+
+from typing import Any
+
+_TEMPLATE = """---
+library_name: diffusers
+pipeline_tag: text-to-video
+tags:
+- jog3r
+- text-to-video
+- camera-pose-estimation
+- 3d-reconstruction
+---
+
+# JOG3R checkpoint
+
+Text to video with pointmaps and cameras, and video to cameras, from one model
+([JOG3R](https://arxiv.org/abs/2501.01409)), in the format of the package `jog3r`.
+
+## Use
+
+```python
+from jog3r import Jog3rPipeline
+
+pipe = Jog3rPipeline.from_pretrained("<this repository or folder>")
+result = pipe("a room with blue walls, the camera moves forward")
+result.frames[0]      # PIL images
+result.poses          # (B, F, 4, 4) camera-to-world, OpenCV axes; frame 1 is the world
+result.intrinsics     # (B, F, 3, 3) in pixels
+result.pointmaps      # (B, F, H, W, 3); scale: frame 1's points have a mean distance of 1
+
+cameras = pipe(video="clip.mp4", height={size}, width={size})
+```
+
+## Model
+
+| | |
+|---|---|
+{rows}
+
+## Training data, quality, licence
+
+Not stated by whoever saved this checkpoint: please fill in before sharing it.
+
+## Limits
+
+Static scenes; clips of about {num_frames} frames at {size} x {size} pixels; lengths have no unit.
+"""
+
+
+def model_card(pipe: Any) -> str:
+    """Markdown with the sizes of the components of `pipe`."""
+    rows = [
+        f"| {name} | {type(module).__name__}, {sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters |"
+        for name, module in pipe.components.items()
+        if hasattr(module, "parameters") and callable(module.parameters)
+    ]
+    rows.append(f"| scheduler | {type(pipe.scheduler).__name__} |")
+    return _TEMPLATE.format(rows="\n".join(rows), size=pipe.default_size, num_frames=pipe.transformer.config.num_frames)

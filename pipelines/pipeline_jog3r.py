@@ -1,0 +1,411 @@
+"""The pipeline of JOG3R: text to video, text to video with cameras, video to cameras (arXiv 2501.01409, section 3).
+
+Letters: B clips, C latent channels, F frames, H W pixels, h w latents, N tokens a frame, D width, P = F-1 pairs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers import SchedulerMixin
+from diffusers.utils import replace_example_docstring
+from diffusers.utils.torch_utils import randn_tensor
+from diffusers.video_processor import VideoProcessor
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from jog3r.geometry.registration import Registration, register_pointmaps
+from jog3r.models.pointmap_head import Pointmap3DHead, Pointmap3DHeadOutput
+from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
+from jog3r.pipelines import reconstruction
+from jog3r.pipelines.call_inputs import CallInputs, check_finite, check_size
+from jog3r.pipelines.captions import CaptionBatch, embed_texts, null_captions
+from jog3r.pipelines.checkpoint import Jog3rCheckpointMixin
+from jog3r.pipelines.latents import decode_frames, encode_frames, vae_scale_factor
+from jog3r.pipelines.lora import Jog3rLoraLoaderMixin
+from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
+from jog3r.pipelines.sampling import SamplingMixin
+from jog3r.pipelines.video_input import MAX_FRAMES, load_frames, resize
+
+EXAMPLE_DOC_STRING = """
+Examples:
+    ```py
+    >>> import torch
+    >>> from jog3r import Jog3rPipeline, tiny_checkpoint
+
+    >>> pipe = Jog3rPipeline.from_pretrained(tiny_checkpoint())
+    >>> result = pipe("a room with blue walls, the camera moves forward", generator=torch.Generator().manual_seed(0))
+    >>> frames = result.frames[0]  # PIL images
+    >>> result.poses.shape, result.pointmaps.shape  # camera-to-world; one world point a pixel
+    (torch.Size([1, 16, 4, 4]), torch.Size([1, 16, 64, 64, 3]))
+
+    >>> cameras = pipe(video=frames)  # the other way: cameras of a video
+    >>> cameras.intrinsics.shape
+    torch.Size([1, 16, 3, 3])
+    ```
+"""
+
+
+class Jog3rPipeline(Jog3rCheckpointMixin, SamplingMixin, DiffusionPipeline, Jog3rLoraLoaderMixin):
+    """Text to video with pointmaps and cameras, and video to cameras, from one transformer.
+
+    Args:
+        vae: image VAE, applied frame by frame.
+        text_encoder, tokenizer: T5-type; None when embeddings are passed in.
+        transformer: denoiser whose features the head reads.
+        pointmap_head: from features to pointmaps; None for plain text to video.
+        scheduler: any of diffusers' DDPM-type or flow-matching schedulers that fits how the transformer was trained.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->pointmap_head->vae"
+    _optional_components = ["text_encoder", "tokenizer", "pointmap_head"]
+    _callback_tensor_inputs = ["latents", *CaptionBatch.names]
+
+    def __init__(  # noqa: D107  # the class says it
+        self,
+        vae: AutoencoderKL | AutoencoderTiny,
+        text_encoder: T5EncoderModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        transformer: Jog3rTransformer3DModel,
+        pointmap_head: Pointmap3DHead | None,
+        scheduler: SchedulerMixin,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            transformer=transformer,
+            pointmap_head=pointmap_head,
+            scheduler=scheduler,
+        )
+        self.vae_scale_factor = vae_scale_factor(vae) if vae is not None else 8
+        self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor)
+
+    @property
+    def token_size(self) -> int:
+        """Side of a token in pixels; heights and widths are multiples of it."""
+        return self.vae_scale_factor * self.transformer.config.patch_size
+
+    @property
+    def default_size(self) -> int:
+        """Height and width that the model was made for, in pixels."""
+        return self.transformer.config.sample_size * self.vae_scale_factor
+
+    @property
+    def default_reconstruction_timestep(self) -> float:
+        """Noise level at which the features of a given video are read, in steps of the training schedule."""
+        return round(reconstruction.DEFAULT_RECONSTRUCTION_LEVEL * reconstruction.num_train_timesteps(self.scheduler))
+
+    @property
+    def max_video_frames(self) -> int:
+        """Longest video that is taken in."""
+        return max(MAX_FRAMES, self.transformer.config.num_frames)
+
+    def check_inputs(self, inputs: CallInputs) -> str:
+        """Refuse what cannot work, before anything is computed; returns the task meant. See `CallInputs.check`."""
+        return inputs.check(self)
+
+    def output_size(self, num_frames: int | None, height: int | None, width: int | None) -> tuple[int, int, int]:
+        """Frames, height and width to generate: what is given, else what the model was made for."""
+        size = self.default_size
+        return (
+            self.transformer.config.num_frames if num_frames is None else num_frames,
+            size if height is None else height,
+            size if width is None else width,
+        )
+
+    def encode_prompt(  # noqa: PLR0913  # as every diffusers pipeline
+        self,
+        prompt: str | list[str] | None,
+        negative_prompt: str | list[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        num_videos_per_prompt: int = 1,
+        prompt_embeds: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        device: torch.device | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Texts to embeddings; embeddings that are given pass through.
+
+        Without negative prompt the unconditional caption is the transformer's learned null caption, which attends to as many
+        tokens as the prompt has, as in OpenSora's sampling and training. For all its tokens pass
+        `negative_prompt_embeds=transformer.null_caption[None]`.
+
+        Returns:
+            prompt_embeds (B, L, D), prompt_attention_mask bool (B, L) or None for all tokens, and the same for the negative
+            prompt, None without guidance; B = prompts x num_videos_per_prompt.
+        """
+        device = device or self._execution_device
+        max_length = self.transformer.config.max_caption_length
+        if prompt_embeds is None:
+            texts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+            prompt_embeds, prompt_attention_mask = embed_texts(self.tokenizer, self.text_encoder, texts, max_length, device)
+        num_prompts, length, _ = prompt_embeds.shape
+
+        if not do_classifier_free_guidance:
+            negative_prompt_embeds = negative_prompt_attention_mask = None
+        elif negative_prompt_embeds is None and negative_prompt is not None:
+            texts = [negative_prompt] * num_prompts if isinstance(negative_prompt, str) else negative_prompt
+            negative_prompt_embeds, negative_prompt_attention_mask = embed_texts(
+                self.tokenizer, self.text_encoder, texts, max_length, device
+            )
+        elif negative_prompt_embeds is None:
+            negative_prompt_embeds = null_captions(self.transformer, num_prompts, device, length)
+            negative_prompt_attention_mask = prompt_attention_mask
+
+        repeats = num_videos_per_prompt
+        prompt_embeds = _repeat(prompt_embeds.to(device, self.transformer.dtype), repeats)
+        prompt_attention_mask = _repeat(prompt_attention_mask, repeats, device)
+        if negative_prompt_embeds is not None:
+            negative_prompt_embeds = _repeat(negative_prompt_embeds.to(device, self.transformer.dtype), repeats)
+            negative_prompt_attention_mask = _repeat(negative_prompt_attention_mask, repeats, device)
+        return prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask
+
+    def prepare_video(self, video: Any, height: int | None = None, width: int | None = None) -> Tensor:
+        """A video in any accepted form to (B, F, 3, H, W) float32 in 0..1, stretched to height x width where these are given.
+
+        Raises:
+            ValueError: see `video_input.load_frames`; or the size is no multiple of the token size and none is given.
+        """
+        frames = load_frames(video, self.max_video_frames)
+        if height is not None and width is not None:
+            frames = resize(frames, height, width)
+        check_size(frames.shape[-2], frames.shape[-1], self.token_size)
+        return frames.to(self._execution_device)
+
+    def encode_video(self, frames: Tensor, chunk_size: int | None = None) -> Tensor:
+        """Frames (B, F, 3, H, W) in 0..1 to normalised latents (B, C, F, h, w) float32."""
+        return encode_frames(self.vae, frames * 2 - 1, chunk_size)
+
+    def extract_features(
+        self, latents: Tensor, timestep: float, generator: torch.Generator | list[torch.Generator] | None = None
+    ) -> Tensor:
+        """Clean latents (B, C, F, h, w), noised to `timestep`, to the tapped features (B, F, N, D): one pass, empty caption."""
+        noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)
+        noisy = reconstruction.noise_latents(self.scheduler, latents, noise, timestep)
+        captions = null_captions(self.transformer, latents.shape[0], latents.device)
+        with self._step_caches(False):
+            output = self.transformer(
+                noisy.to(self.transformer.dtype),
+                timestep=torch.full((latents.shape[0],), float(timestep), device=latents.device),
+                encoder_hidden_states=captions.to(self.transformer.dtype),
+                features_only=True,
+                attention_kwargs=self.attention_kwargs,
+            )
+        return output.features
+
+    def decode_latents(self, latents: Tensor, output_type: str = "pil", chunk_size: int | None = None) -> Any:
+        """Clean latents (B, C, F, h, w) to frames of `output_type`; "latent" gives them back.
+
+        Raises:
+            ValueError: the latents hold NaN or infinite values.
+        """
+        check_finite(latents, "the denoised latents")
+        if output_type == "latent":
+            return latents
+        return self.video_processor.postprocess_video(decode_frames(self.vae, latents, chunk_size), output_type=output_type)
+
+    def predict_pointmaps(self, features: Tensor, height: int, width: int, pairs: Tensor | None = None) -> Pointmap3DHeadOutput:
+        """Features (B, F, N, D) to the pointmaps of all pairs (1, f), or of the pairs (P, 2) given."""
+        return self.pointmap_head(features.to(self.pointmap_head.dtype), height, width, pairs)
+
+    def register(self, pairs: Pointmap3DHeadOutput, num_frames: int, **options: Any) -> list[Registration]:
+        """Pairwise pointmaps to cameras and depth, clip by clip; options of `register_pointmaps`."""
+        names = ("anchor_pointmaps", "anchor_confidence", "pointmaps", "confidence")
+        return [
+            register_pointmaps(*(getattr(pairs, name)[clip] for name in names), pairs.pairs, num_frames, **options)
+            for clip in range(pairs.pointmaps.shape[0])
+        ]
+
+    def assemble_geometry(
+        self, pairs: Pointmap3DHeadOutput, num_frames: int, registration: bool = True, options: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The geometry fields of the output from the head's pairs; without registration only pointmaps and confidence."""
+        if not registration:
+            pointmaps, confidence = reconstruction.merge_pairs(pairs)
+            return {"pointmaps": pointmaps, "confidence": confidence}
+        results = self.register(pairs, num_frames, **(options or {}))
+        fields: dict[str, Any] = {
+            name: torch.stack([getattr(clip, name) for clip in results]).float()
+            for name in ("pointmaps", "confidence", "depth", "poses", "intrinsics")
+        }
+        return {**fields, "registration": results}
+
+    def present_video(self, frames: Tensor, latents: Tensor, output_type: str) -> Any:
+        """The video given, (B, F, 3, H, W) in 0..1, as `output_type`; "latent" is its latents."""
+        if output_type == "latent":
+            return latents
+        return self.video_processor.postprocess_video(frames.transpose(1, 2) * 2 - 1, output_type=output_type)
+
+    def _bind_callback(
+        self, callback: Callable[..., dict[str, Any] | None] | None, names: list[str], captions: CaptionBatch
+    ) -> Callable[[int, Tensor, Tensor], Tensor] | None:
+        """The user's callback as the loop calls it: hands tensors out and takes changed ones in."""
+        if callback is None:
+            return None
+
+        def on_step_end(step: int, t: Tensor, latents: Tensor) -> Tensor:
+            tensors = {name: latents if name == "latents" else getattr(captions, name) for name in names}
+            changed = callback(self, step, t, dict(tensors)) or {}
+            captions.update({name: changed.get(name, value) for name, value in tensors.items() if name != "latents"})
+            return changed.get("latents", latents)
+
+        return on_step_end
+
+    @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    def __call__(  # noqa: PLR0913  # as every diffusers pipeline
+        self,
+        prompt: str | list[str] | None = None,
+        video: Any = None,
+        task: str | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 2.5,
+        reconstruction_timestep: float | None = None,
+        registration: bool = True,
+        num_videos_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[["Jog3rPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  # diffusers inspects this default
+        guidance_channels: int | None = None,
+        eta: float = 0.0,
+        attention_kwargs: dict[str, Any] | None = None,
+        decode_chunk_size: int | None = None,
+        registration_kwargs: dict[str, Any] | None = None,
+    ) -> Jog3rPipelineOutput | tuple:
+        """Generate a video, with or without its geometry, from a prompt; or find the geometry of a video.
+
+        Args:
+            prompt: one text or several; not empty.
+            video: path, list of PIL images, or array/tensor (F, H, W, 3), (B, F, H, W, 3) or (B, F, 3, H, W), uint8 or 0..1.
+            task: "t2v", "t2v+c" or "v2c"; None means "v2c" if a video is given, else "t2v+c".
+            negative_prompt: what to steer away from; None is the learned null caption.
+            num_frames, height, width: of the video to generate; None is what the model was made for. With a video, height and
+                width stretch it to that size; without them its own must be a multiple of `token_size`.
+            num_inference_steps: sampling steps.
+            guidance_scale: strength of classifier-free guidance; 1 or less switches it off.
+            reconstruction_timestep: in steps of the training schedule. "v2c": noise put on the video (None: 2 % of them).
+                "t2v+c": features are read at the last step at or below it (None: 5 %); the call is refused if there is none.
+            registration: False returns the head's pointmaps as predicted, without poses, intrinsics and depth.
+            num_videos_per_prompt: clips a prompt.
+            generator: source of all randomness; a list has one a clip.
+            latents (B, C, F, h, w): noise to start from instead of drawing it.
+            prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask: instead of texts, as
+                `encode_prompt` gives them.
+            output_type: "pil", "np", "pt" or "latent".
+            return_dict: False gives a tuple of all fields that are not None.
+            callback_on_step_end: called as (pipeline, step, timestep, tensors) after each step; may return changed tensors.
+            callback_on_step_end_tensor_inputs: which tensors it gets, of `_callback_tensor_inputs`.
+            guidance_channels: guide only the first so many latent channels (OpenSora: 3).
+            eta: of DDIM.
+            attention_kwargs: `{"scale": float}` scales LoRA layers.
+            decode_chunk_size: frames that go through the VAE at once.
+            registration_kwargs: for `register_pointmaps`, such as `{"method": "reference"}`.
+
+        Returns:
+            `Jog3rPipelineOutput`.
+
+        Raises:
+            ValueError, TypeError: an input that cannot work; the message says what to change.
+
+        Examples:
+        """
+        # 1. Check inputs
+        inputs = CallInputs(
+            prompt=prompt,
+            video=video,
+            task=task,
+            negative_prompt=negative_prompt,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_channels=guidance_channels,
+            reconstruction_timestep=reconstruction_timestep,
+            num_videos_per_prompt=num_videos_per_prompt,
+            generator=generator,
+            latents=latents,
+            prompt_embeds=prompt_embeds,
+            prompt_attention_mask=prompt_attention_mask,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
+            output_type=output_type,
+            callback_inputs=callback_on_step_end_tensor_inputs,
+            decode_chunk_size=decode_chunk_size,
+        )
+        task = self.check_inputs(inputs)
+        self._guidance_scale, self._attention_kwargs, self._interrupt = guidance_scale, attention_kwargs, False
+
+        if task == "v2c":
+            # 2. Encode the video, noise it a little, read the features in one pass
+            video_frames = self.prepare_video(video, height, width)
+            height, width = video_frames.shape[-2:]
+            latents = self.encode_video(video_frames, decode_chunk_size)
+            if reconstruction_timestep is None:
+                reconstruction_timestep = self.default_reconstruction_timestep
+            features = self.extract_features(latents, reconstruction_timestep, generator)
+            frames = self.present_video(video_frames, latents, output_type)
+        else:
+            # 2. Encode the prompt
+            num_frames, height, width = self.output_size(num_frames, height, width)
+            captions = CaptionBatch(
+                *self.encode_prompt(
+                    prompt,
+                    negative_prompt,
+                    self.do_classifier_free_guidance,
+                    num_videos_per_prompt,
+                    prompt_embeds,
+                    prompt_attention_mask,
+                    negative_prompt_embeds,
+                    negative_prompt_attention_mask,
+                )
+            )
+            # 3. Prepare time steps and latents
+            timesteps, tap_step = self.prepare_timesteps(num_inference_steps, task, reconstruction_timestep)
+            reconstruction_timestep = None if tap_step is None else float(timesteps[tap_step])
+            batch_size = captions.prompt_embeds.shape[0]
+            latents = self.prepare_latents(batch_size, num_frames, height, width, generator, latents)
+            # 4. Denoise; features are read on the way
+            latents, features = self.denoise(
+                latents,
+                captions,
+                timesteps,
+                tap_step,
+                guidance_channels=guidance_channels,
+                step_kwargs=self.prepare_step_kwargs(generator, eta),
+                on_step_end=self._bind_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, captions),
+            )
+            # 5. Decode
+            frames = self.decode_latents(latents, output_type, decode_chunk_size)
+
+        # 6. Geometry from the features
+        geometry: dict[str, Any] = {}
+        if task != "t2v" and features is not None:  # an interrupted call may end before the tap
+            pairs = self.predict_pointmaps(features, height, width)
+            geometry = self.assemble_geometry(pairs, features.shape[1], registration, registration_kwargs)
+            geometry.update(pairwise=pairs, reconstruction_timestep=reconstruction_timestep)
+
+        self.maybe_free_model_hooks()
+        output = Jog3rPipelineOutput(frames=frames, **geometry)
+        return output if return_dict else output.to_tuple()
+
+
+def _repeat(values: Tensor | None, times: int, device: torch.device | None = None) -> Tensor | None:
+    """Each row `times` times in a row; None stays None."""
+    return None if values is None else values.to(device or values.device).repeat_interleave(times, dim=0)

@@ -1,0 +1,41 @@
+"""What the pipeline returns. Letters: B clips, F frames, H W pixels, P = F-1 pairs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.utils import BaseOutput
+
+from jog3r.geometry.registration import Registration
+from jog3r.models.pointmap_head import Pointmap3DHeadOutput
+
+
+@dataclass
+class Jog3rPipelineOutput(BaseOutput):
+    """Frames and, except for task "t2v", their geometry in float32 on the CPU-or-GPU device the models ran on.
+
+    Cameras are OpenCV (x right, y down, z forward). The world is the camera of frame 1. There are no metres: lengths are scaled
+    so that frame 1's points have a mean distance of 1 from its camera.
+
+    Args:
+        frames: by `output_type`: list of B lists of F PIL images, array (B, F, H, W, 3) in 0..1, tensor (B, F, 3, H, W) in 0..1,
+            or latents (B, C, F, h, w). For "v2c" the video given, in the size that the model saw.
+        pointmaps (B, F, H, W, 3): the world point of every pixel.
+        confidence (B, F, H, W): of every point; larger is surer.
+        depth (B, F, H, W): z of every pixel in its own camera; None without registration.
+        poses (B, F, 4, 4): camera-to-world, pose 1 is the identity; None without registration.
+        intrinsics (B, F, 3, 3): in pixels of H x W, pixel centres at integers; None without registration.
+        pairwise: the head's own prediction for all pairs (1, f), before registration, each pair with a scale of its own.
+        registration: the B results of `register_pointmaps` with all they know (covariances, which frames are degenerate, energy).
+        reconstruction_timestep: the noise level at which the features were taken, in steps of the training schedule.
+    """
+
+    frames: Any
+    pointmaps: torch.Tensor | None = None
+    confidence: torch.Tensor | None = None
+    depth: torch.Tensor | None = None
+    poses: torch.Tensor | None = None
+    intrinsics: torch.Tensor | None = None
+    pairwise: Pointmap3DHeadOutput | None = None
+    registration: list[Registration] | None = None
+    reconstruction_timestep: float | None = None

@@ -1,0 +1,53 @@
+"""Packaging of jog3r: a folder at the root is `jog3r.<folder>`; `jog3r/` itself is the front door."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+FOLDERS = ("models", "pipelines", "geometry", "data", "training", "evaluation", "export")
+
+package_dir, packages = {"jog3r": "jog3r"}, ["jog3r"]
+for folder in FOLDERS:
+    package_dir[f"jog3r.{folder}"] = folder
+    packages += [f"jog3r.{folder}", *(f"jog3r.{folder}.{name}" for name in find_packages(folder))]
+
+CORE = [
+    "torch>=2.6",
+    "diffusers>=0.42",
+    "transformers>=5.0",
+    "accelerate>=1.10",
+    "huggingface_hub>=1.0",
+    "safetensors>=0.5",
+    "numpy>=1.26",
+    "pillow>=10.0",
+    "av>=13.0",  # video files in and out; its wheels carry ffmpeg
+    "matplotlib>=3.8",  # trajectory pictures
+    "tqdm>=4.66",
+]
+EXTRAS = {
+    "train": ["datasets>=3.0", "peft>=0.17", "tensorboard>=2.16", "pyyaml>=6.0", "tokenizers>=0.21"],
+    "evaluate": ["scipy>=1.11", "evaluate>=0.4"],
+    "export": ["pycolmap>=3.11", "trimesh>=4.4", "plyfile>=1.0"],
+    "demo": ["gradio>=6.0"],
+}
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS["dev"] = [*EXTRAS["all"], "pytest>=8.0", "ruff>=0.9", "mypy>=1.13", "types-PyYAML", "evo>=1.30"]
+
+setup(
+    name="jog3r",
+    version=re.search(r'__version__ = "(.+?)"', (ROOT / "jog3r" / "__init__.py").read_text()).group(1),
+    description="Text to video with pointmaps and cameras, and video to cameras, from one diffusers-native model",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=packages,
+    package_dir=package_dir,
+    package_data={"jog3r": ["tiny/**", "tiny/*/*"], "jog3r.training": ["recipes/*.yaml"], "jog3r.data": ["*.json"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["jog3r = jog3r.cli:main"]},
+    classifiers=["Programming Language :: Python :: 3", "License :: OSI Approved :: Apache Software License"],
+)

@@ -1,0 +1,42 @@
+"""Fixtures shared by all tests: where the reference tensors and real clips lie, when they are there."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def shared_data() -> Callable[[str], Path]:
+    """`shared_data("re10k")` is the folder of that test data; the test is skipped where it is absent."""
+
+    def find(name: str) -> Path:
+        path = SHARED / "data" / name
+        if not path.exists():
+            pytest.skip(f"test data {name!r} is not beside the checkout")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def parity() -> Callable[[str], tuple[dict, dict[str, torch.Tensor]]]:
+    """`parity("reg_a")` is (json, tensors) of that reference item; the test is skipped where it is absent."""
+
+    def load(name: str) -> tuple[dict, dict[str, torch.Tensor]]:
+        path = SHARED / "parity" / f"{name}.safetensors"
+        if not path.exists():
+            pytest.skip(f"reference tensors {name!r} are not beside the checkout")
+        return json.loads(path.with_suffix(".json").read_text()), load_file(path)
+
+    return load

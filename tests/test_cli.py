@@ -1,0 +1,283 @@
+"""The command line: results complete in one folder, or one line, exit code 2 and nothing written."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_components import PROMPT, tiny_pipeline
+
+from jog3r.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = {"video.mp4", "pointcloud.ply", "pointcloud.glb", "cameras.json", "trajectory.png"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_pipeline().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A folder of good and bad videos."""
+    folder = tmp_path_factory.mktemp("clips")
+    write_video(folder / "good.mp4", 5)
+    write_video(folder / "one.mp4", 1)
+    write_video(folder / "long.mp4", 70)
+    content = (folder / "long.mp4").read_bytes()
+    (folder / "truncated.mp4").write_bytes(content[: len(content) * 2 // 3])
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("these are words\n" * 100)
+    return folder
+
+
+def write_video(path, num_frames):
+    generator = np.random.default_rng(0)
+    background = generator.integers(0, 256, (48, 200, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(num_frames):
+            window = np.ascontiguousarray(background[:, index : index + 64])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(window)))
+        container.mux(stream.encode(None))
+
+
+def run(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def refused(capsys, out, *arguments):
+    """The one line of a refusal; nothing may have been written beside or at `out`."""
+    before = sorted(out.parent.rglob("*"))
+    code, printed, errors = run(capsys, *arguments, "--out", out)
+    lines = errors.splitlines()
+    assert (code, printed, len(lines)) == (2, "", 1), errors
+    assert sorted(out.parent.rglob("*")) == before
+    assert lines[0].startswith("jog3r: ") and "Traceback" not in errors
+    return lines[0]
+
+
+def test_generate_writes_every_file(capsys, model, tmp_path):
+    out = tmp_path / "runs" / "first"
+    code, printed, _ = run(
+        capsys, "generate", PROMPT, "--out", out, "--model", model, "--num_inference_steps", 20, "--export", "npz"
+    )
+    assert code == 0 and str(out) in printed
+    assert {path.name for path in out.iterdir()} == RESULTS | {"scene.npz", "trajectory_tum.txt"}
+    assert all(path.stat().st_size for path in out.iterdir())
+    assert [path.name for path in out.parent.iterdir()] == ["first"]  # nothing is left aside
+    cameras = json.loads((out / "cameras.json").read_text())
+    assert cameras["convention"] == "opencv_cam_to_world" and (cameras["width"], cameras["height"], cameras["fps"]) == (
+        16,
+        16,
+        8.0,
+    )
+    assert len(cameras["frames"]) == 4 and cameras["frames"][0]["pose"] == np.eye(4).tolist()
+
+
+def test_the_same_seed_gives_the_same_cameras(capsys, model, tmp_path):
+    cameras = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(capsys, "generate", PROMPT, "--out", tmp_path / name, "--model", model, "--seed", seed, "--num-inference-steps", 20)
+        cameras.append((tmp_path / name / "cameras.json").read_text())
+    assert cameras[0] == cameras[1] != cameras[2]
+
+
+def test_generate_without_cameras(capsys, model, tmp_path):
+    code, *_ = run(
+        capsys, "generate", PROMPT, "--task", "t2v", "--num_inference_steps", 2, "--out", tmp_path / "v", "--model", model
+    )
+    assert code == 0 and [path.name for path in (tmp_path / "v").iterdir()] == ["video.mp4"]
+
+
+def test_reconstruct_takes_any_size_and_length(capsys, model, clips, tmp_path):
+    code, _, _ = run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / "a", "--model", model)
+    assert code == 0 and {path.name for path in (tmp_path / "a").iterdir()} == RESULTS
+    cameras = json.loads((tmp_path / "a" / "cameras.json").read_text())
+    assert (len(cameras["frames"]), cameras["width"], cameras["height"], cameras["fps"]) == (5, 16, 16, 10.0)
+    code, _, _ = run(
+        capsys,
+        *("reconstruct", clips / "long.mp4", "--stride", 2, "--start", 10, "--stop", 50, "--height", 16, "--width", 24),
+        *("--resize", "stretch", "--out", tmp_path / "b", "--model", model, "--registration", "fast"),
+    )
+    cameras = json.loads((tmp_path / "b" / "cameras.json").read_text())
+    assert code == 0
+    assert (len(cameras["frames"]), cameras["width"], cameras["height"], cameras["fps"]) == (20, 24, 16, 5.0)
+
+
+def test_known_cameras_are_compared(capsys, model, clips, tmp_path):
+    rows = ["https://example.org"]
+    for index in range(5):
+        world_to_camera = np.eye(4)[:3]
+        world_to_camera[0, 3] = -0.1 * index
+        rows.append(" ".join(map(str, [index, 0.5, 0.8, 0.5, 0.5, 0, 0, *world_to_camera.ravel()])))
+    (tmp_path / "true.txt").write_text("\n".join(rows))
+    options = ("--model", model, "--true_cameras")
+    code, printed, _ = run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / "a", *options, tmp_path / "true.txt")
+    assert code == 0
+    table = {line.split("  ")[1]: line.split()[-4:] for line in printed.splitlines()[2:]}
+    assert table["constant pose"] == ["0.00", "deg", "90.00", "deg"]
+    assert table["always forward"] == ["0.00", "deg", "90.00", "deg"]
+    again = run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / "b", *options, tmp_path / "a" / "cameras.json")[1]
+    assert "this reconstruction" in again
+    (tmp_path / "bad.txt").write_text("no cameras\n1 2 3")
+    for name, message in (("bad.txt", "neither a cameras.json nor"), ("none.txt", "cannot be read: No such file")):
+        assert message in refused(capsys, tmp_path / "c", "reconstruct", clips / "good.mp4", *options, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        ("missing.mp4", "does not exist"),
+        ("empty.mp4", "empty"),
+        ("truncated.mp4", "cut off|damaged"),
+        ("text.mp4", "opened as a video"),
+        ("one.mp4", "at least 2"),
+        ("long.mp4", "70 frames, more than .*64.*(cut|start).*stride"),
+    ],
+)
+def test_bad_videos_are_refused(capsys, model, clips, tmp_path, video, message):
+    line = refused(capsys, tmp_path / "out", "reconstruct", clips / video, "--model", model)
+    assert re.search(message, line), line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", ""], "the prompt is empty"),
+        (["generate", "  "], "the prompt is empty"),
+        (["generate"], "the following arguments are required: prompt"),
+        (["generate", PROMPT, "--task", "v2c"], "invalid choice: 'v2c'"),
+        (
+            ["generate", PROMPT, "--height", "20"],
+            "got 20x16; the nearest sizes are 16x16 or 24x16",
+        ),
+        (["generate", PROMPT, "--num_frames", "1"], "num_frames must be at least 2"),
+        (["generate", PROMPT, "--num_inference_steps", "0"], "num_inference_steps must be at least 1"),
+        (["generate", PROMPT, "--num_inference_steps", "many"], "invalid int value: 'many'"),
+        (["generate", PROMPT, "--guidance_scale", "nan"], "guidance_scale"),
+        (["generate", PROMPT, "--fps", "0"], "--fps must be positive"),
+        (["generate", PROMPT, "--export", "obj"], "unknown --export 'obj'; choose from colmap"),
+        (["generate", PROMPT, "--task", "t2v", "--export", "npz"], "--export needs cameras"),
+        (["generate", PROMPT, "--device", "abacus"], "--device 'abacus' cannot be used"),
+        (["generate", PROMPT, "--sharpness", "3"], "unrecognized arguments: --sharpness 3"),
+        (["reconstruct", "clip.mp4", "--height", "16"], "both --height and --width"),
+        (["reconstruct", "clip.mp4", "--resize", "pad"], "invalid choice: 'pad'"),
+    ],
+)
+def test_bad_arguments_are_refused(capsys, model, tmp_path, arguments, message):
+    assert message in refused(capsys, tmp_path / "out", *arguments, "--model", model)
+
+
+def test_both_or_neither_of_prompt_and_video_cannot_be_said(capsys, clips, tmp_path):
+    line = refused(capsys, tmp_path / "out", "generate", PROMPT, clips / "good.mp4")
+    assert "unrecognized arguments" in line
+    assert "required: video" in refused(capsys, tmp_path / "out", "reconstruct")
+
+
+def test_unknown_commands_are_refused(capsys):
+    for arguments, message in ((["dream"], "invalid choice: 'dream'"), ([], "required: COMMAND")):
+        code, printed, errors = run(capsys, *arguments)
+        assert (code, printed) == (2, "") and len(errors.splitlines()) == 1 and message in errors
+
+
+def test_nan_latents_are_refused(capsys, model, tmp_path):
+    broken = shutil.copytree(model, tmp_path / "broken")
+    path = broken / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["proj_out.bias"] = torch.full_like(weights["proj_out.bias"], torch.nan)
+    save_file(weights, path)
+    line = refused(capsys, tmp_path / "out", "generate", PROMPT, "--task", "t2v", "--num_inference_steps", "2", "--model", broken)
+    assert "the denoised latents hold 256 NaN or infinite values" in line
+
+
+@pytest.mark.parametrize("change", [{"num_layers": 4}, {"num_layers": 2}, {"num_attention_heads": 4}, {"in_channels": "four"}])
+def test_a_checkpoint_that_does_not_fit_is_refused(capsys, model, tmp_path, change):
+    broken = shutil.copytree(model, tmp_path / "broken")
+    path = broken / "transformer" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    for command in (["generate", PROMPT], ["reconstruct", "clip.mp4"]):
+        if command[0] == "reconstruct":
+            write_video(tmp_path / "clip.mp4", 3)
+            command[1] = tmp_path / "clip.mp4"
+        line = refused(capsys, tmp_path / "out", *command, "--model", broken)
+        assert "cannot be loaded" in line and len(line) < 600
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere", "a/b/c", "file.txt"])
+def test_a_model_that_is_not_there_is_refused(capsys, tmp_path, name):
+    (tmp_path / "file.txt").touch()
+    path = tmp_path / name if name == "file.txt" else name
+    assert "is no folder of a pipeline" in refused(capsys, tmp_path / "out", "generate", PROMPT, "--model", path)
+
+
+def test_existing_and_unwritable_folders_are_refused(capsys, model, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()
+    for out, message in (
+        (tmp_path / "there", "exists already; name a new folder or add --overwrite"),
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "file" / "below", "cannot be written"),
+        (Path("/proc/nowhere"), "cannot be written"),
+    ):
+        code, _, errors = run(capsys, "generate", PROMPT, "--out", out, "--model", model)
+        assert code == 2 and message in errors and len(errors.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "there"]
+
+
+def test_overwriting_replaces_results_and_keeps_other_files(capsys, model, tmp_path):
+    (tmp_path / "video.mp4").write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
+    options = ("--task", "t2v", "--num_inference_steps", 2, "--model", model, "--out", tmp_path, "--overwrite")
+    assert run(capsys, "generate", PROMPT, *options)[0] == 0
+    assert (tmp_path / "notes.txt").read_text() == "mine" and (tmp_path / "video.mp4").stat().st_size > 100
+
+
+def test_defects_are_exit_code_1_with_traceback(capsys, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("jog3r.cli_tasks._write_video", lambda *_: int("no number"))
+    options = ("--task", "t2v", "--num_inference_steps", 1, "--model", model, "--out", tmp_path / "out")
+    # the innermost frame lies in this test, outside the package
+    code, _, errors = run(capsys, "generate", PROMPT, *options)
+    assert code == 1 and "Traceback" in errors and not (tmp_path / "out").exists()
+
+
+def test_interrupting_leaves_nothing(capsys, model, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jog3r.cli_tasks._write_video", interrupt)
+    options = ("--task", "t2v", "--num_inference_steps", 1, "--model", model, "--out", tmp_path / "out")
+    code, _, errors = run(capsys, "generate", PROMPT, *options)
+    assert code == 1 and errors == "jog3r: interrupted\n" and not list(tmp_path.iterdir())
+
+
+def test_help_and_version_in_a_fresh_process():
+    result = subprocess.run([sys.executable, "-m", "jog3r", "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0 and all(command in result.stdout for command in ("generate", "reconstruct", "serve"))
+    code = "import sys, jog3r.cli; jog3r.cli.build_parser('reconstruct'); sys.exit('diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0  # --help stays quick
+
+
+def test_convert_reports_what_it_cannot_read(capsys, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"no checkpoint")
+    assert "weights.pth" in refused(capsys, tmp_path / "out", "convert", "opensora", tmp_path / "weights.pth")
+    assert "missing.pth" in refused(capsys, tmp_path / "out", "convert", "dust3r-head", tmp_path / "missing.pth")
+    assert "NAME=VALUE" in refused(capsys, tmp_path / "out", "convert", "opensora", tmp_path / "weights.pth", "--set", "heads")
+
+
+def test_evaluate_knows_the_options_of_the_evaluation(capsys, tmp_path):
+    assert "split must be validation or test" in refused(capsys, tmp_path / "out", "evaluate", "v2c", "--split", "train")
+    assert "unrecognized arguments: --speed" in refused(capsys, tmp_path / "out", "evaluate", "v2c", "--speed", 3)

@@ -1,0 +1,94 @@
+"""Guards the design: who may import whom, how long files and functions may be, what importing the package does."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("geometry", "models", "data", "export", "pipelines", "training", "evaluation")
+ALLOWED = {  # left may import right, and itself
+    "geometry": set(),
+    "models": set(),
+    "data": {"geometry"},
+    "export": {"geometry"},
+    "pipelines": {"models", "geometry"},
+    "training": {"models", "geometry", "data", "pipelines"},
+    "evaluation": {"pipelines", "geometry", "data"},
+    "spaces_app": {"pipelines", "geometry", "export", "data"},
+    "jog3r": set(FOLDERS),
+    "examples": set(FOLDERS),
+    "benchmarks": set(FOLDERS),
+}
+MAX_FILE, MAX_FUNCTION, MAX_CALL = 500, 80, 200
+SOURCES = sorted(
+    path
+    for folder in (*FOLDERS, "jog3r", "examples", "benchmarks", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+    if "__pycache__" not in path.parts
+) + [ROOT / "setup.py", ROOT / "spaces_app.py"]
+
+
+def _owner(path: Path) -> str:
+    relative = path.relative_to(ROOT)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def _imported(path: Path) -> set[str]:
+    """Sub-packages of ours that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        found |= {parts[1] for name in names if (parts := name.split("."))[0] == "jog3r" and len(parts) > 1}
+    return found & {*FOLDERS, "cli"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_allowed_arrows(path: Path) -> None:
+    owner = _owner(path)
+    if owner in ("tests", "setup"):
+        pytest.skip("tests may import everything") if owner == "tests" else None
+        return
+    imported = _imported(path) - {owner}
+    allowed = ALLOWED[owner] | ({"cli"} if owner == "jog3r" else set())
+    assert imported <= allowed, f"{owner} may not import {sorted(imported - allowed)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_FILE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            limit = MAX_CALL if node.name == "__call__" else MAX_FUNCTION
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= limit, f"{node.name} has {length} lines"
+
+
+def test_import_is_light_and_changes_nothing(tmp_path: Path) -> None:
+    code = """
+import sys, os, torch, time
+before = dict(threads=torch.get_num_threads(), dtype=torch.get_default_dtype(), env=dict(os.environ))
+import jog3r
+after = dict(threads=torch.get_num_threads(), dtype=torch.get_default_dtype(), env=dict(os.environ))
+assert before == after, (before, after)
+heavy = {"diffusers", "transformers", "gradio", "matplotlib", "datasets", "av"} & set(sys.modules)
+assert not heavy, heavy
+assert not os.listdir("."), os.listdir(".")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""})
+
+
+def test_unknown_public_name_is_refused() -> None:
+    import jog3r
+
+    with pytest.raises(AttributeError, match="Jog3rPipeline"):
+        _ = jog3r.Pipeline
+    assert set(jog3r.__all__) <= set(dir(jog3r))

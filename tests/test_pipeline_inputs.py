@@ -1,0 +1,180 @@
+"""What the pipeline refuses, and every form in which it takes a video."""
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_components import MAX_LENGTH, PROMPT, seeded, tiny_head, tiny_pipeline
+
+from jog3r.pipelines.video_input import load_frames, resize
+
+VIDEO = torch.rand(3, 16, 16, 3, generator=seeded())
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "neither a prompt nor a video"),
+        ({"prompt": PROMPT, "video": VIDEO}, "both a prompt and a video"),
+        ({"prompt": PROMPT, "prompt_embeds": torch.zeros(1, 2, 16)}, "both prompt and prompt_embeds"),
+        ({"prompt": PROMPT, "task": "i2v"}, r"one of 't2v', 't2v\+c', 'v2c' or None, got 'i2v'"),
+        ({"prompt": PROMPT, "task": "v2c"}, "only a prompt is given"),
+        ({"video": VIDEO, "task": "t2v"}, "only a video is given"),
+        ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": [PROMPT, "  "]}, "the prompt is empty"),
+        ({"prompt": []}, "empty list"),
+        (
+            {"prompt": PROMPT, "height": 20},
+            r"multiples of 8 pixels \(one token\), got 20x16; the nearest sizes are 16x16 or 24x16",
+        ),
+        ({"prompt": PROMPT, "width": 0}, "got 16x0; the nearest sizes are 16x8"),
+        ({"prompt": PROMPT, "num_frames": 1}, "num_frames must be at least 2, got 1"),
+        ({"prompt": PROMPT, "num_frames": 0, "task": "t2v"}, "num_frames must be at least 1, got 0"),
+        ({"prompt": PROMPT, "num_inference_steps": 0}, "num_inference_steps must be at least 1"),
+        ({"prompt": PROMPT, "guidance_scale": float("nan")}, "guidance_scale must be at least 0, got nan"),
+        ({"prompt": PROMPT, "guidance_scale": -1.0}, "guidance_scale must be at least 0"),
+        ({"prompt": PROMPT, "guidance_channels": 5}, "at least 1 and at most 4, got 5"),
+        ({"prompt": PROMPT, "reconstruction_timestep": 1000}, "at most 999, got 1000"),
+        ({"prompt": PROMPT, "decode_chunk_size": 0}, "decode_chunk_size"),
+        ({"prompt": PROMPT, "num_videos_per_prompt": 0}, "num_videos_per_prompt"),
+        ({"prompt": PROMPT, "output_type": "jpeg"}, "output_type must be one of"),
+        ({"prompt": PROMPT, "callback_on_step_end_tensor_inputs": ["noise"]}, r"may name .*, got \['noise'\]"),
+        ({"prompt": [PROMPT, PROMPT], "generator": [seeded()]}, "1 generators for 2 clips"),
+        ({"prompt": PROMPT, "negative_prompt": ["a", "b"]}, "2 negative prompts for 1 prompts"),
+        ({"prompt": PROMPT, "latents": torch.zeros(1, 4, 4, 4, 8)}, r"shape \(1, 4, 4, 4, 4\)"),
+        ({"prompt": PROMPT, "latents": torch.full((1, 4, 4, 4, 4), torch.nan)}, "NaN or infinite values of 256"),
+        ({"prompt_embeds": torch.zeros(1, 2, 5)}, r"must be \(B, L, 16\)"),
+        ({"prompt_embeds": torch.zeros(1, MAX_LENGTH + 1, 16)}, f"L <= {MAX_LENGTH}"),
+        ({"prompt_embeds": torch.zeros(1, 2, 16), "prompt_attention_mask": torch.ones(1, 3)}, r"must be \(1, 2\)"),
+        ({"prompt": PROMPT, "negative_prompt_attention_mask": torch.ones(1, 3)}, "came without negative_prompt_embeds"),
+        ({"prompt_embeds": torch.zeros(1, 2, 16), "negative_prompt_embeds": torch.zeros(1, 3, 16)}, "must have one shape"),
+        ({"video": VIDEO, "latents": torch.zeros(1)}, "has no use for latents"),
+        ({"video": VIDEO, "negative_prompt": "red"}, "has no use for negative_prompt"),
+        ({"video": VIDEO, "num_frames": 3}, "has no use for num_frames"),
+        ({"video": VIDEO, "height": 16}, "both height and width"),
+        ({"video": VIDEO, "height": 12, "width": 16}, "multiples of 8"),
+        ({"video": VIDEO[:, :12]}, r"got 12x16; the nearest sizes are 8x16 or 16x16 \(pass height=\.\.\., width=\.\.\.\)"),
+        ({"video": VIDEO[:1]}, "at least 2 frames, the video has 1"),
+        ({"video": VIDEO[0]}, r"got \(16, 16, 3\)"),
+        ({"video": VIDEO[..., :2]}, r"got \(1, 3, 16, 16, 2\)"),
+        ({"video": []}, "empty list"),
+        (
+            {"video": VIDEO.expand(30, -1, -1, -1, -1).flatten(0, 1)},
+            r"90 frames, more than the 64 that fit; cut it .* or subsample",
+        ),
+        ({"video": VIDEO * 255}, "divide 8-bit values by 255"),
+        ({"video": VIDEO - 0.5}, r"lie in 0\.\.1"),
+        ({"video": (VIDEO * 255).long()}, "int64"),
+        ({"video": torch.full_like(VIDEO, torch.nan)}, "NaN"),
+        ({"video": [Image.new("RGB", (16, 16)), Image.new("RGB", (8, 16))]}, "must have one size"),
+    ],
+)
+def test_refuses(pipe, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": 3}, "text or a list of texts"),
+        ({"prompt": PROMPT, "num_inference_steps": 4.5}, "whole number, got 4.5"),
+        ({"prompt": PROMPT, "height": 16.0}, "whole number of pixels"),
+        ({"video": 3}, "got int"),
+        ({"video": [Image.new("RGB", (8, 8)), "frame.png"]}, "holds a str"),
+    ],
+)
+def test_refuses_wrong_types(pipe, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        pipe(**arguments)
+
+
+def test_refuses_components_that_do_not_fit():
+    with pytest.raises(ValueError, match="predicts 16 pixels a token, but VAE and transformer make tokens of 8"):
+        tiny_pipeline(pointmap_head=tiny_head(patch_size=16))(PROMPT)
+    bare = tiny_pipeline(pointmap_head=None)
+    with pytest.raises(ValueError, match='use task "t2v"'):
+        bare(PROMPT)
+    assert bare(PROMPT, task="t2v", num_inference_steps=1, output_type="latent").frames.shape == (1, 4, 4, 4, 4)
+
+
+def test_nan_that_arises_while_sampling_is_refused(pipe):
+    poison = lambda pipe, step, t, tensors: {"latents": tensors["latents"] * float("nan")}  # noqa: E731
+    with pytest.raises(ValueError, match="the denoised latents hold"):
+        pipe(PROMPT, task="t2v", num_inference_steps=1, callback_on_step_end=poison)
+
+
+def test_all_forms_of_a_video_are_the_same_video():
+    array = np.random.default_rng(0).integers(0, 256, (4, 8, 12, 3), dtype=np.uint8)
+    expected = torch.from_numpy(array).permute(0, 3, 1, 2)[None] / 255
+    forms = [
+        array,
+        array[None],
+        torch.from_numpy(array),
+        (array / 255).astype(np.float32),
+        (array / 255).astype(np.float64),
+        expected,
+        expected[0],
+        [Image.fromarray(frame) for frame in array],
+        [[Image.fromarray(frame) for frame in array]],
+        list(array),
+        tuple(torch.from_numpy(array)),
+    ]
+    for form in forms:
+        torch.testing.assert_close(load_frames(form), expected, rtol=0, atol=1e-7)
+    assert load_frames([[Image.fromarray(frame) for frame in array]] * 2).shape == (2, 4, 3, 8, 12)
+    assert load_frames([Image.new("L", (12, 8)), Image.new("RGBA", (12, 8))]).shape == (1, 2, 3, 8, 12)
+
+
+def test_resizing_keeps_the_mean_and_stretches():
+    frames = torch.rand(1, 2, 3, 32, 48)
+    small = resize(frames, 16, 16)
+    assert small.shape == (1, 2, 3, 16, 16)
+    torch.testing.assert_close(small.mean(), frames.mean(), atol=1e-2, rtol=0)
+    assert resize(frames, 32, 48) is frames
+
+
+def write_video(path, num_frames=3, size=16):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for index in range(num_frames):
+            frame = np.full((size, size, 3), 60 + 40 * index % 160, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode(None))
+
+
+def test_a_path_is_read(pipe, tmp_path):
+    write_video(tmp_path / "clip.mp4")
+    frames = load_frames(tmp_path / "clip.mp4")
+    assert frames.shape == (1, 3, 3, 16, 16)
+    torch.testing.assert_close(frames.mean((0, 2, 3, 4)) * 255, torch.tensor([60.0, 100.0, 140.0]), atol=3, rtol=0)
+    assert pipe(video=str(tmp_path / "clip.mp4"), registration=False).pointmaps.shape == (1, 3, 16, 16, 3)
+
+
+def test_bad_files_are_refused(tmp_path):
+    write_video(tmp_path / "good.mp4", 20, 64)
+    content = (tmp_path / "good.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video at all")
+    write_video(tmp_path / "one.mp4", 1)
+    for name, message in {
+        "missing.mp4": "does not exist",
+        "empty.mp4": "is empty",
+        "cut.mp4": "cannot be read as a video|cut off",
+        "text.mp4": "cannot be read as a video",
+        "one.mp4": "at least 2 frames",
+        ".": "is a folder",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            load_frames(tmp_path / name)
+    with pytest.raises(ValueError, match="the video has 20 frames, more than the 10 that fit; cut it"):
+        load_frames(tmp_path / "good.mp4", max_frames=10)

@@ -1,0 +1,177 @@
+"""Saving and loading: folder, offline hub cache, fresh process, no remote code; what does not fit is refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import PixArtAlphaPipeline
+from safetensors.torch import load_file, save_file
+from tiny_components import PROMPT, seeded, tiny_pipeline
+
+from jog3r import Jog3rPipeline
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = dict(num_inference_steps=2, output_type="latent", registration=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "tiny"
+    tiny_pipeline().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return tiny_pipeline()(PROMPT, generator=seeded(), **RUN)
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_the_index_names_the_package(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == "Jog3rPipeline"
+    assert index["transformer"] == ["jog3r", "Jog3rTransformer3DModel"] and index["pointmap_head"] == ["jog3r", "Pointmap3DHead"]
+    assert index["vae"] == ["diffusers", "AutoencoderKL"]
+
+
+def test_round_trip_is_exact(folder, expected):
+    pipe = quiet(Jog3rPipeline.from_pretrained(folder))
+    output = pipe(PROMPT, generator=seeded(), **RUN)
+    assert torch.equal(output.frames, expected.frames) and torch.equal(output.pointmaps, expected.pointmaps)
+    assert pipe.name_or_path == str(folder)
+
+
+def test_optional_components_may_be_left_out_at_loading(folder):
+    pipe = Jog3rPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None, pointmap_head=None)
+    assert pipe.text_encoder is None and pipe.pointmap_head is None and pipe.transformer is not None
+
+
+def test_a_pipeline_without_head_saves_and_loads(tmp_path):
+    tiny_pipeline(pointmap_head=None).save_pretrained(tmp_path)
+    assert Jog3rPipeline.from_pretrained(tmp_path).pointmap_head is None
+
+
+def test_half_precision_variant(folder, tmp_path):
+    Jog3rPipeline.from_pretrained(folder).to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    pipe = Jog3rPipeline.from_pretrained(tmp_path, variant="fp16", dtype=torch.float16)
+    assert pipe.transformer.dtype == pipe.pointmap_head.dtype == torch.float16
+
+
+def test_sharded_weights(folder, tmp_path):
+    Jog3rPipeline.from_pretrained(folder).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 1
+    Jog3rPipeline.from_pretrained(tmp_path)
+
+
+FRESH = """
+import sys
+import torch
+from jog3r import Jog3rPipeline
+pipe = Jog3rPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+output = pipe("a room with blue walls", generator=torch.Generator().manual_seed(0), num_inference_steps=2,
+              output_type="latent", registration=False)
+print(f"{output.frames.double().sum().item():.3f}")
+"""
+
+
+def run_fresh(code, *arguments, **environment):
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **environment},
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+def test_loads_from_an_offline_hub_cache_in_a_fresh_process(folder, expected, tmp_path):
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--someone--jog3r-tiny"
+    shutil.copytree(folder, repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    printed = run_fresh(FRESH, "someone/jog3r-tiny", HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"))
+    assert float(printed) == pytest.approx(expected.frames.double().sum().item(), abs=0.01)
+
+
+def test_generic_loaders_find_the_classes_in_a_fresh_process(folder):
+    code = (
+        "import sys, jog3r\n"
+        "from diffusers import AutoModel, DiffusionPipeline\n"
+        "print(type(AutoModel.from_pretrained(sys.argv[1], subfolder='transformer')) is jog3r.Jog3rTransformer3DModel)\n"
+        "pipe = DiffusionPipeline.from_pretrained(sys.argv[1], custom_pipeline=sys.argv[1], trust_remote_code=True)\n"
+        "print(type(pipe) is jog3r.Jog3rPipeline)\n"
+    )
+    assert run_fresh(code, folder).split() == ["True", "True"]
+
+
+@pytest.mark.parametrize(
+    ("component", "change", "message"),
+    [
+        ("transformer", {"num_layers": 4}, r"'transformer' do not fit its config: \d+ weights are missing, such as"),
+        ("transformer", {"num_layers": 2}, r"'transformer' do not fit its config: \d+ weights belong to no layer"),
+        (
+            "pointmap_head",
+            {"attention": "global"},
+            r"'pointmap_head' do not fit its config: \d+ weights are missing.*belong to no",
+        ),
+        ("transformer", {"num_attention_heads": 3}, "shape"),
+        ("vae", {"layers_per_block": 2}, "'vae' do not fit its config"),
+    ],
+)
+def test_weights_that_do_not_fit_their_config_are_refused(copy, component, change, message):
+    path = copy / component / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=message):
+        Jog3rPipeline.from_pretrained(copy)
+
+
+def test_a_missing_tensor_is_refused(copy):
+    path = copy / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    del weights["null_caption"]
+    save_file(weights, path)
+    with pytest.raises(ValueError, match="1 weights are missing, such as 'null_caption'"):
+        Jog3rPipeline.from_pretrained(copy)
+
+
+def test_card_and_shim_are_written_but_never_over_existing_ones(folder, tmp_path):
+    card = (folder / "README.md").read_text()
+    assert "from jog3r import Jog3rPipeline" in card and "Pointmap3DHead" in card
+    assert "Jog3rPipeline" in (folder / "pipeline.py").read_text()
+    (tmp_path / "README.md").write_text("mine")
+    tiny_pipeline().save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_from_pipe_shares_components():
+    pipe = tiny_pipeline()
+    again = Jog3rPipeline.from_pipe(pipe)
+    assert again.transformer is pipe.transformer and again.scheduler is pipe.scheduler
+    plain = Jog3rPipeline.from_pipe(pipe, pointmap_head=None)
+    assert plain.pointmap_head is None and plain.vae is pipe.vae
+    other = PixArtAlphaPipeline(pipe.tokenizer, pipe.text_encoder, pipe.vae, None, pipe.scheduler)
+    mixed = Jog3rPipeline.from_pipe(other, transformer=pipe.transformer, pointmap_head=pipe.pointmap_head)
+    assert mixed.text_encoder is pipe.text_encoder and mixed.transformer is pipe.transformer
+
+
+def test_full_size_card_and_properties():
+    pipe = tiny_pipeline()
+    assert (pipe.token_size, pipe.default_size, pipe.max_video_frames) == (8, 16, 64)
+    assert pipe.output_size(None, None, None) == (4, 16, 16)

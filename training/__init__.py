@@ -1,0 +1,1 @@
+"""The joint training script, its configuration and losses."""

@@ -1,0 +1,86 @@
+"""Training clips as a stream: position k always gives the same clip, so that resuming is a matter of a number."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch.utils.data import Dataset
+
+from jog3r.data.clip import Clip, mirror, reverse
+from jog3r.data.procedural import procedural_clip
+from jog3r.pipelines.latents import encode_frames
+
+
+class ProceduralStream(Dataset):
+    """Procedural training clips with their latents; time is reversed and left mirrored with p = 0.5 each.
+
+    Args:
+        vae: frozen; runs in the loader's worker, beside the training.
+        tokenizer: of the captions.
+        caption_length: tokens every caption is padded to.
+        num_frames, height, width: of a clip; with one frame it is the first or the last of a path.
+        first_clip: number of the first scene.
+        length: positions in the stream.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | AutoencoderTiny,
+        tokenizer: Any,
+        caption_length: int,
+        size: tuple[int, int, int],
+        first_clip: int,
+        length: int,
+        seed: int,
+    ):
+        self.vae, self.tokenizer, self.caption_length = vae, tokenizer, caption_length
+        self.num_frames, self.height, self.width = size
+        self.first_clip, self.length, self.seed = first_clip, length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        """Latents (C, F, h, w), depth (F, H, W), valid, intrinsics, poses, caption ids and mask (L,)."""
+        clip = self._clip(self.first_clip + position)
+        frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)  # (F, 3, H, W)
+        with torch.no_grad():
+            latents = encode_frames(self.vae, frames[None])[0]
+        tokens = self.tokenizer(
+            clip.caption, padding="max_length", max_length=self.caption_length, truncation=True, return_tensors="pt"
+        )
+        return {
+            "latents": latents,
+            "depth": torch.from_numpy(clip.depth),
+            "valid": torch.from_numpy(clip.valid),
+            "intrinsics": torch.from_numpy(clip.intrinsics).float(),
+            "poses": torch.from_numpy(clip.poses).float(),
+            "caption_ids": tokens.input_ids[0],
+            "caption_mask": tokens.attention_mask[0],
+        }
+
+    def _clip(self, index: int) -> Clip:
+        chance = np.random.default_rng([self.seed, index])
+        flip_time, flip_side = chance.random(2) < 0.5
+        if self.num_frames == 1:
+            return self._still(index, int(chance.integers(2)), bool(flip_side))
+        clip = procedural_clip(index, "train", self.num_frames, self.height, self.width)
+        clip = reverse(clip) if flip_time else clip
+        return mirror(clip) if flip_side else clip
+
+    def _still(self, index: int, frame: int, flip_side: bool) -> Clip:
+        """The first or the last frame of a path as a clip of one frame."""
+        clip = procedural_clip(index, "train", 2, self.height, self.width)
+        clip = mirror(clip) if flip_side else clip
+        keep = slice(frame, frame + 1)
+        return Clip(
+            clip.frames[keep],
+            clip.depth[keep],
+            clip.valid[keep],
+            np.eye(4, dtype=np.float32)[None],
+            clip.intrinsics[keep],
+            clip.caption,
+            clip.attributes,
+        )
