@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jog3r.data import procedural_clip
 from jog3r.export.correspondences import reciprocal_matches
-from jog3r.export.exporters import EXPORTERS, load_scene, write_results
+from jog3r.export.exporters import EXPORTERS, check_free, load_scene, write_results
 from jog3r.export.files import write_files
 from jog3r.export.pictures import contact_sheet, correspondences_picture, strips_picture
 from jog3r.export.rendering import turntable_video
@@ -28,6 +28,11 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     options = parser.parse_args()
 
+    if not options.overwrite:
+        try:
+            check_free(options.out, options.export)
+        except ValueError as error:
+            parser.error(str(error))
     clip = procedural_clip(options.index, split="test", height=options.size, width=options.size)
     scene = Scene.from_depth(
         clip.frames, clip.depth, clip.poses, clip.intrinsics, valid=clip.valid, fps=8.0, caption=clip.caption
@@ -44,9 +49,7 @@ def main() -> None:
     print(f"{clip.caption!r}: {len(paths)} files in {Path(options.out).resolve().name}/")
     print(f"{len(scene.points())} points, {len(reciprocal_matches(scene)[0])} matches between the first and the last frame")
     again = load_scene(options.out)
-    print(
-        f"read back: {again.num_frames} frames of {again.size[0]} x {again.size[1]}, poses equal: {(again.poses == scene.poses).all()}"
-    )
+    print(f"read back: {again.num_frames} frames of {again.size[1]} x {again.size[0]}, poses as written")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from jog3r.export.splats import splat_bytes
 from jog3r.export.trajectories import kitti_text, tum_text
 from jog3r.export.video import encode_video
 
-__all__ = ["EXPORTERS", "export_scene", "load_scene", "result_files", "write_results"]
+__all__ = ["EXPORTERS", "RESULT_NAMES", "TARGETS", "check_free", "export_scene", "load_scene", "result_files", "write_results"]
 
 MAX_GLB_POINTS = 500_000  # a browser turns this many without stutter
 MAX_SPLATS = 200_000
@@ -55,6 +55,37 @@ EXPORTERS: dict[str, Callable[[Scene], dict[str, bytes]]] = {
     "ply": lambda scene: {"pointcloud.ply": _ply(scene)},
     "glb": lambda scene: {"pointcloud.glb": _glb(scene)},
 }
+
+
+# What each name leaves in the result folder, and what every run does.
+TARGETS = {
+    "colmap": "colmap",
+    "nerfstudio": "nerfstudio",
+    "tum": "trajectory_tum.txt",
+    "kitti": "trajectory_kitti.txt",
+    "npz": "scene.npz",
+    "splat": "splats.ply",
+    "blender": "blender",
+    "ply": "pointcloud.ply",
+    "glb": "pointcloud.glb",
+}
+RESULT_NAMES = ("video.mp4", "cameras.json", "trajectory.png", "pointcloud.ply", "pointcloud.glb")
+
+
+def check_free(directory: str | Path, exports: Iterable[str] = ()) -> None:
+    """Refuse before the work what `write_results` would refuse after it.
+
+    Args:
+        directory: The folder that results will go to.
+        exports: Keys of `EXPORTERS`.
+
+    Raises:
+        ValueError: An unknown name, or one of the files or folders exists.
+    """
+    names = [*RESULT_NAMES, *(TARGETS[name] for name in _known(exports))]
+    taken = [name for name in names if (Path(directory) / name).exists()]
+    if taken:
+        raise ValueError(f"{str(directory)!r} already holds {', '.join(taken)}; pass overwrite=True or choose another folder")
 
 
 def export_scene(scene: Scene, directory: str | Path, names: Iterable[str], *, overwrite: bool = False) -> list[Path]:
@@ -133,15 +164,19 @@ def load_scene(directory: str | Path) -> Scene:
     return Scene(frames, poses, intrinsics, fps=fps)
 
 
-def _exported(scene: Scene, names: Iterable[str]) -> dict[str, bytes]:
+def _known(names: Iterable[str]) -> list[str]:
     if isinstance(names, str):
         raise ValueError(f"names must be a list of export names, got the string {names!r}; write [{names!r}]")
     names = list(names)
     unknown = [name for name in names if name not in EXPORTERS]
     if unknown:
         raise ValueError(f"unknown export {', '.join(map(repr, unknown))}; choose from {', '.join(EXPORTERS)}")
+    return names
+
+
+def _exported(scene: Scene, names: Iterable[str]) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
-    for name in names:
+    for name in _known(names):
         contents |= EXPORTERS[name](scene)
     return contents
 

@@ -1,21 +1,24 @@
 """What `register_pointmaps` refuses, and which pixels it counts as valid."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from jog3r.geometry.cameras import intrinsics_from_focal, relative_poses
 from jog3r.geometry.energy import Pairwise
 
 
 def check_inputs(
     anchor_pointmaps: Tensor, anchor_confidence: Tensor, pointmaps: Tensor, confidence: Tensor, pairs: Tensor, num_frames: int
-) -> tuple[Pairwise, Tensor, Tensor]:
+) -> tuple[Pairwise, tuple[Tensor, Tensor]]:
     """The inputs as float32 with invalid pixels blanked, and the masks of valid pixels.
 
     A pixel is valid if its point is finite and not the origin and its confidence is finite and positive. Blanked pixels have the
     point (0, 0, 0) and confidence 1, which weighs nothing in DUSt3R's objective.
 
     Returns:
-        data, anchor_valid (P, H, W) bool, valid (P, H, W) bool.
+        data, and the masks (anchor_valid, valid), each (P, H, W) bool.
     """
     named = {
         "anchor_pointmaps": anchor_pointmaps,
@@ -42,7 +45,7 @@ def check_inputs(
     points, weight, valid = _blank(pointmaps, confidence, "confidence")
     if not (anchor_valid.any() and valid.any()):
         raise ValueError("no pixel is valid in anchor_pointmaps or in pointmaps: all are NaN, inf, zero or have confidence 0")
-    return Pairwise(anchors, anchor_weight, points, weight, pairs), anchor_valid, valid
+    return Pairwise(anchors, anchor_weight, points, weight, pairs), (anchor_valid, valid)
 
 
 def _check_pairs(pairs: Tensor, num_frames: int) -> Tensor:
@@ -69,40 +72,49 @@ def _blank(points: Tensor, confidence: Tensor, name: str) -> tuple[Tensor, Tenso
     return torch.where(valid[..., None], points, 0.0), torch.where(valid, confidence, 1.0), valid
 
 
-def check_options(
-    num_frames: int,
-    method: str,
-    focal_px: float | Tensor | None,
-    intrinsics: Tensor | None,
-    known_poses: Tensor | None,
-    like: Tensor,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Given focals as (F,), intrinsics as (F, 3, 3) and poses as (F, 4, 4), float64, or None each."""
-    if method not in ("fast", "reference"):
-        raise ValueError(f"method must be 'fast' or 'reference', got {method!r}")
+@dataclass(frozen=True)
+class Given:
+    """What the caller fixed."""
+
+    intrinsics: Tensor  # (F, 3, 3) float64; the focals mean something only if they are known
+    focal_known: bool
+    intrinsics_given: bool
+    poses: Tensor | None  # (F, 4, 4) float64, the first the identity
+
+
+def check_given(
+    data: Pairwise, num_frames: int, focal_px: float | Tensor | None, intrinsics: Tensor | None, known_poses: Tensor | None
+) -> Given:
+    """Focals, intrinsics and poses that the caller gave, checked."""
+    device, (height, width) = data.pointmaps.device, data.size
     if focal_px is not None and intrinsics is not None:
         raise ValueError("give focal_px or intrinsics, not both")
-    focals = None
+    focals = torch.ones(num_frames, dtype=torch.float64, device=device)
     if focal_px is not None:
-        focals = torch.as_tensor(focal_px, dtype=torch.float64, device=like.device)
+        focals = torch.as_tensor(focal_px, dtype=torch.float64, device=device)
         if focals.dim() == 0:
             focals = focals.expand(num_frames)
         if tuple(focals.shape) != (num_frames,) or not bool((torch.isfinite(focals) & (focals > 0)).all()):
             raise ValueError(f"focal_px must be a positive number or one per frame ({num_frames}), got {focal_px!r}")
+    result = intrinsics_from_focal(focals, height, width)
     if intrinsics is not None:
-        intrinsics = torch.as_tensor(intrinsics, dtype=torch.float64, device=like.device)
-        if intrinsics.dim() == 2:
-            intrinsics = intrinsics.expand(num_frames, *intrinsics.shape)
-        if tuple(intrinsics.shape) != (num_frames, 3, 3) or not bool(torch.isfinite(intrinsics).all()):
-            raise ValueError(f"intrinsics must be finite, (3, 3) or ({num_frames}, 3, 3), got shape {tuple(intrinsics.shape)}")
-        if not bool((intrinsics[:, [0, 1], [0, 1]] > 0).all()):
+        result = torch.as_tensor(intrinsics, dtype=torch.float64, device=device)
+        if result.dim() == 2:
+            result = result.expand(num_frames, *result.shape)
+        if tuple(result.shape) != (num_frames, 3, 3) or not bool(torch.isfinite(result).all()):
+            raise ValueError(f"intrinsics must be finite, (3, 3) or ({num_frames}, 3, 3), got shape {tuple(result.shape)}")
+        if not bool((result[:, [0, 1], [0, 1]] > 0).all()):
             raise ValueError("intrinsics must have positive focal lengths on their diagonal")
-    if known_poses is not None:
-        known_poses = torch.as_tensor(known_poses, dtype=torch.float64, device=like.device)
-        if tuple(known_poses.shape) != (num_frames, 4, 4) or not bool(torch.isfinite(known_poses).all()):
-            raise ValueError(f"known_poses must be finite and ({num_frames}, 4, 4), got shape {tuple(known_poses.shape)}")
-        rotation = known_poses[:, :3, :3]
-        error = (rotation @ rotation.transpose(1, 2) - torch.eye(3).to(rotation)).abs().amax()
-        if float(error) > 1e-3 or not bool((torch.linalg.det(rotation) > 0).all()):
-            raise ValueError("known_poses must be rigid camera-to-world transforms; their 3x3 blocks are not rotations")
-    return focals, intrinsics, known_poses
+    poses = None if known_poses is None else _check_poses(known_poses, num_frames, device)
+    return Given(result, focal_px is not None or intrinsics is not None, intrinsics is not None, poses)
+
+
+def _check_poses(known_poses: Tensor, num_frames: int, device: torch.device) -> Tensor:
+    poses = torch.as_tensor(known_poses, dtype=torch.float64, device=device)
+    if tuple(poses.shape) != (num_frames, 4, 4) or not bool(torch.isfinite(poses).all()):
+        raise ValueError(f"known_poses must be finite and ({num_frames}, 4, 4), got shape {tuple(poses.shape)}")
+    rotation = poses[:, :3, :3]
+    error = (rotation @ rotation.transpose(1, 2) - torch.eye(3).to(rotation)).abs().amax()
+    if float(error) > 1e-3 or not bool((torch.linalg.det(rotation) > 0).all()):
+        raise ValueError("known_poses must be rigid camera-to-world transforms; their 3x3 blocks are not rotations")
+    return relative_poses(poses)

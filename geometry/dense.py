@@ -1,10 +1,12 @@
-"""Dense depth of all frames, given cameras and pair scales: closed form per pixel, chunked over maps."""
+"""Dense depth of all frames, given cameras and pair scales: closed form per pixel, one frame at a time."""
 
 import torch
 from torch import Tensor
 
-from jog3r.geometry.cameras import invert, pixel_rays, transform
+from jog3r.geometry.cameras import invert, pixel_rays
 from jog3r.geometry.energy import Pairwise
+
+_REWEIGHTINGS = 3
 
 
 def dense_depth(
@@ -13,57 +15,66 @@ def dense_depth(
     poses: Tensor,  # (F, 4, 4)
     intrinsics: Tensor,  # (F, 3, 3)
     pair_scale: Tensor,  # (P,)
-    iterations: int = 3,
 ) -> tuple[Tensor, Tensor]:
-    """Depth (F, H, W), 0 where unknown, and confidence (F, H, W), 0 where no map is valid; float32.
+    """Depth (F, H, W), 0 where unknown, and confidence (F, H, W), 0 where depth is; float32.
 
     A frame seen once takes the point on each pixel's ray nearest to the pair's point. A frame seen in several pairs takes the
     reweighted mean of these points' depths, with weights log(confidence) / distance: the depth that minimises DUSt3R's objective.
     """
-    frames = torch.cat((data.pairs[:, 0], data.pairs[:, 1]))
-    num_frames, (height, width) = poses.shape[0], data.size
-    depth = torch.zeros(num_frames, height, width, device=frames.device)
+    height, width = data.size
+    num_frames = poses.shape[0]
+    depth = torch.zeros(num_frames, height, width, device=poses.device)
     confidence = torch.zeros_like(depth)
-    rays = pixel_rays(intrinsics.float(), height, width)  # (F, H, W, 3)
+    second = invert(poses)[data.pairs[:, 1]] @ poses[data.pairs[:, 0]]  # (P, 4, 4) host -> own camera
+    second = torch.cat((second[:, :3, :3] * pair_scale[:, None, None], second[:, :3, 3:]), dim=2).float()
+    rays = pixel_rays(intrinsics[:1].float(), height, width)[0]  # (H, W, 3)
+    alike = bool((intrinsics == intrinsics[:1]).all())
     for frame in range(num_frames):
-        members = (frames == frame).nonzero()[:, 0].tolist()
-        if not members:
-            continue
-        along, across, weight, best = _observations(data, masks, members, invert(poses), poses, pair_scale, rays[frame])
-        total = weight.sum(0)
-        estimate = (weight * along).sum(0) / total.clamp(min=1e-30)  # (H, W)
-        if len(members) > 1:
-            ray_length = rays[frame].norm(dim=-1)
-            for _ in range(iterations):
-                distance = (((along - estimate) * ray_length) ** 2 + across).sqrt()
-                closer = weight / distance.clamp(min=1e-6 * estimate.abs().clamp(min=1e-12))
-                estimate = (closer * along).sum(0) / closer.sum(0).clamp(min=1e-30)
-        depth[frame] = torch.where((total > 0) & (estimate > 0), estimate, 0.0)
-        confidence[frame] = torch.where(depth[frame] > 0, best, 0.0)
+        if not alike:
+            rays = pixel_rays(intrinsics[frame].float(), height, width)
+        as_first = (data.pairs[:, 0] == frame).nonzero()[:, 0].tolist()
+        as_second = (data.pairs[:, 1] == frame).nonzero()[:, 0].tolist()
+        parts = [(data.anchor_pointmaps[e] * pair_scale[e].float(), data.anchor_confidence[e], masks[0][e]) for e in as_first]
+        for e in as_second:
+            points = torch.addmm(second[e, :, 3], data.pointmaps[e].flatten(0, 1), second[e, :, :3].T)
+            parts.append((points.unflatten(0, (height, width)), data.confidence[e], masks[1][e]))
+        if parts:
+            depth[frame], confidence[frame] = _fuse(parts, rays)
     return depth, confidence
 
 
-def _observations(
-    data: Pairwise, masks: tuple[Tensor, Tensor], members: list[int], world_to_cam: Tensor, poses: Tensor, pair_scale: Tensor, rays: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the maps that show one frame: depth along the ray and squared offset across it (m, H, W), weight, highest confidence."""
-    num_pairs = data.pairs.shape[0]
-    ray_square = (rays**2).sum(-1)
-    along, across, weights, best = [], [], [], torch.zeros_like(rays[..., 0])
-    for member in members:
-        edge, second = member % num_pairs, member >= num_pairs
-        maps = data.pointmaps[edge] if second else data.anchor_pointmaps[edge]
-        points = maps * pair_scale[edge].float()
-        if second:
-            host, own = data.pairs[edge].tolist()
-            points = transform((world_to_cam[own] @ poses[host]).float(), points)
-        confidence = data.confidence[edge] if second else data.anchor_confidence[edge]
-        valid = masks[1][edge] if second else masks[0][edge]
+def _fuse(parts: list[tuple[Tensor, Tensor, Tensor]], rays: Tensor) -> tuple[Tensor, Tensor]:
+    """Depth and confidence (H, W) from maps of one frame: points in its camera, confidence, valid."""
+    ray_square = rays.square().sum(-1)
+    along, across, weights, best = [], [], [], torch.zeros_like(ray_square)
+    for points, confidence, valid in parts:
         depth = (points * rays).sum(-1) / ray_square
         valid = valid & (depth > 0)
         along.append(depth)
-        across.append(((points - depth[..., None] * rays) ** 2).sum(-1))
+        if len(parts) > 1:
+            across.append(points.square().sum(-1) - depth.square() * ray_square)
         # Confidence 1 weighs nothing in the objective, yet where it is all there is it must give a depth.
         weights.append(torch.where(valid, confidence.log().clamp(min=1e-6), 0.0))
         best = torch.where(valid, torch.maximum(best, confidence), best)
-    return torch.stack(along), torch.stack(across), torch.stack(weights), best
+    if len(parts) == 1:
+        return torch.where(best > 0, along[0], 0.0), best
+    depths, offsets, weight = torch.stack(along), torch.stack(across), torch.stack(weights)  # (m, H, W)
+    estimate = (weight * depths).sum(0) / weight.sum(0).clamp(min=1e-30)
+    for _ in range(_REWEIGHTINGS):
+        distance = (((depths - estimate).square() * ray_square + offsets).clamp(min=0)).sqrt()
+        closer = weight / torch.maximum(distance, 1e-6 * estimate + 1e-30)
+        estimate = (closer * depths).sum(0) / closer.sum(0).clamp(min=1e-30)
+    return torch.where(best > 0, estimate, 0.0), best
+
+
+def frame_confidence(data: Pairwise, masks: tuple[Tensor, Tensor], num_frames: int) -> Tensor:
+    """The highest confidence (F, H, W) that any pair gives to a pixel; 0 where none is valid."""
+    confidence = data.confidence.new_zeros(num_frames, *data.size)
+    for values, mask, frames in (
+        (data.anchor_confidence, masks[0], data.pairs[:, 0]),
+        (data.confidence, masks[1], data.pairs[:, 1]),
+    ):
+        values = torch.where(mask, values, 0.0)
+        for entry, frame in enumerate(frames.tolist()):
+            confidence[frame] = torch.maximum(confidence[frame], values[entry])
+    return confidence

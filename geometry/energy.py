@@ -67,7 +67,7 @@ def alignment_energy(
     ):
         gap = world_points[frames] - transform(pair_to_world, maps)  # (P, H, W, 3)
         distance = (gap**2).sum(-1) if squared else gap.norm(dim=-1)  # (P, H, W)
-        total = total + (confidence.log() * distance).sum() / area
+        total = total + (confidence.clamp(min=1).log() * distance).sum() / area
     return total
 
 

@@ -18,23 +18,29 @@ from jog3r.geometry.robust import weighted_median
 _CUT = 3.5  # standard deviations (of a 2D residual, per component) from which a pixel counts as an outlier
 _MAX_BUMPS = 196  # size of the coarse grid, the cost of the field per map is its cube
 _MIN_SHARE = 0.03  # a smaller smooth share is not told from none
+_LEAST = 1e-12  # least squared relative error: that of float32 maps
 
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Noise of M sampled maps on a grid of h x w = N pixels."""
+    """Noise of M sampled maps on a grid of h x w = N pixels; the fields before `smooth_std` hold for all maps alike."""
 
-    smooth_std: Tensor  # (M, N) standard deviation per component, the part that the smoothed confidence explains
-    weight: Tensor  # (M, N) (smooth_std / std)^2: how much better than that a pixel is; 0 where invalid
+    exponents: Tensor  # (3,) of log variance in smoothed log confidence, its local deviation, and log distance
     share: float  # of the variance that is smooth over the image, in [0, 0.9]
     length: float  # standard deviation of the bumps, in grid pixels
     bumps: tuple[Tensor, Tensor]  # (h, Ky), (w, Kx): the field is bumps[0] @ coefficients @ bumps[1].T, variance 1
-    exponents: tuple[float, ...]  # of log variance in smoothed log confidence, its local deviation, and log depth
+    smooth_std: Tensor  # (M, N) standard deviation per component, the part that the smoothed confidence explains
+    weight: Tensor  # (M, N) (smooth_std / std)^2: how much better than that a pixel is; 0 where invalid
+    level: Tensor  # (M,) typical standard deviation relative to the distance; inf where nothing is valid
+
+    def pixels_per_datum(self, area: int) -> float:
+        """How many pixels say as much as one with independent errors would, out of `area`."""
+        return 1 - self.share + self.share * min(4 * math.pi * self.length**2, area / 2)
 
 
 def flat_top_weight(squared: Tensor) -> Tensor:
     """Robust weights of squared standardised residuals: 1 for ordinary ones, soon 0 beyond 3.5 standard deviations."""
-    return 1 / (1 + (squared / _CUT**2) ** 4)
+    return 1 / (1 + (squared / _CUT**2).square().square())
 
 
 def estimate_noise(
@@ -43,42 +49,58 @@ def estimate_noise(
     confidence: Tensor,  # (M, N)
     valid: Tensor,  # (M, N)
     grid: tuple[int, int],
+    correlated: bool = True,
+    like: NoiseModel | None = None,
 ) -> NoiseModel:
     """Fit the noise model to residuals of a nearly right state.
 
     Args:
         residual: offsets of points across their rays.
-        size: the points' distances, > 0 where valid: relative errors are more alike than absolute ones.
+        size: the points' distances, > 0: relative errors are more alike than absolute ones.
         confidence: > 0.
         valid: bool.
         grid: h, w with h * w = N.
+        correlated: False takes errors of different pixels as independent.
+        like: a model of other maps, whose exponents and correlation are taken over; only the levels are fitted.
     """
-    relative = residual.square().sum(1) / size.clamp(min=1e-30).square()  # (M, N)
-    typical = weighted_median(relative, valid.to(relative)).clamp(min=1e-24)[:, None]
+    relative = residual.square().sum(1) / size.square()  # (M, N)
+    thin = slice(None, None, 1 + 2 * (size.shape[1] // 2048))
+    usable = valid.to(relative)
+    typical = weighted_median(relative[:, thin], usable[:, thin]).clamp(min=_LEAST)[:, None]
     inlier = valid & (relative < 16 * typical)
-    mask = inlier.to(relative)
-    log_confidence = torch.where(inlier, confidence.clamp(min=1e-12).log(), torch.zeros_like(confidence))
-    blur = max(1.0, 0.025 * grid[1])
-    smoothed = _masked_blur(log_confidence, mask, grid, blur)
-    features = torch.stack(
-        (smoothed, confidence.clamp(min=1e-12).log() - smoothed, size.clamp(min=1e-30).log()), dim=0
-    )  # (3, M, N)
-    features = features - (features * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
-    target = (relative / typical).clamp(min=1e-8).log()
-    exponents = _regress(features, target, mask)
-    log_smooth = exponents[0] * features[0] + exponents[2] * features[2]
+    features = _features(size, confidence, inlier.to(relative), grid)
+    if like is None:
+        target = (relative / typical).clamp(min=1e-8).log()
+        exponents = _regress(features[..., thin], target[:, thin], inlier[:, thin].to(relative))
+    else:
+        exponents = like.exponents.to(relative)
+    log_smooth = (exponents[0] * features[0] + exponents[2] * features[2]).clamp(-9, 9)
     log_local = (exponents[1] * features[1]).clamp(-6, 6)
+    spread = relative[:, thin] / (log_smooth + log_local)[:, thin].exp()
     # 2 ln 2 = median of a chi-squared variable with two degrees of freedom.
-    spread = relative / (log_smooth + log_local).clamp(-9, 9).exp()
-    level = weighted_median(spread, mask)[:, None] / (2 * math.log(2))
-    level = torch.where(level > 0, level, level[level > 0].median() if bool((level > 0).any()) else torch.ones_like(level))
-    smooth_std = (level * log_smooth.clamp(-9, 9).exp()).sqrt() * size.clamp(min=1e-30)
-    smooth_std = torch.where(valid, smooth_std, torch.ones_like(smooth_std))
-    weight = torch.where(valid, (-log_local).exp(), torch.zeros_like(smooth_std))
-    standard = residual / smooth_std[:, None]
-    inlier = inlier & (standard.square().sum(1) * weight < _CUT**2)
-    share, length = _correlation(standard, inlier.to(relative), grid)
-    return NoiseModel(smooth_std, weight, share, length, _bumps(grid, length), tuple(exponents.tolist()))
+    level = weighted_median(spread, inlier[:, thin].to(relative)) / (2 * math.log(2))
+    known = inlier.any(1)
+    level = torch.where(known, level.clamp(min=_LEAST), 1.0)
+    smooth_std = (0.5 * log_smooth).exp() * level[:, None].sqrt() * size
+    weight = torch.where(valid, (-log_local).exp(), 0.0)
+    level = torch.where(known, level.sqrt(), torch.inf)
+    if like is not None:
+        return NoiseModel(exponents, like.share, like.length, like.bumps, smooth_std, weight, level)
+    share, length = 0.0, 1.0
+    if correlated:
+        standard = residual / smooth_std[:, None]
+        share, length = _correlation(standard, (inlier & (standard.square().sum(1) * weight < _CUT**2)).to(relative), grid)
+    bumps = _bumps(grid, length)
+    return NoiseModel(exponents, share, length, (bumps[0].to(relative), bumps[1].to(relative)), smooth_std, weight, level)
+
+
+def _features(size: Tensor, confidence: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Smoothed log confidence, deviation from it and log size, (3, M, N), each without its mean per map."""
+    log_confidence = confidence.clamp(min=1e-12).log()
+    smoothed = _masked_blur(log_confidence, mask, grid, max(1.0, 0.025 * grid[1]))
+    features = torch.stack((smoothed, log_confidence - smoothed, size.log()))
+    mean = (features * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+    return features - mean
 
 
 def normal_equations(columns: Tensor, omega: Tensor, noise: NoiseModel) -> Tensor:
@@ -97,7 +119,7 @@ def normal_equations(columns: Tensor, omega: Tensor, noise: NoiseModel) -> Tenso
     total = weighted.flatten(2) @ columns.flatten(2).transpose(1, 2)  # (M, C, C)
     if noise.share == 0:
         return total
-    vertical, horizontal = (bump.to(columns) for bump in noise.bumps)
+    vertical, horizontal = noise.bumps
     height, width = vertical.shape[0], horizontal.shape[0]
     ky, kx = vertical.shape[1], horizontal.shape[1]
     square_x = (horizontal[:, :, None] * horizontal[:, None]).flatten(1)  # (w, Kx * Kx)

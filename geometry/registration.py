@@ -1,7 +1,7 @@
 """Global registration: pairwise pointmaps -> camera poses, intrinsics and depth of all frames.
 
 `register_pointmaps` takes anybody's pairwise pointmaps (DUSt3R, MASt3R, or the head of this package). docs/registration.md
-explains the two methods, the terms and their weights.
+explains the two methods, their terms and the weights.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,18 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import intrinsics_from_focal, relative_poses, transform, unproject
-from jog3r.geometry.checks import check_inputs, check_options
-from jog3r.geometry.dense import dense_depth
+from jog3r.geometry.checks import Given, check_given, check_inputs
+from jog3r.geometry.degeneracy import find_degenerate
+from jog3r.geometry.dense import dense_depth, frame_confidence
 from jog3r.geometry.energy import Pairwise, objective, state_energy
-from jog3r.geometry.fast import first_focals, grow_tree, pair_poses, sample_rays, take_samples
 from jog3r.geometry.pointmaps import mean_distance
 from jog3r.geometry.reference import ReferenceOptions, reference_alignment
+from jog3r.geometry.refinement import RefineOptions, refine
+from jog3r.geometry.samples import take_samples
+from jog3r.geometry.smoothness import TemporalWeights
+from jog3r.geometry.tree import first_intrinsics, first_state
+
+MAX_PIXELS = 4096  # of each map that take part in the fast solve
 
 
 @dataclass(frozen=True)
@@ -29,23 +35,24 @@ class Registration:
     depth: Tensor
     """(F, H, W) z in the frame's camera; 0 where no map has a valid pixel."""
     pointmaps: Tensor
-    """(F, H, W, 3) in world coordinates."""
+    """(F, H, W, 3) in world coordinates; the camera centre where depth is 0."""
     confidence: Tensor
-    """(F, H, W) the highest confidence any pair gave to the pixel; 0 where none is valid."""
+    """(F, H, W) the highest confidence any pair gave to the pixel; 0 where depth is 0."""
     pair_scale: Tensor
     """(P,) factors from the length unit of each pair's pointmaps to that of the world."""
     energy: float
-    """DUSt3R's objective at this state, without temporal terms, at the objective's own scale."""
+    """DUSt3R's objective at this state, without temporal terms, at the objective's own scale (geometric mean of pair scales 0.5)."""
     converged: bool
-    """Whether the last step moved nothing noticeably."""
+    """Whether the last step was shorter than a twentieth of the uncertainty (fast), or lowered the energy by under 0.1 % in the last
+    tenth of the steps (reference)."""
     num_iterations: int
     """Steps taken."""
     degenerate: tuple[str, ...]
-    """Per frame what is wrong with its pose, words joined by commas: "", "no overlap", "too few points", "no parallax",
-    "planar scene", "poor fit"."""
+    """Per frame why its pose deserves no trust, joined by ", ": "too few points", "no overlap", "no parallax", "planar scene",
+    "poor fit"; "" for a sound frame."""
     pose_covariance: Tensor
-    """(F, 6, 6) covariance of (rotation vector in radians, translation) of each camera-to-world pose, both in world axes; zero
-    for frame 1 and given poses; infinite variances where the pose is unknown."""
+    """(F, 6, 6) covariance of rotation vector (radians) and translation of each pose, in world axes (R -> exp(w) R, t -> t + v); zero
+    for frame 1 and given poses, inf on the diagonal where the pose is unknown; NaN-filled by the reference, which knows none."""
 
 
 def register_pointmaps(
@@ -61,51 +68,158 @@ def register_pointmaps(
     focal_px: float | Tensor | None = None,
     intrinsics: Tensor | None = None,
     known_poses: Tensor | None = None,
+    smoothness: str | None = "auto",
+    smoothness_focal: float = 0.0,
+    smoothness_translation: float = 0.0,
     max_iterations: int | None = None,
+    chunk_pairs: int = 32,
     generator: torch.Generator | None = None,
 ) -> Registration:
-    """Register pairwise pointmaps globally."""
+    """Register pairwise pointmaps globally.
+
+    Args:
+        anchor_pointmaps: points of frame i of each pair (i, j), in camera i.
+        anchor_confidence: > 0; DUSt3R's are above 1. 0, NaN or inf marks invalid pixels, as do non-finite points.
+        pointmaps: points of frame j, in camera i, in the same unit as the pair's anchor points.
+        confidence: the same for frame j.
+        pairs: (i, j) from 0; any graph, best connected to frame 0. The star (0, f) is what the pipeline gives.
+        num_frames: F; frames in temporal order if smoothness is to mean anything.
+        method: "fast", or "reference" for DUSt3R's energy minimised by Adam (slow; the graph must be connected).
+        shared_focal: one focal length for all frames.
+        focal_px: given focal length in pixels, one or one per frame.
+        intrinsics: given (3, 3) or (F, 3, 3) in pixels, e.g. with non-square pixels (fast only).
+        known_poses: given (F, 4, 4) camera-to-world poses, in any world and any scale; they are kept.
+        smoothness: "auto" adds a prior on accelerations whose strength is estimated from the data; None adds none (fast only).
+        smoothness_focal: weight of the paper's L_fl.
+        smoothness_translation: weight of the paper's L_transl. For both methods' units see docs/registration.md.
+        max_iterations: default 10 (fast), 300 (reference).
+        chunk_pairs: pairs worked on at a time; bounds the memory (fast only).
+        generator: unused: both methods are deterministic.
+
+    Raises:
+        ValueError: shapes, ranges or options that make no sense, or no valid pixel at all.
+        TypeError: maps that are not tensors.
+    """
     del generator
-    data, anchor_valid, valid = check_inputs(anchor_pointmaps, anchor_confidence, pointmaps, confidence, pairs, num_frames)
-    focals, intrinsics, known_poses = check_options(num_frames, method, focal_px, intrinsics, known_poses, data.pointmaps)
-    height, width = data.size
-    if method == "reference":
-        options = ReferenceOptions(
-            iterations=max_iterations or 300, shared_focal=False, focal_px=focals, known_poses=known_poses
-        )
-        parameters, _ = reference_alignment(data, num_frames, options)
-        energy = objective(data, parameters).item()
-        poses, scale = relative_poses(parameters.cam_to_world().double()), parameters.pair_scales()
-        intrinsics = intrinsics_from_focal(parameters.focals(), height, width)
-        depth = parameters.im_depthmaps.exp().unflatten(1, (height, width))
-        frame_confidence = dense_depth(data, (anchor_valid, valid), poses, intrinsics, scale)[1]
-        reached = torch.ones(num_frames, dtype=torch.bool)
-    else:
-        samples = take_samples(data, anchor_valid, valid, 4096)
-        if intrinsics is None:
-            if focals is None:
-                focals = first_focals(samples, num_frames, (height, width), shared_focal)
-            intrinsics = intrinsics_from_focal(focals, height, width)
-        relative, fit = pair_poses(samples, sample_rays(samples, intrinsics))
-        state = grow_tree(samples, relative, fit, num_frames)
-        poses, scale, reached = state.poses, state.pair_scale, state.reached
-        depth, frame_confidence = dense_depth(data, (anchor_valid, valid), poses, intrinsics, scale)
-        world = transform(poses.float(), unproject(depth, intrinsics.float()))
-        energy = state_energy(data, world, poses.float(), scale.float()).item()
-    world = transform(poses.float(), unproject(depth.float(), intrinsics.float()))
-    unit = 1 / mean_distance(world[0], frame_confidence[0] > 0)
-    poses = poses.float().clone()
+    data, masks = check_inputs(anchor_pointmaps, anchor_confidence, pointmaps, confidence, pairs, num_frames)
+    given = check_given(data, num_frames, focal_px, intrinsics, known_poses)
+    weights = TemporalWeights(smoothness_focal, smoothness_translation)
+    if max_iterations is not None and max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+    if chunk_pairs < 1:
+        raise ValueError(f"chunk_pairs must be at least 1, got {chunk_pairs}")
+    if min(smoothness_focal, smoothness_translation) < 0:
+        raise ValueError(f"smoothness weights must be >= 0, got {smoothness_focal} and {smoothness_translation}")
+    if smoothness not in ("auto", None):
+        raise ValueError(f"smoothness must be 'auto' or None, got {smoothness!r}")
+    with torch.no_grad():
+        if method == "fast":
+            options = RefineOptions(
+                iterations=max_iterations or 10,
+                fixed_poses=given.poses is not None,
+                fixed_focal=given.focal_known,
+                shared_focal=shared_focal,
+                motion_prior=smoothness == "auto",
+                temporal=weights,
+                chunk_pairs=chunk_pairs,
+            )
+            return _fast(data, masks, num_frames, given, options)
+        if method == "reference":
+            return _reference(data, masks, num_frames, given, weights, max_iterations or 300, shared_focal)
+    raise ValueError(f"method must be 'fast' or 'reference', got {method!r}")
+
+
+def _fast(data: Pairwise, masks: tuple[Tensor, Tensor], num_frames: int, given: Given, options: RefineOptions) -> Registration:
+    # 1. a subset of the pixels, cameras from closed forms and short robust fits
+    samples = take_samples(data, *masks, MAX_PIXELS)
+    intrinsics = given.intrinsics
+    if not given.focal_known:
+        intrinsics = first_intrinsics(samples, intrinsics, options.shared_focal, data.size)
+    state, _ = first_state(samples, intrinsics, num_frames, given.poses)
+    # 2. all cameras together
+    refined = refine(samples, state, options)
+    state = refined.state
+    # 3. depth of all pixels for these cameras
+    pair_scale = state.pair_scale / samples.unit
+    depth, best = dense_depth(data, masks, state.poses, state.intrinsics, pair_scale)
+    poses = state.poses.float()
+    world = transform(poses, unproject(depth, state.intrinsics.float()))
+    energy = state_energy(data, world, poses, pair_scale.float())
+    covariance = refined.covariance
+    unknown = torch.full((6,), torch.inf, dtype=covariance.dtype, device=covariance.device).diag_embed().nan_to_num(nan=0.0)
+    covariance = torch.where(state.reached[:, None, None], covariance, unknown)
+    return _finish(
+        (state.poses, state.intrinsics, depth, best, pair_scale, covariance),
+        float(energy),
+        refined.converged,
+        refined.iterations,
+        find_degenerate(samples, refined),
+    )
+
+
+def _reference(
+    data: Pairwise,
+    masks: tuple[Tensor, Tensor],
+    num_frames: int,
+    given: Given,
+    weights: TemporalWeights,
+    iterations: int,
+    shared_focal: bool,
+) -> Registration:
+    if given.intrinsics_given:
+        raise ValueError("method='reference' takes focal_px, not intrinsics: its cameras are centred with square pixels")
+    options = ReferenceOptions(
+        iterations,
+        shared_focal and not given.focal_known,
+        given.intrinsics[:, 0, 0] if given.focal_known else None,
+        given.poses,
+        weights.focal,
+        weights.translation,
+    )
+    parameters, history = reference_alignment(data, num_frames, options)
+    poses = relative_poses(parameters.cam_to_world().double())
+    intrinsics = intrinsics_from_focal(parameters.focals().double(), *data.size)
+    best = frame_confidence(data, masks, num_frames)
+    depth = torch.where(best > 0, parameters.im_depthmaps.exp().unflatten(1, data.size), 0.0)
+    energy = float(objective(data, parameters))
+    covariance = torch.full((num_frames, 6, 6), torch.nan)
+    earlier = history[-max(1, len(history) // 10)]
+    return _finish(
+        (poses, intrinsics, depth, best, parameters.pair_scales(), covariance),
+        energy,
+        earlier - energy < 1e-3 * energy,
+        iterations,
+        ("",) * num_frames,
+    )
+
+
+def _finish(
+    state: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+    energy: float,
+    converged: bool,
+    iterations: int,
+    degenerate: tuple[str, ...],
+) -> Registration:
+    """Fix the scale: the mean distance of frame 1's valid points becomes 1."""
+    poses, intrinsics, depth, confidence, pair_scale, covariance = state
+    first = unproject(depth[:1], intrinsics[:1].float())
+    unit = 1 / mean_distance(first, confidence[:1] > 0)[0].double()
+    poses = poses.clone()
     poses[:, :3, 3] *= unit
+    poses, intrinsics, depth = poses.float(), intrinsics.float(), depth * unit.float()
+    stretch = torch.cat((torch.ones(3).to(unit), unit.repeat(3)))
     return Registration(
         poses,
-        intrinsics.float(),
-        depth.float() * unit,
-        world * unit,
-        frame_confidence,
-        scale.float() * unit,
+        intrinsics,
+        depth,
+        transform(poses, unproject(depth, intrinsics)),
+        confidence,
+        (pair_scale.double() * unit).float(),
         energy,
-        True,
-        1,
-        tuple("" if bool(r) else "no overlap" for r in reached),
-        torch.zeros(num_frames, 6, 6),
+        converged,
+        iterations,
+        degenerate,
+        (covariance * stretch[:, None] * stretch).nan_to_num(nan=0.0, posinf=torch.inf).float()
+        if not covariance.isnan().all()
+        else covariance.float(),
     )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from jog3r.geometry.cameras import pixel_grid
 from jog3r.geometry.energy import Pairwise
+from jog3r.geometry.robust import weighted_median
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Samples:
     valid: Tensor  # (M, N) bool
     host: Tensor  # (M,) frame whose camera the points are in
     frame: Tensor  # (M,) frame whose pixels they are
+    unit: Tensor  # (P,) length by which the pair's points were divided, so that they are about 1 from their camera
     pixels: Tensor  # (2, N) u, v, float64
     grid: tuple[int, int]  # h, w of the sampled grid
 
@@ -45,6 +47,7 @@ class Samples:
             self.valid[:, keep],
             self.host,
             self.frame,
+            self.unit,
             self.pixels[:, keep],
             (0, 0),
         )
@@ -64,6 +67,15 @@ def take_samples(data: Pairwise, anchor_valid: Tensor, valid: Tensor, max_pixels
     mask = torch.cat((anchor_valid[:, rows, columns], valid[:, rows, columns])).flatten(1)
     points = points.transpose(1, 2).contiguous()  # (M, 3, N)
     first, second = data.pairs.T
+    # Division first: squares of points in odd units would leave the range of float32.
+    largest = points.abs().amax(1)  # (M, N)
+    thin = slice(None, None, max(1, points.shape[2] // 1024))
+    typical = weighted_median(largest[:, thin], mask[:, thin].float()).unflatten(0, (2, -1))  # (2, P)
+    unit = torch.where(typical[0] > 0, typical[0], typical[1])
+    unit = torch.where(unit > 0, unit, 1.0)
+    points = points / unit.repeat(2)[:, None, None]
+    mask = mask & (largest < 1e6 * unit.repeat(2)[:, None]) & (largest > 1e-6 * unit.repeat(2)[:, None])
+    points = torch.where(mask[:, None], points, 0.0)
     return Samples(
         points,
         torch.where(mask, points.square().sum(1).sqrt(), 1.0),
@@ -71,6 +83,7 @@ def take_samples(data: Pairwise, anchor_valid: Tensor, valid: Tensor, max_pixels
         mask,
         torch.cat((first, first)),
         torch.cat((first, second)),
+        unit.double(),
         grid.flatten(0, 1).T,
         (grid.shape[0], grid.shape[1]),
     )

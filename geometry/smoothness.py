@@ -11,11 +11,22 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import so3_log
+from jog3r.geometry.normal_equations import Layout, System
+from jog3r.geometry.tree import State
 
-_EM_STEPS = 30
+_EM_STEPS = 12
+_EM_STRIDE = 1.7  # EM creeps; longer steps in log variance get there sooner and have the same fixed point
 
 
-@dataclass
+@dataclass(frozen=True)
+class TemporalWeights:
+    """Weights of the paper's terms, added to minus twice the log-likelihood; lengths in the unit of the result, focals in pixels."""
+
+    focal: float = 0.0  # of sum |l_f - l_(f+1)|^2
+    translation: float = 0.0  # of sum |t_f - t_(f+1)|^2 + |v_f - v_(f+1)|^2
+
+
+@dataclass(frozen=True)
 class MotionPrior:
     """Variance of a camera's acceleration per squared frame interval; isotropic in each of rotation and translation."""
 
@@ -27,11 +38,11 @@ class MotionPrior:
         return torch.tensor([1 / self.rotation] * 3 + [1 / self.translation] * 3, dtype=torch.float64).repeat(count)
 
 
-def second_difference(num_frames: int) -> Tensor:
-    """Operator ((F - 2) * 6, F * 6) from pose steps in world axes (rotation vector, translation) to accelerations."""
-    rows = torch.zeros(num_frames - 2, num_frames, dtype=torch.float64)
-    for row in range(num_frames - 2):
-        rows[row, row : row + 3] = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
+def differences(num_frames: int, order: int) -> Tensor:
+    """Operator ((F - order) * 6, F * 6): differences of the given order of pose steps in world axes."""
+    rows = torch.eye(num_frames, dtype=torch.float64)
+    for _ in range(order):
+        rows = rows.diff(dim=0)
     return torch.kron(rows, torch.eye(6, dtype=torch.float64))
 
 
@@ -40,6 +51,38 @@ def accelerations(poses: Tensor) -> Tensor:
     turn = so3_log(poses[1:, :3, :3] @ poses[:-1, :3, :3].transpose(1, 2))  # (F - 1, 3)
     step = poses[:, :3, 3].diff(dim=0)
     return torch.cat((turn, step), dim=1).diff(dim=0).flatten()
+
+
+def motion_pull(
+    system: System, layout: Layout, free: Tensor, state: State, prior: MotionPrior | None
+) -> tuple[MotionPrior, tuple[Tensor, Tensor]]:
+    """The motion prior at its estimated strength, as additions to the normal equations and the gradient.
+
+    Args:
+        system: normal equations of the data.
+        layout: of the unknowns.
+        free: mask of those that may move.
+        state: where the system was assembled.
+        prior: the previous estimate, if any.
+    """
+    operator = torch.zeros(6 * (layout.num_frames - 2), layout.size).to(system.normal)
+    operator[:, : layout.scales] = differences(layout.num_frames, 2).to(operator)
+    current = accelerations(state.poses)
+    # An acceleration that touches a frame without a pose says nothing.
+    known = (state.reached[:-2] & state.reached[1:-1] & state.reached[2:]).repeat_interleave(6)
+    operator, current = operator[known], current[known]
+    if not len(current):
+        return prior or MotionPrior(1.0, 1.0), (torch.zeros_like(system.normal), torch.zeros_like(system.gradient))
+    is_pose = torch.arange(layout.size, device=free.device) < layout.scales
+    poses, rest = (free & is_pose).nonzero()[:, 0], (free & ~is_pose).nonzero()[:, 0]
+    damped = system.normal + torch.diag(1e-9 * system.normal.diagonal() + 1e-12)
+    cross = damped[poses[:, None], rest]
+    solved = torch.linalg.solve(damped[rest[:, None], rest], torch.cat((cross.T, system.gradient[rest][:, None]), 1))
+    marginal = damped[poses[:, None], poses] - cross @ solved[:, :-1]
+    slope = system.gradient[poses] - cross @ solved[:, -1]
+    prior = estimate_prior(marginal, slope, operator[:, poses], current, prior)
+    precision = prior.precision(len(current) // 6).to(operator)
+    return prior, (operator.T @ (precision[:, None] * operator), operator.T @ (precision * current))
 
 
 def estimate_prior(normal: Tensor, gradient: Tensor, operator: Tensor, current: Tensor, start: MotionPrior | None) -> MotionPrior:
@@ -63,8 +106,29 @@ def estimate_prior(normal: Tensor, gradient: Tensor, operator: Tensor, current: 
         step = -torch.cholesky_solve((gradient + operator.T @ (precision * current))[:, None], factor)[:, 0]
         spread = torch.linalg.solve_triangular(factor, operator.T, upper=False).square().sum(0)
         expected = ((current + operator @ step).square() + spread).unflatten(0, (count, 6)).mean(0)
-        prior = MotionPrior(_floored(expected[:3].mean()), _floored(expected[3:].mean()))
+        rotation = prior.rotation * (_floored(expected[:3].mean()) / prior.rotation) ** _EM_STRIDE
+        translation = prior.translation * (_floored(expected[3:].mean()) / prior.translation) ** _EM_STRIDE
+        prior = MotionPrior(max(rotation, 1e-16), max(translation, 1e-16))
     return prior
+
+
+def paper_pull(state: State, layout: Layout, weights: TemporalWeights) -> tuple[Tensor, Tensor]:
+    """The paper's L_fl and L_transl as additions to the normal equations and the gradient (exact: both are quadratic)."""
+    options = {"dtype": state.poses.dtype, "device": state.poses.device}
+    normal, gradient = torch.zeros(layout.size, layout.size, **options), torch.zeros(layout.size, **options)
+    if weights.translation > 0:
+        keep = torch.tensor([0.0, 0, 0, 1, 1, 1], **options).repeat(layout.num_frames)
+        positions = torch.cat((torch.zeros_like(state.poses[:, :3, 3]), state.poses[:, :3, 3]), 1).flatten()
+        for order in range(1, min(3, layout.num_frames)):
+            operator = differences(layout.num_frames, order).to(keep) * keep
+            normal[: layout.scales, : layout.scales] += weights.translation * operator.T @ operator
+            gradient[: layout.scales] += weights.translation * operator.T @ (operator @ positions)
+    if weights.focal > 0 and not layout.shared_focal:
+        focal = state.intrinsics[:, 0, 0]
+        operator = torch.eye(layout.num_frames, **options).diff(dim=0) * focal  # by log focal
+        normal[layout.focals :, layout.focals :] += weights.focal * operator.T @ operator
+        gradient[layout.focals :] += weights.focal * operator.T @ focal.diff()
+    return normal, gradient
 
 
 def _floored(value: Tensor) -> float:

@@ -127,18 +127,19 @@ def _reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert_arguments(parser: argparse.ArgumentParser) -> None:
-    from jog3r.cli_tools import CONVERSIONS, run_convert
+    from jog3r.cli_tools import CONVERSIONS, PARTS, run_convert
 
-    parser.add_argument("kind", choices=sorted(CONVERSIONS), help="what the file is, or what to take out of it")
+    parser.add_argument(
+        "kind", choices=tuple(CONVERSIONS), help="opensora: a whole pipeline around its transformer; else one model"
+    )
     parser.add_argument("file", type=Path, help="original checkpoint (.pth or .safetensors)")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write; must not exist")
     parser.add_argument("--overwrite", action="store_true", help="replace files of the same name in an existing DIR")
+    for name in PARTS:
+        what = "DUSt3R checkpoint to start the head from" if name == "dust3r" else "folder or hub repository"
+        _option(parser, name, default=None, help=f"of the whole pipeline: {what}")
     parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="config that weights cannot tell, such as num_attention_heads=16",
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="config that weights cannot tell, such as space_scale=1.0"
     )
     parser.set_defaults(run=run_convert)
 

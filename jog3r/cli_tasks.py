@@ -176,8 +176,9 @@ def _check_exports(names: list[str], has_geometry: bool) -> None:
 
 def _write_scene(output: Any, fps: float, caption: str, exports: list[str], folder: Path) -> None:
     from jog3r.export.exporters import write_results
+    from jog3r.export.scene import Scene
 
-    write_results(scene_of(output, fps, caption), folder, exports=exports, overwrite=True)
+    write_results(Scene(**output.clip(), fps=fps, caption=caption), folder, exports=exports, overwrite=True)
 
 
 def _write_video(frames: list[Any], fps: float, folder: Path) -> None:
@@ -186,32 +187,6 @@ def _write_video(frames: list[Any], fps: float, folder: Path) -> None:
     from jog3r.export.video import encode_video
 
     (folder / "video.mp4").write_bytes(encode_video(np.stack([np.asarray(frame) for frame in frames]), fps))
-
-
-def scene_of(output: Any, fps: float, caption: str = "", clip: int = 0) -> Any:
-    """One clip of a `Jog3rPipelineOutput` as a `Scene` for export.
-
-    Args:
-        output: with frames as PIL images and with registration.
-        fps: frames per second of the clip.
-        caption: the prompt, or empty.
-        clip: which of the batch.
-    """
-    from jog3r.export.scene import Scene
-
-    order = [3, 4, 5, 0, 1, 2]  # the solver's covariance has the rotation first, the scene's the translation
-    covariance = output.registration[clip].pose_covariance[:, order][:, :, order]
-    return Scene(
-        frames=output.frames[clip],
-        poses=output.poses[clip],
-        intrinsics=output.intrinsics[clip],
-        pointmaps=output.pointmaps[clip],
-        confidence=output.confidence[clip],
-        depth=output.depth[clip],
-        fps=fps,
-        caption=caption,
-        pose_covariance=covariance,
-    )
 
 
 @contextmanager

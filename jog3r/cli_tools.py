@@ -11,28 +11,43 @@ from typing import Any
 from jog3r import tiny_checkpoint
 from jog3r.cli_files import OutputFolder, UsageError
 
-# What `jog3r convert` reads -> the function of jog3r.models.convert
+# What `jog3r convert` makes of one original file -> the function of jog3r.models.convert; None is the whole pipeline.
 CONVERSIONS = {
-    "opensora": "inspect_opensora",
+    "opensora": None,
+    "opensora-transformer": "inspect_opensora",
     "dust3r-head": "inspect_dust3r_head",
     "dust3r": "inspect_dust3r_baseline",
 }
+PARTS = ("vae", "text_encoder", "tokenizer", "dust3r")  # of the whole pipeline
 
 
 def run_convert(options: argparse.Namespace) -> str:
-    """`jog3r convert`: a model folder with conversion.json, which says what became of every weight."""
+    """`jog3r convert`: a folder with conversion.json, which says what became of every weight."""
+    config = dict(_parse_setting(text) for text in options.set)
+    parts = {name: getattr(options, name) for name in PARTS if getattr(options, name) is not None}
+    with OutputFolder(options.out, options.overwrite) as folder:
+        try:
+            if CONVERSIONS[options.kind] is None:
+                from jog3r.pipelines.assemble import write_opensora_pipeline
+
+                report = write_opensora_pipeline(options.file, folder, **parts, **config)["transformer"]
+            else:
+                if parts:
+                    raise UsageError(f"--{next(iter(parts))} belongs to `convert opensora`, the whole pipeline")
+                report = _convert_model(CONVERSIONS[options.kind], options.file, config, folder)
+        except (FileNotFoundError, TypeError) as error:
+            raise UsageError(str(error)) from error
+    return f"{options.out}: {report['model']}, {report['parameters']} parameters, {len(report['ignored'])} weights ignored"
+
+
+def _convert_model(function: str | None, file: Path, config: dict[str, Any], folder: Path) -> dict[str, Any]:
     from jog3r.models import convert
 
-    config = dict(_parse_setting(text) for text in options.set)
-    try:
-        conversion = getattr(convert, CONVERSIONS[options.kind])(options.file, **config)
-        with OutputFolder(options.out, options.overwrite) as folder:
-            conversion.load().save_pretrained(folder)
-            report = conversion.report()
-            (folder / "conversion.json").write_text(json.dumps(report, indent=1) + "\n")
-    except (FileNotFoundError, TypeError) as error:
-        raise UsageError(str(error)) from error
-    return f"{options.out}: {report['model']}, {report['parameters']} parameters, {len(report['ignored'])} weights ignored"
+    conversion = getattr(convert, str(function))(file, **config)
+    conversion.load().save_pretrained(folder)
+    report: dict[str, Any] = conversion.report()
+    (folder / "conversion.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
 
 
 def _parse_setting(text: str) -> tuple[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from jog3r.models.transformer_jog3r import CaptionCache, Jog3rTransformer3DModel
+from jog3r.pipelines.caption_cleaning import clean_captions
 
 logger = logging.getLogger(__name__)
 
@@ -82,21 +83,27 @@ def null_captions(
 
 
 def embed_texts(
-    tokenizer: Any, text_encoder: Any, texts: list[str], max_length: int, device: torch.device
+    tokenizer: Any, text_encoder: Any, texts: list[str], max_length: int, device: torch.device, clean: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Texts, in lower case and without outer blanks as OpenSora reads them, to embeddings and mask.
+
+    Args:
+        tokenizer, text_encoder: T5-type.
+        texts: B of them.
+        max_length: tokens; a longer text is cut behind a warning.
+        device: of the results.
+        clean: first remove what OpenSora removes (markup, addresses, odd punctuation).
 
     Returns:
         (B, max_length, D) and bool (B, max_length).
     """
-    texts = [text.lower().strip() for text in texts]
+    texts = clean_captions(texts) if clean else [text.lower().strip() for text in texts]
     tokens = tokenizer(
         texts, padding="max_length", max_length=max_length, truncation=True, return_attention_mask=True, return_tensors="pt"
     )
-    lengths = [len(ids) for ids in tokenizer(texts).input_ids]
-    for text, length in zip(texts, lengths, strict=True):
-        if length > max_length:
-            logger.warning("the prompt %r has %d tokens; those after the first %d are not read", text, length, max_length)
+    for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True):
+        if len(ids) > max_length:
+            logger.warning("the prompt %r has %d tokens; those after the first %d are not read", text, len(ids), max_length)
     mask = tokens.attention_mask.to(device)
     embeds = text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]  # (B, L, D)
     return embeds, mask.bool()

@@ -127,6 +127,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, SamplingMixin, DiffusionPipeline, Jog3
         prompt_attention_mask: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         negative_prompt_attention_mask: Tensor | None = None,
+        clean_caption: bool = False,
         device: torch.device | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Texts to embeddings; embeddings that are given pass through.
@@ -143,7 +144,9 @@ class Jog3rPipeline(Jog3rCheckpointMixin, SamplingMixin, DiffusionPipeline, Jog3
         max_length = self.transformer.config.max_caption_length
         if prompt_embeds is None:
             texts = [prompt] if isinstance(prompt, str) else list(prompt or [])
-            prompt_embeds, prompt_attention_mask = embed_texts(self.tokenizer, self.text_encoder, texts, max_length, device)
+            prompt_embeds, prompt_attention_mask = embed_texts(
+                self.tokenizer, self.text_encoder, texts, max_length, device, clean_caption
+            )
         num_prompts, length, _ = prompt_embeds.shape
 
         if not do_classifier_free_guidance:
@@ -151,7 +154,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, SamplingMixin, DiffusionPipeline, Jog3
         elif negative_prompt_embeds is None and negative_prompt is not None:
             texts = [negative_prompt] * num_prompts if isinstance(negative_prompt, str) else negative_prompt
             negative_prompt_embeds, negative_prompt_attention_mask = embed_texts(
-                self.tokenizer, self.text_encoder, texts, max_length, device
+                self.tokenizer, self.text_encoder, texts, max_length, device, clean_caption
             )
         elif negative_prompt_embeds is None:
             negative_prompt_embeds = null_captions(self.transformer, num_prompts, device, length)
@@ -282,6 +285,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, SamplingMixin, DiffusionPipeline, Jog3
         return_dict: bool = True,
         callback_on_step_end: Callable[["Jog3rPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  # diffusers inspects this default
+        clean_caption: bool = False,
         guidance_channels: int | None = None,
         eta: float = 0.0,
         attention_kwargs: dict[str, Any] | None = None,
@@ -311,6 +315,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, SamplingMixin, DiffusionPipeline, Jog3
             return_dict: False gives a tuple of all fields that are not None.
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after each step; may return changed tensors.
             callback_on_step_end_tensor_inputs: which tensors it gets, of `_callback_tensor_inputs`.
+            clean_caption: remove markup, addresses and odd punctuation from texts, as OpenSora does (needs ftfy, beautifulsoup4).
             guidance_channels: guide only the first so many latent channels (OpenSora: 3).
             eta: of DDIM.
             attention_kwargs: `{"scale": float}` scales LoRA layers.
@@ -374,6 +379,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, SamplingMixin, DiffusionPipeline, Jog3
                     prompt_attention_mask,
                     negative_prompt_embeds,
                     negative_prompt_attention_mask,
+                    clean_caption,
                 )
             )
             # 3. Prepare time steps and latents

@@ -39,3 +39,18 @@ class Jog3rPipelineOutput(BaseOutput):
     pairwise: Pointmap3DHeadOutput | None = None
     registration: list[Registration] | None = None
     reconstruction_timestep: float | None = None
+
+    def clip(self, index: int = 0) -> dict[str, Any]:
+        """The fields of one clip, named as the arguments of `jog3r.export.scene.Scene`.
+
+        Args:
+            index: which of the B clips.
+
+        Raises:
+            ValueError: the output has no cameras (task "t2v", or registration=False).
+        """
+        if self.registration is None or self.poses is None:
+            raise ValueError('this output has no cameras; use task "t2v+c" or "v2c" with registration=True')
+        names = ("frames", "poses", "intrinsics", "pointmaps", "confidence", "depth")
+        fields = {name: getattr(self, name)[index] for name in names}
+        return {**fields, "pose_covariance": self.registration[index].pose_covariance}

@@ -11,10 +11,13 @@ import av
 import numpy as np
 import pytest
 import torch
+from original_checkpoints import opensora_shapes, random_weights
 from safetensors.torch import load_file, save_file
 from tiny_components import PROMPT, tiny_pipeline
 
+from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
 from jog3r.cli import main
+from jog3r.cli_cameras import read_true_cameras
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = {"video.mp4", "pointcloud.ply", "pointcloud.glb", "cameras.json", "trajectory.png"}
@@ -70,30 +73,19 @@ def refused(capsys, out, *arguments):
     return lines[0]
 
 
-def test_generate_writes_every_file(capsys, model, tmp_path):
-    out = tmp_path / "runs" / "first"
-    code, printed, _ = run(
-        capsys, "generate", PROMPT, "--out", out, "--model", model, "--num_inference_steps", 20, "--export", "npz"
-    )
+def test_generate_writes_every_file_and_again_the_same(capsys, model, tmp_path):
+    out, options = tmp_path / "runs" / "first", ("--model", model, "--num_inference_steps", 20, "--seed", 1)
+    code, printed, _ = run(capsys, "generate", PROMPT, "--out", out, *options, "--export", "npz")
     assert code == 0 and str(out) in printed
-    assert {path.name for path in out.iterdir()} == RESULTS | {"scene.npz", "trajectory_tum.txt"}
+    assert {path.name for path in out.iterdir()} == RESULTS | {"scene.npz"}
     assert all(path.stat().st_size for path in out.iterdir())
     assert [path.name for path in out.parent.iterdir()] == ["first"]  # nothing is left aside
     cameras = json.loads((out / "cameras.json").read_text())
-    assert cameras["convention"] == "opencv_cam_to_world" and (cameras["width"], cameras["height"], cameras["fps"]) == (
-        16,
-        16,
-        8.0,
-    )
+    assert cameras["convention"] == "opencv_cam_to_world"
+    assert (cameras["width"], cameras["height"], cameras["fps"]) == (16, 16, 8.0)
     assert len(cameras["frames"]) == 4 and cameras["frames"][0]["pose"] == np.eye(4).tolist()
-
-
-def test_the_same_seed_gives_the_same_cameras(capsys, model, tmp_path):
-    cameras = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        run(capsys, "generate", PROMPT, "--out", tmp_path / name, "--model", model, "--seed", seed, "--num-inference-steps", 20)
-        cameras.append((tmp_path / name / "cameras.json").read_text())
-    assert cameras[0] == cameras[1] != cameras[2]
+    run(capsys, "generate", PROMPT, "--out", out, *options, "--overwrite", "--num-frames", 4)
+    assert json.loads((out / "cameras.json").read_text()) == cameras
 
 
 def test_generate_without_cameras(capsys, model, tmp_path):
@@ -104,10 +96,6 @@ def test_generate_without_cameras(capsys, model, tmp_path):
 
 
 def test_reconstruct_takes_any_size_and_length(capsys, model, clips, tmp_path):
-    code, _, _ = run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / "a", "--model", model)
-    assert code == 0 and {path.name for path in (tmp_path / "a").iterdir()} == RESULTS
-    cameras = json.loads((tmp_path / "a" / "cameras.json").read_text())
-    assert (len(cameras["frames"]), cameras["width"], cameras["height"], cameras["fps"]) == (5, 16, 16, 10.0)
     code, _, _ = run(
         capsys,
         *("reconstruct", clips / "long.mp4", "--stride", 2, "--start", 10, "--stop", 50, "--height", 16, "--width", 24),
@@ -127,12 +115,14 @@ def test_known_cameras_are_compared(capsys, model, clips, tmp_path):
     (tmp_path / "true.txt").write_text("\n".join(rows))
     options = ("--model", model, "--true_cameras")
     code, printed, _ = run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / "a", *options, tmp_path / "true.txt")
-    assert code == 0
+    assert code == 0 and {path.name for path in (tmp_path / "a").iterdir()} == RESULTS
+    cameras = json.loads((tmp_path / "a" / "cameras.json").read_text())
+    assert (len(cameras["frames"]), cameras["width"], cameras["height"], cameras["fps"]) == (5, 16, 16, 10.0)
     table = {line.split("  ")[1]: line.split()[-4:] for line in printed.splitlines()[2:]}
     assert table["constant pose"] == ["0.00", "deg", "90.00", "deg"]
     assert table["always forward"] == ["0.00", "deg", "90.00", "deg"]
-    again = run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / "b", *options, tmp_path / "a" / "cameras.json")[1]
-    assert "this reconstruction" in again
+    assert np.allclose(read_true_cameras(tmp_path / "true.txt")[:, 0, 3], 0.1 * np.arange(5))
+    assert read_true_cameras(tmp_path / "a" / "cameras.json").shape == (5, 4, 4)
     (tmp_path / "bad.txt").write_text("no cameras\n1 2 3")
     for name, message in (("bad.txt", "neither a cameras.json nor"), ("none.txt", "cannot be read: No such file")):
         assert message in refused(capsys, tmp_path / "c", "reconstruct", clips / "good.mp4", *options, tmp_path / name)
@@ -271,11 +261,28 @@ def test_help_and_version_in_a_fresh_process():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0  # --help stays quick
 
 
+def test_convert_makes_a_model_or_a_whole_pipeline(capsys, model, tmp_path):
+    original = tmp_path / "opensora.pth"
+    torch.save({"ema": random_weights(opensora_shapes(captions=16, length=8))}, original)
+    settings = ("--set", "num_attention_heads=4", "sample_size=4", "num_frames=4")
+    code, printed, _ = run(capsys, "convert", "opensora-transformer", original, "--out", tmp_path / "one", *settings)
+    assert code == 0 and "Jog3rTransformer3DModel" in printed and (tmp_path / "one" / "conversion.json").is_file()
+    assert Jog3rTransformer3DModel.from_pretrained(tmp_path / "one").config.num_attention_heads == 4
+    head = ("head_hidden_dim=24", "head_num_layers=1", "head_num_attention_heads=3")
+    parts = ("--vae", model, "--text-encoder", model, *settings, *head)
+    assert run(capsys, "convert", "opensora", original, "--out", tmp_path / "all", *parts)[0] == 0
+    assert Jog3rPipeline.from_pretrained(tmp_path / "all").token_size == 8
+
+
 def test_convert_reports_what_it_cannot_read(capsys, tmp_path):
-    (tmp_path / "weights.pth").write_bytes(b"no checkpoint")
-    assert "weights.pth" in refused(capsys, tmp_path / "out", "convert", "opensora", tmp_path / "weights.pth")
-    assert "missing.pth" in refused(capsys, tmp_path / "out", "convert", "dust3r-head", tmp_path / "missing.pth")
-    assert "NAME=VALUE" in refused(capsys, tmp_path / "out", "convert", "opensora", tmp_path / "weights.pth", "--set", "heads")
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"no checkpoint")
+    out = tmp_path / "out"
+    assert "weights.pth" in refused(capsys, out, "convert", "opensora-transformer", file)
+    assert "missing.pth" in refused(capsys, out, "convert", "dust3r-head", tmp_path / "missing.pth")
+    assert "missing.pth" in refused(capsys, out, "convert", "opensora", tmp_path / "missing.pth")
+    assert "NAME=VALUE" in refused(capsys, out, "convert", "dust3r", file, "--set", "heads")
+    assert "belongs to `convert opensora`" in refused(capsys, out, "convert", "dust3r", file, "--vae", tmp_path)
 
 
 def test_evaluate_knows_the_options_of_the_evaluation(capsys, tmp_path):

@@ -15,7 +15,16 @@ from jog3r.export.blender import blender_script
 from jog3r.export.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz
 from jog3r.export.colmap import colmap_model
 from jog3r.export.conventions import frustum_corners, half_pixel_up, linear_from_srgb, quaternion_wxyz
-from jog3r.export.exporters import EXPORTERS, export_scene, load_scene, write_results
+from jog3r.export.exporters import (
+    EXPORTERS,
+    RESULT_NAMES,
+    TARGETS,
+    check_free,
+    export_scene,
+    load_scene,
+    result_files,
+    write_results,
+)
 from jog3r.export.files import write_file, write_files
 from jog3r.export.glb import continuous, glb_bytes
 from jog3r.export.nerfstudio import nerfstudio_files
@@ -423,6 +432,20 @@ def test_a_run_has_the_five_files_and_reads_back(scene: Scene, tmp_path: Path) -
     (tmp_path / "video.mp4").unlink()
     with pytest.raises(ValueError, match=r"lacks video\.mp4"):
         load_scene(tmp_path)
+
+
+def test_targets_are_what_the_exporters_write(scene: Scene, tmp_path: Path) -> None:
+    assert list(TARGETS) == list(EXPORTERS)
+    for name, exporter in EXPORTERS.items():
+        assert {file.split("/")[0] for file in exporter(scene)} == {TARGETS[name]}
+    assert set(result_files(scene)) == set(RESULT_NAMES)
+    check_free(tmp_path / "new", EXPORTERS)
+    (tmp_path / "colmap").mkdir()
+    check_free(tmp_path, ["npz"])
+    with pytest.raises(ValueError, match="already holds colmap"):
+        check_free(tmp_path, ["npz", "colmap"])
+    with pytest.raises(ValueError, match="unknown export 'obj'"):
+        check_free(tmp_path, ["obj"])
 
 
 def test_exports_are_reproducible_to_the_byte(scene: Scene) -> None:

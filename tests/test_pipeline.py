@@ -7,6 +7,7 @@ from diffusers import AutoencoderTiny, DDIMScheduler, FirstBlockCacheConfig
 from tiny_components import MAX_LENGTH, PROMPT, seeded, tiny_head, tiny_pipeline, tiny_transformer, tiny_vae
 
 from jog3r import Jog3rPipelineOutput
+from jog3r.export.scene import Scene
 from jog3r.pipelines.captions import CaptionBatch, null_captions
 from jog3r.pipelines.latents import decode_frames, denormalise_latents, encode_frames, normalise_latents, vae_scale_factor
 
@@ -111,6 +112,24 @@ def test_embeddings_replace_prompt_and_text_encoder(pipe):
     assert torch.equal(by_text.frames, by_embeds.frames)
     with pytest.raises(ValueError, match="pass prompt_embeds"):
         bare(PROMPT)
+
+
+def test_captions_are_read_in_lower_case_and_cleaned_on_request(pipe):
+    pytest.importorskip("ftfy")
+    pytest.importorskip("bs4")
+    plain = pipe.encode_prompt(PROMPT)[0]
+    assert torch.equal(plain, pipe.encode_prompt(f"  {PROMPT.upper()} ")[0])
+    messy = "a room &amp;amp; with <b>blue</b> walls"
+    assert not torch.equal(pipe.encode_prompt(messy)[0], pipe.encode_prompt(messy, clean_caption=True)[0])
+
+
+def test_one_clip_of_the_output_makes_a_scene(pipe):
+    video = torch.rand(2, 3, 16, 16, 3)
+    fields = pipe(video=video, generator=seeded()).clip(1)
+    scene = Scene(**fields, fps=8.0)
+    assert scene.num_frames == 3 and scene.size == (16, 16)
+    with pytest.raises(ValueError, match="no cameras"):
+        pipe(PROMPT, task="t2v", **FAST).clip()
 
 
 def test_null_caption_attends_to_as_many_tokens_as_the_prompt(pipe):

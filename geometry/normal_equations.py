@@ -1,0 +1,216 @@
+"""The joint normal equations of all cameras: every pair is summed up by a small matrix, chunk by chunk, then added together.
+
+Unknowns, in this order: 6 per frame (rotation vector and translation in world axes: R -> exp(w) R, t -> t + v), the log scale of
+each pair, and the log focals (one if shared, else one per frame).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jog3r.geometry.cameras import invert
+from jog3r.geometry.noise import NoiseModel, estimate_noise, flat_top_weight, normal_equations
+from jog3r.geometry.pair_terms import across_ray, along_ray, local_points, log_depth_columns, pose_chain
+from jog3r.geometry.samples import Samples, sample_rays, tangent_basis
+from jog3r.geometry.tree import State
+
+
+@dataclass
+class System:
+    """Normal equations of all unknowns, float64, at some state."""
+
+    normal: Tensor  # (n, n)
+    gradient: Tensor  # (n,)
+    fit: Tensor  # (P,) share of the valid pixels of the second maps that are inliers
+
+    def add(self, small: Tensor, index: Tensor) -> None:
+        """Add small systems (m, c + 1, c + 1), whose last column belongs to the residual, at the unknowns `index` (m, c)."""
+        small = small.to(self.normal)
+        core = small[:, :-1, :-1]
+        self.normal.index_put_((index[:, :, None].expand_as(core), index[:, None].expand_as(core)), core, accumulate=True)
+        self.gradient.index_put_((index,), small[:, :-1, -1], accumulate=True)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the unknowns stand."""
+
+    num_frames: int
+    num_pairs: int
+    shared_focal: bool
+
+    @property
+    def scales(self) -> int:
+        """Index of the first log scale."""
+        return 6 * self.num_frames
+
+    @property
+    def focals(self) -> int:
+        """Index of the first log focal."""
+        return self.scales + self.num_pairs
+
+    @property
+    def size(self) -> int:
+        """Number of unknowns."""
+        return self.focals + (1 if self.shared_focal else self.num_frames)
+
+    def focal_of(self, frames: Tensor) -> Tensor:
+        """Indices of the log focals of frames."""
+        return self.focals + (torch.zeros_like(frames) if self.shared_focal else frames)
+
+    def pair_unknowns(self, samples: Samples) -> Tensor:
+        """Indices (P, 14): host pose, own pose, log scale, log focal of the second maps."""
+        host, frame = samples.pairs.T
+        six = torch.arange(6, device=host.device)
+        scale = self.scales + torch.arange(self.num_pairs, device=host.device)
+        parts = (6 * host[:, None] + six, 6 * frame[:, None] + six, scale[:, None], self.focal_of(frame)[:, None])
+        return torch.cat(parts, dim=1)
+
+
+def relative_poses_of_pairs(samples: Samples, state: State) -> Tensor:
+    """Host camera -> own camera (P, 4, 4) of the second maps, in pair units."""
+    host, frame = samples.pairs.T
+    relative = invert(state.poses)[frame] @ state.poses[host]
+    scale = torch.ones_like(relative)
+    scale[:, :3, 3] = 1 / state.pair_scale[:, None]
+    return relative * scale
+
+
+class Assembler:
+    """Builds the normal equations at successive states; remembers the noise model between them."""
+
+    def __init__(self, samples: Samples, layout: Layout, correlated: bool, chunk_pairs: int) -> None:
+        """Nothing is computed before the first `fit_noise`."""
+        self.samples, self.layout, self.correlated, self.chunk_pairs = samples, layout, correlated, chunk_pairs
+        self.noise: dict[tuple[int, int], NoiseModel] = {}
+        self.unknowns = layout.pair_unknowns(samples)
+
+    def chunks(self) -> list[slice]:
+        """Slices of pairs that are worked on together."""
+        count = self.samples.num_pairs
+        return [slice(start, min(start + self.chunk_pairs, count)) for start in range(0, count, self.chunk_pairs)]
+
+    def _columns(self, half: int, chunk: slice, state: State, relative: Tensor, poses: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Columns, whether valid and in front, and local points of one chunk of first (0) or second (1) maps."""
+        samples = self.samples
+        maps = slice(half * samples.num_pairs + chunk.start, half * samples.num_pairs + chunk.stop)
+        local = samples.points[maps]
+        if half == 1:
+            local = local_points(local, relative[chunk])
+        rays = sample_rays(samples, state.intrinsics, samples.frame[maps])
+        columns, in_front = across_ray(local, rays, tangent_basis(rays), poses)
+        return columns, samples.valid[maps] & in_front, local
+
+    def fit_noise(self, state: State) -> None:
+        """Learn the noise of first and second maps; exponents and correlation from the first chunk of pairs."""
+        samples = self.samples
+        relative = relative_poses_of_pairs(samples, state)
+        for half in (0, 1):
+            like = None
+            for chunk in self.chunks():
+                columns, valid, _ = self._columns(half, chunk, state, relative, poses=False)
+                maps = slice(half * samples.num_pairs + chunk.start, half * samples.num_pairs + chunk.stop)
+                like = estimate_noise(
+                    columns[:, -1], samples.size[maps], samples.confidence[maps], valid, samples.grid, self.correlated, like
+                )
+                self.noise[half, chunk.start] = like
+
+    def assemble(self, state: State) -> System:
+        """Normal equations of the data at a state."""
+        samples, layout = self.samples, self.layout
+        options = {"dtype": torch.float64, "device": samples.points.device}
+        system = System(
+            torch.zeros(layout.size, layout.size, **options),
+            torch.zeros(layout.size, **options),
+            torch.zeros(samples.num_pairs, **options),
+        )
+        relative = relative_poses_of_pairs(samples, state)
+        host, frame = samples.pairs.T
+        chain = pose_chain(state.poses, host, frame, relative, state.pair_scale)  # (P, 6, 13)
+        several = samples.frame.bincount(minlength=layout.num_frames)[samples.frame] > 1  # maps of frames that others show too
+        depths: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        for chunk in self.chunks():
+            for half in (0, 1):
+                columns, valid, local = self._columns(half, chunk, state, relative, poses=half == 1)
+                noise = self.noise[half, chunk.start]
+                columns /= noise.smooth_std[:, None, None]
+                omega = noise.weight * flat_top_weight(columns[:, -1].square().sum(1) * noise.weight) * valid
+                small = normal_equations(columns, omega, noise)
+                if half == 0:
+                    system.add(small, layout.focal_of(frame_of(samples, 0)[chunk])[:, None])
+                else:
+                    lift = self._lift(chain[chunk])
+                    system.add(lift.transpose(1, 2) @ small.double() @ lift, self.unknowns[chunk])
+                    system.fit[chunk] = ((omega > 0.5 * noise.weight) & valid).sum(1) / valid.sum(1).clamp(min=1)
+                self._keep_depths(depths, half, chunk, local, omega, noise, several)
+        self._depth_agreement(system, depths, chain, state)
+        return system
+
+    @staticmethod
+    def _lift(chain: Tensor) -> Tensor:
+        """(m, 8, 15): pair columns to the pair's unknowns, focal and residual passing through."""
+        lift = chain.new_zeros(chain.shape[0], 8, 15)
+        lift[:, :6, :13], lift[:, 6, 13], lift[:, 7, 14] = chain, 1, 1
+        return lift
+
+    def _keep_depths(
+        self,
+        depths: dict[int, tuple[Tensor, Tensor, Tensor]],
+        half: int,
+        chunk: slice,
+        local: Tensor,
+        omega: Tensor,
+        noise: NoiseModel,
+        several: Tensor,
+    ) -> None:
+        """Log depths, inverse variances and derivatives of maps whose frame other maps show too."""
+        start = half * self.samples.num_pairs + chunk.start
+        share = 1 / noise.pixels_per_datum(local.shape[2])
+        for position in several[start : start + local.shape[0]].nonzero()[:, 0].tolist():
+            own = local[position : position + 1]
+            weight = omega[position] * (self.samples.size[start + position] / noise.smooth_std[position]).square() * share
+            if half == 0:
+                depths[start + position] = (own[0, 2].clamp(min=1e-9).log(), weight, torch.ones_like(own[0, :1]))
+            else:
+                depth, derivative = log_depth_columns(own)
+                depths[start + position] = (depth[0], weight, derivative[0])
+
+    def _depth_agreement(
+        self, system: System, depths: dict[int, tuple[Tensor, Tensor, Tensor]], chain: Tensor, state: State
+    ) -> None:
+        """Add the terms that make maps of one frame agree on its depth."""
+        count = self.samples.num_pairs
+        log_scale = state.pair_scale.log()
+        frames = self.samples.frame.tolist()
+        of_frame: dict[int, list[int]] = {}
+        for entry in depths:
+            of_frame.setdefault(frames[entry], []).append(entry)
+        for entries in of_frame.values():
+            depth = torch.stack([depths[entry][0] + log_scale[entry % count].to(chain.dtype) for entry in entries]).float()
+            weights = torch.stack([depths[entry][1] for entry in entries])
+            middle = torch.where(weights > 0, depth, torch.nan).nanmedian(0).values.nan_to_num()
+            weights = weights * flat_top_weight((depth - middle).square() * weights * 4)
+            owner, unknowns, lifts = [], [], []
+            for position, entry in enumerate(entries):
+                if entry < count:
+                    owner += [position]
+                    unknowns.append(self.unknowns[entry, 12:13])
+                    lifts.append(torch.ones_like(chain[0, :1, :1]))
+                else:
+                    owner += [position] * 7
+                    unknowns.append(self.unknowns[entry - count, :13])
+                    own = chain.new_zeros(7, 13)
+                    own[:6], own[6, 12] = chain[entry - count], 1
+                    lifts.append(own)
+            columns = torch.cat([depths[entry][2] for entry in entries])
+            normal, gradient = along_ray(depth, weights, columns, torch.tensor(owner, device=depth.device))
+            lift = torch.block_diag(*lifts)
+            full = torch.cat((lift.T @ normal.double() @ lift, (lift.T @ gradient.double())[:, None]), 1)
+            full = torch.cat((full, torch.zeros_like(full[:1])), 0)
+            system.add(full[None], torch.cat(unknowns)[None])
+
+
+def frame_of(samples: Samples, half: int) -> Tensor:
+    """Frames (P,) that the first (0) or second (1) maps show."""
+    return samples.frame[half * samples.num_pairs : (half + 1) * samples.num_pairs]

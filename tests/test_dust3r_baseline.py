@@ -1,0 +1,78 @@
+"""The image-encoder baseline: shapes, pairs, saving, training and refusals. Agreement with DUSt3R is in test_parity_dust3r."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from jog3r.models.dust3r_baseline import Dust3rBaseline
+
+CONFIG = {
+    "width": 32,
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "decoder_width": 24,
+    "decoder_num_layers": 2,
+    "decoder_num_attention_heads": 3,
+    "patch_size": 8,
+}
+
+
+@pytest.fixture
+def model() -> Dust3rBaseline:
+    return Dust3rBaseline(**CONFIG).eval()
+
+
+def images(frames: int = 3, height: int = 16, width: int = 24) -> torch.Tensor:
+    return torch.rand(2, frames, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@torch.no_grad()
+def test_shapes_and_default_pairs(model: Dust3rBaseline) -> None:
+    output = model(images())
+    assert output.pointmaps.shape == output.anchor_pointmaps.shape == (2, 2, 16, 24, 3)
+    assert output.confidence.shape == (2, 2, 16, 24) and output.confidence.min() > 1
+    assert output.pairs.tolist() == [[0, 1], [0, 2]]
+    assert model.encode_images(images()).shape == (2, 3, 6, 32)
+
+
+@torch.no_grad()
+def test_a_pair_depends_on_its_two_frames_only(model: Dust3rBaseline) -> None:
+    pairs = torch.tensor([[2, 1], [1, 2]])
+    output, clip = model(images(), pairs=pairs), images()
+    clip[:, 0] = 0
+    again = model(clip, pairs=pairs)
+    assert torch.equal(again.pointmaps, output.pointmaps)
+    assert torch.equal(model(images()[:, [2, 1]]).pointmaps[:, 0], output.pointmaps[:, 0])
+
+
+@torch.no_grad()
+def test_saving_and_loading_is_bit_equal(model: Dust3rBaseline, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    again = Dust3rBaseline.from_pretrained(tmp_path)
+    assert {name: again.config[name] for name in CONFIG} == CONFIG
+    assert torch.equal(again(images()).pointmaps, model(images()).pointmaps)
+
+
+def test_every_weight_is_trained_also_with_checkpointing(model: Dust3rBaseline) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        model.train().zero_grad()
+        output = model(images())
+        sum(value.mean() for value in output.to_tuple() if value.is_floating_point()).backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    assert all(gradient.abs().max() > 0 for name, gradient in gradients[0].items() if "to_k.bias" not in name)
+    assert all(torch.allclose(gradients[0][name], gradients[1][name], atol=1e-6) for name in gradients[0])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16, 16), (1, 2, 1, 16, 16), (1, 2, 3, 16, 20), (1, 2, 3, 12, 16)])
+def test_other_shapes_are_refused(model: Dust3rBaseline, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="images must be .* multiples of 8"):
+        model(torch.zeros(shape))
+
+
+def test_one_frame_has_no_pair(model: Dust3rBaseline) -> None:
+    with pytest.raises(ValueError, match="at least 2 frames, got 1"):
+        model(images(frames=1))

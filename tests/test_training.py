@@ -1,0 +1,217 @@
+"""The joint training: what a step computes, what it trains, and that a killed run resumes to the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_components import tiny_pipeline
+
+from jog3r.training.checkpoints import find_checkpoint
+from jog3r.training.clip_stream import ProceduralStream
+from jog3r.training.config import TrainConfig
+from jog3r.training.joint_model import JointModel, draw_step_noise, select_trainable
+from jog3r.training.losses import generation_loss, pointmap_loss
+from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = (3, 16, 16)  # frames, height, width
+
+
+def settings(**changes: object) -> TrainConfig:
+    arguments = dict(
+        init_from="unused",
+        output_dir="unused",
+        num_frames=SIZE[0],
+        height=SIZE[1],
+        width=SIZE[2],
+        generation_batch=2,
+        reconstruction_batch=2,
+        pairs_per_clip=2,
+    )
+    return TrainConfig(**{**arguments, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def joint() -> JointModel:
+    pipe = tiny_pipeline()
+    return JointModel(pipe.transformer, pipe.pointmap_head, pipe.text_encoder, pipe.scheduler)
+
+
+def make_batch(config: TrainConfig) -> dict[str, torch.Tensor]:
+    pipe = tiny_pipeline()
+    length = pipe.transformer.config.max_caption_length
+    stream = ProceduralStream(pipe.vae, pipe.tokenizer, length, SIZE, 0, 8, 0)
+    items = [stream[k] for k in range(config.generation_batch + config.reconstruction_batch)]
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+
+def draws_for(config: TrainConfig, batch: dict[str, torch.Tensor], joint: JointModel, step: int = 0, process: int = 0):
+    length = joint.transformer.config.max_caption_length
+    return draw_step_noise(config, step, process, batch["latents"], length, 1000)
+
+
+def test_draws_depend_on_seed_step_and_process_alone(joint: JointModel) -> None:
+    config = settings()
+    batch = make_batch(config)
+    first, again = draws_for(config, batch, joint, 5), draws_for(config, batch, joint, 5)
+    assert torch.equal(first.noise, again.noise) and torch.equal(first.timesteps, again.timesteps)
+    for other in (
+        draws_for(config, batch, joint, 6),
+        draws_for(config, batch, joint, 5, process=1),
+        draws_for(settings(seed=1), batch, joint, 5),
+    ):
+        assert not torch.equal(first.noise, other.noise)
+
+
+def test_reconstruction_sees_little_noise_and_distinct_pairs(joint: JointModel) -> None:
+    config = settings(max_reconstruction_timestep=100)
+    batch = make_batch(config)
+    for step in range(50):
+        draws = draws_for(config, batch, joint, step)
+        assert draws.timesteps[2:].max() <= 100
+        assert draws.pairs[:, 0].eq(0).all() and draws.pairs[:, 1].unique().numel() == 2 and draws.pairs[:, 1].min() >= 1
+
+
+def test_merged_batch_equals_two_separate_passes(joint: JointModel) -> None:
+    """The slow plain way is the oracle: generation alone, reconstruction alone, each with everything computed."""
+    config = settings(caption_dropout=0.0)
+    batch = make_batch(config)
+    draws = draws_for(config, batch, joint)
+    joint.eval()
+    losses = joint(batch, draws, config)
+
+    noisy = joint.scheduler.add_noise(batch["latents"], draws.noise, draws.timesteps)
+    mask = batch["caption_mask"][:2]
+    text = joint.text_encoder(input_ids=batch["caption_ids"][:2], attention_mask=mask).last_hidden_state
+    sample = joint.transformer(noisy[:2], draws.timesteps[:2], text, mask).sample
+    expected = generation_loss(sample, batch["latents"][:2], draws.noise[:2], draws.timesteps[:2], joint.scheduler).mean()
+    torch.testing.assert_close(losses["generation"], expected, rtol=1e-5, atol=1e-6)
+
+    null = joint.transformer.null_caption[None].expand(2, -1, -1)
+    null_mask = torch.arange(null.shape[1])[None] < draws.null_length[:, None]
+    features = joint.transformer(noisy[2:], draws.timesteps[2:], null, null_mask, return_features=True).features
+    from jog3r.geometry.pointmaps import pointmaps_in_first_camera
+
+    truth = pointmaps_in_first_camera(batch["depth"][2:], batch["intrinsics"][2:], batch["poses"][2:])
+    maps = joint.pointmap_head(features, 16, 16, pairs=draws.pairs)
+    arguments = [maps.anchor_pointmaps, maps.anchor_confidence, maps.pointmaps, maps.confidence]
+    arguments += [truth[:, draws.pairs[:, 0]], truth[:, draws.pairs[:, 1]]]
+    arguments += [batch["valid"][2:][:, draws.pairs[:, 0]], batch["valid"][2:][:, draws.pairs[:, 1]]]
+    expected = pointmap_loss(*(value.flatten(0, 1) for value in arguments))
+    torch.testing.assert_close(losses["reconstruction"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_generation_branch_gets_no_gradient_from_reconstruction(joint: JointModel) -> None:
+    config = settings(generation_batch=0)
+    batch = make_batch(config)
+    select_trainable(joint, config)
+    losses = joint(batch, draws_for(config, batch, joint), config)
+    assert set(losses) == {"reconstruction"}
+    losses["reconstruction"].backward()
+    tap = joint.transformer.config.feature_layer
+    for index, block in enumerate(joint.transformer.transformer_blocks):
+        has_gradient = any(p.grad is not None and p.grad.abs().sum() > 0 for p in block.parameters())
+        assert has_gradient == (index < tap)
+
+
+def test_temporal_trains_temporal_attention_behind_the_frozen_blocks_and_the_head(joint: JointModel) -> None:
+    names = [name for name, _ in select_trainable(joint, settings(trainable="temporal", frozen_blocks=1))]
+    in_transformer = [name for name in names if name.startswith("transformer.")]
+    assert in_transformer and all(".temporal_attn." in name for name in in_transformer)
+    assert not any("transformer_blocks.0." in name for name in in_transformer)
+    assert any(name.startswith("pointmap_head.") for name in names)
+    assert not any(name.startswith("text_encoder.") for name in names)
+
+
+def test_muon_takes_hidden_matrices_and_adamw_the_rest(joint: JointModel) -> None:
+    config = settings(optimizer="muon", train_text_encoder=True)
+    trained = select_trainable(joint, config)
+    adamw, muon = build_optimizers(trained, config)
+    in_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    in_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
+    assert not in_muon & in_adamw and in_muon | in_adamw == {id(p) for _, p in trained}
+    for name, parameter in trained:
+        assert (id(parameter) in in_muon) == ("blocks." in name and parameter.ndim == 2 and name.endswith("weight"))
+    assert len(build_optimizers(trained, settings())) == 1
+
+
+def test_schedules() -> None:
+    config = settings(num_steps=100, warmup_steps=10, decay_fraction=0.2, reconstruction_warmup_steps=4)
+    factors = [learning_rate_factor(step, config) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1) and factors[9:80] == [1.0] * 71 and factors[90] == pytest.approx(0.5)
+    assert factors[100] == 0.0
+    assert [reconstruction_weight(step, config) for step in (0, 3, 50)] == [0.25, 1.0, 1.0]
+
+
+def test_stream_is_a_function_of_position_and_augments() -> None:
+    pipe = tiny_pipeline()
+    stream = ProceduralStream(pipe.vae, pipe.tokenizer, 8, SIZE, 0, 40, seed=3)
+    again = ProceduralStream(pipe.vae, pipe.tokenizer, 8, SIZE, 0, 40, seed=3)
+    for name, value in stream[7].items():
+        assert torch.equal(value, again[7][name]), name
+    from jog3r.data.procedural import procedural_clip
+
+    motions = {stream._clip(k).attributes["motion"] == procedural_clip(k, "train", *SIZE).attributes["motion"] for k in range(12)}
+    assert motions == {True, False}  # some reversed or mirrored, some not
+    still = ProceduralStream(pipe.vae, pipe.tokenizer, 8, (1, 16, 16), 0, 40, seed=3)[2]
+    assert still["latents"].shape[1] == 1 and torch.equal(still["poses"], torch.eye(4)[None])
+
+
+def run_training(init: Path, output: Path, *more: str, wait: bool = True) -> subprocess.Popen:
+    words = dict(
+        init_from=init, output_dir=output, num_frames=3, height=16, width=16, generation_batch=2, reconstruction_batch=1
+    )
+    words |= dict(pairs_per_clip=2, num_steps=6, warmup_steps=2, checkpoint_every=2, sample_every=100, num_threads=1)
+    command = [sys.executable, str(ROOT / "training" / "train_joint.py")]
+    command += [word for name, value in words.items() for word in (f"--{name}", str(value))]
+    command += ["--train_text_encoder", "true", "--optimizer", "muon", "--tracker", "none", *more]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if wait:
+        output_text, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output_text
+    return process
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.parent.name}/{name}": value for path in sorted(folder.rglob("*.safetensors")) for name, value in load_file(path).items()
+    }
+
+
+def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    tiny_pipeline().save_pretrained(tmp_path / "init")
+    run_training(tmp_path / "init", tmp_path / "whole")
+
+    killed = run_training(tmp_path / "init", tmp_path / "killed", wait=False)
+    deadline = time.monotonic() + 200
+    while find_checkpoint(tmp_path / "killed") is None and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    # a torn newest checkpoint is passed over
+    torn = tmp_path / "killed" / "step-9999999"
+    torn.mkdir()
+    (torn / "checksums.json").write_text('{"model.safetensors": "0"}')
+    assert find_checkpoint(tmp_path / "killed").name != torn.name
+    run_training(tmp_path / "init", tmp_path / "killed")
+
+    whole, resumed = weights(tmp_path / "whole" / "pipeline"), weights(tmp_path / "killed" / "pipeline")
+    assert whole.keys() == resumed.keys()
+    for name in whole:
+        assert torch.equal(whole[name], resumed[name]), name
+    start = weights(tmp_path / "init")
+    assert any(not torch.equal(start[name], whole[name]) for name in whole)
+
+
+def test_user_mistakes_end_in_one_line() -> None:
+    command = [sys.executable, str(ROOT / "training" / "train_joint.py"), "--init_from", "nowhere", "--output_dir", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,61 @@
+"""Configurations: recipes load, overrides win, and what does not fit is refused by name."""
+
+from pathlib import Path
+
+import pytest
+
+from jog3r.training.config import TrainConfig, load_config
+from jog3r.training.train_vae import VaeConfig
+
+RECIPES = Path(__file__).resolve().parents[1] / "training" / "recipes"
+MINIMAL = ["--init_from", "a", "--output_dir", "b"]
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_loads_and_opens_with_its_command(path: Path) -> None:
+    config = load_config(VaeConfig if "vae" in path.stem else TrainConfig, ["--config", str(path)])
+    assert config.output_dir
+    assert path.name in "".join(line for line in path.read_text().splitlines()[:4] if line.startswith("#"))
+
+
+def test_options_override_the_recipe() -> None:
+    recipe = str(RECIPES / "tiny_joint.yaml")
+    config = load_config(TrainConfig, ["--config", recipe, "--num_steps", "7", "--learning_rate=2e-4", "--tracker", "none"])
+    assert (config.num_steps, config.learning_rate, config.tracker) == (7, 2e-4, "none")
+    assert config.num_frames == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--learning_rat", "1"], "unknown option learning_rat"),
+        (["--num_steps", "many"], "num_steps must be"),
+        (["--num_steps", "1.5"], "num_steps must be"),
+        (["--num_steps", "true"], "num_steps must be"),
+        (["--num_steps"], "needs a value"),
+        (["--num_steps", "1", "--num_steps", "2"], "given twice"),
+        (["num_steps", "1"], "expected an option"),
+        (["--optimizer", "sgd"], "must be one of"),
+        (["--generation_batch", "0", "--reconstruction_batch", "0"], "not both 0"),
+        (["--num_frames", "1"], "pairs of frames"),
+        (["--pairs_per_clip", "0"], "pairs_per_clip"),
+        (["--ema_decay", "1"], "ema_decay"),
+        (["--caption_dropout", "2"], "shares between 0 and 1"),
+        (["--keep_checkpoints", "0"], "keep_checkpoints"),
+        (["--trainable", "none", "--reconstruction_batch", "0"], "3D head"),
+        (["--config", "nowhere.yaml"], "does not exist"),
+    ],
+)
+def test_refusals_name_the_option(words: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(TrainConfig, [*MINIMAL, *words])
+
+
+def test_missing_options_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="init_from must be given"):
+        load_config(TrainConfig, ["--output_dir", "b"])
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ValueError, match="yaml mapping"):
+        load_config(TrainConfig, ["--config", str(tmp_path / "list.yaml")])
+    with pytest.raises(ValueError, match="decoder_only"):
+        load_config(VaeConfig, ["--output_dir", "x", "--decoder_only", "true"])
