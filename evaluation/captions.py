@@ -43,7 +43,7 @@ _UNNAMED = (
     (244, 243, 240), (186, 220, 244), (206, 226, 206), (150, 108, 76), (78, 58, 46), (226, 210, 176),
     (96, 128, 138), (176, 116, 96), (112, 76, 48), (62, 58, 58), (236, 226, 206), (150, 152, 158),
 )  # fmt: skip
-_CEILING = 0
+_CEILING, _FRAME, _DARK, _METAL = 0, 4, 9, 11
 _SIGMA = 12.0  # levels of 0..255 by which a pixel may leave the line of shades
 _WALL_SHADE, _OTHER_SHADE, _UNNAMED_SHADE = (0.93, 0.09), (0.85, 0.17), (0.95, 0.1)  # mean and spread of the brightness
 _UNEXPLAINED = -4.5  # log-likelihood (up to a constant) below which a pixel is nothing of these
@@ -75,23 +75,30 @@ def detect_colours(frames: Tensor | np.ndarray) -> DetectedColours:
     video = _shrunk(as_video(frames))  # (F,3,H,W), 0..255
     scores = _pixel_scores(video)  # (F,H,W,K)
     height, num_walls, num_floors = video.shape[2], len(WALLS), len(FLOORS)
-    label, explained = scores.argmax(-1), scores.amax(-1) > _UNEXPLAINED
-    rows = torch.arange(height)[None, :, None]
-    wall = _winner(label[explained & (rows < _WALL_ROWS * height)], range(num_walls))
-    floor = _winner(label[explained & (rows > _FLOOR_ROWS * height)], range(num_walls, num_walls + num_floors))
+    first_object = num_walls + num_floors
+    first_unnamed = first_object + len(OBJECTS)
+    others = list(range(first_object, scores.shape[-1]))
+    # Look-alikes that would take votes away: metal is the walls' gray; dark frames, furniture and metal are floors in the shade.
+    upper = [*range(num_walls), *(k for k in others if k != first_unnamed + _METAL)]
+    wall = _winner(scores[:, : round(_WALL_ROWS * height)], upper, range(num_walls))
+    candidates = [k for k in range(num_walls, first_object) if wall is None or FLOORS[k - num_walls] != WALLS[wall]]
+    lower = [
+        *candidates,
+        *(k for k in others if k - first_unnamed not in (_FRAME, _DARK, _METAL)),
+        *([] if wall is None else [wall]),
+    ]
+    floor = _winner(scores[:, round(_FLOOR_ROWS * height) :], lower, range(num_walls, first_object))
     wall_name = None if wall is None else WALLS[wall]
     floor_name = None if floor is None else FLOORS[floor - num_walls]
 
     # Second look, in which only the decided wall and floor compete with the objects.
-    first_object = num_walls + num_floors
     decided = [k for k in (wall, floor) if k is not None]
-    kept = torch.tensor([*decided, *range(first_object, scores.shape[-1])])
-    label, explained = kept[scores[..., kept].argmax(-1)], scores[..., kept].amax(-1) > _UNEXPLAINED
+    label, explained = _labels(scores, [*decided, *others])
     shares = {}
     for number, name in enumerate(OBJECTS):
         mask = explained & (label == first_object + number)  # (F,H,W)
         if name == "white":
-            mask = _without_ceiling(mask | explained & (label == first_object + len(OBJECTS) + _CEILING))
+            mask = _without_ceiling(mask | explained & (label == first_unnamed + _CEILING))
         shares[name] = 0.0 if name in (wall_name, floor_name) else float(_eroded(mask).float().mean((1, 2)).max())
     seen = frozenset(name for name, share in shares.items() if share > OBJECT_SHARES.get(name, LEAST_OBJECT_SHARE))
     return DetectedColours(wall_name, floor_name, seen, shares)
@@ -237,8 +244,17 @@ def _pixel_scores(video: Tensor) -> Tensor:
     return -off_line / (2 * _SIGMA**2) - (shade - usual[:, 0]) ** 2 / (2 * usual[:, 1] ** 2)
 
 
-def _winner(labels: Tensor, entries: range) -> int | None:
-    counts = torch.bincount(labels.flatten(), minlength=entries.stop)[entries.start : entries.stop]
+def _labels(scores: Tensor, entries: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Best of `entries` at each pixel (...), and whether it explains the pixel, of scores (...,K)."""
+    kept = torch.tensor(entries)
+    best = scores[..., kept].max(-1)
+    return kept[best.indices], best.values > _UNEXPLAINED
+
+
+def _winner(scores: Tensor, competing: Sequence[int], entries: range) -> int | None:
+    """The one of `entries` with most pixels when all of `competing` may claim them; None if no pixel is theirs."""
+    label, explained = _labels(scores, competing)
+    counts = torch.bincount(label[explained], minlength=entries.stop)[entries.start : entries.stop]
     return entries.start + int(counts.argmax()) if int(counts.sum()) > 0 else None
 
 

@@ -31,6 +31,8 @@ class ColmapModel:
         translations: (F, 3), world-to-camera.
         tracks: Points and observations; pixel coordinates still those of jog3r.
         slots: (M,) number of each observation within its image, from 0.
+        by_frame: (M,) observations in order of their frame.
+        starts: (F + 1,) where each frame begins in `by_frame`.
     """
 
     size: tuple[int, int]
@@ -40,10 +42,12 @@ class ColmapModel:
     translations: np.ndarray
     tracks: Tracks
     slots: np.ndarray
+    by_frame: np.ndarray
+    starts: np.ndarray
 
     def image_rows(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Observations of image `index`: pixels (K, 2) in COLMAP's coordinates and point ids (K,)."""
-        here = self.tracks.frame == index
+        here = self.by_frame[self.starts[index] : self.starts[index + 1]]
         return self.tracks.xy[here] + 0.5, self.tracks.point[here] + 1
 
 
@@ -62,11 +66,10 @@ def colmap_model(scene: Scene, tracks: Tracks | None = None) -> ColmapModel:
     k = half_pixel_up(scene.intrinsics)
     params = np.stack([k[:, 0, 0], k[:, 1, 1], k[:, 0, 2], k[:, 1, 2]], 1)
     shared = bool((params == params[0]).all())
-    # Observations keep their order, so the running count within a frame is the slot in its image.
-    slots = np.empty(len(tracks.frame), np.int64)
-    for index in range(scene.num_frames):
-        here = tracks.frame == index
-        slots[here] = np.arange(here.sum())
+    by_frame = np.argsort(tracks.frame, kind="stable")
+    starts = np.searchsorted(tracks.frame[by_frame], np.arange(scene.num_frames + 1))
+    slots = np.empty(len(by_frame), np.int64)
+    slots[by_frame] = np.arange(len(by_frame)) - np.repeat(starts[:-1], np.diff(starts))
     return ColmapModel(
         size=scene.size,
         cameras=params[:1] if shared else params,
@@ -75,6 +78,8 @@ def colmap_model(scene: Scene, tracks: Tracks | None = None) -> ColmapModel:
         translations=world_to_camera[:, :3, 3],
         tracks=tracks,
         slots=slots,
+        by_frame=by_frame,
+        starts=starts,
     )
 
 

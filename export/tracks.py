@@ -43,7 +43,7 @@ def build_tracks(
     min_length: int = 2,
     depth_tolerance: float = 0.02,
     min_confidence_quantile: float = 0.1,
-    max_gap: int = 32,
+    max_gap: int = 16,
 ) -> Tracks:
     """Points with the frames that see them, each surface point once.
 
@@ -74,10 +74,9 @@ def build_tracks(
     for source in range(scene.num_frames):
         y, x = np.nonzero(~covered[source])
         world = scene.pointmaps[source, y, x].astype(np.float64)
-        found = [(np.arange(len(y)), np.full(len(y), source), np.stack([x, y], -1).astype(np.float64))]
-        for other in range(max(0, source - max_gap), min(scene.num_frames, source + max_gap + 1)):
-            if other != source and len(y):
-                found.append(_observe(scene, other, world, inverse_depth[other], depth_tolerance))
+        others = np.arange(max(0, source - max_gap), min(scene.num_frames, source + max_gap + 1))
+        own = (np.arange(len(y)), np.full(len(y), source), np.stack([x, y], -1).astype(np.float64))
+        found = [own, _observe(scene, others[others != source], world, inverse_depth, depth_tolerance)]
         point, frame, xy = (np.concatenate(parts) for parts in zip(*found, strict=True))
         # Only what became a point covers the pixels that see it.
         kept = np.bincount(point, minlength=len(y)) >= min_length
@@ -92,17 +91,18 @@ def build_tracks(
     return _choose(scene, np.concatenate(points), np.concatenate(colors), observed, max_points, min_length)
 
 
-def sample_depth(inverse_depth: np.ndarray, xy: np.ndarray) -> np.ndarray:
+def sample_depth(inverse_depth: np.ndarray, frame: np.ndarray, xy: np.ndarray) -> np.ndarray:
     """Depth at pixel coordinates between pixels: bilinear in 1/z, which is exact on planes.
 
     Args:
-        inverse_depth: (H, W) 1/z, NaN where unknown.
+        inverse_depth: (F, H, W) 1/z, NaN where unknown.
+        frame: (N,) index of each coordinate's frame.
         xy: (N, 2) coordinates inside the image (first pixel's centre at 0).
 
     Returns:
         (N,) z; NaN where one of the pixels with weight is unknown.
     """
-    height, width = inverse_depth.shape
+    height, width = inverse_depth.shape[1:]
     x, y = np.clip(xy[:, 0], 0, width - 1), np.clip(xy[:, 1], 0, height - 1)
     left, top = np.minimum(x.astype(np.int64), max(width - 2, 0)), np.minimum(y.astype(np.int64), max(height - 2, 0))
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
@@ -114,30 +114,32 @@ def sample_depth(inverse_depth: np.ndarray, xy: np.ndarray) -> np.ndarray:
         (bottom, right, (x - left) * (y - top)),
     ):
         # A pixel without weight must not spoil the sum with its NaN.
-        value += np.where(weight > 0, weight * inverse_depth[row, column], 0)
+        value += np.where(weight > 0, weight * inverse_depth[frame, row, column], 0)
     with np.errstate(divide="ignore"):
         return 1 / value
 
 
-def _project(scene: Scene, frame: int, world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (N, 2) and z (N,) of world points (N, 3) in one frame."""
-    in_camera = world @ scene.poses[frame, :3, :3] - scene.poses[frame, :3, 3] @ scene.poses[frame, :3, :3]
-    xy = cameras.project(torch.from_numpy(in_camera), torch.from_numpy(scene.intrinsics[frame])).numpy()
-    return xy, in_camera[:, 2]
+def _project(scene: Scene, frame: np.ndarray, world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (N, 2) and z (N,) of world points (N, 3), each in its own frame (N,)."""
+    turned = np.einsum("nji,nj->ni", scene.poses[frame, :3, :3], world - scene.poses[frame, :3, 3])
+    xy = cameras.project(torch.from_numpy(turned[:, None]), torch.from_numpy(scene.intrinsics[frame])).numpy()[:, 0]
+    return xy, turned[:, 2]
 
 
 def _observe(
-    scene: Scene, frame: int, world: np.ndarray, inverse_depth: np.ndarray, tolerance: float
+    scene: Scene, others: np.ndarray, world: np.ndarray, inverse_depth: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which of the points (N, 3) a frame sees: their indices (M,), the frame (M,), pixels (M, 2)."""
+    """Which of the points (N, 3) the other frames (K,) see: indices of points (M,), of frames (M,), pixels (M, 2)."""
     height, width = scene.size
-    xy, z = _project(scene, frame, world)
+    point = np.tile(np.arange(len(world)), len(others))
+    frame = np.repeat(others, len(world))
+    xy, z = _project(scene, frame, world[point])
     with np.errstate(invalid="ignore"):
         inside = (z > 0) & (xy > -0.5).all(1) & (xy < [width - 0.5, height - 0.5]).all(1)
-    index = np.nonzero(inside)[0]
+    point, frame, xy, z = point[inside], frame[inside], xy[inside], z[inside]
     with np.errstate(invalid="ignore"):
-        index = index[np.abs(sample_depth(inverse_depth, xy[index]) / z[index] - 1) < tolerance]
-    return index, np.full(len(index), frame), xy[index]
+        agrees = np.abs(sample_depth(inverse_depth, frame, xy) / z - 1) < tolerance
+    return point[agrees], frame[agrees], xy[agrees]
 
 
 def _choose(scene: Scene, points: np.ndarray, colors: np.ndarray, observed: list, max_points: int, min_length: int) -> Tracks:
@@ -155,9 +157,6 @@ def _choose(scene: Scene, points: np.ndarray, colors: np.ndarray, observed: list
     points, colors = points[kept], colors[kept]
     order = np.lexsort((frame, point))
     point, frame, xy = point[order], frame[order], xy[order]
-    distance = np.empty(len(point))
-    for number in range(scene.num_frames):
-        here = frame == number
-        distance[here] = np.linalg.norm(_project(scene, number, points[point[here]])[0] - xy[here], axis=1)
+    distance = np.linalg.norm(_project(scene, frame, points[point])[0] - xy, axis=1)
     error = np.bincount(point, distance, len(points)) / np.bincount(point, minlength=len(points))
     return Tracks(points, colors, error, point, frame, xy)

@@ -81,8 +81,14 @@ def transform(poses: Tensor, points: Tensor) -> Tensor:
     """
     _check_last(poses, (4, 4), "poses")
     _check_last(points, (3,), "points")
-    poses = _insert_dims(poses, points.dim() - 1, core=2)
-    return (poses[..., :3, :3] @ points[..., None])[..., 0] + poses[..., :3, 3]
+    batch = poses.dim() - 2
+    if points.dim() - 1 < batch:
+        raise ValueError(f"points {tuple(points.shape)} have fewer leading dimensions than poses {tuple(poses.shape)}")
+    rotation, translation = poses[..., :3, :3], poses[..., None, :3, 3]
+    if points.dim() - 1 == batch:
+        return (rotation @ points[..., None])[..., 0] + translation[..., 0, :]
+    flat = points.flatten(batch, -2)  # (..., N, 3): one matrix product per pose instead of one per point
+    return (flat @ rotation.transpose(-1, -2) + translation).reshape(*points.shape)
 
 
 def pose_from(rotation: Tensor, translation: Tensor) -> Tensor:

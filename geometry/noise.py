@@ -18,6 +18,7 @@ from jog3r.geometry.robust import weighted_median
 _CUT = 3.5  # standard deviations (of a 2D residual, per component) from which a pixel counts as an outlier
 _MAX_BUMPS = 196  # size of the coarse grid, the cost of the field per map is its cube
 _MIN_SHARE = 0.03  # a smaller smooth share is not told from none
+_SPACING = 1.25  # of the bumps, in their standard deviations
 _LEAST = 1e-12  # least squared relative error: that of float32 maps
 
 
@@ -97,7 +98,7 @@ def estimate_noise(
 def _features(size: Tensor, confidence: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """Smoothed log confidence, deviation from it and log size, (3, M, N), each without its mean per map."""
     log_confidence = confidence.clamp(min=1e-12).log()
-    smoothed = _masked_blur(log_confidence, mask, grid, max(1.0, 0.025 * grid[1]))
+    smoothed = _masked_blur(log_confidence, mask, grid, max(1, round(0.035 * grid[1])))
     features = torch.stack((smoothed, log_confidence - smoothed, size.log()))
     mean = (features * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
     return features - mean
@@ -134,14 +135,15 @@ def normal_equations(columns: Tensor, omega: Tensor, noise: NoiseModel) -> Tenso
     return (total - solved @ solved.transpose(1, 2)) / (1 - noise.share)
 
 
-def _masked_blur(values: Tensor, mask: Tensor, grid: tuple[int, int], sigma: float) -> Tensor:
-    """Gaussian blur (M, N) over the grid that only looks at pixels in the mask."""
-    matrices = [torch.exp(-0.5 * ((torch.arange(n)[:, None] - torch.arange(n)) / sigma) ** 2).to(values) for n in grid]
-
-    def blur(field: Tensor) -> Tensor:
-        return (matrices[0] @ field.unflatten(1, grid) @ matrices[1]).flatten(1)
-
-    return blur(values * mask) / blur(mask).clamp(min=1e-6)
+def _masked_blur(values: Tensor, mask: Tensor, grid: tuple[int, int], radius: int) -> Tensor:
+    """Mean (M, N) over the square of 2 radius + 1 grid pixels that only looks at pixels in the mask."""
+    fields = torch.stack((values * mask, mask)).unflatten(2, grid)  # (2, M, h, w)
+    for axis in (2, 3):
+        padded = torch.nn.functional.pad(fields, (radius + 1, radius) if axis == 3 else (0, 0, radius + 1, radius))
+        total = padded.double().cumsum(axis)
+        length = fields.shape[axis]
+        fields = (total.narrow(axis, 2 * radius + 1, length) - total.narrow(axis, 0, length)).to(values)
+    return (fields[0] / fields[1].clamp(min=1e-6)).flatten(1)
 
 
 def _regress(features: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -187,7 +189,7 @@ def _correlation(standard: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple
 def _bumps(grid: tuple[int, int], length: float) -> tuple[Tensor, Tensor]:
     """Gaussian bumps (h, Ky), (w, Kx) on a coarse grid, whose random sum has variance 1 on average."""
     while True:
-        counts = [max(3, math.ceil(n / (1.25 * length)) + 3) for n in grid]
+        counts = [max(3, math.ceil(n / (_SPACING * length)) + 3) for n in grid]
         if counts[0] * counts[1] <= _MAX_BUMPS:
             break
         length *= 1.1

@@ -187,7 +187,7 @@ def test_tracks_lie_on_the_same_surface(scene: Scene) -> None:
     for frame in range(FRAMES):
         here = tracks.frame == frame
         in_camera = (tracks.points[tracks.point[here]] - scene.poses[frame, :3, 3]) @ scene.poses[frame, :3, :3]
-        assert np.nanmax(np.abs(sample_depth(inverse[frame], tracks.xy[here]) / in_camera[:, 2] - 1)) < 0.02
+        assert np.nanmax(np.abs(sample_depth(inverse, tracks.frame[here], tracks.xy[here]) / in_camera[:, 2] - 1)) < 0.02
     assert tracks.error_px.max() < 1e-4
     assert np.bincount(tracks.point).min() >= 2
     pairs = tracks.point * FRAMES + tracks.frame
@@ -234,10 +234,13 @@ def test_sample_depth_is_exact_on_planes_and_unknown_beside_holes() -> None:
     v, u = np.mgrid[:5, :6].astype(float)
     inverse = 0.2 + 0.03 * u + 0.01 * v
     xy = np.random.default_rng(0).uniform([0, 0], [5, 4], (50, 2))
-    np.testing.assert_allclose(sample_depth(inverse, xy), 1 / (0.2 + 0.03 * xy[:, 0] + 0.01 * xy[:, 1]), rtol=1e-12)
+    np.testing.assert_allclose(
+        sample_depth(inverse[None], np.zeros(50, int), xy), 1 / (0.2 + 0.03 * xy[:, 0] + 0.01 * xy[:, 1]), rtol=1e-12
+    )
     inverse[2, 3] = np.nan
-    assert np.isnan(sample_depth(inverse, np.array([[2.5, 1.5]]))).all()
-    assert np.isfinite(sample_depth(inverse, np.array([[2.0, 2.0]]))).all()  # exactly on a known pixel
+    one = np.zeros(1, int)
+    assert np.isnan(sample_depth(inverse[None], one, np.array([[2.5, 1.5]]))).all()
+    assert np.isfinite(sample_depth(inverse[None], one, np.array([[2.0, 2.0]]))).all()  # exactly on a known pixel
 
 
 def test_colmap_has_one_camera_when_the_intrinsics_are_shared() -> None:
