@@ -70,7 +70,7 @@ class DetectedColours:
 def detect_colours(frames: Tensor | np.ndarray) -> DetectedColours:
     """Wall colour, floor colour and the set of object colours of a clip, frames (F,H,W,3), uint8 or float in 0..1.
 
-    An object is never reported in the name of the wall's or the floor's colour: the grammar does not draw such captions.
+    The floor is never reported in the name of the wall's colour, an object in neither: the grammar draws no such captions.
     """
     video = _shrunk(as_video(frames))  # (F,3,H,W), 0..255
     scores = _pixel_scores(video)  # (F,H,W,K)

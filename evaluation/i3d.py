@@ -103,9 +103,10 @@ def load_i3d(path: str | Path, sha256: str | None = None) -> VideoFeatures:
         raise ValueError(
             f"{file.name} is no I3D state dict: logits.conv3d.weight is missing; it has {', '.join([*state][:3])} ..."
         )
-    model = I3D(num_classes=len(state["logits.conv3d.weight"]))
+    with torch.device("meta"):  # no time spent on a random start; strict loading below fills every tensor
+        model = I3D(num_classes=len(state["logits.conv3d.weight"]))
     try:
-        model.load_state_dict(state, strict=True)
+        model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise ValueError(f"{file.name} does not fit I3D: {error}") from error
     return VideoFeatures(model, digest)

@@ -18,7 +18,7 @@ from jog3r.geometry.robust import weighted_median
 _CUT = 3.5  # standard deviations (of a 2D residual, per component) from which a pixel counts as an outlier
 _MAX_BUMPS = 196  # size of the coarse grid, the cost of the field per map is its cube
 _MIN_SHARE = 0.03  # a smaller smooth share is not told from none
-_SPACING = 1.25  # of the bumps, in their standard deviations
+_SPACING = 1.6  # of the bumps, in their standard deviations
 _LEAST = 1e-12  # least squared relative error: that of float32 maps
 
 

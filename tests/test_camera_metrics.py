@@ -208,7 +208,7 @@ def test_zero_translation_is_nan_never_below_a_threshold_and_90_in_means():
 
 def test_rounding_is_no_motion():
     true = trajectory(3).astype(np.float32)
-    true[:, :3, 3] = np.float32([1.1, 2.2, 3.3])
+    true[:, :3, 3] = np.array([1.1, 2.2, 3.3], np.float32)
     true[2, 0, 3] = np.nextafter(true[2, 0, 3], np.float32(2))
     assert np.isnan(pose_errors(trajectory(3), true).translation_deg).all()
 

@@ -175,7 +175,7 @@ def test_run_evaluation_from_a_folder(pipe, tmp_path, dino):
         task="all",
         model=str(tmp_path / "model"),
         out=str(tmp_path / "out"),
-        clips=2,
+        clips=1,
         captions=4,
         split="validation",
         num_inference_steps=2,
@@ -183,7 +183,7 @@ def test_run_evaluation_from_a_folder(pipe, tmp_path, dino):
     )
     results = run_evaluation(**options)
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert stored["v2c"]["first"]["model"]["num_pairs"] == 6
+    assert stored["v2c"]["first"]["model"]["num_pairs"] == 3
     assert (tmp_path / "out" / "results.md").read_text() == results["markdown"]
     (network,) = results["t2vc"]["distributions"]
     assert network.startswith("vit at 32 px")
@@ -301,8 +301,10 @@ def test_feature_networks_are_pinned(dino, tmp_path):
 
 
 def test_i3d_has_the_published_size_and_names():
-    state = I3D().state_dict()
-    assert sum(value.numel() for name, value in I3D().named_parameters()) == 12_697_264
+    with torch.device("meta"):
+        network = I3D()
+    state = network.state_dict()
+    assert sum(value.numel() for value in network.parameters()) == 12_697_264
     assert state["Conv3d_1a_7x7.conv3d.weight"].shape == (64, 3, 7, 7, 7)
     assert state["Mixed_4e.b2b.conv3d.weight"].shape == (64, 32, 3, 3, 3)
     assert state["logits.conv3d.weight"].shape == (400, 1024, 1, 1, 1)

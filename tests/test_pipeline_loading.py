@@ -1,10 +1,12 @@
 """Saving and loading: folder, offline hub cache, fresh process, no remote code; what does not fit is refused."""
 
+import doctest
 import json
 import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from diffusers import PixArtAlphaPipeline
 from safetensors.torch import load_file, save_file
 from tiny_components import PROMPT, seeded, tiny_pipeline
 
-from jog3r import Jog3rPipeline
+from jog3r import Jog3rPipeline, tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = dict(num_inference_steps=2, output_type="latent", registration=False)
@@ -80,7 +82,7 @@ def test_sharded_weights(folder, tmp_path):
 FRESH = """
 import sys
 import torch
-from jog3r import Jog3rPipeline
+from jog3r import Jog3rPipeline, tiny_checkpoint
 pipe = Jog3rPipeline.from_pretrained(sys.argv[1])
 pipe.set_progress_bar_config(disable=True)
 output = pipe("a room with blue walls", generator=torch.Generator().manual_seed(0), num_inference_steps=2,
@@ -175,3 +177,12 @@ def test_full_size_card_and_properties():
     pipe = tiny_pipeline()
     assert (pipe.token_size, pipe.default_size, pipe.max_video_frames) == (8, 16, 64)
     assert pipe.output_size(None, None, None) == (4, 16, 16)
+
+
+def test_the_example_of_the_docstring_runs_on_the_bundled_checkpoint():
+    if not Path(tiny_checkpoint()).is_dir():
+        pytest.skip("the bundled checkpoint is not there")
+    text = Jog3rPipeline.__call__.__doc__.split("Examples:")[1]
+    example = doctest.DocTestParser().get_doctest(textwrap.dedent(text).replace("```", ""), {}, "example", None, 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert len(example.examples) == 8 and runner.run(example).failed == 0

@@ -108,6 +108,21 @@ def test_size_resizes_while_reading(clip: Path) -> None:
     )
 
 
+def test_display_rotation_of_telephones_is_applied(tmp_path: Path) -> None:
+    """A track header that says "show turned clockwise by 90 degrees": the top left corner is shown at the top right."""
+    frames = np.full((4, 48, 64, 3), 20, np.uint8)
+    frames[:, :24, :32] = 220
+    path = write_video(tmp_path / "r.mp4", frames)
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 40
+    turned = [0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30]
+    content[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in turned)
+    path.write_bytes(content)
+    video = read_video(path).frames
+    assert video.shape == (4, 64, 48, 3)
+    assert video[0, :30, 26:].min() > 150 and video[0, :30, :22].max() < 100 and video[0, 34:].max() < 100
+
+
 # Refusals
 
 
