@@ -28,12 +28,17 @@ CORE = [
 ]
 EXTRAS = {
     "train": ["datasets>=3.0", "peft>=0.17", "tensorboard>=2.16", "pyyaml>=6.0", "tokenizers>=0.21"],
-    "evaluate": ["scipy>=1.11", "evaluate>=0.4"],
-    "export": ["pycolmap>=3.11", "trimesh>=4.4", "plyfile>=1.0"],
+    "evaluate": ["evaluate>=0.4", "datasets>=3.0"],
+    "viewer": ["viser>=1.0"],
     "demo": ["gradio>=6.0"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
-EXTRAS["dev"] = [*EXTRAS["all"], "pytest>=8.0", "ruff>=0.9", "mypy>=1.13", "types-PyYAML", "evo>=1.30"]
+# tests open every export with the program it is for
+EXTRAS["dev"] = [
+    *EXTRAS["all"],
+    *("pytest>=8.0", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"),
+    *("pycolmap>=3.11", "trimesh>=4.4", "plyfile>=1.0", "evo>=1.30", "scipy>=1.11"),
+]
 
 setup(
     name="jog3r",

@@ -25,6 +25,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="video.mp4", help="file to write (default: video.mp4)")
     options = parser.parse_args()
+    if Path(options.out).exists():
+        parser.error(f"{options.out!r} exists already; name another file")
 
     pipe = Jog3rPipeline.from_pretrained(options.model)
     output = pipe(
@@ -34,10 +36,7 @@ def main() -> None:
         generator=torch.Generator().manual_seed(options.seed),
     )
     frames = np.stack([np.asarray(frame) for frame in output.frames[0]])  # (F, H, W, 3) uint8
-    try:
-        path = write_file(Path(options.out), encode_video(frames, fps=8.0))
-    except ValueError as error:
-        parser.error(str(error))
+    path = write_file(options.out, encode_video(frames, fps=8.0))
     print(f"{path}: {len(frames)} frames of {frames.shape[2]} x {frames.shape[1]} pixels")
 
 

@@ -4,6 +4,7 @@ python examples/generate_with_cameras.py "a room with green walls, the camera tu
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -23,6 +24,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="scene", help="folder to write (default: scene)")
     options = parser.parse_args()
+    if Path(options.out).exists():
+        parser.error(f"{options.out!r} exists already; name another folder")
 
     pipe = Jog3rPipeline.from_pretrained(options.model)
     output = pipe(
@@ -31,10 +34,7 @@ def main() -> None:
         generator=torch.Generator().manual_seed(options.seed),
     )
     scene = Scene(**output.clip(0), fps=8.0, caption=options.prompt)
-    try:
-        paths = write_results(scene, options.out)
-    except ValueError as error:
-        parser.error(str(error))
+    paths = write_results(scene, options.out)
     print(f"{options.out}: {', '.join(path.name for path in paths)}")
     print(f"features read at t = {output.reconstruction_timestep:g}; focal length {output.intrinsics[0, 0, 0, 0]:.1f} pixels")
     for index, centre in enumerate(output.poses[0, :, :3, 3]):  # frame 1's points have a mean distance of 1

@@ -4,6 +4,7 @@ python examples/reconstruct.py my_video.mp4 --out scene
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -23,6 +24,8 @@ def main() -> None:
     parser.add_argument("--model", default=tiny_checkpoint(), help="folder or hub repository (default: the bundled tiny model)")
     parser.add_argument("--out", default="scene", help="folder to write (default: scene)")
     options = parser.parse_args()
+    if Path(options.out).exists():
+        parser.error(f"{options.out!r} exists already; name another folder")
 
     pipe = Jog3rPipeline.from_pretrained(options.model)
     _, height, width = pipe.output_size(None, None, None)
@@ -33,10 +36,7 @@ def main() -> None:
         parser.error(str(error))
 
     output = pipe(video=frames, generator=torch.Generator().manual_seed(0))
-    try:
-        paths = write_results(Scene(**output.clip(0), fps=fps), options.out)
-    except ValueError as error:
-        parser.error(str(error))
+    paths = write_results(Scene(**output.clip(0), fps=fps), options.out)
     print(f"{options.out}: {', '.join(path.name for path in paths)}")
     if clip:
         for name, poses in (("reconstruction", output.poses[0].numpy()), ("constant pose", constant_poses(len(frames)))):

@@ -82,7 +82,7 @@ def check_free(directory: str | Path, exports: Iterable[str] = ()) -> None:
     Raises:
         ValueError: An unknown name, or one of the files or folders exists.
     """
-    names = [*RESULT_NAMES, *(TARGETS[name] for name in _known(exports))]
+    names = dict.fromkeys([*RESULT_NAMES, *(TARGETS[name] for name in _known(exports))])
     taken = [name for name in names if (Path(directory) / name).exists()]
     if taken:
         raise ValueError(f"{str(directory)!r} already holds {', '.join(taken)}; pass overwrite=True or choose another folder")

@@ -122,9 +122,9 @@ def _graduated_pose(points: Tensor, rays: Tensor, weights: Tensor, pose: Tensor,
 
 def _pose_columns(points: Tensor, pose: Tensor, rays: Tensor, basis: Tensor, inverse_size: Tensor) -> tuple[Tensor, Tensor]:
     """Columns of `across_ray` (P, 8, 2, N) and the offsets relative to the points' sizes (P, N), at least 1 behind the camera."""
-    columns, in_front = across_ray(local_points(points, pose), rays, basis, pose_columns=True)
+    columns, along = across_ray(local_points(points, pose), rays, basis, pose_columns=True)
     angle = columns[:, 7].square().sum(1).sqrt() * inverse_size
-    return columns, torch.where(in_front, angle, angle + 1)
+    return columns, torch.where(along > 0, angle, angle + 1)
 
 
 def _many_starts(points: Tensor, rays: Tensor, weights: Tensor, iterations: int) -> tuple[Tensor, Tensor]:

@@ -44,11 +44,28 @@ def flat_top_weight(squared: Tensor) -> Tensor:
     return 1 / (1 + (squared / _CUT**2).square().square())
 
 
+def robust_weights(standard: Tensor, noise: NoiseModel, grid: tuple[int, int]) -> Tensor:
+    """Robust weights (M, N) of standardised residuals (M, 2, N).
+
+    A pixel may be an outlier by itself, or with its neighbours: what moves together deviates too little to be seen pixel by pixel,
+    but its local mean stands out from the local means elsewhere.
+    """
+    single = flat_top_weight(standard.square().sum(1) * noise.weight)
+    mask = single * (noise.weight > 0)
+    radius = max(2, round(noise.length))
+    if 4 * radius > min(grid):
+        return single
+    both = torch.stack([_masked_blur(standard[:, axis], mask, grid, radius) for axis in range(2)], dim=1)
+    local = both.square().sum(1)
+    thin = slice(None, None, 1 + 2 * (local.shape[1] // 1024))
+    typical = weighted_median(local[:, thin].flatten(), mask[:, thin].flatten()) / (2 * math.log(2))
+    return single * flat_top_weight(local / typical.clamp(min=1e-12))
+
+
 def estimate_noise(
     residual: Tensor,  # (M, 2, N)
-    size: Tensor,  # (M, N)
+    along: Tensor,  # (M, N)
     confidence: Tensor,  # (M, N)
-    valid: Tensor,  # (M, N)
     grid: tuple[int, int],
     correlated: bool = True,
     like: NoiseModel | None = None,
@@ -57,13 +74,15 @@ def estimate_noise(
 
     Args:
         residual: offsets of points across their rays.
-        size: the points' distances, > 0: relative errors are more alike than absolute ones.
+        along: the points' distances along their rays, 0 for invalid pixels. Relative errors are more alike than absolute ones; of all
+            measures of distance only this one is independent of the residual, so that weights made from it do not bend the poses.
         confidence: > 0.
-        valid: bool.
         grid: h, w with h * w = N.
         correlated: False takes errors of different pixels as independent.
         like: a model of other maps, whose exponents and correlation are taken over; only the levels are fitted.
     """
+    valid = along > 0
+    size = torch.where(valid, along, 1.0)
     relative = residual.square().sum(1) / size.square()  # (M, N)
     thin = slice(None, None, 1 + 2 * (size.shape[1] // 2048))
     usable = valid.to(relative)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import invert
-from jog3r.geometry.noise import NoiseModel, estimate_noise, flat_top_weight, normal_equations
-from jog3r.geometry.pair_terms import across_ray, along_ray, local_points, log_depth_columns, pose_chain
+from jog3r.geometry.noise import NoiseModel, estimate_noise, flat_top_weight, normal_equations, robust_weights
+from jog3r.geometry.pair_terms import across_ray, along_ray, local_points, log_depth_columns, pose_chain, rotation_noise
 from jog3r.geometry.samples import Samples, sample_rays, tangent_basis
 from jog3r.geometry.tree import State
 
@@ -91,16 +91,19 @@ class Assembler:
         count = self.samples.num_pairs
         return [slice(start, min(start + self.chunk_pairs, count)) for start in range(0, count, self.chunk_pairs)]
 
-    def _columns(self, half: int, chunk: slice, state: State, relative: Tensor, poses: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Columns, whether valid and in front, and local points of one chunk of first (0) or second (1) maps."""
+    def _columns(
+        self, half: int, chunk: slice, state: State, relative: Tensor, poses: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Columns, distances along the rays (0 where invalid or behind), local points and rays of a chunk of first (0) or second
+        (1) maps."""
         samples = self.samples
         maps = slice(half * samples.num_pairs + chunk.start, half * samples.num_pairs + chunk.stop)
         local = samples.points[maps]
         if half == 1:
             local = local_points(local, relative[chunk])
         rays = sample_rays(samples, state.intrinsics, samples.frame[maps])
-        columns, in_front = across_ray(local, rays, tangent_basis(rays), poses)
-        return columns, samples.valid[maps] & in_front, local
+        columns, along = across_ray(local, rays, tangent_basis(rays), poses)
+        return columns, torch.where(samples.valid[maps], along, 0.0).clamp(min=0), local, rays
 
     def fit_noise(self, state: State) -> None:
         """Learn the noise of first and second maps; exponents and correlation from the first chunk of pairs."""
@@ -109,10 +112,10 @@ class Assembler:
         for half in (0, 1):
             like = None
             for chunk in self.chunks():
-                columns, valid, _ = self._columns(half, chunk, state, relative, poses=False)
+                columns, along, _, _ = self._columns(half, chunk, state, relative, poses=False)
                 maps = slice(half * samples.num_pairs + chunk.start, half * samples.num_pairs + chunk.stop)
                 like = estimate_noise(
-                    columns[:, -1], samples.size[maps], samples.confidence[maps], valid, samples.grid, self.correlated, like
+                    columns[:, -1], along, samples.confidence[maps], samples.grid, self.correlated, like
                 )
                 self.noise[half, chunk.start] = like
 
@@ -132,17 +135,19 @@ class Assembler:
         depths: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for chunk in self.chunks():
             for half in (0, 1):
-                columns, valid, local = self._columns(half, chunk, state, relative, poses=half == 1)
-                noise = self.noise[half, chunk.start]
+                columns, along, local, rays = self._columns(half, chunk, state, relative, poses=half == 1)
+                noise, valid = self.noise[half, chunk.start], along > 0
                 columns /= noise.smooth_std[:, None, None]
-                omega = noise.weight * flat_top_weight(columns[:, -1].square().sum(1) * noise.weight) * valid
+                robust = robust_weights(columns[:, -1], noise, samples.grid) * valid
+                omega = noise.weight * robust
                 small = normal_equations(columns, omega, noise)
                 if half == 0:
                     system.add(small, layout.focal_of(frame_of(samples, 0)[chunk])[:, None])
                 else:
+                    small = _less_rotation_noise(small.double(), rotation_noise(rays, robust).double())
                     lift = self._lift(chain[chunk])
-                    system.add(lift.transpose(1, 2) @ small.double() @ lift, self.unknowns[chunk])
-                    system.fit[chunk] = ((omega > 0.5 * noise.weight) & valid).sum(1) / valid.sum(1).clamp(min=1)
+                    system.add(lift.transpose(1, 2) @ small @ lift, self.unknowns[chunk])
+                    system.fit[chunk] = (robust > 0.5).sum(1) / samples.valid[samples.num_pairs :][chunk].sum(1).clamp(min=1)
                 self._keep_depths(depths, half, chunk, local, omega, noise, several)
         self._depth_agreement(system, depths, chain, state)
         return system
@@ -209,6 +214,25 @@ class Assembler:
             full = torch.cat((lift.T @ normal.double() @ lift, (lift.T @ gradient.double())[:, None]), 1)
             full = torch.cat((full, torch.zeros_like(full[:1])), 0)
             system.add(full[None], torch.cat(unknowns)[None])
+
+
+def _less_rotation_noise(small: Tensor, excess: Tensor) -> Tensor:
+    """Small systems (m, 8, 8) without the excess (m, 3, 3) in their rotation blocks, as far as they stay positive definite."""
+    core = small[:, :7, :7]
+    width = core.diagonal(dim1=1, dim2=2).clamp(min=1e-30).rsqrt()
+    scaled = core * width[:, :, None] * width[:, None]
+    scaled = scaled + 1e-9 * torch.eye(7, dtype=small.dtype, device=small.device)
+    factor, failed = torch.linalg.cholesky_ex(scaled)
+    padded = torch.zeros_like(core)
+    padded[:, :3, :3] = excess * width[:, :3, None] * width[:, None, :3]
+    half = torch.linalg.solve_triangular(factor, padded, upper=False)
+    ratio = torch.linalg.solve_triangular(factor, half.transpose(1, 2), upper=False)  # excess in units of the information
+    sound = (failed == 0) & torch.isfinite(ratio).all((1, 2))
+    largest = torch.linalg.eigvalsh(torch.where(sound[:, None, None], ratio, 0.0))[:, -1]
+    share = torch.where(sound, (0.8 / largest.clamp(min=0.8)), 0.0)
+    result = small.clone()
+    result[:, :3, :3] -= share[:, None, None] * excess
+    return result
 
 
 def frame_of(samples: Samples, half: int) -> Tensor:

@@ -30,7 +30,8 @@ def across_ray(local: Tensor, rays: Tensor, basis: Tensor, pose_columns: bool) -
         pose_columns: whether the derivatives by w and v are wanted.
 
     Returns:
-        columns (M, C, 2, N): derivatives by w, v (if wanted), log focal, then the residual itself; in_front (M, N) bool.
+        columns (M, C, 2, N): derivatives by w, v (if wanted), log focal, then the residual itself; along (M, N), the distances
+        along the rays in units of the rays' lengths, negative behind the camera.
     """
     count = 8 if pose_columns else 2
     columns = local.new_empty(local.shape[0], count, 2, local.shape[2])
@@ -45,7 +46,22 @@ def across_ray(local: Tensor, rays: Tensor, basis: Tensor, pose_columns: bool) -
                 torch.mul(local[:, a], direction[:, b], out=columns[:, target, axis])
                 columns[:, target, axis].addcmul_(local[:, b], direction[:, a], value=-1)
             columns[:, 3:6, axis] = direction
-    return columns, along > 0
+    return columns, along
+
+
+def rotation_noise(rays: Tensor, weights: Tensor) -> Tensor:
+    """What the points' own noise adds to the rotation block of the normal equations, (M, 3, 3).
+
+    The derivative by a rotation contains the noisy point itself, so that the sum of squares is too large by the sum of
+    (I + ray ray^T) over the pixels: little beside a rotation's own information, much beside what distinguishes it from a translation.
+
+    Args:
+        rays: (M or 1, 3, N) with z = 1.
+        weights: (M, N) robust weights, 1 for a pixel that counts fully.
+    """
+    unit = rays / rays.square().sum(1, keepdim=True).sqrt()
+    outer = (unit * weights[:, None]) @ unit.transpose(1, 2)  # (M, 3, 3)
+    return outer + weights.sum(1)[:, None, None] * torch.eye(3, dtype=rays.dtype, device=rays.device)
 
 
 def log_depth_columns(local: Tensor) -> tuple[Tensor, Tensor]:

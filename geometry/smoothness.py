@@ -80,6 +80,7 @@ def motion_pull(
     solved = torch.linalg.solve(damped[rest[:, None], rest], torch.cat((cross.T, system.gradient[rest][:, None]), 1))
     marginal = damped[poses[:, None], poses] - cross @ solved[:, :-1]
     slope = system.gradient[poses] - cross @ solved[:, -1]
+    marginal = _positive(marginal)
     prior = estimate_prior(marginal, slope, operator[:, poses], current, prior)
     precision = prior.precision(len(current) // 6).to(operator)
     return prior, (operator.T @ (precision[:, None] * operator), operator.T @ (precision * current))
@@ -110,6 +111,16 @@ def estimate_prior(normal: Tensor, gradient: Tensor, operator: Tensor, current: 
         translation = prior.translation * (_floored(expected[3:].mean()) / prior.translation) ** _EM_STRIDE
         prior = MotionPrior(max(rotation, 1e-16), max(translation, 1e-16))
     return prior
+
+
+def _positive(matrix: Tensor) -> Tensor:
+    """The symmetric matrix with its eigenvalues (after scaling to unit diagonal) raised to rounding noise, if any lies below."""
+    width = matrix.diagonal().clamp(min=1e-30).rsqrt()
+    scaled = (matrix + matrix.T) / 2 * width[:, None] * width
+    if int(torch.linalg.cholesky_ex(scaled - 1e-9 * torch.eye(len(width)).to(scaled))[1]) == 0:
+        return (matrix + matrix.T) / 2
+    values, vectors = torch.linalg.eigh(scaled)
+    return (vectors * values.clamp(min=1e-7)) @ vectors.T / width[:, None] / width
 
 
 def paper_pull(state: State, layout: Layout, weights: TemporalWeights) -> tuple[Tensor, Tensor]:

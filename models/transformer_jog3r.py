@@ -291,7 +291,7 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
             raise ValueError(f"latents must be (B, {self.config.in_channels}, F, h, w), got {tuple(hidden_states.shape)}")
         if hidden_states.shape[3] % self.config.patch_size or hidden_states.shape[4] % self.config.patch_size:
             raise ValueError(
-                f"latent height and width {tuple(hidden_states.shape[3:])} must be multiples of patch_size={self.config.patch_size}"
+                f"latent size {tuple(hidden_states.shape[3:])} must be a multiple of patch_size={self.config.patch_size}"
             )
         if captions.ndim != 3 or captions.shape[-1] != self.config.caption_channels:
             raise ValueError(f"captions must be (B, L, {self.config.caption_channels}), got {tuple(captions.shape)}")

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from jog3r import register_pointmaps
 from jog3r.models.dust3r_baseline import Dust3rBaseline
+from jog3r.training.losses import pointmap_loss
 
 CONFIG = {
     "width": 32,
@@ -65,6 +67,24 @@ def test_every_weight_is_trained_also_with_checkpointing(model: Dust3rBaseline) 
         gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
     assert all(gradient.abs().max() > 0 for name, gradient in gradients[0].items() if "to_k.bias" not in name)
     assert all(torch.allclose(gradients[0][name], gradients[1][name], atol=1e-6) for name in gradients[0])
+
+
+def test_it_trains_on_the_pointmap_loss_and_registers_like_the_video_model(model: Dust3rBaseline) -> None:
+    clip, optimizer = images(frames=4), torch.optim.Adam(model.parameters(), lr=3e-3)
+    truth = torch.randn(2, 16, 24, 3, generator=torch.Generator().manual_seed(1)) * 0.1 + torch.tensor([0.0, 0.0, 2.0])
+    valid, losses = torch.ones(2, 16, 24, dtype=torch.bool), []
+    for _ in range(15):
+        output = model.train()(clip[:, :2])
+        loss = pointmap_loss(*(value[:, 0] for value in output.to_tuple()[:4]), truth, truth, valid, valid)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0]
+    with torch.no_grad():
+        pairs = model.eval()(clip)
+    result = register_pointmaps(*(value[0] for value in pairs.to_tuple()[:4]), pairs.pairs, num_frames=4)
+    assert result.poses.shape == (4, 4, 4) and torch.equal(result.poses[0], torch.eye(4))
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 16, 16), (1, 2, 1, 16, 16), (1, 2, 3, 16, 20), (1, 2, 3, 12, 16)])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_generation_loss_equals_opensoras(parity: Parity) -> None:
     assert loss.flatten(1).mean(1).tolist() == pytest.approx(info["values"]["loss"], rel=REL)
 
 
-def test_generation_loss_has_opensoras_gradient(parity: Parity, tmp_path: object) -> None:
+def test_generation_loss_has_opensoras_gradient(parity: Parity, tmp_path: Path) -> None:
     info, tensors = parity("iddpm_training_loss")
     torch.save(original_weights(parity("iddpm_model")[1]), tmp_path / "model.pth")
     model = Jog3rTransformer3DModel.from_single_file(

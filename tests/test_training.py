@@ -164,15 +164,15 @@ def test_stream_is_a_function_of_position_and_augments() -> None:
 
 
 def run_training(init: Path, output: Path, *more: str, wait: bool = True) -> subprocess.Popen:
-    words = dict(
-        init_from=init, output_dir=output, num_frames=3, height=16, width=16, generation_batch=2, reconstruction_batch=1
-    )
+    words = dict(init_from=init, output_dir=output, num_frames=3, height=16, width=16, generation_batch=2, reconstruction_batch=1)
     words |= dict(pairs_per_clip=2, num_steps=6, warmup_steps=2, checkpoint_every=2, sample_every=100, num_threads=1)
     command = [sys.executable, str(ROOT / "training" / "train_joint.py")]
     command += [word for name, value in words.items() for word in (f"--{name}", str(value))]
     command += ["--train_text_encoder", "true", "--optimizer", "muon", "--tracker", "none", *more]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     if wait:
         output_text, _ = process.communicate(timeout=240)
         assert process.returncode == 0, output_text
@@ -181,7 +181,9 @@ def run_training(init: Path, output: Path, *more: str, wait: bool = True) -> sub
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {
-        f"{path.parent.name}/{name}": value for path in sorted(folder.rglob("*.safetensors")) for name, value in load_file(path).items()
+        f"{path.parent.name}/{name}": value
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, value in load_file(path).items()
     }
 
 
@@ -195,6 +197,16 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
         time.sleep(0.05)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
+    # preemption: SIGTERM to the whole group saves and ends well
+    if find_checkpoint(tmp_path / "killed").name < "step-0000004":
+        stopped = run_training(tmp_path / "init", tmp_path / "killed", wait=False)
+        assert stopped.stdout is not None
+        for line in stopped.stdout:
+            if "resumed from" in line:
+                break
+        os.killpg(stopped.pid, signal.SIGTERM)
+        rest, _ = stopped.communicate(timeout=200)
+        assert stopped.returncode == 0, rest
     # a torn newest checkpoint is passed over
     torn = tmp_path / "killed" / "step-9999999"
     torn.mkdir()

@@ -159,7 +159,7 @@ class TrainConfig:
             )
         if self.reconstruction_batch and self.num_frames < 2:
             raise ValueError(f"reconstruction needs pairs of frames: num_frames={self.num_frames} with reconstruction_batch > 0")
-        if self.reconstruction_batch and not 1 <= self.pairs_per_clip:
+        if self.reconstruction_batch and self.pairs_per_clip < 1:
             raise ValueError(f"pairs_per_clip must be at least 1, got {self.pairs_per_clip}")
         if not 0 <= self.caption_dropout <= 1 or not 0 <= self.decay_fraction <= 1:
             raise ValueError("caption_dropout and decay_fraction are shares between 0 and 1")

@@ -97,7 +97,7 @@ class Run:
             batch_size=per_step,
             num_workers=config.num_workers,
             prefetch_factor=4 if config.num_workers else None,
-            worker_init_fn=_single_thread,
+            worker_init_fn=_start_worker,
             multiprocessing_context="fork" if config.num_workers else None,
         )
 
@@ -162,8 +162,9 @@ class Run:
         self.ema.restore(parameters)
 
 
-def _single_thread(_: int) -> None:
-    torch.set_num_threads(1)  # the trainer has the other core
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)  # the other cores are the trainer's
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # preemption reaches the whole group: the trainer decides when to stop
 
 
 def train(config: TrainConfig) -> Path | None:
