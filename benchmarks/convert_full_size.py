@@ -7,7 +7,6 @@ alone), then runs the transformer from the `.pth` and from the folder on the sam
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,11 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from jog3r import Jog3rTransformer3DModel
 from jog3r.models.original_names import OPENSORA
 
+# The kernel's own peak of this process; getrusage's starts from the peak of whoever started it.
+PEAK = """
+import re
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
 CONVERT = """
 import sys
 from jog3r.pipelines.assemble import convert_opensora
@@ -62,14 +66,14 @@ def write_parts(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>").save_pretrained(folder / "tokenizer")
 
 
-def run_and_measure(*arguments: str) -> tuple[float, float]:
-    """Run Python on `arguments`; seconds and peak memory in GB."""
+def run_and_measure(code: str, *arguments: str) -> tuple[float, float]:
+    """Run Python code in a process of its own, print what it prints; seconds and peak memory in GB."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", *arguments])
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"the conversion failed with status {status}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1e6
+    process = subprocess.run([sys.executable, "-c", code + PEAK, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    *lines, peak = process.stdout.split("\n")[:-1]
+    for line in lines:
+        print(line)
+    return time.perf_counter() - start, int(peak) / 1e6
 
 
 def predict(model: Jog3rTransformer3DModel) -> torch.Tensor:

@@ -24,7 +24,9 @@ from jog3r import Jog3rPipeline, Jog3rTransformer3DModel, Pointmap3DHead
 from jog3r.pipelines.assemble import opensora_scheduler
 from jog3r.pipelines.captions import CaptionBatch
 
-T5_XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 32128}
+T5_XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 32128} | {
+    "feed_forward_proj": "gated-gelu"
+}
 FRAMES, SIZE = 16, 256
 
 

@@ -9,7 +9,7 @@ from jog3r.geometry.robust import geman_mcclure, robust_length_scale, weighted_m
 from jog3r.geometry.samples import tangent_basis
 
 MIN_POINTS = 12  # below this many valid pixels a map says nothing about a camera
-_GOOD_FIT = 0.05  # median angle (radians) under which a first pose needs no second start
+_GOOD_FIT = 0.15  # median angle (radians) under which a first pose needs no second start
 
 
 def focal_from_pointmap(

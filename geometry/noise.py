@@ -41,7 +41,7 @@ class NoiseModel:
 
 def flat_top_weight(squared: Tensor) -> Tensor:
     """Robust weights of squared standardised residuals: 1 for ordinary ones, soon 0 beyond 3.5 standard deviations."""
-    return 1 / (1 + (squared / _CUT**2).square().square())
+    return 1 / (1 + (squared.clamp(max=1e4) / _CUT**2).square().square())
 
 
 def robust_weights(standard: Tensor, noise: NoiseModel, grid: tuple[int, int]) -> Tensor:
@@ -55,8 +55,7 @@ def robust_weights(standard: Tensor, noise: NoiseModel, grid: tuple[int, int]) -
     radius = max(2, round(noise.length))
     if 4 * radius > min(grid):
         return single
-    both = torch.stack([_masked_blur(standard[:, axis], mask, grid, radius) for axis in range(2)], dim=1)
-    local = both.square().sum(1)
+    local = _masked_means(standard.transpose(0, 1), mask, grid, radius).square().sum(0)  # (M, N)
     thin = slice(None, None, 1 + 2 * (local.shape[1] // 1024))
     typical = weighted_median(local[:, thin].flatten(), mask[:, thin].flatten()) / (2 * math.log(2))
     return single * flat_top_weight(local / typical.clamp(min=1e-12))
@@ -117,7 +116,7 @@ def estimate_noise(
 def _features(size: Tensor, confidence: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """Smoothed log confidence, deviation from it and log size, (3, M, N), each without its mean per map."""
     log_confidence = confidence.clamp(min=1e-12).log()
-    smoothed = _masked_blur(log_confidence, mask, grid, max(1, round(0.035 * grid[1])))
+    smoothed = _masked_means(log_confidence[None], mask, grid, max(1, round(0.035 * grid[1])))[0]
     features = torch.stack((smoothed, log_confidence - smoothed, size.log()))
     mean = (features * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
     return features - mean
@@ -154,15 +153,13 @@ def normal_equations(columns: Tensor, omega: Tensor, noise: NoiseModel) -> Tenso
     return (total - solved @ solved.transpose(1, 2)) / (1 - noise.share)
 
 
-def _masked_blur(values: Tensor, mask: Tensor, grid: tuple[int, int], radius: int) -> Tensor:
-    """Mean (M, N) over the square of 2 radius + 1 grid pixels that only looks at pixels in the mask."""
-    fields = torch.stack((values * mask, mask)).unflatten(2, grid)  # (2, M, h, w)
-    for axis in (2, 3):
-        padded = torch.nn.functional.pad(fields, (radius + 1, radius) if axis == 3 else (0, 0, radius + 1, radius))
-        total = padded.double().cumsum(axis)
-        length = fields.shape[axis]
-        fields = (total.narrow(axis, 2 * radius + 1, length) - total.narrow(axis, 0, length)).to(values)
-    return (fields[0] / fields[1].clamp(min=1e-6)).flatten(1)
+def _masked_means(values: Tensor, mask: Tensor, grid: tuple[int, int], radius: int) -> Tensor:
+    """Means (C, M, N) of values (C, M, N) over the square of 2 radius + 1 grid pixels, of the pixels in the mask (M, N) alone."""
+    fields = torch.cat((values * mask, mask[None])).unflatten(2, grid)  # (C + 1, M, h, w)
+    index = [torch.arange(n, device=mask.device) for n in grid]
+    bands = [((i[:, None] - i).abs() <= radius).to(mask) for i in index]
+    sums = (bands[0] @ (fields @ bands[1])).flatten(2)
+    return sums[:-1] / sums[-1].clamp(min=0.5)
 
 
 def _regress(features: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -217,5 +214,6 @@ def _bumps(grid: tuple[int, int], length: float) -> tuple[Tensor, Tensor]:
         margin = 1.4 * length
         centres = torch.linspace(-margin, n - 1 + margin, count, dtype=torch.float64)
         bump = torch.exp(-0.5 * ((torch.arange(n, dtype=torch.float64)[:, None] - centres) / length) ** 2)
+        bump = torch.where(bump > 1e-4, bump, 0.0)  # squares of what is less would be denormal numbers, which are slow
         result.append(bump / bump.square().sum(1).mean().sqrt())
     return result[0], result[1]

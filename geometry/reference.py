@@ -14,10 +14,12 @@ from torch import Tensor
 from jog3r.geometry.cameras import intrinsics_from_focal, invert, pixel_grid, pixel_rays, pose_from, transform, umeyama_sim3
 from jog3r.geometry.energy import BASE_SCALE, FOCAL_UNIT, AlignmentParameters, Pairwise, objective, pose_parameters
 from jog3r.geometry.initialisation import focal_from_pointmap, robust_camera_pose
+from jog3r.geometry.pair_terms import local_points
+from jog3r.geometry.robust import weighted_median
 
 _LEARNING_RATE, _LAST_LEARNING_RATE = 0.01, 1e-6
 _ADAM_BETAS = (0.9, 0.9)
-_PNP_FOCALS, _PNP_PIXELS, _PNP_INLIER_PX = 21, 1024, 5.0
+_PNP_FOCALS, _PNP_PIXELS, _PNP_INLIER_PX, _PNP_LEAST = 21, 512, 5.0, 50
 _MIN_CONFIDENCE = 3.0  # DUSt3R's threshold for pixels that take part in PnP
 
 
@@ -81,12 +83,12 @@ def temporal_terms(parameters: AlignmentParameters, options: ReferenceOptions) -
 def initial_parameters(data: Pairwise, num_frames: int, options: ReferenceOptions) -> AlignmentParameters:
     """First state: a tree of the most confident pairs puts all points into one world, then PnP per frame."""
     height, width = data.size
+    if not bool((data.confidence > 1).any() and (data.anchor_confidence > 1).any()):
+        raise ValueError("method='reference' weighs pixels by log(confidence) and needs confidences above 1; add 1 to yours")
     world, focals, pair_to_world, scales = _grow_tree(data, num_frames)
     if options.focal_px is not None:
         focals = options.focal_px.to(world)
-    poses = _frame_poses(data, world, focals, options)
-    focals = poses[1]
-    poses_cam_to_world = poses[0]
+    poses_cam_to_world, focals = _frame_poses(data, world, focals, options)
     if options.known_poses is None:
         unit = BASE_SCALE / scales.log().mean().exp()
     else:
@@ -118,41 +120,42 @@ def initial_parameters(data: Pairwise, num_frames: int, options: ReferenceOption
 
 def _grow_tree(data: Pairwise, num_frames: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """World points (F, H, W, 3), focals (F,) or 0, and pair similarities (P, 4, 4) with scales (P,)."""
-    height, width = data.size
     pairs = data.pairs.tolist()
     quality = data.anchor_confidence.flatten(1).mean(1) * data.confidence.flatten(1).mean(1)
     order = quality.argsort(descending=True).tolist()
-    centred = (pixel_grid(height, width).to(data.pointmaps) - torch.tensor([width / 2, height / 2]).to(data.pointmaps)).flatten(0, 1)
-    world = data.pointmaps.new_zeros(num_frames, height, width, 3)
+    world = data.pointmaps.new_zeros(num_frames, *data.size, 3)
     first = order[0]
     i, j = pairs[first]
     world[i], world[j] = data.anchor_pointmaps[first], data.pointmaps[first]
     known, remaining = {i, j}, order[1:]
     while len(known) < num_frames:
-        edge = next(e for e in remaining if (pairs[e][0] in known) != (pairs[e][1] in known))
+        edge = next((e for e in remaining if (pairs[e][0] in known) != (pairs[e][1] in known)), None)
+        if edge is None:
+            raise ValueError(f"method='reference' needs a connected pair graph; {num_frames - len(known)} frames have no path")
         i, j = pairs[edge]
-        seen, seen_maps, seen_confidence, new, new_maps = (
-            (i, data.anchor_pointmaps, data.anchor_confidence, j, data.pointmaps)
-            if i in known
-            else (j, data.pointmaps, data.confidence, i, data.anchor_pointmaps)
-        )
-        similarity, _ = _similarity(seen_maps[edge], world[seen], seen_confidence[edge])
-        world[new] = transform(similarity, new_maps[edge])
+        anchors, points = (data.anchor_pointmaps, data.anchor_confidence), (data.pointmaps, data.confidence)
+        seen, (maps, confidence), new, (new_maps, _) = (i, anchors, j, points) if i in known else (j, points, i, anchors)
+        world[new] = transform(_similarity(maps[edge], world[seen], confidence[edge])[0], new_maps[edge])
         known.add(new)
         remaining.remove(edge)
     focals = data.pointmaps.new_zeros(num_frames)
-    best_first = focal_from_pointmap(data.anchor_pointmaps.flatten(1, 2), centred, torch.ones_like(data.anchor_confidence).flatten(1))
+    centred = pixel_grid(*data.size).flatten(0, 1).to(world) - torch.tensor([data.size[1] / 2, data.size[0] / 2]).to(world)
+    best_first = focal_from_pointmap(data.anchor_pointmaps.flatten(1, 2).transpose(1, 2), centred.T, _counted(data.anchor_confidence))
     for edge in reversed(order):
         focals[pairs[edge][0]] = best_first[edge]
-    similarities = [
-        _similarity(data.anchor_pointmaps[e], world[pairs[e][0]], data.anchor_confidence[e]) for e in range(len(pairs))
-    ]
-    return world, focals, torch.stack([s for s, _ in similarities]), torch.stack([s for _, s in similarities])
+    fits = [_similarity(data.anchor_pointmaps[e], world[pairs[e][0]], data.anchor_confidence[e]) for e in range(len(pairs))]
+    return world, focals, torch.stack([fit[0] for fit in fits]), torch.stack([fit[1] for fit in fits])
+
+
+def _counted(confidence: Tensor) -> Tensor:
+    """Weights (P, N) of pixels: 1, or 0 for those that the objective does not count (invalid ones have confidence 1)."""
+    return (confidence > 1).to(confidence).flatten(1)
 
 
 def _similarity(source: Tensor, target: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
     """Similarity (4, 4) and its scale from source (H, W, 3) to target, weighted by confidence."""
-    scale, rotation, translation = umeyama_sim3(source.flatten(0, 1), target.flatten(0, 1), confidence.flatten())
+    weights = confidence.flatten() * _counted(confidence[None])[0]
+    scale, rotation, translation = umeyama_sim3(source.flatten(0, 1), target.flatten(0, 1), weights)
     return pose_from(scale * rotation, translation), scale
 
 
@@ -162,44 +165,48 @@ def _frame_poses(data: Pairwise, world: Tensor, focals: Tensor, options: Referen
     num_frames = world.shape[0]
     confidence = world.new_zeros(num_frames, height, width)
     for maps, frames in ((data.anchor_confidence, data.pairs[:, 0]), (data.confidence, data.pairs[:, 1])):
-        confidence = torch.stack([torch.maximum(confidence[f], maps[frames == f].amax(0)) if (frames == f).any() else confidence[f]
-                                  for f in range(num_frames)])  # fmt: skip
-    weights = (confidence > _MIN_CONFIDENCE).to(world)
+        for entry, frame in enumerate(frames.tolist()):
+            confidence[frame] = torch.maximum(confidence[frame], maps[entry])
+    weights = (confidence > _MIN_CONFIDENCE).to(world).flatten(1)
     # A frame whose confidences are all low still gets a pose, from all its pixels.
-    weights = torch.where(weights.flatten(1).sum(1)[:, None, None] < 100, torch.ones_like(weights), weights)
+    weights = torch.where((weights.sum(1) < _PNP_LEAST)[:, None], (confidence > 1).to(world).flatten(1), weights)
     step = max(1, height * width // _PNP_PIXELS)
-    points, weights = world.flatten(1, 2)[:, ::step], weights.flatten(1)[:, ::step]
+    points, weights = world.flatten(1, 2).transpose(1, 2)[..., ::step], weights[:, ::step]
 
     def poses_at(focal: Tensor) -> tuple[Tensor, Tensor]:
-        rays = pixel_rays(intrinsics_from_focal(focal, height, width), height, width).flatten(1, 2)[:, ::step]
+        rays = pixel_rays(intrinsics_from_focal(focal, height, width), height, width).flatten(1, 2).transpose(1, 2)[..., ::step]
         poses, _ = robust_camera_pose(points, rays, weights)
+        poses = poses.to(points)
         return poses, _inlier_score(points, rays, weights, poses, focal)
 
     if options.shared_focal and options.focal_px is None:
-        focals = focals[focals > 0].median().expand(num_frames)
+        focals = weighted_median(focals, (focals > 0).to(focals)).expand(num_frames)
+    if bool((focals <= 0).all()):
+        focals = torch.full_like(focals, 0.96 * max(height, width))
     return _best_focal(poses_at, focals, max(height, width))
 
 
 def _best_focal(poses_at: Callable[[Tensor], tuple[Tensor, Tensor]], focals: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Poses and focals; where the focal is 0 the one of a geometric ladder with the most inliers."""
+    """Poses and focals; where the focal is 0 the one of a geometric ladder with the best inliers."""
     unknown = focals <= 0
     if not unknown.any():
         return poses_at(focals)[0], focals
     ladder = torch.logspace(math.log10(size / 2), math.log10(size * 3), _PNP_FOCALS).to(focals)
-    best_poses, best_focals, best_count = None, focals, torch.full_like(focals, -1)
-    for rung in ladder:
+    best_focals = torch.where(unknown, ladder[0], focals)
+    best_poses, best_score = poses_at(best_focals)
+    for rung in ladder[1:]:
         candidate = torch.where(unknown, rung, focals)
-        poses, count = poses_at(candidate)
-        better = count > best_count
-        best_poses = poses if best_poses is None else torch.where(better[:, None, None], poses, best_poses)
+        poses, score = poses_at(candidate)
+        better = score > best_score
+        best_poses = torch.where(better[:, None, None], poses, best_poses)
         best_focals = torch.where(better, candidate, best_focals)
-        best_count = torch.where(better, count, best_count)
+        best_score = torch.where(better, score, best_score)
     return best_poses, best_focals
 
 
 def _inlier_score(points: Tensor, rays: Tensor, weights: Tensor, poses: Tensor, focal: Tensor) -> Tensor:
-    """Score (F,) of the points (F, N, 3): each counts 1 - (offset / 5 px)^2, or 0 from 5 px on or behind the camera."""
-    local = transform(invert(poses), points)
-    offset_px = (local[..., :2] / local[..., 2:].clamp(min=1e-9) - rays[..., :2]).norm(dim=-1) * focal[:, None]
-    score = (1 - (offset_px / _PNP_INLIER_PX) ** 2).clamp(min=0) * (local[..., 2] > 0)
+    """Score (F,) of the points (F, 3, N): each counts 1 - (offset / 5 px)^2, or 0 from 5 px on or behind the camera."""
+    local = local_points(points, invert(poses))
+    offset_px = (local[:, :2] / local[:, 2:].clamp(min=1e-9) - rays[:, :2]).square().sum(1).sqrt() * focal[:, None]
+    score = (1 - (offset_px / _PNP_INLIER_PX) ** 2).clamp(min=0) * (local[:, 2] > 0)
     return (weights * score).sum(1)

@@ -15,6 +15,7 @@ from jog3r.geometry.normal_equations import Layout, System
 from jog3r.geometry.tree import State
 
 _EM_STEPS = 12
+_LEAST = 1e-14  # variances stay within this and its inverse
 _EM_STRIDE = 1.7  # EM creeps; longer steps in log variance get there sooner and have the same fixed point
 
 
@@ -75,12 +76,11 @@ def motion_pull(
         return prior or MotionPrior(1.0, 1.0), (torch.zeros_like(system.normal), torch.zeros_like(system.gradient))
     is_pose = torch.arange(layout.size, device=free.device) < layout.scales
     poses, rest = (free & is_pose).nonzero()[:, 0], (free & ~is_pose).nonzero()[:, 0]
-    damped = system.normal + torch.diag(1e-9 * system.normal.diagonal() + 1e-12)
+    damped = system.normal + torch.diag(1e-9 * system.normal.diagonal() + 1e-9)
     cross = damped[poses[:, None], rest]
     solved = torch.linalg.solve(damped[rest[:, None], rest], torch.cat((cross.T, system.gradient[rest][:, None]), 1))
     marginal = damped[poses[:, None], poses] - cross @ solved[:, :-1]
     slope = system.gradient[poses] - cross @ solved[:, -1]
-    marginal = _positive(marginal)
     prior = estimate_prior(marginal, slope, operator[:, poses], current, prior)
     precision = prior.precision(len(current) // 6).to(operator)
     return prior, (operator.T @ (precision[:, None] * operator), operator.T @ (precision * current))
@@ -97,30 +97,37 @@ def estimate_prior(normal: Tensor, gradient: Tensor, operator: Tensor, current: 
         start: a first guess; by default what the accelerations of the data alone say.
     """
     count = operator.shape[0] // 6
+    # Unit diagonal, so that angles and lengths weigh alike in the numerics.
+    width = normal.diagonal().clamp(min=1e-30).rsqrt()
+    normal, gradient, operator = (normal + normal.T) / 2 * width[:, None] * width, gradient * width, operator * width
     if start is None:
-        raw = (current - operator @ torch.linalg.solve(normal, gradient)).unflatten(0, (count, 6)).square().mean(0)
-        start = MotionPrior(_floored(raw[:3].mean()), _floored(raw[3:].mean()))
+        alone = torch.cholesky_solve(gradient[:, None], _safe_cholesky(normal))[:, 0]
+        raw = (current - operator @ alone).unflatten(0, (count, 6)).square().mean(0)
+        start = MotionPrior(_bounded(raw[:3].mean()), _bounded(raw[3:].mean()))
     prior = start
     for _ in range(_EM_STEPS):
         precision = prior.precision(count).to(normal)
-        factor = torch.linalg.cholesky(normal + operator.T @ (precision[:, None] * operator))
-        step = -torch.cholesky_solve((gradient + operator.T @ (precision * current))[:, None], factor)[:, 0]
-        spread = torch.linalg.solve_triangular(factor, operator.T, upper=False).square().sum(0)
+        full = normal + operator.T @ (precision[:, None] * operator)
+        again = full.diagonal().clamp(min=1e-30).rsqrt()
+        factor = _safe_cholesky(full * again[:, None] * again)
+        pull = (gradient + operator.T @ (precision * current)) * again
+        step = -torch.cholesky_solve(pull[:, None], factor)[:, 0] * again
+        spread = torch.linalg.solve_triangular(factor, (operator * again).T, upper=False).square().sum(0)
         expected = ((current + operator @ step).square() + spread).unflatten(0, (count, 6)).mean(0)
-        rotation = prior.rotation * (_floored(expected[:3].mean()) / prior.rotation) ** _EM_STRIDE
-        translation = prior.translation * (_floored(expected[3:].mean()) / prior.translation) ** _EM_STRIDE
-        prior = MotionPrior(max(rotation, 1e-16), max(translation, 1e-16))
+        rotation = prior.rotation * (_bounded(expected[:3].mean()) / prior.rotation) ** _EM_STRIDE
+        translation = prior.translation * (_bounded(expected[3:].mean()) / prior.translation) ** _EM_STRIDE
+        prior = MotionPrior(min(max(rotation, _LEAST), 1 / _LEAST), min(max(translation, _LEAST), 1 / _LEAST))
     return prior
 
 
-def _positive(matrix: Tensor) -> Tensor:
-    """The symmetric matrix with its eigenvalues (after scaling to unit diagonal) raised to rounding noise, if any lies below."""
-    width = matrix.diagonal().clamp(min=1e-30).rsqrt()
-    scaled = (matrix + matrix.T) / 2 * width[:, None] * width
-    if int(torch.linalg.cholesky_ex(scaled - 1e-9 * torch.eye(len(width)).to(scaled))[1]) == 0:
-        return (matrix + matrix.T) / 2
-    values, vectors = torch.linalg.eigh(scaled)
-    return (vectors * values.clamp(min=1e-7)) @ vectors.T / width[:, None] / width
+def _safe_cholesky(matrix: Tensor) -> Tensor:
+    """Cholesky factor of a matrix with unit diagonal that should be positive definite; as little jitter as makes it so."""
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    for jitter in (0.0, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2):
+        factor, failed = torch.linalg.cholesky_ex(matrix + jitter * identity)
+        if int(failed) == 0:
+            return factor
+    return identity
 
 
 def paper_pull(state: State, layout: Layout, weights: TemporalWeights) -> tuple[Tensor, Tensor]:
@@ -142,5 +149,5 @@ def paper_pull(state: State, layout: Layout, weights: TemporalWeights) -> tuple[
     return normal, gradient
 
 
-def _floored(value: Tensor) -> float:
-    return max(float(value), 1e-16)
+def _bounded(value: Tensor) -> float:
+    return min(max(float(value.nan_to_num(nan=1.0)), _LEAST), 1 / _LEAST)

@@ -115,7 +115,7 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
             raise ValueError(f"attention must be one of {ATTENTIONS}, got {attention!r}")
         if hidden_dim % num_attention_heads or hidden_dim // num_attention_heads % 4:
             raise ValueError(
-                f"hidden_dim={hidden_dim} over {num_attention_heads} heads must give head channels divisible by 4 (rotary positions)"
+                f"{hidden_dim=} over {num_attention_heads} heads leaves channels not divisible by 4 (rotary positions)"
             )
         block = (hidden_dim, num_attention_heads, mlp_ratio, norm_eps)
         outputs = patch_size**2 * 4  # x, y, z, confidence

@@ -22,7 +22,7 @@ from jog3r.pipelines.checks import (
 if TYPE_CHECKING:
     from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
-__all__ = ["CallInputs", "check_finite", "check_size"]
+__all__ = ["CallInputs", "check_finite", "check_generators", "check_size"]
 
 
 @dataclass(kw_only=True)

@@ -1,17 +1,6 @@
 """Caption cleaning as OpenSora 1.0 does it before T5: DeepFloyd IF's rules, taken from diffusers rather than written again."""
 
-from diffusers import PixArtAlphaPipeline
 from diffusers.utils import is_bs4_available, is_ftfy_available
-
-
-class _Cleaner:
-    """The two members of diffusers' pipeline that cleaning needs; the pipeline itself cannot be built without models."""
-
-    bad_punct_regex = PixArtAlphaPipeline.bad_punct_regex
-    _clean_caption = PixArtAlphaPipeline._clean_caption
-
-    def __call__(self, text: str) -> str:
-        return str(self._clean_caption(text))
 
 
 def clean_captions(texts: list[str]) -> list[str]:
@@ -25,5 +14,12 @@ def clean_captions(texts: list[str]) -> list[str]:
     missing = [name for name, found in (("ftfy", is_ftfy_available()), ("beautifulsoup4", is_bs4_available())) if not found]
     if missing:
         raise ImportError(f"cleaning captions needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-    clean = _Cleaner()
-    return [clean(clean(text)) for text in texts]
+    from diffusers import PixArtAlphaPipeline  # here and not at import: it drags in models that nothing else needs
+
+    class Rules:
+        """The member of diffusers' pipeline that its cleaning reads; the pipeline itself cannot be built without models."""
+
+        bad_punct_regex = PixArtAlphaPipeline.bad_punct_regex
+
+    rules = Rules()
+    return [PixArtAlphaPipeline._clean_caption(rules, PixArtAlphaPipeline._clean_caption(rules, text)) for text in texts]

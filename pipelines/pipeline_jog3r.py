@@ -20,7 +20,7 @@ from jog3r.geometry.registration import Registration, register_pointmaps
 from jog3r.models.pointmap_head import Pointmap3DHead, Pointmap3DHeadOutput
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
 from jog3r.pipelines import reconstruction
-from jog3r.pipelines.call_inputs import CallInputs, check_finite, check_size
+from jog3r.pipelines.call_inputs import CallInputs, check_finite, check_generators, check_size
 from jog3r.pipelines.captions import CaptionBatch, embed_texts, null_captions
 from jog3r.pipelines.checkpoint import Jog3rCheckpointMixin
 from jog3r.pipelines.latents import decode_frames, encode_frames, vae_scale_factor
@@ -188,6 +188,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, SamplingMixin, DiffusionPipeline, Jog3
         self, latents: Tensor, timestep: float, generator: torch.Generator | list[torch.Generator] | None = None
     ) -> Tensor:
         """Clean latents (B, C, F, h, w), noised to `timestep`, to the tapped features (B, F, N, D): one pass, empty caption."""
+        check_generators(generator, latents.shape[0])
         noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)
         noisy = reconstruction.noise_latents(self.scheduler, latents, noise, timestep)
         captions = null_captions(self.transformer, latents.shape[0], latents.device)

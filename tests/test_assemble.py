@@ -138,3 +138,15 @@ def test_the_scheduler_visits_opensoras_steps() -> None:
     assert isinstance(scheduler, DDPMScheduler)
     scheduler.set_timesteps(100)
     assert scheduler.timesteps[-7:].tolist() == [61, 50, 40, 30, 20, 10, 0]
+
+
+def test_pickled_text_encoders_become_safetensors(checkpoint: Path, parts: Path, tmp_path: Path) -> None:
+    """The hub's XXL encoder has pickled weights only."""
+    encoder = tiny_text_encoder()
+    folder = tmp_path / "pickled"
+    encoder.config.save_pretrained(folder)
+    torch.save(encoder.state_dict(), folder / "pytorch_model.bin")
+    convert_opensora(checkpoint, tmp_path / "out", vae=parts, text_encoder=folder, tokenizer=parts, **CONFIG, **HEAD)
+    assert [path.name for path in (tmp_path / "out/text_encoder").glob("*model*")] == ["model.safetensors"]
+    ours = Jog3rPipeline.from_pretrained(tmp_path / "out").text_encoder.state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in encoder.state_dict().items())

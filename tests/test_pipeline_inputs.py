@@ -54,6 +54,7 @@ def pipe():
         ({"prompt_embeds": torch.zeros(1, 2, 16), "prompt_attention_mask": torch.ones(1, 3)}, r"must be \(1, 2\)"),
         ({"prompt": PROMPT, "negative_prompt_attention_mask": torch.ones(1, 3)}, "came without negative_prompt_embeds"),
         ({"prompt_embeds": torch.zeros(1, 2, 16), "negative_prompt_embeds": torch.zeros(1, 3, 16)}, "must have one shape"),
+        ({"video": VIDEO, "generator": [seeded(), seeded()]}, "2 generators for 1 clips"),
         ({"video": VIDEO, "latents": torch.zeros(1)}, "has no use for latents"),
         ({"video": VIDEO, "negative_prompt": "red"}, "has no use for negative_prompt"),
         ({"video": VIDEO, "num_frames": 3}, "has no use for num_frames"),

@@ -1,0 +1,108 @@
+"""Training clips out of a cache, with the items of `ProceduralStream`: position k always gives the same clip."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from jog3r.data.cache import Cache, CachedFrames
+from jog3r.data.sampling import STRIDES, FrameSelection, rebase_poses, select_frames, shuffled_index
+from jog3r.training.component_files import fingerprint
+from jog3r.training.depth_checks import DepthChecks
+
+__all__ = ["CachedStream"]
+
+
+class CachedStream(Dataset):
+    """Clips of F frames from prepared videos: every video once an epoch in a new order, stride, start and direction drawn.
+
+    The item of a position is a pure function of (seed, position) and the cache. Latents cannot be mirrored, so nothing is.
+
+    Args:
+        directory: what `jog3r prepare` wrote.
+        vae: of the run; a cache made by another one is refused.
+        caption_length: tokens every caption is padded to.
+        size: (F, H, W) of a clip.
+        length: positions in the stream.
+        seed: of everything drawn.
+        strides: to draw from, among those that fit the video.
+        checks: which known depth is not to be believed; None believes all of it.
+
+    Raises:
+        ValueError: no finished cache, another VAE or size, captions longer than `caption_length`, or only short videos.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        vae: nn.Module,
+        caption_length: int,
+        size: tuple[int, int, int],
+        length: int,
+        seed: int,
+        *,
+        strides: Sequence[int] = STRIDES,
+        checks: DepthChecks | None = None,
+    ):
+        self.cache = Cache(directory)
+        self.cache.check_model("vae", fingerprint(vae), getattr(vae.config, "_name_or_path", None) or "the run's own")
+        self.num_frames, self.caption_length = size[0], caption_length
+        self.length, self.seed, self.strides = length, seed, tuple(strides)
+        self.checks = checks
+        if size[1:] != (self.cache.height, self.cache.width):
+            raise ValueError(
+                f"the cache {directory} is {self.cache.height} x {self.cache.width} pixels, the run {size[1]} x {size[2]}: "
+                "set height and width, or prepare another cache"
+            )
+        if caption_length < self.cache.caption_length:
+            raise ValueError(
+                f"the cache's captions have up to {self.cache.caption_length} tokens, the model takes {caption_length}; "
+                "prepare it with caption_length of the model"
+            )
+        needed = (self.num_frames - 1) * min(self.strides) + 1
+        self.videos = [index for index in range(len(self.cache)) if self.cache.num_frames(index) >= needed]
+        if not self.videos:
+            raise ValueError(f"no video of the cache {str(directory)!r} has the {needed} frames that a clip takes")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def selection(self, position: int) -> tuple[int, FrameSelection]:
+        """Which video of the cache, and which of its frames, stand at `position`; nothing is read for it."""
+        video = self.videos[shuffled_index(position, len(self.videos), self.seed)]
+        return video, select_frames(self.cache.num_frames(video), self.num_frames, self.seed, position, self.strides)
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        """Latents (C, F, h, w), depth (F, H, W), valid, intrinsics, poses, caption ids, mask (L,) and embeddings (L, D)."""
+        video, selection = self.selection(position)
+        frames = self.cache.frames(video, selection.indices.tolist())
+        caption_id = self.cache.caption_ids(video)[int(selection.reversed)]
+        return {**self._tensors(frames), **self._caption(caption_id)}
+
+    def _tensors(self, frames: CachedFrames) -> dict[str, torch.Tensor]:
+        depth, valid = torch.from_numpy(frames.depth), torch.from_numpy(frames.valid)
+        intrinsics = torch.from_numpy(frames.intrinsics)
+        poses = torch.from_numpy(rebase_poses(frames.poses))
+        if self.checks is not None:
+            valid = self.checks.apply(depth, valid, intrinsics, poses)
+        return {
+            "latents": torch.from_numpy(np.ascontiguousarray(frames.latents.transpose(1, 0, 2, 3))).float(),  # (C, F, h, w)
+            "depth": depth,
+            "valid": valid,
+            "intrinsics": intrinsics,
+            "poses": poses,
+        }
+
+    def _caption(self, caption_id: int) -> dict[str, Any]:
+        caption = self.cache.caption(caption_id)
+        count = len(caption.ids)
+        ids = torch.zeros(self.caption_length, dtype=torch.long)  # T5 pads with 0
+        mask = torch.zeros(self.caption_length, dtype=torch.long)
+        embeddings = torch.zeros(self.caption_length, self.cache.caption_channels)  # (L, D)
+        ids[:count], mask[:count] = torch.from_numpy(caption.ids), 1
+        embeddings[:count] = torch.from_numpy(caption.embeddings.astype(np.float32))
+        return {"caption_ids": ids, "caption_mask": mask, "caption_embeds": embeddings}

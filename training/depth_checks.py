@@ -1,0 +1,209 @@
+"""Which depth is to be believed, and whether depth and cameras agree across frames.
+
+Letters: F frames, H W pixels. Depth is z; poses are camera-to-world.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jog3r.geometry.cameras import compose, invert, project, transform, unproject
+
+__all__ = [
+    "DepthChecks",
+    "agreement_mask",
+    "away_from_edges",
+    "known_depth",
+    "median_round_trip_px",
+    "pose_scale",
+    "round_trip_px",
+]
+
+
+@dataclass(frozen=True)
+class DepthChecks:
+    """Which known depth is not to be believed when pointmaps are made of it.
+
+    Attributes:
+        edge_threshold: drop pixels at jumps of more than this in ln z; None keeps them. See `away_from_edges`.
+        agreement_threshold: drop pixels that a neighbouring frame contradicts by more than this in ln z; None keeps them. See
+            `agreement_mask`.
+    """
+
+    edge_threshold: float | None = 0.1
+    agreement_threshold: float | None = None
+
+    def apply(self, depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor) -> Tensor:
+        """The valid (F, H, W) pixels that pass; depth (F, H, W), intrinsics (F, 3, 3), poses (F, 4, 4)."""
+        kept = valid
+        if self.agreement_threshold is not None:
+            kept = agreement_mask(depth, valid, intrinsics, poses, self.agreement_threshold)
+        return kept if self.edge_threshold is None else kept & away_from_edges(depth, valid, self.edge_threshold)
+
+
+def known_depth(depth: Tensor, max_depth: float | None = None) -> Tensor:
+    """Where depth (...) is a number above 0 and at most `max_depth`, if given: the sky has none, infinity, or far too much."""
+    known = depth.isfinite() & (depth > 0)
+    return known if max_depth is None else known & (depth <= max_depth)
+
+
+def away_from_edges(depth: Tensor, valid: Tensor, threshold: float = 0.1) -> Tensor:
+    """Valid pixels none of whose four valid neighbours differs by more than `threshold` in ln z.
+
+    Estimated depth smears across edges: points between foreground and background lie in mid-air.
+
+    Args:
+        depth: (..., H, W).
+        valid: (..., H, W) bool.
+        threshold: difference of the logarithms; 0.1 is a jump of about 10 %.
+
+    Returns:
+        (..., H, W) bool.
+    """
+    if threshold <= 0:
+        raise ValueError(f"threshold must be positive, got {threshold}")
+    log = torch.where(valid, depth, torch.ones_like(depth)).log()
+    jump_down = ((log[..., 1:, :] - log[..., :-1, :]).abs() > threshold) & valid[..., 1:, :] & valid[..., :-1, :]
+    jump_right = ((log[..., :, 1:] - log[..., :, :-1]).abs() > threshold) & valid[..., :, 1:] & valid[..., :, :-1]
+    edge = torch.zeros_like(valid)
+    edge[..., 1:, :] |= jump_down
+    edge[..., :-1, :] |= jump_down
+    edge[..., :, 1:] |= jump_right
+    edge[..., :, :-1] |= jump_right
+    return valid & ~edge
+
+
+def round_trip_px(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, source: int, target: int) -> Tensor:
+    """How far each pixel of frame `source` comes back from where it started, by way of frame `target`.
+
+    A pixel is unprojected, seen from the other frame, given the depth *that* frame has there, and sent back. Depth and cameras
+    that agree bring it back to its place.
+
+    Args:
+        depth, valid: (F, H, W).
+        intrinsics: (F, 3, 3).
+        poses: (F, 4, 4).
+        source, target: frames.
+
+    Returns:
+        (H, W) distances in pixels; NaN where the pixel or its counterpart is unknown or out of view.
+    """
+    there, _, seen, known = _visit(depth, valid, intrinsics, poses, (source, target))
+    rays = torch.cat([there, torch.ones_like(there[..., :1])], -1)  # (H, W, 3)
+    points = (rays @ torch.linalg.inv(intrinsics[target]).T) * seen[..., None]
+    back = transform(compose(invert(poses[source]), poses[target]), points)
+    pixels = project(back, intrinsics[source])
+    height, width = depth.shape[-2:]
+    v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    start = torch.stack([u, v], -1).to(pixels)
+    return torch.where(known & (back[..., 2] > 0), (pixels - start).norm(dim=-1), torch.nan)
+
+
+def median_round_trip_px(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor) -> float:
+    """Median of `round_trip_px` over all ordered pairs of neighbouring frames; NaN if no pixel is seen twice."""
+    pairs = [(f, f + 1) for f in range(depth.shape[0] - 1)]
+    distances = [round_trip_px(depth, valid, intrinsics, poses, *pair) for one in pairs for pair in (one, one[::-1])]
+    return float(torch.stack(distances).nanmedian())
+
+
+def agreement_mask(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, threshold: float = 0.1) -> Tensor:
+    """Valid pixels that no neighbouring frame contradicts: there, ln z differs by at most `threshold`.
+
+    Pixels that no neighbour sees, or that something nearer hides, stay; pixels that a neighbour looks *through* go.
+
+    Returns:
+        (F, H, W) bool.
+    """
+    if threshold <= 0:
+        raise ValueError(f"threshold must be positive, got {threshold}")
+    kept = valid.clone()
+    count = depth.shape[0]
+    for frame in range(count):
+        for other in (frame - 1, frame + 1):
+            if 0 <= other < count:
+                _, expected, seen, known = _visit(depth, valid, intrinsics, poses, (frame, other))
+                looked_through = (seen.clamp(min=1e-12).log() - expected.clamp(min=1e-12).log()) > threshold
+                kept[frame] &= ~(known & looked_through)
+    return kept
+
+
+def pose_scale(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, max_pixels: int = 4096) -> float:
+    """The factor by which translations have to be multiplied to fit depth in another unit (SfM cameras, metric depth).
+
+    The factor that minimises the median disagreement |ln z seen - ln z expected| over pairs of frames, by a grid of factors
+    refined twice. Both scales being free, it is sought around (median depth) / (extent of the path), from 1/1000 to 10 times.
+
+    Args:
+        depth, valid: (F, H, W).
+        intrinsics: (F, 3, 3).
+        poses: (F, 4, 4).
+        max_pixels: of each frame, on a regular grid.
+
+    Returns:
+        The factor, 1 when the camera does not move or nothing is known.
+    """
+    centres = poses[:, :3, 3]
+    extent = float((centres - centres[0]).norm(dim=-1).max())
+    if extent == 0 or not bool(valid.any()):
+        return 1.0
+    step = max(1, int((depth.shape[1] * depth.shape[2] / max_pixels) ** 0.5))
+    last = depth.shape[0] - 1
+    pairs = [(0, last), (last, 0), (0, last // 2), (last // 2, last), (last // 4, 3 * last // 4)]
+    pairs = sorted({pair for pair in pairs if pair[0] != pair[1]})
+
+    def disagreement(factor: float) -> float:
+        scaled = poses.clone()
+        scaled[:, :3, 3] *= factor
+        errors = []
+        for pair in pairs:
+            _, expected, seen, known = _visit(depth, valid, intrinsics, scaled, pair, step)
+            error = (seen.clamp(min=1e-12).log() - expected.clamp(min=1e-12).log()).abs()
+            # Out of view counts as a full miss: else the factor that sends everything out of view would win.
+            errors.append(torch.where(known, error, torch.ones_like(error)).clamp(max=1.0).flatten())
+        return float(torch.cat(errors).mean())
+
+    centre = float(torch.log(depth[valid].median() / extent))
+    low, high = centre - 6.9, centre + 2.3
+    best = centre
+    for points in (47, 21, 21):
+        grid = torch.linspace(low, high, points).tolist()
+        best = min(grid, key=lambda value: disagreement(float(torch.tensor(value).exp())))
+        spacing = (high - low) / (points - 1)
+        low, high = best - spacing, best + spacing
+    return float(torch.tensor(best).exp())
+
+
+def _visit(
+    depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, pair: tuple[int, int], step: int = 1
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Every `step`-th pixel of frame `pair[0]` seen from frame `pair[1]`.
+
+    Returns:
+        pixels (h, w, 2) there, z expected there, z that frame has there (bilinear), and where all of that is known.
+    """
+    source, target = pair
+    height, width = depth.shape[-2:]
+    points = unproject(depth[source], intrinsics[source])[::step, ::step]  # (h, w, 3)
+    points = transform(compose(invert(poses[target]), poses[source]), points)
+    pixels = project(points, intrinsics[target])
+    inside = (pixels >= 0) & (pixels <= pixels.new_tensor([width - 1, height - 1]))
+    known = valid[source][::step, ::step] & (points[..., 2] > 0) & inside.all(-1)
+    pixels = torch.where(known[..., None], pixels, torch.zeros_like(pixels))
+    seen, fully = _bilinear_depth(depth[target], valid[target], pixels)
+    return pixels, points[..., 2], seen, known & fully
+
+
+def _bilinear_depth(depth: Tensor, valid: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Depth at pixels (..., 2) inside the image, and whether all four neighbours are valid. On a plane 1/z is linear, not z."""
+    height, width = depth.shape
+    inverse = torch.where(valid, 1 / torch.where(valid, depth, torch.ones_like(depth)), torch.zeros_like(depth))
+    left = pixels[..., 0].floor().long().clamp(max=max(width - 2, 0))
+    top = pixels[..., 1].floor().long().clamp(max=max(height - 2, 0))
+    a, b = pixels[..., 0] - left, pixels[..., 1] - top
+    right, low = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
+    upper = inverse[top, left] * (1 - a) + inverse[top, right] * a
+    lower = inverse[low, left] * (1 - a) + inverse[low, right] * a
+    fully = valid[top, left] & valid[top, right] & valid[low, left] & valid[low, right]
+    value = upper * (1 - b) + lower * b
+    return torch.where(fully, 1 / torch.where(fully, value, torch.ones_like(value)), torch.ones_like(value)), fully

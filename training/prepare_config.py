@@ -1,0 +1,77 @@
+"""Options of `jog3r prepare` and the source of videos that they name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jog3r.data.posed_video import PosedFolders
+from jog3r.data.realestate10k import RealEstate10K
+from jog3r.data.source import ClipSource, ProceduralSource
+
+__all__ = ["PrepareConfig", "build_source"]
+
+
+@dataclass
+class PrepareConfig:
+    """Options of `jog3r prepare`."""
+
+    output_dir: str  # the cache; an unfinished one of the same options is gone on with
+    model: str  # pipeline folder or hub repository: its vae, tokenizer and text_encoder are used
+    source: Literal["realestate10k", "posed", "procedural"] = "realestate10k"
+    # where the videos are
+    cameras: str | None = None  # realestate10k: folder of camera files
+    frames: str | None = None  # realestate10k: folder of videos or image folders; posed: folder of posed folders
+    split: str | None = None  # realestate10k: list of clips
+    captions: str | None = None  # json of captions
+    default_caption: str | None = None  # of videos without one; without it they are skipped
+    image_folder: str | None = None  # posed: such as images_4 of DL3DV-10K
+    procedural_split: Literal["train", "validation", "test"] = "train"
+    first_clip: int = 0  # procedural
+    num_clips: int = 200  # procedural
+    num_frames: int = 16  # procedural: frames of each path
+    # what becomes of them
+    height: int = 256
+    width: int = 256
+    resize_mode: Literal["stretch", "crop"] = "stretch"
+    min_frames: int = 16  # shorter videos are skipped
+    depth: str = "dataset"  # "dataset", "none", or a metric depth model of transformers (folder or hub repository)
+    assume_metric: bool = False  # take `depth` for metric though it cannot be recognised as such
+    max_depth: float = 1000.0  # what is farther counts as sky: unknown
+    align_scale: bool = True  # with a depth model: bring the cameras' translations to the unit of the depth
+    caption_length: int = 120
+    # how
+    clips_per_shard: int = 16
+    captions_per_shard: int = 1024
+    max_bad_share: float = 0.05  # of all videos; above it the run stops
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the models while they run
+    batch_size: int = 16  # frames (or captions) at once
+    loader_threads: int = 2
+    num_threads: int | None = None  # of torch, on a CPU
+    retry_skipped: bool = False  # try again the shards in which something was skipped: the videos may be there now
+
+    def __post_init__(self) -> None:
+        for name in ("clips_per_shard", "captions_per_shard", "batch_size", "loader_threads", "caption_length", "min_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share must lie in [0, 1], got {self.max_bad_share}")
+        if self.max_depth <= 0:
+            raise ValueError(f"max_depth must be positive, got {self.max_depth}")
+
+
+def build_source(config: PrepareConfig) -> ClipSource:
+    """The source that the options name."""
+    size = (config.height, config.width)
+    if config.source == "procedural":
+        return ProceduralSource(config.procedural_split, config.first_clip, config.num_clips, config.num_frames, *size)
+    if config.frames is None:
+        raise ValueError(f"source={config.source} needs the option frames, the folder of the videos")
+    captions = None if config.captions is None else Path(config.captions)
+    if config.source == "posed":
+        return PosedFolders(Path(config.frames), size, captions, config.resize_mode, config.default_caption, config.image_folder)
+    if config.cameras is None:
+        raise ValueError("source=realestate10k needs the option cameras, the folder of camera files")
+    split = None if config.split is None else Path(config.split)
+    return RealEstate10K(
+        Path(config.cameras), Path(config.frames), size, captions, split, config.resize_mode, config.default_caption
+    )
