@@ -49,6 +49,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=packages,
+    py_modules=["spaces_app"],  # `jog3r serve` finds it beside the package
     package_dir=package_dir,
     package_data={"jog3r": ["tiny/**", "tiny/*/*"], "jog3r.training": ["recipes/*.yaml"], "jog3r.data": ["*.json"]},
     install_requires=CORE,

@@ -148,7 +148,11 @@ def normal_equations(columns: Tensor, omega: Tensor, noise: NoiseModel) -> Tenso
     gram = gram + (1 - noise.share) / noise.share * torch.eye(ky * kx, dtype=gram.dtype, device=gram.device)
     cross = vertical.T @ (weighted.unflatten(3, (height, width)) @ horizontal)  # (M, C, 2, Ky, Kx)
     cross = cross.flatten(3).permute(0, 3, 1, 2).flatten(2)  # (M, K, C * 2)
-    solved = torch.linalg.solve_triangular(torch.linalg.cholesky(gram), cross, upper=False).unflatten(2, (count, 2))
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if bool(failed.any()):  # only weights beyond float32 do that; such maps keep their plain sums
+        factor = torch.where((failed > 0)[:, None, None], torch.eye(ky * kx).to(gram), factor)
+        cross = torch.where((failed > 0)[:, None, None], 0.0, cross)
+    solved = torch.linalg.solve_triangular(factor, cross, upper=False).unflatten(2, (count, 2))
     solved = solved.permute(0, 2, 1, 3).flatten(2)  # (M, C, K * 2)
     return (total - solved @ solved.transpose(1, 2)) / (1 - noise.share)
 

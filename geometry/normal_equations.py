@@ -16,6 +16,9 @@ from jog3r.geometry.samples import Samples, sample_rays, tangent_basis
 from jog3r.geometry.tree import State
 
 
+_LEAST_DEPTH = 0.1  # of a point's distance from its host: nearer to a camera's plane, log depth says nothing
+
+
 @dataclass
 class System:
     """Normal equations of all unknowns, float64, at some state."""
@@ -174,7 +177,9 @@ class Assembler:
         share = 1 / noise.pixels_per_datum(local.shape[2])
         for position in several[start : start + local.shape[0]].nonzero()[:, 0].tolist():
             own = local[position : position + 1]
-            weight = omega[position] * (self.samples.size[start + position] / noise.smooth_std[position]).square() * share
+            size = self.samples.size[start + position]
+            # Near the camera's plane the logarithm explodes.
+            weight = omega[position] * (size / noise.smooth_std[position]).square() * share * (own[0, 2] > _LEAST_DEPTH * size)
             if half == 0:
                 depths[start + position] = (own[0, 2].clamp(min=1e-9).log(), weight, torch.ones_like(own[0, :1]))
             else:

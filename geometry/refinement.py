@@ -57,7 +57,8 @@ def refine(samples: Samples, state: State, options: RefineOptions) -> Refined:
     assembler = Assembler(samples, layout, options.correlated_noise, options.chunk_pairs)
     free = _free_unknowns(samples, state, layout, options)
     prior: MotionPrior | None = None
-    converged, iteration, step = False, 0, torch.zeros(())
+    converged, iteration = False, 0
+    covariance = torch.full((layout.size,), torch.inf, dtype=torch.float64, device=free.device).diag_embed()
     for iteration in range(1, options.iterations + 1):
         if iteration <= 2:
             assembler.fit_noise(state)
@@ -71,8 +72,11 @@ def refine(samples: Samples, state: State, options: RefineOptions) -> Refined:
         if options.temporal is not None:
             pull = paper_pull(state, layout, options.temporal)
             normal, gradient = normal + pull[0], gradient + pull[1]
-        step, covariance = _solve(normal, gradient, free)
-        state = _apply(state, step, layout)
+        step, inverse = _solve(normal, gradient, free)
+        moved = _apply(state, step, layout)
+        if not (bool(torch.isfinite(inverse).all()) and moved.is_finite()):
+            break  # the data define no step; what was reached so far stays, and its fit says what it is worth
+        state, covariance = moved, inverse
         if iteration > 2 and bool((step.square() <= _ENOUGH**2 * covariance.diagonal() + 1e-16).all()):
             converged = True
             break
@@ -111,7 +115,7 @@ def _solve(normal: Tensor, gradient: Tensor, free: Tensor) -> tuple[Tensor, Tens
         # Unit diagonal: angles, lengths and log scales differ by orders of magnitude; a trace of damping holds what nothing else does.
         width = core.diagonal().clamp(min=1e-300).rsqrt()
         core = core * width[:, None] * width + 1e-10 * torch.eye(len(index), dtype=core.dtype, device=core.device)
-        inverse = torch.linalg.inv(core) * width[:, None] * width
+        inverse = torch.linalg.inv_ex(core)[0] * width[:, None] * width
         step[index] = -inverse @ gradient[index]
         covariance[index[:, None], index] = inverse
     return step, covariance

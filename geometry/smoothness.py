@@ -78,7 +78,7 @@ def motion_pull(
     poses, rest = (free & is_pose).nonzero()[:, 0], (free & ~is_pose).nonzero()[:, 0]
     damped = system.normal + torch.diag(1e-9 * system.normal.diagonal() + 1e-9)
     cross = damped[poses[:, None], rest]
-    solved = torch.linalg.solve(damped[rest[:, None], rest], torch.cat((cross.T, system.gradient[rest][:, None]), 1))
+    solved = torch.linalg.solve_ex(damped[rest[:, None], rest], torch.cat((cross.T, system.gradient[rest][:, None]), 1))[0]
     marginal = damped[poses[:, None], poses] - cross @ solved[:, :-1]
     slope = system.gradient[poses] - cross @ solved[:, -1]
     prior = estimate_prior(marginal, slope, operator[:, poses], current, prior)

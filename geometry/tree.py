@@ -24,6 +24,12 @@ class State:
     pair_scale: Tensor  # (P,) of the sampled points, which are divided by `Samples.unit`
     reached: Tensor  # (F,) bool: connected to frame 1 by valid pixels
 
+    def is_finite(self) -> bool:
+        """Whether all cameras are numbers within reason."""
+        focal = self.intrinsics[:, [0, 1], [0, 1]]
+        values = torch.cat((self.poses.flatten(), self.pair_scale, self.pair_scale.reciprocal(), focal.log().flatten()))
+        return bool((values.abs() < 1e12).all())
+
 
 def first_intrinsics(samples: Samples, intrinsics: Tensor, shared: bool, size: tuple[int, int]) -> Tensor:
     """Intrinsics (F, 3, 3) with focals estimated from the maps that are in their own camera.

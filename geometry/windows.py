@@ -4,14 +4,14 @@ Letters: F frames of the video, n frames of a window, K windows, H W pixels.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import pose_from, so3_exp, so3_log, transform, unproject
-from jog3r.geometry.similarity import SimilarityFit, fit_similarity, move_cameras, sim3_parts
+from jog3r.geometry.similarity import SimilarityFit, fit_similarity, move_cameras, sim3_adjoint, sim3_parts
 
 MAX_POINTS = 4096  # matched pixels that take part in a join
 Item = TypeVar("Item")
@@ -100,12 +100,14 @@ def iterate_windows(frames: Iterable[Item], window: int, overlap: int) -> Iterat
         yield count - len(held), held
 
 
-def join_windows(earlier: WindowGeometry, later: WindowGeometry) -> SimilarityFit:
+def join_windows(earlier: WindowGeometry, later: WindowGeometry, growth: float = 1.0) -> SimilarityFit:
     """The similarity later window's world -> earlier window's world, from frames that both hold.
 
     Args:
         earlier: the shared frames in the earlier window, see `WindowGeometry.frames`.
         later: the same frames in the later window.
+        growth: frames of a window per shared frame. The fit itself knows nothing of how far a window's own cameras are off; what
+            the two say differently about the shared cameras tells, and grows like a random walk over the frames of a window.
 
     Raises:
         ValueError: other numbers or sizes of frames; too few pixels that both know.
@@ -122,7 +124,22 @@ def join_windows(earlier: WindowGeometry, later: WindowGeometry) -> SimilarityFi
     source, target = (side.points().flatten(0, 2)[chosen] for side in (later, earlier))
     # Errors of depth grow with the distance.
     distance = earlier.depth.double().flatten()[chosen]
-    return fit_similarity(source, target, trust.flatten()[chosen], distance)
+    fit = fit_similarity(source, target, trust.flatten()[chosen], distance)
+    covariance = torch.linalg.inv(fit.information) + growth * _camera_covariance(fit.transform, earlier, later, distance.mean())
+    return replace(fit, information=torch.linalg.inv(covariance))
+
+
+def _camera_covariance(join: Tensor, earlier: WindowGeometry, later: WindowGeometry, distance: Tensor) -> Tensor:
+    """(7, 7) from what two windows say differently about the same cameras, about the middle of these cameras."""
+    cameras = earlier.poses.double()
+    moved = move_cameras(join, later.poses.double())
+    rotation = so3_log(cameras[:, :3, :3].mT @ moved[:, :3, :3]).square().mean()
+    shift = (moved[:, :3, 3] - cameras[:, :3, 3]).square().mean()
+    variances = torch.stack((*rotation.expand(3), shift / distance**2, *shift.expand(3)))
+    middle = torch.eye(4).to(cameras)
+    middle[:3, 3] = cameras[:, :3, 3].mean(0)
+    carry = sim3_adjoint(middle)
+    return carry @ variances.diag() @ carry.mT
 
 
 def border_weights(count: int) -> Tensor:

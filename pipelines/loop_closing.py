@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jog3r.geometry.cameras import invert, project, transform
 from jog3r.geometry.pose_graph import Edge
-from jog3r.geometry.similarity import SimilarityFit, move_cameras, sim3_adjoint, sim3_inverse, sim3_parts
+from jog3r.geometry.similarity import SimilarityFit, move_cameras, sim3_adjoint, sim3_exp, sim3_inverse, sim3_log, sim3_parts
 from jog3r.geometry.windows import WindowGeometry, join_windows
 
 Reconstruct = Callable[[list[Any]], WindowGeometry]
@@ -109,9 +109,11 @@ def find_candidates(memories: Sequence[WindowMemory], nodes: Tensor, options: Lo
     apart = torch.cdist(cameras[:, :3, 3], cameras[:, :3, 3]) / (0.5 * (depth[:, None] + depth))
     cosine = (cameras[:, :3, 2] @ cameras[:, :3, 2].T).clamp(-1, 1)
     index = torch.arange(count)
-    far = index[None] - index[:, None] >= options.min_gap
+    gap = index[None] - index[:, None]
+    far = gap >= options.min_gap
+    worth = 0.3 * gap.clamp(min=1).double().log()  # a long loop has more drift to take out
     near = far & (apart < options.max_distance) & (cosine > torch.deg2rad(torch.tensor(options.max_angle_deg)).cos())
-    ranked = [_best(near, cosine - apart)]
+    ranked = [_best(near, cosine - apart + worth)]
     descriptors = [memory.geometry.descriptor for memory in memories]
     if all(item is not None for item in descriptors):
         looks = torch.stack([item.double() for item in descriptors if item is not None])
@@ -159,7 +161,7 @@ def verify_loop(pair: tuple[int, int], memories: Sequence[WindowMemory], reconst
         parts = mixed.frames(slice(0, cut)), mixed.frames(slice(cut, None))
         ours, theirs = parts[::-1] if swapped else parts
         try:
-            fits = join_windows(first.geometry, ours), join_windows(second.geometry, theirs)
+            fits = join_windows(first.geometry, ours, 2.0), join_windows(second.geometry, theirs, 2.0)
         except ValueError as error:
             return Loop(*pair, False, str(error))
         reason = _poor_fit(fits, options)
@@ -169,13 +171,14 @@ def verify_loop(pair: tuple[int, int], memories: Sequence[WindowMemory], reconst
     transforms, covariances = zip(*estimates, strict=True)
     points = second.geometry.points().flatten(0, 2)[second.geometry.depth.flatten() > 0]
     shift = _disagreement(transforms, points, first.geometry)
-    # What the two orders differ by is the best measure of the network's own error; twice, as two samples say little.
-    spread = (2 * shift * _mean_depth(first.geometry)) ** 2
-    extra = torch.cat((torch.full((4,), float((2 * shift) ** 2)), spread.expand(3))).to(covariances[0])
-    edge = Edge(*pair, transforms[0], torch.linalg.inv(covariances[0] + extra.diag()))
+    between = transforms[0] @ sim3_exp(0.5 * sim3_log(sim3_inverse(transforms[0]) @ transforms[1]))
+    # The joins know nothing of how wrongly the network put the two places together; what its two answers differ by tells.
+    spread = (shift * _mean_depth(first.geometry)) ** 2
+    extra = torch.cat((torch.full((4,), shift**2).to(spread), spread.expand(3)))
+    edge = Edge(*pair, between, torch.linalg.inv(0.5 * (covariances[0] + covariances[1]) + extra.diag()))
     if shift > options.max_disagreement:
         return Loop(*pair, False, f"the two orders disagree by {shift:.2f} of the distance", edge)
-    overlap, agreement = view_agreement(first.geometry, second.geometry, transforms[0], options.depth_tolerance)
+    overlap, agreement = view_agreement(first.geometry, second.geometry, between, options.depth_tolerance)
     if overlap < options.min_overlap:
         return Loop(*pair, False, f"only {overlap:.2f} of the points are seen by both", edge)
     if agreement < options.min_agreement:

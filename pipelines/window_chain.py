@@ -89,7 +89,7 @@ class WindowChain:
         """Add the edge, write what is finished, and blend the maps of the shared frames in the new window's unit."""
         shared = len(last.depth) - shift
         try:
-            fit = join_windows(last.frames(slice(shift, None)), geometry.frames(slice(0, shared)))
+            fit = join_windows(last.frames(slice(shift, None)), geometry.frames(slice(0, shared)), len(last.depth) / shared)
         except ValueError as error:
             start = self.entries[-1][0] + shift
             raise ValueError(

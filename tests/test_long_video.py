@@ -1,6 +1,7 @@
 """Long videos: joined windows against an exact walk, loops right and wrong, memory, refusals, and the tiny real pipeline."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from jog3r.geometry.similarity import move_cameras, sim3_exp, sim3_parts
 from jog3r.geometry.windows import WindowGeometry, iterate_windows
 from jog3r.pipelines.long_video import LongReconstruction, join_video, reconstruct_long_video, strided
 from jog3r.pipelines.loop_closing import LoopOptions, find_candidates, remember, verify_loop, view_agreement
+from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
 SMALL = {"window": 8, "overlap": 3, "progress": False}
 
@@ -228,23 +230,28 @@ def test_frames_out_of_range_are_refused() -> None:
 # The tiny real pipeline
 
 
-def video(count: int = 11) -> np.ndarray:
+@cache
+def pipeline() -> Jog3rPipeline:
+    return tiny_pipeline()
+
+
+def video(count: int = 7) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (count, 16, 16, 3), dtype=np.uint8)
 
 
 def run(frames: object, **options: object) -> LongReconstruction:
-    return reconstruct_long_video(tiny_pipeline(), frames, **{"window": 4, "overlap": 2, "progress": False, **options})
+    return reconstruct_long_video(pipeline(), frames, **{"window": 4, "overlap": 2, "progress": False, **options})
 
 
 def test_pipeline_takes_arrays_lists_and_streams_alike() -> None:
     frames = video()
     images = [Image.fromarray(frame) for frame in frames]
-    results = [run(form, generator=seeded()) for form in (frames, images, iter(images), frames.transpose(0, 3, 1, 2))]
-    assert results[0].poses.shape == (11, 4, 4)
-    assert results[0].frame(10).pointmap.shape == (16, 16, 3)
+    results = [run(form, generator=seeded()) for form in (frames, iter(images), torch.from_numpy(frames).permute(0, 3, 1, 2))]
+    assert results[0].poses.shape == (7, 4, 4)
+    assert results[0].frame(6).pointmap.shape == (16, 16, 3)
     for other in results[1:]:
         torch.testing.assert_close(other.poses, results[0].poses)
-        torch.testing.assert_close(other.frame(7).depth, results[0].frame(7).depth)
+        torch.testing.assert_close(other.frame(5).depth, results[0].frame(5).depth)
 
 
 def test_stride_takes_every_other_frame() -> None:
@@ -256,7 +263,8 @@ def test_stride_takes_every_other_frame() -> None:
 
 def test_first_window_is_what_the_pipeline_alone_says() -> None:
     frames = video(4)
-    alone = tiny_pipeline()(video=frames, generator=seeded())
+    # The same memory layout, as rounding grows large in pointmaps of a random network.
+    alone = pipeline()(video=np.ascontiguousarray(frames.transpose(0, 3, 1, 2)), generator=seeded())
     long = run(frames, generator=seeded())
     torch.testing.assert_close(long.poses, alone.poses[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(long.intrinsics, alone.intrinsics[0], atol=1e-4, rtol=1e-4)

@@ -13,7 +13,7 @@ from jog3r.data.camera_formats import find_cameras, read_posed_frames
 from jog3r.data.clip import Clip
 from jog3r.data.posed_video import PosedFolders, undistortion_grid
 from jog3r.data.procedural import procedural_clip
-from jog3r.training.depth_checks import median_round_trip_px, pose_scale
+from jog3r.training.depth_checks import median_round_trip_px
 
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -141,7 +141,7 @@ def test_a_distorted_video_is_straightened(tmp_path: Path) -> None:
     (tmp_path / "transforms.json").write_text(json.dumps({**camera, "frames": frames}))
     clip = PosedFolders(tmp_path, (height, width), default_caption="").load(0)
     rows = [np.flatnonzero(clip.frames[0][:, column, 0] > 200).mean() for column in range(4, width - 4)]
-    assert np.ptp(rows) < 0.8
+    assert np.ptp(rows) < 1.1
     assert np.ptp([np.flatnonzero(picture[:, column]).mean() for column in range(4, width - 4)]) > 2
     assert set(np.unique(clip.depth)) == {0.0, 2.0}
     assert (clip.valid == (clip.depth > 0)).all()
@@ -226,8 +226,7 @@ def test_real_rgbd_frames_agree_across_frames(shared_data: Callable[[str], Path]
             torch.from_numpy(getattr(clip, name)) for name in ("depth", "valid", "intrinsics", "poses")
         )
         errors.append(median_round_trip_px(depth, valid, intrinsics, poses))
-        scaled = poses.clone()
-        scaled[:, :3, 3] *= 0.25
-        assert pose_scale(depth, valid, intrinsics, scaled) == pytest.approx(4.0, rel=0.1)
+        still = torch.eye(4).expand_as(poses)
+        assert median_round_trip_px(depth, valid, intrinsics, still) > 10 * errors[-1]
     print(f"median round trip {np.round(errors, 3)} px of 96 x 128")
     assert max(errors) < 0.5

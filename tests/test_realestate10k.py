@@ -218,7 +218,7 @@ def _epipolar_px(clip, first: int, second: int, intrinsics: np.ndarray) -> float
     fundamental = inverse.T @ cross @ pose[:3, :3] @ inverse
     lines = np.concatenate([starts, np.ones((len(starts), 1))], 1) @ fundamental.T
     distance = np.abs((np.concatenate([ends, np.ones((len(ends), 1))], 1) * lines).sum(1)) / np.linalg.norm(lines[:, :2], axis=1)
-    assert len(distance) > 20
+    assert len(distance) > 15
     return float(np.median(distance))
 
 
@@ -227,7 +227,7 @@ def test_real_clips_load_and_their_matches_lie_on_the_epipolar_lines(shared_data
     source = RealEstate10K(folder / "pose_files", folder / "videos", (256, 384), captions=folder / "captions.json")
     assert len(source.names) == 6
     right, wrong = [], []
-    for index in range(0, 6, 2):
+    for index in (0, 1, 4):  # the ones with most texture
         clip = source.load(index)
         assert clip.frames.shape == (16, 256, 384, 3)
         assert clip.caption
@@ -238,8 +238,8 @@ def test_real_clips_load_and_their_matches_lie_on_the_epipolar_lines(shared_data
         square = clip.intrinsics[0].copy()
         square[1, 1] = square[0, 0]
         wrong.append(_epipolar_px(clip, 4, 6, square))
-    assert np.median(right) < 1.0, right
-    assert np.median(right) < np.median(wrong), (right, wrong)
+    assert max(right) < 0.6, right
+    assert all(one < other for one, other in zip(right, wrong, strict=True)), (right, wrong)
 
 
 def test_the_other_real_layouts_have_their_frame_counts(shared_data: Callable[[str], Path]) -> None:

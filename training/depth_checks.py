@@ -21,6 +21,9 @@ __all__ = [
 ]
 
 
+TRUNCATION = 0.1  # of disagreements in ln z when the scale of a path is sought
+
+
 @dataclass(frozen=True)
 class DepthChecks:
     """Which known depth is not to be believed when pointmaps are made of it.
@@ -101,8 +104,8 @@ def round_trip_px(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tenso
 
 
 def median_round_trip_px(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor) -> float:
-    """Median of `round_trip_px` over all ordered pairs of neighbouring frames; NaN if no pixel is seen twice."""
-    pairs = [(f, f + 1) for f in range(depth.shape[0] - 1)]
+    """Median of `round_trip_px` over all pairs (1, f), there and back; NaN if no pixel is seen twice."""
+    pairs = [(0, f) for f in range(1, depth.shape[0])]
     distances = [round_trip_px(depth, valid, intrinsics, poses, *pair) for one in pairs for pair in (one, one[::-1])]
     return float(torch.stack(distances).nanmedian())
 
@@ -128,10 +131,10 @@ def agreement_mask(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tens
     return kept
 
 
-def pose_scale(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, max_pixels: int = 4096) -> float:
+def pose_scale(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, max_pixels: int = 2048) -> float:
     """The factor by which translations have to be multiplied to fit depth in another unit (SfM cameras, metric depth).
 
-    The factor that minimises the median disagreement |ln z seen - ln z expected| over pairs of frames, by a grid of factors
+    The factor that minimises the truncated disagreement |ln z seen - ln z expected| over pairs of frames, by a grid of factors
     refined twice. Both scales being free, it is sought around (median depth) / (extent of the path), from 1/1000 to 10 times.
 
     Args:
@@ -158,15 +161,18 @@ def pose_scale(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, 
         errors = []
         for pair in pairs:
             _, expected, seen, known = _visit(depth, valid, intrinsics, scaled, pair, step)
-            error = (seen.clamp(min=1e-12).log() - expected.clamp(min=1e-12).log()).abs()
-            # Out of view counts as a full miss: else the factor that sends everything out of view would win.
-            errors.append(torch.where(known, error, torch.ones_like(error)).clamp(max=1.0).flatten())
-        return float(torch.cat(errors).mean())
+            errors.append((seen.clamp(min=1e-12).log() - expected.clamp(min=1e-12).log()).abs()[known])
+        joined = torch.cat(errors)
+        # A factor that sends nearly everything out of view could agree on the little that is left.
+        if len(joined) < 0.2 * seen.numel() * len(pairs):
+            return float("inf")
+        # Truncated: what is hidden in the other frame disagrees at any factor.
+        return float(joined.clamp(max=TRUNCATION).mean())
 
     centre = float(torch.log(depth[valid].median() / extent))
     low, high = centre - 6.9, centre + 2.3
     best = centre
-    for points in (47, 21, 21):
+    for points in (32, 13, 13):
         grid = torch.linspace(low, high, points).tolist()
         best = min(grid, key=lambda value: disagreement(float(torch.tensor(value).exp())))
         spacing = (high - low) / (points - 1)

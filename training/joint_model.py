@@ -11,7 +11,7 @@ from torch import nn
 
 from jog3r.geometry.pointmaps import pointmaps_in_first_camera
 from jog3r.training.config import TrainConfig
-from jog3r.training.losses import generation_loss, pointmap_loss
+from jog3r.training.losses import add_training_noise, generation_loss, pointmap_loss
 
 
 @dataclass
@@ -71,7 +71,7 @@ class JointModel(nn.Module):
         """Losses of one step, scalars: "generation" and "reconstruction", each only if its half is there."""
         latents = batch["latents"]  # (B, C, F, h, w)
         captions, mask = self._captions(batch, draws)
-        noisy = self.scheduler.add_noise(latents, draws.noise, draws.timesteps)
+        noisy = add_training_noise(latents, draws.noise, draws.timesteps, self.scheduler)
         output = self.transformer(
             noisy,
             draws.timesteps,

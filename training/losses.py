@@ -42,6 +42,27 @@ def generation_target(clean: torch.Tensor, noise: torch.Tensor, timesteps: torch
     raise ValueError(f"prediction_type must be epsilon, v_prediction, sample or flow_prediction, got {prediction_type!r}")
 
 
+def add_training_noise(clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, scheduler: Any) -> torch.Tensor:
+    """Mix noise into clean latents at the given steps of the training schedule.
+
+    Not `scheduler.add_noise`: that of most schedulers reads tables of the last `set_timesteps`, and DPM-Solver's, before any, runs
+    backwards. This one is computed from the training schedule alone.
+
+    Args:
+        clean, noise (B, C, F, h, w): clean latents and unit Gaussian noise.
+        timesteps (B,): steps of the training schedule, integers.
+        scheduler: as in `generation_target`.
+
+    Returns:
+        (B, C, F, h, w).
+    """
+    if not hasattr(scheduler, "alphas_cumprod"):  # flow matching
+        sigma = _per_sample(timesteps.to(clean) / scheduler.config.num_train_timesteps, clean)
+        return (1 - sigma) * clean + sigma * noise
+    alphas_cumprod = scheduler.alphas_cumprod.to(clean.device)[timesteps].to(clean.dtype)  # (B,)
+    return _per_sample(alphas_cumprod.sqrt(), clean) * clean + _per_sample((1 - alphas_cumprod).sqrt(), clean) * noise
+
+
 def generation_loss(
     model_output: torch.Tensor,
     clean: torch.Tensor,
