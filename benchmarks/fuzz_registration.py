@@ -38,7 +38,7 @@ def hostile_case(index: int) -> tuple[list, dict]:
         noise=(0.0, 0.01, 0.1, 0.5)[draw(4)],
     )
     arguments = list(scene.inputs)
-    for _ in range(1 + draw(3)):
+    for _ in range(draw(4)):
         SPOILERS[draw(len(SPOILERS))](arguments, rng)
     return arguments, _keywords(draw, arguments)
 
@@ -46,8 +46,7 @@ def hostile_case(index: int) -> tuple[list, dict]:
 def _keywords(draw, arguments: list) -> dict:
     frames = arguments[5] if isinstance(arguments[5], int) and arguments[5] > 0 else 1
     choices: list[dict] = [
-        {},
-        {},
+        *[{}] * 12,
         {"shared_focal": False},
         {"focal_px": 30.0},
         {"focal_px": [0.0, -5.0, float("nan"), 1e12, 1e-12][draw(5)]},

@@ -107,9 +107,10 @@ def clip_rows(name: str, frames: CachedFrames, caption_ids: tuple[int, int]) -> 
     latents = np.ascontiguousarray(frames.latents, dtype="<f2")
     if not np.isfinite(latents).all():
         raise ValueError(f"the latents of {name!r} do not fit into 16 bits (NaN or infinite); run the VAE in float32")
-    depth = np.where(frames.valid, frames.depth, 0).astype("<f2")
     # What 16 bits cannot hold (beyond 65504, or so near that it becomes 0) is unknown.
-    valid = frames.valid & np.isfinite(depth) & (depth > 0)
+    valid = frames.valid & (frames.depth <= np.finfo(np.float16).max)
+    depth = np.where(valid, frames.depth, 0).astype("<f2")
+    valid &= depth > 0
     depth = np.where(valid, depth, np.float16(0))
     columns = {
         "name": pa.array([name] * count, pa.string()),
@@ -147,7 +148,8 @@ class write_rows:  # noqa: N801  # used as a function, as `open` is
     """Context in which tables are appended to one Parquet file, a row group a row; the same tables give the same bytes."""
 
     def __init__(self, path: Path):
-        self._path, self._writer = path, None
+        self._path = path
+        self._writer: Any = None
 
     def __enter__(self) -> "write_rows":
         return self

@@ -160,12 +160,16 @@ def _entry(row: Any, path: Path, root: Path, cameras: Path) -> Re10kEntry:
     if not isinstance(row, dict) or not isinstance(row.get("clip_path", row.get("clip_name")), str):
         raise ValueError(f"split list {str(path)!r}: an entry must be a name or have clip_name or clip_path, got {row!r}")
     clip_path, pose_file, caption = row.get("clip_path"), row.get("pose_file"), row.get("caption")
+    if isinstance(caption, list) and caption:
+        caption = caption[0]
+    if caption is not None and not isinstance(caption, str):
+        raise ValueError(f"split list {str(path)!r}: the caption of {row!r} is no text")
     name = _stem(str(row["clip_name"] if "clip_name" in row else Path(str(clip_path)).name))
     return Re10kEntry(
         name,
         cameras / f"{name}.txt" if pose_file is None else root / pose_file,
         None if clip_path is None else root / clip_path,
-        caption[0] if isinstance(caption, list) and caption else caption,
+        caption,
     )
 
 

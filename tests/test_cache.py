@@ -11,7 +11,7 @@ from tiny_components import tiny_text_encoder, tiny_tokenizer, tiny_vae
 from torch.utils.data import DataLoader
 
 from jog3r.data.cache import Cache, CachedCaption, CachedFrames, caption_rows, clip_rows, decode_frame, stream_frames, write_rows
-from jog3r.data.sampling import FrameSelection, take_frames
+from jog3r.data.sampling import take_frames
 from jog3r.data.source import ProceduralSource
 from jog3r.training.cached_stream import CachedStream
 from jog3r.training.clip_stream import ProceduralStream

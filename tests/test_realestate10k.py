@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from patch_matching import corner_matches
 from PIL import Image
 
 from jog3r.data.realestate10k import RealEstate10K, pixel_intrinsics, read_camera_file, read_captions, read_split
@@ -144,7 +145,13 @@ def test_split_lists_decide_names_order_and_places(dataset: tuple[Path, Path], t
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("[]", "at least one"), ('{"a": 1}', "list of clips"), ('["a", "a.mp4"]', "names 'a' twice"), ("[3]", "must be a name"), ("[", "json")],
+    [
+        ("[]", "at least one"),
+        ('{"a": 1}', "list of clips"),
+        ('["a", "a.mp4"]', "names 'a' twice"),
+        ("[3]", "must be a name"),
+        ("[", "json"),
+    ],
 )
 def test_damaged_split_lists_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "split.json").write_text(content)
@@ -176,41 +183,9 @@ def test_missing_folders_and_modes_are_refused(tmp_path: Path) -> None:
 # Real clips
 
 
-def _corner_matches(first: np.ndarray, second: np.ndarray, radius: int = 24) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (N, 2) of strong corners of `first` and of where their patches are found in `second`, by normalised correlation."""
-    gray = [image.astype(np.float64).mean(-1) for image in (first, second)]
-    dy, dx = np.gradient(gray[0])
-    box = np.ones(7) / 7
-
-    def blur(values: np.ndarray) -> np.ndarray:
-        rows = np.apply_along_axis(np.convolve, 0, values, box, "same")
-        return np.apply_along_axis(np.convolve, 1, rows, box, "same")
-
-    xx, yy, xy = blur(dx * dx), blur(dy * dy), blur(dx * dy)
-    strength = (xx + yy) / 2 - np.sqrt(((xx - yy) / 2) ** 2 + xy**2)
-    half, starts, ends = 5, [], []
-    for top in range(radius + half, gray[0].shape[0] - radius - half - 16, 16):
-        for left in range(radius + half, gray[0].shape[1] - radius - half - 16, 16):
-            cell = strength[top : top + 16, left : left + 16]
-            v, u = np.array(np.unravel_index(cell.argmax(), cell.shape)) + [top, left]
-            if cell.max() < 20:
-                continue
-            patch = gray[0][v - half : v + half + 1, u - half : u + half + 1]
-            area = gray[1][v - radius - half : v + radius + half + 1, u - radius - half : u + radius + half + 1]
-            windows = np.lib.stride_tricks.sliding_window_view(area, patch.shape)
-            windows = windows - windows.mean((2, 3), keepdims=True)
-            score = (windows * (patch - patch.mean())).sum((2, 3))
-            score /= np.sqrt((windows**2).sum((2, 3)) * ((patch - patch.mean()) ** 2).sum()) + 1e-9
-            if score.max() > 0.95:
-                dv, du = np.unravel_index(score.argmax(), score.shape)
-                starts.append((u, v))
-                ends.append((u + du - radius, v + dv - radius))
-    return np.array(starts, float), np.array(ends, float)
-
-
 def _epipolar_px(clip, first: int, second: int, intrinsics: np.ndarray) -> float:
     """Median distance, in pixels, of matches from the epipolar lines that the cameras predict."""
-    starts, ends = _corner_matches(clip.frames[first], clip.frames[second])
+    starts, ends = corner_matches(clip.frames[first], clip.frames[second])
     pose = np.linalg.inv(clip.poses[second].astype(float)) @ clip.poses[first]
     t = pose[:3, 3]
     cross = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]])

@@ -1,12 +1,12 @@
 """The frozen models that preparation needs, loaded without the rest of a pipeline, and hashes that tell two of them apart."""
 
 import hashlib
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 __all__ = ["DepthModel", "fingerprint", "load_depth_model", "load_text_models", "load_vae"]
 
@@ -68,11 +68,18 @@ class DepthModel:
         size = (frames.shape[1], frames.shape[2])
         inputs = self.processor(images=list(frames.cpu().numpy()), return_tensors="pt", input_data_format="channels_last")
         output = self.model(pixel_values=inputs["pixel_values"].to(parameter))
-        finish = self.processor.post_process_depth_estimation
-        sizes: dict[str, Any] = {"target_sizes": [size] * len(frames)}
-        if "source_sizes" in inspect.signature(finish).parameters:  # ZoeDepth pads, and cuts the padding off again
-            sizes["source_sizes"] = [size] * len(frames)
-        return torch.stack([item["predicted_depth"].float().cpu() for item in finish(output, **sizes)])  # (F, H, W)
+        config: Any = self.model.config
+        if config.model_type == "zoedepth":
+            return self._without_padding(output.predicted_depth.float().cpu(), size)
+        items = self.processor.post_process_depth_estimation(output, target_sizes=[size] * len(frames))
+        return torch.stack([item["predicted_depth"].float().cpu() for item in items])  # (F, H, W)
+
+    def _without_padding(self, depth: Tensor, size: tuple[int, int]) -> Tensor:
+        """ZoeDepth's processor pads by 3 * sqrt(side / 2) pixels all around; transformers' own way back needs torchvision."""
+        pads = [int((side / 2) ** 0.5 * 3) if self.processor.do_pad else 0 for side in size]
+        padded = (size[0] + 2 * pads[0], size[1] + 2 * pads[1])
+        depth = functional.interpolate(depth[:, None], padded, mode="bicubic", align_corners=False)[:, 0]
+        return depth[:, pads[0] : pads[0] + size[0], pads[1] : pads[1] + size[1]]  # (F, H, W)
 
 
 def load_depth_model(name: str, assume_metric: bool = False) -> DepthModel:

@@ -15,9 +15,8 @@ __all__ = [
     "agreement_mask",
     "away_from_edges",
     "known_depth",
-    "median_round_trip_px",
+    "disagreement",
     "pose_scale",
-    "round_trip_px",
 ]
 
 
@@ -77,37 +76,24 @@ def away_from_edges(depth: Tensor, valid: Tensor, threshold: float = 0.1) -> Ten
     return valid & ~edge
 
 
-def round_trip_px(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, source: int, target: int) -> Tensor:
-    """How far each pixel of frame `source` comes back from where it started, by way of frame `target`.
-
-    A pixel is unprojected, seen from the other frame, given the depth *that* frame has there, and sent back. Depth and cameras
-    that agree bring it back to its place.
+def disagreement(
+    depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, source: int, target: int, step: int = 1
+) -> Tensor:
+    """How much the depth of one frame contradicts that of another: |ln z seen - ln z expected|.
 
     Args:
         depth, valid: (F, H, W).
         intrinsics: (F, 3, 3).
         poses: (F, 4, 4).
-        source, target: frames.
+        source: frame whose points are looked at ...
+        target: ... from this one.
+        step: take every `step`-th pixel.
 
     Returns:
-        (H, W) distances in pixels; NaN where the pixel or its counterpart is unknown or out of view.
+        (H / step, W / step), NaN where the pixel or its counterpart is unknown or out of view.
     """
-    there, _, seen, known = _visit(depth, valid, intrinsics, poses, (source, target))
-    rays = torch.cat([there, torch.ones_like(there[..., :1])], -1)  # (H, W, 3)
-    points = (rays @ torch.linalg.inv(intrinsics[target]).T) * seen[..., None]
-    back = transform(compose(invert(poses[source]), poses[target]), points)
-    pixels = project(back, intrinsics[source])
-    height, width = depth.shape[-2:]
-    v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    start = torch.stack([u, v], -1).to(pixels)
-    return torch.where(known & (back[..., 2] > 0), (pixels - start).norm(dim=-1), torch.nan)
-
-
-def median_round_trip_px(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor) -> float:
-    """Median of `round_trip_px` over all pairs (1, f), there and back; NaN if no pixel is seen twice."""
-    pairs = [(0, f) for f in range(1, depth.shape[0])]
-    distances = [round_trip_px(depth, valid, intrinsics, poses, *pair) for one in pairs for pair in (one, one[::-1])]
-    return float(torch.stack(distances).nanmedian())
+    expected, seen, known = _visit(depth, valid, intrinsics, poses, (source, target), step)
+    return torch.where(known, (seen.clamp(min=1e-12).log() - expected.clamp(min=1e-12).log()).abs(), torch.nan)
 
 
 def agreement_mask(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, threshold: float = 0.1) -> Tensor:
@@ -125,7 +111,7 @@ def agreement_mask(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tens
     for frame in range(count):
         for other in (frame - 1, frame + 1):
             if 0 <= other < count:
-                _, expected, seen, known = _visit(depth, valid, intrinsics, poses, (frame, other))
+                expected, seen, known = _visit(depth, valid, intrinsics, poses, (frame, other))
                 looked_through = (seen.clamp(min=1e-12).log() - expected.clamp(min=1e-12).log()) > threshold
                 kept[frame] &= ~(known & looked_through)
     return kept
@@ -155,26 +141,23 @@ def pose_scale(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, 
     pairs = [(0, last), (last, 0), (0, last // 2), (last // 2, last), (last // 4, 3 * last // 4)]
     pairs = sorted({pair for pair in pairs if pair[0] != pair[1]})
 
-    def disagreement(factor: float) -> float:
+    def cost(factor: float) -> float:
         scaled = poses.clone()
         scaled[:, :3, 3] *= factor
-        errors = []
-        for pair in pairs:
-            _, expected, seen, known = _visit(depth, valid, intrinsics, scaled, pair, step)
-            errors.append((seen.clamp(min=1e-12).log() - expected.clamp(min=1e-12).log()).abs()[known])
-        joined = torch.cat(errors)
+        errors = torch.stack([disagreement(depth, valid, intrinsics, scaled, *pair, step) for pair in pairs])
+        known = errors[errors.isfinite()]
         # A factor that sends nearly everything out of view could agree on the little that is left.
-        if len(joined) < 0.2 * seen.numel() * len(pairs):
+        if len(known) < 0.2 * errors.numel():
             return float("inf")
         # Truncated: what is hidden in the other frame disagrees at any factor.
-        return float(joined.clamp(max=TRUNCATION).mean())
+        return float(known.clamp(max=TRUNCATION).mean())
 
     centre = float(torch.log(depth[valid].median() / extent))
     low, high = centre - 6.9, centre + 2.3
     best = centre
     for points in (32, 13, 13):
         grid = torch.linspace(low, high, points).tolist()
-        best = min(grid, key=lambda value: disagreement(float(torch.tensor(value).exp())))
+        best = min(grid, key=lambda value: cost(float(torch.tensor(value).exp())))
         spacing = (high - low) / (points - 1)
         low, high = best - spacing, best + spacing
     return float(torch.tensor(best).exp())
@@ -182,11 +165,11 @@ def pose_scale(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, 
 
 def _visit(
     depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, pair: tuple[int, int], step: int = 1
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Every `step`-th pixel of frame `pair[0]` seen from frame `pair[1]`.
 
     Returns:
-        pixels (h, w, 2) there, z expected there, z that frame has there (bilinear), and where all of that is known.
+        z (h, w) expected there, z that frame has there (bilinear), and where all of that is known.
     """
     source, target = pair
     height, width = depth.shape[-2:]
@@ -197,7 +180,7 @@ def _visit(
     known = valid[source][::step, ::step] & (points[..., 2] > 0) & inside.all(-1)
     pixels = torch.where(known[..., None], pixels, torch.zeros_like(pixels))
     seen, fully = _bilinear_depth(depth[target], valid[target], pixels)
-    return pixels, points[..., 2], seen, known & fully
+    return points[..., 2], seen, known & fully
 
 
 def _bilinear_depth(depth: Tensor, valid: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:

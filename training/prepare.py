@@ -87,7 +87,9 @@ class Preparation:
         self.model_names = self._model_names()
         # Fingerprints are of the weights as stored; only then may they become smaller. T5 moves to the device while it is needed.
         for model in (self.vae, *([self.depth_model.model] if self.depth_model else [])):
-            model.to(self.device, dtype)
+            model.to(self.device)
+            if model.dtype != dtype:
+                model.to(dtype)
         self.text_encoder.to(dtype)
         self.num_clip_shards = -(-len(self.source.names) // config.clips_per_shard)
         self.num_caption_shards = -(-len(self.texts) // config.captions_per_shard)

@@ -1,0 +1,148 @@
+"""Preparation with real components: depth models of transformers, RealEstate10K's real clips, the command line."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_components import tiny_text_encoder, tiny_tokenizer, tiny_vae
+
+from jog3r.cli_prepare import prepare_arguments, run_prepare
+from jog3r.data.cache import Cache
+from jog3r.data.clip import Clip
+from jog3r.data.source import ProceduralSource
+from jog3r.training.component_files import DepthModel, fingerprint, load_depth_model
+from jog3r.training.depth_checks import disagreement
+from jog3r.training.prepare import Preparation, main
+from jog3r.training.prepare_config import PrepareConfig, build_source
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        tiny_vae().save_pretrained(folder / "vae")
+        tiny_text_encoder().save_pretrained(folder / "text_encoder")
+        tiny_tokenizer().save_pretrained(folder / "tokenizer")
+    return folder
+
+
+def _save_zoedepth(folder: Path) -> None:
+    from transformers import BeitConfig, ZoeDepthConfig, ZoeDepthForDepthEstimation, ZoeDepthImageProcessor
+
+    backbone = BeitConfig(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16,
+        out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False, use_relative_position_bias=True,
+    )  # fmt: skip
+    config = ZoeDepthConfig(
+        backbone_config=backbone, neck_hidden_sizes=[16] * 4, fusion_hidden_size=16, bottleneck_features=16,
+        num_relative_features=16, bin_configurations=[{"name": "nyu", "n_bins": 8, "min_depth": 0.1, "max_depth": 10.0}],
+        bin_embedding_dim=16,         num_attractors=[4, 2, 2, 1], reassemble_factors=[4, 2, 1, 0.5], backbone_hidden_size=16,
+    )  # fmt: skip
+    ZoeDepthForDepthEstimation(config).save_pretrained(folder)
+    ZoeDepthImageProcessor(size={"height": 32, "width": 32}, ensure_multiple_of=8).save_pretrained(folder)
+
+
+def _save_depth_anything(folder: Path, kind: str) -> None:
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
+
+    backbone = Dinov2Config(
+        image_size=28, patch_size=14, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, reshape_hidden_states=False,
+        out_features=["stage1", "stage2", "stage3", "stage4"], apply_layernorm=True,
+    )  # fmt: skip
+    config = DepthAnythingConfig(
+        backbone_config=backbone, reassemble_hidden_size=16, patch_size=14, neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8,
+        depth_estimation_type=kind, max_depth=20 if kind == "metric" else None, head_hidden_size=8,
+    )  # fmt: skip
+    DepthAnythingForDepthEstimation(config).save_pretrained(folder)
+    DPTImageProcessor(size={"height": 28, "width": 28}, ensure_multiple_of=14).save_pretrained(folder)
+
+
+def _config(output: Path, model: Path, **options: object) -> PrepareConfig:
+    values: dict = {
+        "output_dir": str(output), "model": str(model), "source": "procedural", "num_clips": 2, "num_frames": 4, "height": 32,
+        "width": 48, "min_frames": 4, "caption_length": 8,
+    }  # fmt: skip
+    return PrepareConfig(**{**values, **options})
+
+
+@pytest.mark.parametrize("save", [_save_zoedepth, lambda folder: _save_depth_anything(folder, "metric")], ids=["zoe", "anything"])
+def test_depth_of_any_metric_model_fills_the_cache(tmp_path: Path, model: Path, save: Callable[[Path], None]) -> None:
+    torch.manual_seed(0)
+    save(tmp_path / "depth")
+    preparation = Preparation(_config(tmp_path / "cache", model, depth=str(tmp_path / "depth"), align_scale=False))
+    assert preparation.run()
+    cache = Cache(tmp_path / "cache")
+    frames = cache.frames(0, [0, 3])
+    assert frames.depth.shape == (2, 32, 48)
+    assert frames.valid.mean() > 0.5
+    clip = ProceduralSource("train", 0, 1, 4, 32, 48).load(0)
+    expected = preparation.depth_model(torch.from_numpy(clip.frames))[[0, 3]].numpy()
+    np.testing.assert_allclose(frames.depth[frames.valid], expected[frames.valid], rtol=1e-3)
+    assert cache.manifest["models"]["depth"] == "depth"
+    assert cache.manifest["plan"]["depth"]["fingerprint"] == fingerprint(preparation.depth_model.model)
+
+
+def test_relative_depth_is_refused_unless_the_user_vouches(tmp_path: Path) -> None:
+    _save_depth_anything(tmp_path, "relative")
+    with pytest.raises(ValueError, match="gives relative inverse depth"):
+        load_depth_model(str(tmp_path))
+    assert isinstance(load_depth_model(str(tmp_path), assume_metric=True), DepthModel)
+
+
+def test_translations_are_brought_to_the_unit_of_the_depth(tmp_path: Path, model: Path) -> None:
+    """A depth model that is right, and cameras whose unit is a third: as ZoeDepth's metres beside structure from motion."""
+
+    class Sfm(ProceduralSource):
+        def load(self, index: int) -> Clip:
+            clip = super().load(index)
+            clip.poses[:, :3, 3] /= 3
+            return clip
+
+    _save_depth_anything(tmp_path / "depth", "metric")
+    preparation = Preparation(_config(tmp_path / "cache", model, depth=str(tmp_path / "depth")), Sfm("train", 0, 2, 4, 32, 48))
+    truth = ProceduralSource("train", 0, 2, 4, 32, 48).load(0)
+    exact = type("Exact", (), {"__call__": lambda self, frames: torch.from_numpy(truth.depth)})()
+    preparation.depth_model = exact
+    frames = preparation._frames(Sfm("train", 0, 2, 4, 32, 48).load(0))
+    np.testing.assert_allclose(frames.poses, truth.poses, atol=0.02 * np.abs(truth.poses[:, :3, 3]).max())
+    tensors = [torch.from_numpy(value) for value in (frames.depth, frames.valid, frames.intrinsics, frames.poses)]
+    assert disagreement(*tensors, 0, 3).nanmedian() < 0.01
+
+
+def test_real_clips_go_through_the_command(
+    tmp_path: Path, model: Path, shared_data: Callable[[str], Path], capsys: pytest.CaptureFixture
+) -> None:
+    folder = shared_data("re10k")
+    torch.manual_seed(0)
+    _save_depth_anything(tmp_path / "depth", "metric")
+    parser = argparse.ArgumentParser()
+    prepare_arguments(parser)
+    (tmp_path / "list.txt").write_text("0bf152ef84195293\n0c11dbe781b1c11c\nmissing\n")
+    (tmp_path / "re10k.yaml").write_text(f"source: realestate10k\nheight: 999\nmax_bad_share: 0.5\nmodel: {model}\n")
+    words = f"--config {tmp_path}/re10k.yaml --output-dir {tmp_path}/cache --cameras {folder}/pose_files --frames {folder}/videos"
+    words += f" --captions {folder}/captions.json --split {tmp_path}/list.txt --height 32 --width 32 --caption_length 8"
+    words += f" --depth {tmp_path}/depth --align_scale false"
+    options = parser.parse_args(words.split())
+    assert run_prepare(options).endswith("cache: 2 videos, 32 frames, 1 skipped (report.json)")
+    cache = Cache(tmp_path / "cache")
+    assert (cache.name(1), cache.num_frames(1)) == ("0c11dbe781b1c11c", 16)
+    report = (tmp_path / "cache" / "report.json").read_text()
+    assert json.loads(report)["skipped_videos"][0]["name"] == "missing"
+    for file in ("report.json", "manifest.json", "plan.json"):
+        assert str(folder) not in (tmp_path / "cache" / file).read_text()
+
+
+def test_mistakes_end_in_one_line(tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = ["--output_dir", str(tmp_path / "cache"), "--model", str(model)]
+    assert main([*words, "--no_such", "1"]) == 2
+    assert "unknown option no_such" in caplog.text
+    for source, missing in (("posed", "frames"), ("realestate10k", "frames")):
+        with pytest.raises(ValueError, match=f"needs the option {missing}"):
+            build_source(_config(tmp_path, model, source=source))
+    with pytest.raises(ValueError, match="needs the option cameras"):
+        build_source(_config(tmp_path, model, source="realestate10k", frames=str(tmp_path)))
