@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.registration_scenes import make_scene
 from jog3r import Registration, register_pointmaps
 
-TIME_LIMIT_S = 30.0
+TIME_LIMIT_S = 20.0  # of processor time, which other programs on the machine do not lengthen
 PATHS = ("lateral", "orbit", "dolly", "handheld", "still", "turn")
 
 
@@ -164,14 +164,14 @@ def check_result(result: Registration) -> str:
 def run_case(index: int) -> str:
     """The outcome of a case: "sound", "flagged", or the kind of refusal; anything else raises."""
     arguments, keywords = hostile_case(index)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         result = register_pointmaps(*arguments, **keywords)
     except (ValueError, TypeError) as error:
         if len(str(error)) < 15:
             raise RuntimeError(f"case {index}: the refusal says nothing: {error!r}") from error
         return f"refused ({type(error).__name__})"
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     problem = check_result(result)
     if problem:
         raise RuntimeError(f"case {index} ({keywords}): {problem}")

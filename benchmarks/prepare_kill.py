@@ -82,14 +82,14 @@ def kill_often(dataset: Path, output: Path, options: argparse.Namespace) -> None
         goal = min(done_shards(output) + max(1, shards // (options.kills + 1)), shards - 1)
         while process.poll() is None and done_shards(output) < goal:
             time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.05))  # not always right behind a rename
+        time.sleep(random.uniform(0, 1.0))  # not always right behind a rename
         if process.poll() is not None:
             print(f"kill {kill + 1}: too late, the run was already over")
             return
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         torn = len(list(output.rglob(".*partial*")))
-        print(f"kill {kill + 1}: {done_shards(output)} shards complete, {torn} half-written files")
+        print(f"kill {kill + 1}: {done_shards(output)} shards complete, {torn} half-written files", flush=True)
     if start(dataset, output, options.model, options.processes).wait() != 0:
         raise SystemExit("the last run failed")
 

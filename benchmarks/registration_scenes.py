@@ -146,10 +146,10 @@ def _corrupt(points: Tensor, growth: Tensor, options: SceneOptions, rng: torch.G
     """Noisy points (P, H, W, 3), confidences (P, H, W) and the noise's standard deviation (P, H, W)."""
     count, height, width, _ = points.shape
     sigma_px = options.smoothness_px * width
-    local = (0.45 * _smooth_noise((count, 1), height, width, 1.2 * sigma_px, rng)[:, 0]).exp()
+    local = (0.45 * smooth_noise((count, 1), height, width, 1.2 * sigma_px, rng)[:, 0]).exp()
     std = options.noise * growth[:, None, None] * local * points[..., 2].abs()
     white = torch.randn(count, 3, height, width, generator=rng, dtype=torch.float64)
-    smooth = _smooth_noise((count, 3), height, width, sigma_px, rng)
+    smooth = smooth_noise((count, 3), height, width, sigma_px, rng)
     mixed = (1 - options.correlated) ** 0.5 * white + options.correlated**0.5 * smooth
     noisy = points + std[..., None] * mixed.movedim(1, -1)
     bad = torch.rand(count, height, width, generator=rng, dtype=torch.float64) < options.outliers
@@ -182,7 +182,7 @@ def _move_object(points: Tensor, options: SceneOptions, rng: torch.Generator) ->
     return points
 
 
-def _smooth_noise(batch: tuple[int, int], height: int, width: int, sigma_px: float, rng: torch.Generator) -> Tensor:
+def smooth_noise(batch: tuple[int, int], height: int, width: int, sigma_px: float, rng: torch.Generator) -> Tensor:
     """Gaussian fields (*batch, H, W) of unit variance, white noise blurred by a Gaussian of `sigma_px`."""
     margin = int(3 * sigma_px) + 1
     field = torch.randn(*batch, height + 2 * margin, width + 2 * margin, generator=rng, dtype=torch.float64)

@@ -18,7 +18,10 @@ from jog3r.data.sampling import rebase_poses
 from jog3r.data.source import MAX_FRAMES, list_hash, read_image
 from jog3r.data.video import IMAGE_SUFFIXES, read_video, resize_frames
 
-__all__ = ["CameraFile", "RealEstate10K", "Re10kEntry", "pixel_intrinsics", "read_camera_file", "read_captions", "read_split"]
+__all__ = [
+    "CameraFile", "RealEstate10K", "Re10kEntry", "parse_camera_file", "pixel_intrinsics", "posed_clip", "read_camera_file",
+    "read_captions", "read_posed_video", "read_split",
+]  # fmt: skip
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 _COLUMNS = 19
@@ -59,13 +62,18 @@ def read_camera_file(path: Path) -> CameraFile:
     """
     if not path.is_file():
         raise ValueError(f"camera file {str(path)!r} does not exist")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return parse_camera_file(path.read_text(encoding="utf-8", errors="replace"), str(path))
+
+
+def parse_camera_file(text: str, name: str) -> CameraFile:
+    """`read_camera_file` of a text; `name` is for messages."""
+    lines = text.splitlines()
     try:
         rows = np.array([[float(word) for word in line.split()] for line in lines[1:] if line.strip()], dtype=np.float64)
     except ValueError as error:  # not numbers, or lines of different lengths
-        raise ValueError(f"{str(path)!r} is no RealEstate10K camera file: {error}") from error
+        raise ValueError(f"{name!r} is no RealEstate10K camera file: {error}") from error
     if rows.ndim != 2 or rows.shape[1] != _COLUMNS or not np.isfinite(rows).all():
-        raise ValueError(f"{str(path)!r} is no RealEstate10K camera file: it needs lines of {_COLUMNS} numbers, got {rows.shape}")
+        raise ValueError(f"{name!r} is no RealEstate10K camera file: it needs lines of {_COLUMNS} numbers, got {rows.shape}")
     world_to_camera = np.tile(np.eye(4), (len(rows), 1, 1))
     world_to_camera[:, :3] = rows[:, 7:].reshape(-1, 3, 4)
     rotation = world_to_camera[:, :3, :3]
@@ -74,7 +82,7 @@ def read_camera_file(path: Path) -> CameraFile:
     wrong[1:] |= np.diff(rows[:, 0]) <= 0
     if wrong.any():
         raise ValueError(
-            f"{str(path)!r}, frame {int(wrong.argmax())}: not a rotation, a focal length of 0, lens distortion, or a time that "
+            f"{name!r}, frame {int(wrong.argmax())}: not a rotation, a focal length of 0, lens distortion, or a time that "
             "does not increase"
         )
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
@@ -241,19 +249,8 @@ class RealEstate10K:
         entry = self._entries[index]
         cameras = read_camera_file(entry.cameras)
         path = self._find(entry)
-        frames, normalised = self._read(path, cameras)
-        if len(frames) != len(cameras.timestamps):
-            raise ValueError(f"{str(path)!r} has {len(frames)} frames, its camera file {len(cameras.timestamps)} lines")
-        height, width = self.size
-        return Clip(
-            frames,
-            np.zeros(frames.shape[:3], np.float32),
-            np.zeros(frames.shape[:3], bool),
-            rebase_poses(cameras.poses),
-            normalised,
-            self.captions(index)[0],
-            {"name": entry.name, "url": cameras.url},
-        )
+        frames, intrinsics = self._read_images(path, cameras) if path.is_dir() else self._read_video(path, cameras)
+        return posed_clip(frames, intrinsics, cameras, entry.name, self.captions(index)[0])
 
     def settings(self) -> dict[str, Any]:
         """Kind, list and resizing."""
@@ -269,31 +266,44 @@ class RealEstate10K:
                 return path
         raise ValueError(f"the frames of clip {entry.name!r} are missing: no folder {entry.name!r} and no video of that name")
 
-    def _read(self, path: Path, cameras: CameraFile) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (F, H, W, 3) and intrinsics (F, 3, 3)."""
-        height, width = self.size
-        if path.is_dir():
-            frames = self._read_images(path, cameras)
-        elif self._mode == "stretch":  # the final size is all that counts: resized while decoding, which saves memory
-            frames = read_video(path, max_frames=MAX_FRAMES, size=self.size).frames
-        else:
-            frames = read_video(path, max_frames=MAX_FRAMES).frames
-        if frames.shape[1:3] == (height, width):
-            return frames, pixel_intrinsics(cameras.normalised, height, width)
-        resized, transform = resize_frames(frames, height, width, self._mode)
-        return resized, pixel_intrinsics(cameras.normalised, frames.shape[1], frames.shape[2], transform)
+    def _read_video(self, path: Path, cameras: CameraFile) -> tuple[np.ndarray, np.ndarray]:
+        return read_posed_video(path, cameras, self.size, self._mode)
 
-    def _read_images(self, folder: Path, cameras: CameraFile) -> np.ndarray:
+    def _read_images(self, folder: Path, cameras: CameraFile) -> tuple[np.ndarray, np.ndarray]:
         by_time = {
             int(path.stem): path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit()
         }
         times = cameras.timestamps.tolist()
         if not by_time.keys() & set(times):  # numbered or named otherwise: one image a line, in order
-            return read_video(folder, max_frames=MAX_FRAMES).frames
+            return self._read_video(folder, cameras)
         missing = [time for time in times if time not in by_time]
         if missing:
             raise ValueError(f"{str(folder)!r} lacks {len(missing)} of {len(times)} frames, the first at {missing[0]} us")
         images = [read_image(by_time[time]) for time in times]
         if len({image.shape for image in images}) > 1:
             raise ValueError(f"images in {str(folder)!r} differ in size")
-        return np.stack(images)
+        return _resized(np.stack(images), cameras, self.size, self._mode)
+
+
+def read_posed_video(path: Path, cameras: CameraFile, size: tuple[int, int], mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (F, H, W, 3) of a video or of a folder of images in order, resized, and intrinsics (F, 3, 3) of that size."""
+    # Stretched frames owe nothing to their old size: resized while decoding, which saves memory.
+    frames = read_video(path, max_frames=MAX_FRAMES, size=size if mode == "stretch" else None).frames
+    return _resized(frames, cameras, size, mode)
+
+
+def _resized(frames: np.ndarray, cameras: CameraFile, size: tuple[int, int], mode: str) -> tuple[np.ndarray, np.ndarray]:
+    height, width = frames.shape[1:3]
+    if (height, width) == size:
+        return frames, pixel_intrinsics(cameras.normalised, height, width)
+    resized, transform = resize_frames(frames, *size, mode)
+    return resized, pixel_intrinsics(cameras.normalised, height, width, transform)
+
+
+def posed_clip(frames: np.ndarray, intrinsics: np.ndarray, cameras: CameraFile, name: str, caption: str) -> Clip:
+    """A clip without depth; `ValueError` if frames and cameras differ in number."""
+    if len(frames) != len(cameras.timestamps):
+        raise ValueError(f"the video of {name!r} has {len(frames)} frames, its camera file {len(cameras.timestamps)} lines")
+    unknown = np.zeros(frames.shape[:3], np.float32)
+    attributes = {"name": name, "url": cameras.url}
+    return Clip(frames, unknown, unknown > 0, rebase_poses(cameras.poses), intrinsics, caption, attributes)

@@ -77,7 +77,9 @@ class FrameStream:
                     f"{str(self._request.path)!r} is {seconds:.0f} s long, more than {limits.max_seconds:.0f} s; cut it first or "
                     "raise VideoLimits.max_seconds"
                 )
-            return _frame_rate(stream), len(range(selection.start, min(stream.frames, selection.stop), selection.step))
+            rate = _frame_rate(stream)
+            stated = stream.frames or round((seconds or 0.0) * rate)  # WebM and Matroska state a duration alone
+            return rate, len(range(selection.start, min(stated, selection.stop), selection.step))
 
     def _open(self) -> Any:
         path = self._request.path

@@ -113,11 +113,13 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"unknown evaluation option {', '.join(unknown)}; there are {', '.join(known)}")
     config = EvaluationOptions(**options)
-    from jog3r import Jog3rPipeline  # here: the pipeline brings in diffusers and transformers
+    from jog3r.pipelines.load import load_pipeline  # here: it brings in diffusers and transformers
 
     features = None if config.features is None else load_features(config.features, config.features_sha256)
     fvd = None if config.fvd is None else load_i3d(config.fvd, config.fvd_sha256)
-    pipeline = Jog3rPipeline.from_pretrained(config.model).to(config.device)
+    pipeline = load_pipeline(config.model).to(config.device)
+    if config.task != "v2c" and not hasattr(pipeline, "transformer"):
+        raise ValueError(f"{type(pipeline).__name__} generates nothing: evaluate it with task v2c, not {config.task}")
     pipeline.set_progress_bar_config(disable=True)
     size = pipeline.output_size(config.num_frames, config.height, config.width)
     out = Path(config.out)

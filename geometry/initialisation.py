@@ -9,6 +9,7 @@ from jog3r.geometry.robust import geman_mcclure, robust_length_scale, weighted_m
 from jog3r.geometry.samples import tangent_basis
 
 MIN_POINTS = 12  # below this many valid pixels a map says nothing about a camera
+_START_PIXELS, _START_CHUNK = 128, 32  # of the search over starts: pixels per map, maps at a time
 _GOOD_FIT = 0.15  # median angle (radians) under which a first pose needs no second start
 
 
@@ -128,21 +129,25 @@ def _pose_columns(points: Tensor, pose: Tensor, rays: Tensor, basis: Tensor, inv
 
 
 def _many_starts(points: Tensor, rays: Tensor, weights: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """The best of 24 starting rotations, with the centre of the points put on the mean ray at their mean distance."""
-    share = (weights / weights.sum(-1, keepdim=True).clamp(min=1e-30))[:, None]  # (P, 1, N)
-    centre, mean_ray = (share * points).sum(2).double(), (share * rays).sum(2).double()  # (P, 3)
-    spread = (share[:, 0] * (points - centre[..., None].to(points)).square().sum(1).sqrt()).sum(1).double()  # (P,)
-    step = max(1, points.shape[2] // 200)
-    best_pose = torch.eye(4, dtype=torch.float64, device=points.device).repeat(points.shape[0], 1, 1)
-    best_fit = torch.full_like(spread, torch.pi)
-    for rotation in cube_rotations(best_pose):
-        translation = mean_ray * 3 * spread[:, None] - centre @ rotation.T
-        start = pose_from(rotation.expand(points.shape[0], 3, 3), translation)
-        pose, fit = _graduated_pose(points[..., ::step], rays[..., ::step], weights[:, ::step], start, iterations)
-        better = fit < best_fit
-        best_pose = torch.where(better[:, None, None], pose, best_pose)
-        best_fit = torch.where(better, fit, best_fit)
-    return _graduated_pose(points, rays, weights, best_pose, iterations)
+    """The best of 24 starting rotations, with the centre of the points put on the mean ray at three times their spread."""
+    rotations = cube_rotations(torch.empty(0, dtype=torch.float64, device=points.device))  # (24, 3, 3)
+    count = len(rotations)
+    poses = []
+    for first in range(0, points.shape[0], _START_CHUNK):
+        chunk = slice(first, first + _START_CHUNK)
+        own_rays = rays if rays.shape[0] == 1 else rays[chunk]
+        share = (weights[chunk] / weights[chunk].sum(-1, keepdim=True).clamp(min=1e-30))[:, None]  # (p, 1, N)
+        centre, mean_ray = (share * points[chunk]).sum(2).double(), (share * own_rays).sum(2).double()  # (p, 3)
+        spread = (share[:, 0] * (points[chunk] - centre[..., None].to(points)).square().sum(1).sqrt()).sum(1).double()
+        translation = (mean_ray * 3 * spread[:, None])[:, None] - (rotations @ centre[:, None, :, None])[..., 0]  # (p, 24, 3)
+        starts = pose_from(rotations.expand(len(centre), -1, -1, -1), translation).flatten(0, 1)
+        step = max(1, points.shape[2] // _START_PIXELS)
+        few = points[chunk, :, ::step].repeat_interleave(count, 0), weights[chunk, ::step].repeat_interleave(count, 0)
+        few_rays = own_rays[..., ::step] if rays.shape[0] == 1 else own_rays[..., ::step].repeat_interleave(count, 0)
+        found, fit = _graduated_pose(few[0], few_rays, few[1], starts, iterations)
+        best = fit.unflatten(0, (-1, count)).argmin(1)
+        poses.append(found.unflatten(0, (-1, count))[torch.arange(len(best), device=best.device), best])
+    return _graduated_pose(points, rays, weights, torch.cat(poses), iterations)
 
 
 def cube_rotations(like: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def estimate_noise(
     if correlated:
         standard = residual / smooth_std[:, None]
         share, length = _correlation(standard, (inlier & (standard.square().sum(1) * weight < _CUT**2)).to(relative), grid)
-    bumps = _bumps(grid, length)
+    bumps = coarse_grid(grid, length)
     return NoiseModel(exponents, share, length, (bumps[0].to(relative), bumps[1].to(relative)), smooth_std, weight, level)
 
 
@@ -206,7 +206,7 @@ def _correlation(standard: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple
     return (share, best[2]) if share > _MIN_SHARE else (0.0, best[2])
 
 
-def _bumps(grid: tuple[int, int], length: float) -> tuple[Tensor, Tensor]:
+def coarse_grid(grid: tuple[int, int], length: float) -> tuple[Tensor, Tensor]:
     """Gaussian bumps (h, Ky), (w, Kx) on a coarse grid, whose random sum has variance 1 on average."""
     while True:
         counts = [max(3, math.ceil(n / (_SPACING * length)) + 3) for n in grid]

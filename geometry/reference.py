@@ -53,20 +53,32 @@ def reference_alignment(data: Pairwise, num_frames: int, options: ReferenceOptio
     if options.focal_px is not None:
         fixed.add(id(parameters.im_focals))
     free = [tensor.requires_grad_() for tensor in parameters.tensors() if id(tensor) not in fixed]
-    optimiser = torch.optim.Adam(free, lr=_LEARNING_RATE, betas=_ADAM_BETAS)
+    moments = [(torch.zeros_like(tensor), torch.zeros_like(tensor)) for tensor in free]
     history: list[float] = []
     with torch.enable_grad():
         for step in range(options.iterations):
             cosine = (1 + math.cos(math.pi * step / options.iterations)) / 2
-            optimiser.param_groups[0]["lr"] = _LAST_LEARNING_RATE + (_LEARNING_RATE - _LAST_LEARNING_RATE) * cosine
-            optimiser.zero_grad()
+            rate = _LAST_LEARNING_RATE + (_LEARNING_RATE - _LAST_LEARNING_RATE) * cosine
             energy = objective(data, parameters)
-            (energy + temporal_terms(parameters, options)).backward()
+            gradients = torch.autograd.grad(energy + temporal_terms(parameters, options), free)
             history.append(energy.item())
-            optimiser.step()
+            _adam_step(free, gradients, moments, step + 1, rate)
     for tensor in parameters.tensors():
         tensor.requires_grad_(False)
     return parameters, history
+
+
+@torch.no_grad()
+def _adam_step(
+    parameters: list[Tensor], gradients: tuple[Tensor, ...], moments: list[tuple[Tensor, Tensor]], step: int, rate: float
+) -> None:
+    """One step of Adam in place. Written out, since `torch.optim` takes seconds to import."""
+    beta1, beta2 = _ADAM_BETAS
+    for parameter, gradient, (first, second) in zip(parameters, gradients, moments, strict=True):
+        first.lerp_(gradient, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        scale = (second / (1 - beta2**step)).sqrt_().add_(1e-8)
+        parameter.addcdiv_(first, scale, value=-rate / (1 - beta1**step))
 
 
 def temporal_terms(parameters: AlignmentParameters, options: ReferenceOptions) -> Tensor:

@@ -49,8 +49,10 @@ class WindowGeometry:
 
     def frames(self, selection: slice) -> "WindowGeometry":
         """Some of the frames, in the same world; energy and descriptor stay those of the whole window."""
-        fields = (getattr(self, name)[selection] for name in ("poses", "intrinsics", "depth", "confidence"))
-        return WindowGeometry(*fields, self.energy, self.degenerate[selection], self.descriptor)
+        poses, intrinsics, depth, confidence = (
+            values[selection] for values in (self.poses, self.intrinsics, self.depth, self.confidence)
+        )
+        return WindowGeometry(poses, intrinsics, depth, confidence, self.energy, self.degenerate[selection], self.descriptor)
 
     def points(self) -> Tensor:
         """World points (n, H, W, 3) in float64."""

@@ -19,6 +19,8 @@ _PUBLIC = {
     "Jog3rPipelineOutput": "jog3r.pipelines.pipeline_output",
     "Jog3rTransformer3DModel": "jog3r.models.transformer_jog3r",
     "Pointmap3DHead": "jog3r.models.pointmap_head",
+    "Dust3rPipeline": "jog3r.pipelines.pipeline_dust3r",
+    "Dust3rBaseline": "jog3r.models.dust3r_baseline",
     "register_pointmaps": "jog3r.geometry.registration",
     "Registration": "jog3r.geometry.registration",
 }
@@ -26,8 +28,10 @@ __all__ = [*_PUBLIC, "tiny_checkpoint"]
 
 if TYPE_CHECKING:
     from jog3r.geometry.registration import Registration, register_pointmaps
+    from jog3r.models.dust3r_baseline import Dust3rBaseline
     from jog3r.models.pointmap_head import Pointmap3DHead
     from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
+    from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
     from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
     from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 

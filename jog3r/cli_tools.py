@@ -41,10 +41,15 @@ def run_convert(options: argparse.Namespace) -> str:
 
 
 def _convert_model(function: str | None, file: Path, config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from jog3r import Dust3rBaseline, Dust3rPipeline
     from jog3r.models import convert
 
     conversion = getattr(convert, str(function))(file, **config)
-    conversion.load().save_pretrained(folder)
+    model = conversion.load()
+    if isinstance(model, Dust3rBaseline):  # as a pipeline: `jog3r evaluate v2c` and the training take it
+        Dust3rPipeline(model).save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
     report: dict[str, Any] = conversion.report()
     (folder / "conversion.json").write_text(json.dumps(report, indent=1) + "\n")
     return report

@@ -15,6 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from jog3r.models.layers import Attention, FeedForward, rotary_2d
+from jog3r.models.loading import register_with_diffusers
 from jog3r.models.pointmap_head import Pointmap3DHead, Pointmap3DHeadOutput
 
 
@@ -126,3 +127,6 @@ class Dust3rBaseline(ModelMixin, ConfigMixin, AttentionMixin):
         """
         height, width = images.shape[-2:]
         return self.head(self.encode_images(images), height, width, pairs=pairs, return_dict=return_dict)
+
+
+register_with_diffusers()

@@ -2,7 +2,7 @@
 
 from diffusers.pipelines import pipeline_loading_utils
 
-_CLASSES = ("Jog3rTransformer3DModel", "Pointmap3DHead")
+_CLASSES = ("Jog3rTransformer3DModel", "Pointmap3DHead", "Dust3rBaseline")
 
 
 def register_with_diffusers() -> None:

@@ -16,13 +16,13 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from jog3r.geometry.registration import Registration, register_pointmaps
 from jog3r.models.pointmap_head import Pointmap3DHead, Pointmap3DHeadOutput
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
 from jog3r.pipelines import reconstruction
 from jog3r.pipelines.call_inputs import CallInputs, check_finite, check_generators, check_size
 from jog3r.pipelines.captions import CaptionBatch, embed_texts, null_captions
 from jog3r.pipelines.checkpoint import Jog3rCheckpointMixin
+from jog3r.pipelines.geometry_steps import GeometryMixin
 from jog3r.pipelines.latents import decode_frames, encode_frames, vae_scale_factor
 from jog3r.pipelines.lora import Jog3rLoraLoaderMixin
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
@@ -48,7 +48,7 @@ Examples:
 """
 
 
-class Jog3rPipeline(Jog3rCheckpointMixin, SamplingMixin, DiffusionPipeline, Jog3rLoraLoaderMixin):
+class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, DiffusionPipeline, Jog3rLoraLoaderMixin):
     """Text to video with pointmaps and cameras, and video to cameras, from one transformer.
 
     Args:
@@ -216,28 +216,6 @@ class Jog3rPipeline(Jog3rCheckpointMixin, SamplingMixin, DiffusionPipeline, Jog3
     def predict_pointmaps(self, features: Tensor, height: int, width: int, pairs: Tensor | None = None) -> Pointmap3DHeadOutput:
         """Features (B, F, N, D) to the pointmaps of all pairs (1, f), or of the pairs (P, 2) given."""
         return self.pointmap_head(features.to(self.pointmap_head.dtype), height, width, pairs)
-
-    def register(self, pairs: Pointmap3DHeadOutput, num_frames: int, **options: Any) -> list[Registration]:
-        """Pairwise pointmaps to cameras and depth, clip by clip; options of `register_pointmaps`."""
-        names = ("anchor_pointmaps", "anchor_confidence", "pointmaps", "confidence")
-        return [
-            register_pointmaps(*(getattr(pairs, name)[clip] for name in names), pairs.pairs, num_frames, **options)
-            for clip in range(pairs.pointmaps.shape[0])
-        ]
-
-    def assemble_geometry(
-        self, pairs: Pointmap3DHeadOutput, num_frames: int, registration: bool = True, options: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """The geometry fields of the output from the head's pairs; without registration only pointmaps and confidence."""
-        if not registration:
-            pointmaps, confidence = reconstruction.merge_pairs(pairs)
-            return {"pointmaps": pointmaps, "confidence": confidence}
-        results = self.register(pairs, num_frames, **(options or {}))
-        fields: dict[str, Any] = {
-            name: torch.stack([getattr(clip, name) for clip in results]).float()
-            for name in ("pointmaps", "confidence", "depth", "poses", "intrinsics")
-        }
-        return {**fields, "registration": results}
 
     def present_video(self, frames: Tensor, latents: Tensor, output_type: str) -> Any:
         """The video given, (B, F, 3, H, W) in 0..1, as `output_type`; "latent" is its latents."""

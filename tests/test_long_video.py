@@ -53,7 +53,7 @@ def test_exact_windows_with_units_of_their_own_give_the_exact_walk() -> None:
     assert result.window_starts == tuple(start for start, _ in iterate_windows(range(61), 8, 3))
     assert result.energies.tolist() == list(range(1, len(result.window_starts) + 1))
     assert float(result.join_residual.amax()) < 1e-5
-    assert float(result.join_inliers.amin()) > 0.99
+    assert float(result.join_inliers.amin()) > 0.95
 
 
 def test_world_does_not_depend_on_the_windows_own_worlds() -> None:
@@ -88,7 +88,7 @@ def test_one_window_is_enough_for_a_short_video() -> None:
 
 def test_a_loop_is_noticed_and_takes_the_drift_out() -> None:
     before, after = [], []
-    for seed in range(3):
+    for seed in range(2):
         walk = walk_of(100, Errors(rotation_deg=0.3, translation=0.1), seed)
         numbers = [*range(100), *range(12)]  # once round and a little more
         result = join_video(walk.reconstruct, numbers, loops=LoopOptions(max_candidates=4), **SMALL)

@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_components import tiny_text_encoder, tiny_tokenizer, tiny_vae
+from tiny_components import tiny_head, tiny_text_encoder, tiny_tokenizer, tiny_transformer, tiny_vae
 
 from jog3r.cli_prepare import prepare_arguments, run_prepare
 from jog3r.data.cache import Cache
 from jog3r.data.clip import Clip
 from jog3r.data.source import ProceduralSource
+from jog3r.training.cached_stream import CachedStream
 from jog3r.training.component_files import DepthModel, fingerprint, load_depth_model
+from jog3r.training.config import TrainConfig
 from jog3r.training.depth_checks import disagreement
+from jog3r.training.joint_model import JointModel, draw_step_noise
 from jog3r.training.prepare import Preparation, main
 from jog3r.training.prepare_config import PrepareConfig, build_source
 
@@ -41,7 +44,7 @@ def _save_zoedepth(folder: Path) -> None:
     config = ZoeDepthConfig(
         backbone_config=backbone, neck_hidden_sizes=[16] * 4, fusion_hidden_size=16, bottleneck_features=16,
         num_relative_features=16, bin_configurations=[{"name": "nyu", "n_bins": 8, "min_depth": 0.1, "max_depth": 10.0}],
-        bin_embedding_dim=16,         num_attractors=[4, 2, 2, 1], reassemble_factors=[4, 2, 1, 0.5], backbone_hidden_size=16,
+        bin_embedding_dim=16, num_attractors=[4, 2, 2, 1], reassemble_factors=[4, 2, 1, 0.5], backbone_hidden_size=16,
     )  # fmt: skip
     ZoeDepthForDepthEstimation(config).save_pretrained(folder)
     ZoeDepthImageProcessor(size={"height": 32, "width": 32}, ensure_multiple_of=8).save_pretrained(folder)
@@ -146,3 +149,34 @@ def test_mistakes_end_in_one_line(tmp_path: Path, model: Path, caplog: pytest.Lo
             build_source(_config(tmp_path, model, source=source))
     with pytest.raises(ValueError, match="needs the option cameras"):
         build_source(_config(tmp_path, model, source="realestate10k", frames=str(tmp_path)))
+
+
+def test_real_clips_go_through_twenty_joint_steps(tmp_path: Path, model: Path, shared_data: Callable[[str], Path]) -> None:
+    """RealEstate10K's text and video files to cache, to items, to both losses; the losses fall."""
+    from diffusers import AutoencoderKL, DDPMScheduler
+    from torch.utils.data import DataLoader
+
+    folder = shared_data("re10k")
+    torch.manual_seed(0)
+    _save_depth_anything(tmp_path / "depth", "metric")
+    (tmp_path / "list.txt").write_text("0bf152ef84195293\n0c11dbe781b1c11c\n")
+    options = {"source": "realestate10k", "cameras": str(folder / "pose_files"), "frames": str(folder / "videos")}
+    options |= {"captions": str(folder / "captions.json"), "split": str(tmp_path / "list.txt"), "depth": str(tmp_path / "depth")}
+    Preparation(_config(tmp_path / "cache", model, **options, width=32, align_scale=False)).run()
+    vae = AutoencoderKL.from_pretrained(model / "vae")
+    steps, per_step = 20, 4
+    stream = CachedStream(tmp_path / "cache", vae, 8, (4, 32, 32), steps * per_step, seed=0)
+    train = TrainConfig("model", "run", num_frames=4, height=32, width=32, generation_batch=2, reconstruction_batch=2)
+    joint = JointModel(tiny_transformer(4), tiny_head(), tiny_text_encoder(), DDPMScheduler(clip_sample=False)).train()
+    optimizer = torch.optim.AdamW(joint.parameters(), lr=2e-3)
+    history = []
+    for step, batch in enumerate(DataLoader(stream, batch_size=per_step)):
+        losses = joint(batch, draw_step_noise(train, step, 0, batch["latents"], 8, 1000), train)
+        total = losses["generation"] + losses["reconstruction"]
+        assert torch.isfinite(total)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        history.append(float(total.detach()))
+    assert len(history) == steps
+    assert np.mean(history[-5:]) < np.mean(history[:5])

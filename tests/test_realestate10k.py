@@ -1,6 +1,8 @@
 """RealEstate10K: camera files, split lists, captions, and real frames that fit their cameras."""
 
+import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from patch_matching import corner_matches
 from PIL import Image
 
 from jog3r.data.realestate10k import RealEstate10K, pixel_intrinsics, read_camera_file, read_captions, read_split
+from jog3r.data.realestate10k_tars import RealEstate10KTars
 
 
 def _line(time: int, centre_x: float = 0.0, angle: float = 0.0, focal: tuple[float, float] = (0.5, 0.9)) -> str:
@@ -96,7 +99,7 @@ def test_what_is_missing_is_named(dataset: tuple[Path, Path]) -> None:
     with pytest.raises(ValueError, match="lacks 1 of 4 frames, the first at 2000 us"):
         source.load(1)
     (frames / "c" / "frame_9.png").unlink()
-    with pytest.raises(ValueError, match="has 3 frames, its camera file 4 lines"):
+    with pytest.raises(ValueError, match="the video of 'c' has 3 frames, its camera file 4 lines"):
         source.load(2)
     content = (frames / "a.mp4").read_bytes()
     (frames / "a.mp4").write_bytes(content[: len(content) // 2])
@@ -178,6 +181,55 @@ def test_missing_folders_and_modes_are_refused(tmp_path: Path) -> None:
         RealEstate10K(tmp_path, tmp_path, (16, 16), resize_mode="squash")
     with pytest.raises(ValueError, match="does not exist"):
         RealEstate10K(tmp_path, tmp_path, (16, 16), split=tmp_path / "none.txt")
+
+
+# Tar files
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
+
+
+def test_tars_of_webdataset_give_what_files_give(dataset: tuple[Path, Path], tmp_path: Path) -> None:
+    cameras, frames = dataset
+    (tmp_path / "shards").mkdir()
+    for number, key in enumerate(("x/one", "x/two")):
+        with tarfile.open(tmp_path / "shards" / f"{number:04d}.tar", "w") as archive:
+            _add(archive, f"{key}.mp4", (frames / "a.mp4").read_bytes())
+            _add(archive, f"{key}.txt", (cameras / "a.txt").read_bytes())
+            _add(archive, f"{key}.json", json.dumps({"caption": f"clip {key}"}).encode())
+            if number:
+                _add(archive, "x/bare.mp4", b"no video")
+    source = RealEstate10KTars(tmp_path / "shards", (16, 16))
+    assert source.names == ["x/one", "x/bare", "x/two"] or source.names == ["x/one", "x/two", "x/bare"]
+    clip = source.load(0)
+    expected = RealEstate10K(cameras, frames, (16, 16), default_caption="").load(0)
+    np.testing.assert_array_equal(clip.frames, expected.frames)
+    np.testing.assert_array_equal(clip.poses, expected.poses)
+    np.testing.assert_array_equal(clip.intrinsics, expected.intrinsics)
+    assert clip.caption == "clip x/one"
+    bare = source.names.index("x/bare")
+    with pytest.raises(ValueError, match="no caption for clip 'x/bare'"):
+        source.captions(bare)
+    with pytest.raises(ValueError, match="'x/bare' has no camera file"):
+        RealEstate10KTars(tmp_path / "shards", (16, 16), default_caption="").load(bare)
+
+
+def test_damaged_tars_are_refused(dataset: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no tar files"):
+        RealEstate10KTars(tmp_path, (16, 16))
+    (tmp_path / "a.tar").write_bytes(b"no tar" * 200)
+    with pytest.raises(ValueError, match="a.tar.*is no readable tar"):
+        RealEstate10KTars(tmp_path, (16, 16))
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        _add(archive, "k.mp4", (dataset[1] / "a.mp4").read_bytes())
+        _add(archive, "k.txt", (dataset[0] / "a.txt").read_bytes())
+    source = RealEstate10KTars(tmp_path, (16, 16), default_caption="")
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:700])
+    with pytest.raises(ValueError, match="is cut off"):
+        source.load(0)
 
 
 # Real clips

@@ -13,6 +13,8 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEuler
 from safetensors.torch import load_file
 from tiny_components import tiny_pipeline
 
+from jog3r import Dust3rBaseline, Dust3rPipeline
+from jog3r.pipelines.load import load_pipeline
 from jog3r.training.checkpoints import find_checkpoint
 from jog3r.training.clip_stream import ProceduralStream
 from jog3r.training.config import TrainConfig
@@ -177,12 +179,28 @@ def test_stream_is_a_function_of_position_and_augments() -> None:
     assert still["latents"].shape[1] == 1 and torch.equal(still["poses"], torch.eye(4)[None])
 
 
-def run_training(init: Path, output: Path, *more: str, wait: bool = True) -> subprocess.Popen:
-    words = dict(init_from=init, output_dir=output, num_frames=3, height=16, width=16, generation_batch=2, reconstruction_batch=1)
-    words |= dict(pairs_per_clip=2, num_steps=6, warmup_steps=2, checkpoint_every=2, sample_every=100, num_threads=1)
+def run_training(init: Path, output: Path, *more: str, wait: bool = True, generation_batch: int = 2) -> subprocess.Popen:
+    words = dict(
+        init_from=init,
+        output_dir=output,
+        num_frames=3,
+        height=16,
+        width=16,
+        generation_batch=generation_batch,
+        reconstruction_batch=1,
+    )
+    words |= dict(
+        pairs_per_clip=2,
+        **({} if "--num_steps" in more else {"num_steps": 6}),
+        warmup_steps=2,
+        checkpoint_every=2,
+        sample_every=100,
+        num_threads=1,
+    )
     command = [sys.executable, str(ROOT / "training" / "train_joint.py")]
     command += [word for name, value in words.items() for word in (f"--{name}", str(value))]
-    command += ["--train_text_encoder", "true", "--optimizer", "muon", "--tracker", "none", *more]
+    more = more or ("--train_text_encoder", "true", "--optimizer", "muon")
+    command += ["--tracker", "none", *more]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -234,6 +252,31 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
         assert torch.equal(whole[name], resumed[name]), name
     start = weights(tmp_path / "init")
     assert any(not torch.equal(start[name], whole[name]) for name in whole)
+
+
+def test_dust3r_baseline_trains_on_the_same_road_and_reads_videos(tmp_path: Path) -> None:
+    config = dict(width=16, num_layers=1, num_attention_heads=2, decoder_width=16, decoder_num_layers=1, patch_size=8)
+    torch.manual_seed(0)
+    Dust3rPipeline(Dust3rBaseline(**config, decoder_num_attention_heads=2)).save_pretrained(tmp_path / "init")
+    run_training(tmp_path / "init", tmp_path / "run", "--num_steps", "2", "--optimizer", "adamw", generation_batch=0)
+    start, trained = weights(tmp_path / "init"), weights(tmp_path / "run" / "pipeline")
+    assert start.keys() == trained.keys() and any(not torch.equal(start[name], trained[name]) for name in start)
+    pipe = load_pipeline(str(tmp_path / "run" / "pipeline"))
+    assert isinstance(pipe, Dust3rPipeline)
+    output = pipe(video=torch.rand(3, 16, 16, 3))
+    assert output.poses.shape == (1, 3, 4, 4) and output.depth.shape == (1, 3, 16, 16)
+    with pytest.raises(ValueError, match="v2c"):
+        pipe(video=torch.rand(3, 16, 16, 3), task="t2v")
+    with pytest.raises(ValueError, match="multiple"):
+        pipe(video=torch.rand(3, 12, 16, 3))
+
+
+def test_pipelines_load_by_their_index(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="model_index"):
+        load_pipeline(str(tmp_path))
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(ValueError, match="FluxPipeline"):
+        load_pipeline(str(tmp_path))
 
 
 def test_user_mistakes_end_in_one_line() -> None:

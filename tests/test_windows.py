@@ -1,6 +1,7 @@
 """Windows of a long video: cutting, robust joining, blending."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -132,8 +133,13 @@ def test_windows_cover_every_frame_and_overlap(count: int, window: int, overlap:
 
 def test_stream_is_read_no_further_than_needed() -> None:
     read = []
-    stream = (read.append(index) or index for index in range(100))
-    next(iterate_windows(stream, 8, 2))
+
+    def stream() -> Iterator[int]:
+        for index in range(100):
+            read.append(index)
+            yield index
+
+    next(iterate_windows(stream(), 8, 2))
     assert len(read) == 8
 
 

@@ -16,8 +16,8 @@ class ProceduralStream(Dataset):
     """Procedural training clips with their latents; time is reversed and left mirrored with p = 0.5 each.
 
     Args:
-        vae: frozen; runs in the loader's worker, beside the training.
-        tokenizer: of the captions.
+        vae: frozen; runs in the loader's worker, beside the training. None: items hold frames, no latents and no caption.
+        tokenizer: of the captions; None without VAE.
         caption_length: tokens every caption is padded to.
         num_frames, height, width: of a clip; with one frame it is the first or the last of a path.
         first_clip: number of the first scene.
@@ -27,7 +27,7 @@ class ProceduralStream(Dataset):
 
     def __init__(
         self,
-        vae: AutoencoderKL | AutoencoderTiny,
+        vae: AutoencoderKL | AutoencoderTiny | None,
         tokenizer: Any,
         caption_length: int,
         size: tuple[int, int, int],
@@ -43,23 +43,23 @@ class ProceduralStream(Dataset):
         return self.length
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        """Latents (C, F, h, w), depth (F, H, W), valid, intrinsics, poses, caption ids and mask (L,)."""
+        """Depth (F, H, W), valid, intrinsics, poses; with a VAE latents (C, F, h, w), caption ids and mask (L,), else frames."""
         clip = self._clip(self.first_clip + position)
+        geometry = {
+            "depth": torch.from_numpy(clip.depth),
+            "valid": torch.from_numpy(clip.valid),
+            "intrinsics": torch.from_numpy(clip.intrinsics).float(),
+            "poses": torch.from_numpy(clip.poses).float(),
+        }
         frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)  # (F, 3, H, W)
+        if self.vae is None:
+            return {"frames": frames, **geometry}
         with torch.no_grad():
             latents = encode_frames(self.vae, frames[None])[0]
         tokens = self.tokenizer(
             clip.caption, padding="max_length", max_length=self.caption_length, truncation=True, return_tensors="pt"
         )
-        return {
-            "latents": latents,
-            "depth": torch.from_numpy(clip.depth),
-            "valid": torch.from_numpy(clip.valid),
-            "intrinsics": torch.from_numpy(clip.intrinsics).float(),
-            "poses": torch.from_numpy(clip.poses).float(),
-            "caption_ids": tokens.input_ids[0],
-            "caption_mask": tokens.attention_mask[0],
-        }
+        return {"latents": latents, "caption_ids": tokens.input_ids[0], "caption_mask": tokens.attention_mask[0], **geometry}
 
     def _clip(self, index: int) -> Clip:
         chance = np.random.default_rng([self.seed, index])

@@ -14,8 +14,8 @@ __all__ = [
     "DepthChecks",
     "agreement_mask",
     "away_from_edges",
-    "known_depth",
     "disagreement",
+    "known_depth",
     "pose_scale",
 ]
 

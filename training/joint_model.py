@@ -94,7 +94,8 @@ class JointModel(nn.Module):
             ).mean()
         if config.reconstruction_batch:
             features = output.features[config.generation_batch :]
-            losses["reconstruction"] = self._reconstruction_loss(features, batch, draws.pairs, config)
+            maps = self.pointmap_head(features, config.height, config.width, pairs=draws.pairs)
+            losses["reconstruction"] = reconstruction_loss(maps, batch, draws.pairs, config)
         return losses
 
     def _captions(self, batch: dict[str, torch.Tensor], draws: StepNoise) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,32 +113,44 @@ class JointModel(nn.Module):
             masks.append(torch.arange(null.shape[1], device=null.device)[None] < draws.null_length[:, None])
         return torch.cat(parts), torch.cat(masks)
 
-    def _reconstruction_loss(
-        self, features: torch.Tensor, batch: dict[str, torch.Tensor], pairs: torch.Tensor, config: TrainConfig
-    ) -> torch.Tensor:
-        """DUSt3R's loss over all pairs of the reconstruction clips; features (R, F, N, D)."""
-        start = config.generation_batch
-        truth = pointmaps_in_first_camera(batch["depth"], batch["intrinsics"], batch["poses"])[start:]  # (R, F, H, W, 3)
-        valid = batch["valid"][start:]
-        output = self.pointmap_head(features, config.height, config.width, pairs=pairs)
-        return pointmap_loss(
-            output.anchor_pointmaps.flatten(0, 1),  # (R*P, H, W, 3)
-            output.anchor_confidence.flatten(0, 1),
-            output.pointmaps.flatten(0, 1),
-            output.confidence.flatten(0, 1),
-            truth[:, pairs[:, 0]].flatten(0, 1),
-            truth[:, pairs[:, 1]].flatten(0, 1),
-            valid[:, pairs[:, 0]].flatten(0, 1),
-            valid[:, pairs[:, 1]].flatten(0, 1),
-            alpha=config.confidence_alpha,
-        )
+
+class ImageModel(nn.Module):
+    """The DUSt3R baseline in place of transformer and head: the same data, pairs and loss, frames instead of latents."""
+
+    def __init__(self, baseline: nn.Module):
+        super().__init__()
+        self.baseline = baseline
+
+    def forward(self, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> dict[str, torch.Tensor]:
+        """Losses of one step: "reconstruction", a scalar."""
+        return {"reconstruction": reconstruction_loss(self.baseline(batch["frames"], draws.pairs), batch, draws.pairs, config)}
 
 
-def select_trainable(joint: JointModel, config: TrainConfig) -> list[tuple[str, nn.Parameter]]:
+def reconstruction_loss(output: Any, batch: dict[str, torch.Tensor], pairs: torch.Tensor, config: TrainConfig) -> torch.Tensor:
+    """DUSt3R's loss, a scalar, over all pairs of the reconstruction clips: those behind the first `config.generation_batch`."""
+    start = config.generation_batch
+    truth = pointmaps_in_first_camera(batch["depth"], batch["intrinsics"], batch["poses"])[start:]  # (R, F, H, W, 3)
+    valid = batch["valid"][start:]
+    return pointmap_loss(
+        output.anchor_pointmaps.flatten(0, 1),  # (R*P, H, W, 3)
+        output.anchor_confidence.flatten(0, 1),
+        output.pointmaps.flatten(0, 1),
+        output.confidence.flatten(0, 1),
+        truth[:, pairs[:, 0]].flatten(0, 1),
+        truth[:, pairs[:, 1]].flatten(0, 1),
+        valid[:, pairs[:, 0]].flatten(0, 1),
+        valid[:, pairs[:, 1]].flatten(0, 1),
+        alpha=config.confidence_alpha,
+    )
+
+
+def select_trainable(joint: JointModel | ImageModel, config: TrainConfig) -> list[tuple[str, nn.Parameter]]:
     """Freeze what the configuration freezes; return the trained parameters by name.
 
     `temporal` is the paper's choice: the temporal attention of all blocks but the first `frozen_blocks`, and the head.
     """
+    if isinstance(joint, ImageModel):
+        return list(joint.named_parameters())
     joint.requires_grad_(False)
     joint.text_encoder.requires_grad_(config.train_text_encoder)
     joint.pointmap_head.requires_grad_(config.reconstruction_batch > 0)

@@ -45,8 +45,8 @@ def generation_target(clean: torch.Tensor, noise: torch.Tensor, timesteps: torch
 def add_training_noise(clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, scheduler: Any) -> torch.Tensor:
     """Mix noise into clean latents at the given steps of the training schedule.
 
-    Not `scheduler.add_noise`: that of most schedulers reads tables of the last `set_timesteps`, and DPM-Solver's, before any, runs
-    backwards. This one is computed from the training schedule alone.
+    Not `scheduler.add_noise`: that of most schedulers reads tables of the last `set_timesteps`, and DPM-Solver's, before any,
+    runs backwards. This one is computed from the training schedule alone.
 
     Args:
         clean, noise (B, C, F, h, w): clean latents and unit Gaussian noise.

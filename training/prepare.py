@@ -9,10 +9,8 @@ a shared folder); whoever finds all shards complete writes the manifest.
 """
 
 import hashlib
-import json
 import logging
 import sys
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,17 +23,13 @@ from tqdm import tqdm
 from jog3r.data.cache import (
     FORMAT,
     MANIFEST,
-    PLAN,
     REPORT,
     CachedCaption,
     CachedFrames,
-    aside_of,
     caption_rows,
     clip_rows,
-    file_hash,
     part_name,
     write_aside,
-    write_json,
     write_rows,
 )  # fmt: skip
 from jog3r.data.clip import Clip
@@ -46,9 +40,9 @@ from jog3r.training.component_files import DepthModel, fingerprint, load_depth_m
 from jog3r.training.config import load_config
 from jog3r.training.depth_checks import known_depth, pose_scale
 from jog3r.training.prepare_config import PrepareConfig, build_source
+from jog3r.training.prepare_shards import ShardFolder
 
 logger = logging.getLogger(__name__)
-PARTS = "parts"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -69,9 +63,9 @@ class Preparation:
         process: tuple[int, int] = (0, 1),
         device: torch.device | str = "cpu",
     ):
-        self.config, self.process, self.device = config, process, torch.device(device)
+        self.config, self.device = config, torch.device(device)
         self.directory = Path(config.output_dir)
-        self.tag = f"-{process[0]}"  # of files that any process may write
+        self.shards = ShardFolder(self.directory, process)
         self.source = build_source(config) if source is None else source
         # 1. models
         dtype = _DTYPES[config.dtype]
@@ -100,24 +94,25 @@ class Preparation:
         Raises:
             ValueError: the folder holds something else, or more videos than `max_bad_share` could not be used.
         """
-        self._claim_directory()
-        todo = self._todo("captions", self.num_caption_shards)
+        shards = self.shards
+        shards.claim(self.plan)
+        todo = shards.todo("captions", self.num_caption_shards)
         if todo:
             self.text_encoder.to(self.device)
         for number in todo:
             self._write_captions(number)
         self.text_encoder = None  # of an XXL's size: makes room for the videos
-        mine = range(self.process[0], self.num_clip_shards, self.process[1])
-        todo = self._todo("clips", self.num_clip_shards)
-        done = [number for number in mine if number not in todo]
-        skipped = sum(len(self._part("clips", number)["skipped"]) for number in done)
+        mine = shards.mine(self.num_clip_shards)
+        todo = shards.todo("clips", self.num_clip_shards, self.config.retry_skipped)
+        done = sorted({*mine} - {*todo})
+        skipped = sum(len(shards.part("clips", number)["skipped"]) for number in done)
         sizes = {number: len(self._indices(number)) for number in mine}
         with tqdm(
             total=sum(sizes.values()),
             initial=sum(sizes[number] for number in done),
             unit="video",
             desc="prepare",
-            disable=self.process[0] != 0,
+            disable=shards.process[0] != 0,
         ) as bar:
             for number in todo:
                 skipped += self._write_clips(number, bar, skipped)
@@ -153,57 +148,7 @@ class Preparation:
             "format": FORMAT,
         }
 
-    def _claim_directory(self) -> None:
-        """Make the folder ours, or see that it already is."""
-        path = self.directory / PLAN
-        if self.process[0] != 0:
-            _wait_for(path)
-        if not path.is_file():
-            strangers = [item.name for item in self.directory.iterdir()] if self.directory.is_dir() else []
-            if [name for name in strangers if name != PARTS and not name.startswith(f".{PLAN}")]:
-                raise ValueError(
-                    f"output_dir {str(self.directory)!r} holds other files ({sorted(strangers)[0]}); name a new folder"
-                )
-            (self.directory / PARTS).mkdir(parents=True, exist_ok=True)
-            write_json(path, self.plan)
-            return
-        for name in (MANIFEST, REPORT):  # of a run that was killed while writing it
-            aside_of(self.directory / name, self.tag).unlink(missing_ok=True)
-        before = json.loads(path.read_text(encoding="utf-8"))
-        wrong = sorted(name for name in {*before, *self.plan} if before.get(name) != self.plan.get(name))
-        if wrong:
-            name = "vae" if "vae" in wrong else wrong[0]
-            raise ValueError(
-                f"the cache {str(self.directory)!r} was begun with another {name}: {before.get(name)}, now {self.plan.get(name)}"
-                f"{' (also: ' + ', '.join(wrong) + ')' if len(wrong) > 1 else ''}; name a new output_dir or delete it"
-            )
-
     # Shards
-
-    def _todo(self, kind: str, count: int) -> list[int]:
-        """This process's shards of a kind that are not complete."""
-        mine = {number: self._part(kind, number) for number in range(self.process[0], count, self.process[1])}
-        again = self.config.retry_skipped
-        return [number for number, part in mine.items() if part is None or (again and part.get("skipped"))]
-
-    def _part(self, kind: str, number: int) -> Any:
-        """The index of a complete shard; None if it has to be written."""
-        name = part_name(kind, number)
-        path, data = self.directory / PARTS / f"{name}.json", self.directory / f"{name}.parquet"
-        if not path.is_file():
-            return None
-        part = json.loads(path.read_text(encoding="utf-8"))
-        if part["bytes"] and (not data.is_file() or data.stat().st_size != part["bytes"]):
-            logger.warning("%s is missing or damaged: writing it again", data)
-            return None
-        return part
-
-    def _seal(self, kind: str, number: int, content: dict[str, Any]) -> None:
-        """Write the index of a shard, which says that it is complete."""
-        data = self.directory / f"{part_name(kind, number)}.parquet"
-        exists = data.is_file()
-        content |= {"bytes": data.stat().st_size if exists else 0, "sha256": file_hash(data) if exists else None}
-        write_json(self.directory / PARTS / f"{part_name(kind, number)}.json", content)
 
     def _indices(self, number: int) -> range:
         first = number * self.config.clips_per_shard
@@ -221,8 +166,8 @@ class Preparation:
             with write_rows(aside) as rows:
                 rows.append(table)
 
-        write_aside(self.directory / f"{part_name('captions', number)}.parquet", write)
-        self._seal("captions", number, {"captions": len(texts)})
+        write_aside(self.shards.data("captions", number), write)
+        self.shards.seal("captions", number, {"captions": len(texts)})
 
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> list[CachedCaption]:
@@ -239,7 +184,7 @@ class Preparation:
         """Write one shard; the number of videos skipped."""
         videos: list[dict[str, Any]] = []
         skipped: list[dict[str, str]] = []
-        path = self.directory / f"{part_name('clips', number)}.parquet"
+        path = self.shards.data("clips", number)
 
         def write(aside: Path) -> None:
             with write_rows(aside) as rows:
@@ -259,7 +204,7 @@ class Preparation:
         write_aside(path, write)
         if not videos:  # a Parquet file without rows would have no columns
             path.unlink()
-        self._seal("clips", number, {"videos": videos, "skipped": skipped})
+        self.shards.seal("clips", number, {"videos": videos, "skipped": skipped})
         return len(skipped)
 
     def _load(self, indices: range) -> Iterator[tuple[int, Clip | str]]:
@@ -326,12 +271,11 @@ class Preparation:
         total = len(self.source.names)
         if skipped > self.config.max_bad_share * total:
             last = latest[-1]
-            parts = [part for number in range(self.num_clip_shards) if (part := self._part("clips", number)) is not None]
+            parts = [part for number in range(self.num_clip_shards) if (part := self.shards.part("clips", number)) is not None]
             entries = {entry["name"]: entry for part in parts for entry in part["skipped"]}
             entries |= {entry["name"]: entry for entry in latest}
-            write_json(
-                self.directory / REPORT, {"stopped": True, "skipped": len(entries), "skipped_videos": list(entries.values())}
-            )
+            report = {"stopped": True, "skipped": len(entries), "skipped_videos": list(entries.values())}
+            self.shards.write(REPORT, report)
             raise ValueError(
                 f"{skipped} of {total} videos cannot be used, more than max_bad_share={self.config.max_bad_share:g}; "
                 f"the last, {last['name']!r}: {last['reason']}"
@@ -339,8 +283,8 @@ class Preparation:
 
     def _finish(self) -> bool:
         """Report and manifest, if all shards of all processes are there."""
-        clips = [self._part("clips", number) for number in range(self.num_clip_shards)]
-        captions = [self._part("captions", number) for number in range(self.num_caption_shards)]
+        clips = [self.shards.part("clips", number) for number in range(self.num_clip_shards)]
+        captions = [self.shards.part("captions", number) for number in range(self.num_caption_shards)]
         missing = sum(part is None for part in (*clips, *captions))
         if missing:
             logger.info("this process is done; %d shards of others are still missing", missing)
@@ -350,7 +294,7 @@ class Preparation:
         totals = {"videos": len(self.source.names) - len(skipped), "skipped": len(skipped), "frames": num_frames}
         if skipped:
             self._check_share(len(skipped), skipped)
-        write_json(self.directory / REPORT, {**totals, "skipped_videos": skipped}, self.tag)
+        self.shards.write(REPORT, {**totals, "skipped_videos": skipped})
         shards = {part_name("clips", number): part for number, part in enumerate(clips)}
         shards |= {part_name("captions", number): part for number, part in enumerate(captions)}
         manifest = {
@@ -365,7 +309,7 @@ class Preparation:
                 if part["bytes"]
             },
         }
-        write_json(self.directory / MANIFEST, manifest, self.tag)
+        self.shards.write(MANIFEST, manifest)
         return True
 
     def _model_names(self) -> dict[str, str]:
@@ -398,17 +342,6 @@ def _number_captions(source: ClipSource) -> tuple[list[tuple[int, int]], list[st
         forward, backward = (numbers.setdefault(text.lower().strip(), len(numbers)) for text in pair)
         ids.append((forward, backward))
     return ids, list(numbers)
-
-
-def _wait_for(path: Path, seconds: float = 600.0) -> None:
-    """Wait until the first process has made `path`."""
-    deadline = time.monotonic() + seconds
-    while not path.is_file():
-        if time.monotonic() > deadline:
-            raise ValueError(
-                f"{str(path)!r} did not appear within {seconds:.0f} s: is process 0 running, with the same output_dir?"
-            )
-        time.sleep(0.2)
 
 
 def _hash_texts(texts: list[str]) -> str:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from jog3r.data.posed_video import PosedFolders
 from jog3r.data.realestate10k import RealEstate10K
+from jog3r.data.realestate10k_tars import RealEstate10KTars
 from jog3r.data.source import ClipSource, ProceduralSource
 
 __all__ = ["PrepareConfig", "build_source"]
@@ -17,10 +18,10 @@ class PrepareConfig:
 
     output_dir: str  # the cache; an unfinished one of the same options is gone on with
     model: str  # pipeline folder or hub repository: its vae, tokenizer and text_encoder are used
-    source: Literal["realestate10k", "posed", "procedural"] = "realestate10k"
+    source: Literal["realestate10k", "realestate10k_tars", "posed", "procedural"] = "realestate10k"
     # where the videos are
     cameras: str | None = None  # realestate10k: folder of camera files
-    frames: str | None = None  # realestate10k: folder of videos or image folders; posed: folder of posed folders
+    frames: str | None = None  # folder of videos or image folders, of WebDataset tars (_tars), of posed folders (posed)
     split: str | None = None  # realestate10k: list of clips
     captions: str | None = None  # json of captions
     default_caption: str | None = None  # of videos without one; without it they are skipped
@@ -69,6 +70,8 @@ def build_source(config: PrepareConfig) -> ClipSource:
     captions = None if config.captions is None else Path(config.captions)
     if config.source == "posed":
         return PosedFolders(Path(config.frames), size, captions, config.resize_mode, config.default_caption, config.image_folder)
+    if config.source == "realestate10k_tars":
+        return RealEstate10KTars(Path(config.frames), size, captions, config.resize_mode, config.default_caption)
     if config.cameras is None:
         raise ValueError("source=realestate10k needs the option cameras, the folder of camera files")
     split = None if config.split is None else Path(config.split)

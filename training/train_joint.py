@@ -21,11 +21,13 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from jog3r.pipelines.load import load_pipeline
+from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.checkpoints import find_checkpoint, read_run, save_checkpoint
 from jog3r.training.clip_stream import ProceduralStream
 from jog3r.training.config import TrainConfig, load_config
-from jog3r.training.joint_model import JointModel, draw_step_noise, select_trainable
+from jog3r.training.joint_model import ImageModel, JointModel, draw_step_noise, select_trainable
 from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
 from jog3r.training.samples import save_samples
 
@@ -49,14 +51,11 @@ class Run:
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         # 2. models
-        self.pipeline = Jog3rPipeline.from_pretrained(config.init_from)
-        self.pipeline.vae.requires_grad_(False).eval()
-        self.joint = JointModel(
-            self.pipeline.transformer, self.pipeline.pointmap_head, self.pipeline.text_encoder, self.pipeline.scheduler
-        )
-        if config.gradient_checkpointing:
-            self.pipeline.transformer.enable_gradient_checkpointing()
-            self.pipeline.pointmap_head.enable_gradient_checkpointing()
+        self.pipeline = load_pipeline(config.init_from)
+        self.joint = build_model(self.pipeline, config)
+        generator = isinstance(self.pipeline, Jog3rPipeline)
+        self.caption_length = self.pipeline.transformer.config.max_caption_length if generator else 1
+        self.num_train_timesteps = self.pipeline.scheduler.config.num_train_timesteps if generator else 1
         # 3. optimization
         self.trained = select_trainable(self.joint, config)
         optimizers = build_optimizers(self.trained, config)
@@ -79,9 +78,9 @@ class Run:
         per_step = config.generation_batch + config.reconstruction_batch
         micro_steps = config.num_steps * config.gradient_accumulation_steps
         stream = ProceduralStream(
-            self.pipeline.vae,
-            self.pipeline.tokenizer,
-            self.pipeline.transformer.config.max_caption_length,
+            getattr(self.pipeline, "vae", None),
+            getattr(self.pipeline, "tokenizer", None),
+            self.caption_length,
             (config.num_frames, config.height, config.width),
             config.first_clip,
             micro_steps * per_step * accelerator.num_processes,
@@ -111,9 +110,9 @@ class Run:
                 config,
                 step * config.gradient_accumulation_steps + micro_step,
                 accelerator.process_index,
-                batch["latents"],
-                self.pipeline.transformer.config.max_caption_length,
-                self.pipeline.scheduler.config.num_train_timesteps,
+                batch["latents"] if "latents" in batch else batch["depth"],
+                self.caption_length,
+                self.num_train_timesteps,
             ).to(accelerator.device)
             losses = self.wrapped(batch, draws, config)
             weights = {"generation": 1.0, "reconstruction": reconstruction_weight(step, config)}
@@ -162,14 +161,31 @@ class Run:
         self.ema.restore(parameters)
 
 
+def build_model(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig) -> JointModel | ImageModel:
+    """The module that is trained: the generator with its head, or the DUSt3R baseline."""
+    if isinstance(pipeline, Dust3rPipeline):
+        if config.generation_batch:
+            raise ValueError(f"a DUSt3R generates nothing: set generation_batch=0, got {config.generation_batch}")
+        parts = [pipeline.baseline]
+        model: JointModel | ImageModel = ImageModel(pipeline.baseline)
+    else:
+        pipeline.vae.requires_grad_(False).eval()
+        parts = [pipeline.transformer, pipeline.pointmap_head]
+        model = JointModel(pipeline.transformer, pipeline.pointmap_head, pipeline.text_encoder, pipeline.scheduler)
+    if config.gradient_checkpointing:
+        for part in parts:
+            part.enable_gradient_checkpointing()
+    return model
+
+
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)  # the other cores are the trainer's
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # preemption reaches the whole group: the trainer decides when to stop
 
 
-def train(config: TrainConfig) -> Path | None:
+def train(config: TrainConfig, run: Run | None = None) -> Path | None:
     """Train to the end or to the first reason to pause; the folder of the finished pipeline, None when paused."""
-    run = Run(config)
+    run = Run(config) if run is None else run
     deadline = None if config.stop_after_minutes is None else time.monotonic() + 60 * config.stop_after_minutes
     signal.signal(signal.SIGTERM, lambda *_: setattr(run, "stop", True))
     start = run.resume()
@@ -184,7 +200,7 @@ def train(config: TrainConfig) -> Path | None:
             paused = run.stop or (deadline is not None and time.monotonic() > deadline)
             if done % config.checkpoint_every == 0 or done == config.num_steps or paused:
                 run.save(done)
-            if main and done % config.sample_every == 0:
+            if main and done % config.sample_every == 0 and config.generation_batch:
                 run.save_samples(done)
             if paused and done < config.num_steps:
                 logger.info("paused after step %d: the same command goes on from there", done)
@@ -203,10 +219,11 @@ def main(arguments: list[str]) -> int:
         config = load_config(TrainConfig, arguments)
         if not Path(config.init_from).is_dir():
             raise ValueError(f"init_from={config.init_from!r} is no pipeline folder")
+        run = Run(config)
     except ValueError as error:
         logger.error("error: %s", error)
         return 2
-    train(config)
+    train(config, run)
     return 0
 
 

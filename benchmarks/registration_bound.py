@@ -1,0 +1,80 @@
+"""How far registration is from the best that any unbiased method could do: the Cramer-Rao bound of the drawn noise."""
+
+import torch
+from torch import Tensor
+
+from benchmarks.registration_scenes import Scene, SceneOptions, make_scene
+from jog3r import register_pointmaps
+from jog3r.geometry.cameras import invert, so3_log, transform, unproject
+from jog3r.geometry.noise import NoiseModel, coarse_grid, normal_equations
+from jog3r.geometry.pair_terms import across_ray, pose_chain
+from jog3r.geometry.samples import tangent_basis
+
+SEEDS = 6
+CASES = {
+    "lateral, white": SceneOptions(correlated=0.0, outliers=0.0),
+    "lateral, correlated": SceneOptions(outliers=0.0),
+    "orbit, correlated": SceneOptions(outliers=0.0, path="orbit"),
+    "lateral, + 5 % outliers": SceneOptions(),
+}
+
+
+def pose_bound(scene: Scene, options: SceneOptions) -> Tensor:
+    """Covariances (F, 6, 6) of the poses that no unbiased estimator undercuts which takes each frame by itself.
+
+    Fisher information at the true cameras from noise-free points, with the true standard deviation of every pixel and the true
+    correlation of the noise; the focal and the pair scales are taken as known, which they nearly are (frame 1 is repeated).
+    """
+    frames, (height, width) = scene.poses.shape[0], scene.depth.shape[1:]
+    local = unproject(scene.depth, scene.intrinsics)[1:].flatten(1, 2).transpose(1, 2)  # (P, 3, N) in their own cameras
+    rays = (local / local[:, 2:]).float()
+    columns, _ = across_ray(local.float(), rays, tangent_basis(rays), pose_columns=True)
+    std = scene.noise_std[1].flatten(1).float()
+    share, length = options.correlated, options.smoothness_px * width
+    noise = NoiseModel(
+        torch.zeros(3), share, length, coarse_grid((height, width), length), std, torch.ones_like(std), torch.ones(frames - 1)
+    )
+    small = normal_equations(columns / std[:, None, None], torch.ones_like(std), noise)[:, :6, :6].double()
+    ones = torch.ones(frames - 1, dtype=torch.float64)
+    host, own = scene.pairs.T
+    chain = pose_chain(scene.poses, host, own, invert(scene.poses)[own], ones)[:, :, 6:12]
+    covariance = torch.zeros(frames, 6, 6, dtype=torch.float64)
+    covariance[1:] = torch.linalg.inv(chain.transpose(1, 2) @ small @ chain)
+    return covariance
+
+
+def bound_rows(first_seed: int) -> list[str]:
+    """Table rows: root mean square errors of rotation and translation over the bound's, over frames and seeds."""
+    rows = [
+        "",
+        "Cramer-Rao bound of the drawn noise, frames taken one by one (1 = the bound; the motion prior may go below it)",
+        "case                        rotation: bound deg   no prior    fast   translation: bound   no prior    fast",
+    ]
+    for name, options in CASES.items():
+        squared: dict[str, list[Tensor]] = {"bound": [], "no prior": [], "fast": []}
+        for seed in range(first_seed, first_seed + SEEDS):
+            scene = make_scene(options, seed=seed)
+            squared["bound"].append(pose_bound(scene, options)[1:].diagonal(dim1=1, dim2=2))
+            for method, smoothness in (("no prior", None), ("fast", "auto")):
+                squared[method].append(_squared_errors(scene, smoothness))
+        rms = {
+            method: [torch.cat(values)[:, part].sum(1).mean().sqrt() for part in (slice(0, 3), slice(3, 6))]
+            for method, values in squared.items()
+        }
+        ratio = {method: [float(a / b) for a, b in zip(rms[method], rms["bound"], strict=True)] for method in rms}
+        bound_deg, bound_length = float(torch.rad2deg(rms["bound"][0])), float(rms["bound"][1])
+        rows.append(
+            f"{name:36s} {bound_deg:11.3f} {ratio['no prior'][0]:10.2f} {ratio['fast'][0]:7.2f} "
+            f"{bound_length:20.4f} {ratio['no prior'][1]:10.2f} {ratio['fast'][1]:7.2f}"
+        )
+    return rows
+
+
+def _squared_errors(scene: Scene, smoothness: str | None) -> Tensor:
+    """Squared errors (F - 1, 6) of rotation vector (rad) and translation (unit of the truth) in world axes."""
+    result = register_pointmaps(*scene.inputs, smoothness=smoothness)
+    poses = result.poses.double()
+    world = transform(torch.eye(4, dtype=torch.float64), unproject(scene.depth[0], scene.intrinsics[0]))
+    unit = world.norm(dim=-1).mean()  # the result's frame 1 has mean distance 1
+    turn = so3_log(scene.poses[:, :3, :3] @ poses[:, :3, :3].transpose(1, 2))
+    return torch.cat((turn, scene.poses[:, :3, 3] - unit * poses[:, :3, 3]), 1)[1:].square()

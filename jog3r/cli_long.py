@@ -1,0 +1,185 @@
+"""`jog3r reconstruct` for videos longer than the model takes at once: windows, joined. Memory does not grow with the length.
+
+Frames and maps wait in files of the result folder until it is complete, and are then removed.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jog3r.cli_files import OutputFolder, UsageError
+from jog3r.cli_tasks import TINY_NOTE, _check_exports, _folder_size, _generator, _stages, load_pipeline
+
+EVERY_FRAME = ("tum", "kitti")  # exports of cameras alone; the others show the key frames
+LONG = 64  # frames; what one pass takes at most
+
+
+def long_video_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `jog3r reconstruct` that only matter for long videos."""
+    group = parser.add_argument_group(f"long videos (more than {LONG} frames, or --window given)")
+    group.add_argument("--window", type=int, default=None, help="frames reconstructed together (default: the model's, 16)")
+    group.add_argument("--overlap", type=int, default=None, help="frames that neighbouring windows share (default: a quarter)")
+    for name in ("--close_loops", "--close-loops"):
+        group.add_argument(
+            name,
+            action="store_true",
+            dest="close_loops",
+            help="look for places seen again" if name == "--close_loops" else argparse.SUPPRESS,
+        )
+    group.add_argument("--keyframes", type=int, default=64, help="frames shown in point clouds and scene exports (default 64)")
+
+
+def is_long(options: argparse.Namespace) -> bool:
+    """Whether the video asks for windows: by an option, or by its length."""
+    if options.window is not None or options.overlap is not None or options.close_loops:
+        return True
+    return options.video.exists() and _stream(options, None).__length_hint__() > LONG
+
+
+def run_long_reconstruct(options: argparse.Namespace) -> str:
+    """`jog3r reconstruct` with windows: returns what to print."""
+    from jog3r.cli_cameras import compare_cameras, read_true_cameras
+    from jog3r.pipelines.long_video import reconstruct_long_video
+
+    if (options.height is None) != (options.width is None):
+        raise UsageError("give both --height and --width, or neither")
+    if options.keyframes < 1:
+        raise UsageError(f"--keyframes must be at least 1, got {options.keyframes}")
+    _check_exports(options.export, has_geometry=True)
+    true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
+    with OutputFolder(options.out, options.overwrite) as folder:
+        with _stages(1) as stage:
+            stage("loading the model")
+            _stream(options, None)  # a bad file is refused at once
+            size = (options.height, options.width) if options.height is not None else _folder_size(options.model)
+            pipe = load_pipeline(options.model, options.device)
+        video = _stream(options, size or (pipe.default_size, pipe.default_size))
+        window = pipe.transformer.config.num_frames if options.window is None else options.window
+        with _Spool(folder / ".spool") as spool:
+            result = reconstruct_long_video(
+                pipe,
+                _Tee(video, spool),
+                window=window,
+                overlap=max(1, window // 4) if options.overlap is None else options.overlap,
+                close_loops=options.close_loops,
+                store=spool,
+                progress=sys.stderr.isatty(),  # so that an error is one line in a log
+                generator=_generator(options.seed),
+                reconstruction_timestep=options.reconstruction_timestep,
+                registration_kwargs={"method": options.registration},
+            )
+            if true_poses is not None:
+                true_poses = true_poses[options.start : options.stop : options.stride]
+                if len(true_poses) != len(result):
+                    raise UsageError(f"{str(options.true_cameras)!r} has {len(true_poses)} cameras for {len(result)} frames")
+            shown = _write(result, spool.frames(), video.fps, options, folder)
+        names = sorted(path.name for path in folder.iterdir())
+    lines = [f"{options.out}: {', '.join(names)}", _summary(result, shown, options.close_loops)]
+    if options.model is None:
+        lines.append(TINY_NOTE)
+    if true_poses is not None:
+        lines.append(compare_cameras(result.poses.numpy(), true_poses))
+    return "\n".join(lines)
+
+
+def _stream(options: argparse.Namespace, size: tuple[int, int] | None) -> Any:
+    from jog3r.data.video_stream import stream_video
+
+    return stream_video(
+        options.video, start=options.start, stop=options.stop, stride=options.stride, size=size, resize_mode=options.resize
+    )
+
+
+def _summary(result: Any, shown: int, looked: bool) -> str:
+    text = f"{len(result)} frames in {len(result.window_starts)} windows; clouds show {shown} of them"
+    if len(result.join_residual):
+        text += f"; joins fit to {100 * float(result.join_residual.median()):.1f} % of the distance"
+    if looked:
+        text += f"; {sum(loop.weight > 0.5 for loop in result.loops)} loops closed of {len(result.loops)} tried"
+    return text
+
+
+def _write(result: Any, frames: np.ndarray, fps: float, options: argparse.Namespace, folder: Path) -> int:
+    """All results; returns how many key frames the clouds show."""
+    from jog3r.export.exporters import EXPORTERS, result_files
+    from jog3r.export.files import write_files
+    from jog3r.export.scene import Scene
+
+    cameras = Scene(frames, result.poses, result.intrinsics, fps=fps)
+    chosen = np.unique(np.linspace(0, len(result) - 1, min(options.keyframes, len(result))).round().astype(int))
+    maps = [result.frame(int(index)) for index in chosen]
+    pointmaps, confidence, depth = (torch.stack([getattr(m, name) for m in maps]) for name in ("pointmap", "confidence", "depth"))
+    keys = Scene(frames[chosen], result.poses[chosen], result.intrinsics[chosen], pointmaps, confidence, depth, fps)
+    contents = result_files(cameras) | EXPORTERS["ply"](keys) | EXPORTERS["glb"](keys)
+    for name in options.export:
+        contents |= EXPORTERS[name](cameras if name in EVERY_FRAME else keys)
+    write_files(folder, contents, overwrite=True)
+    return len(chosen)
+
+
+class _Spool:
+    """Frames and maps in files: a `FrameStore` whose memory does not grow."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, BinaryIO] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def __enter__(self) -> "_Spool":
+        self.folder.mkdir()
+        for name in ("frames", "depth", "confidence"):
+            self.files[name] = (self.folder / name).open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            file.close()
+        shutil.rmtree(self.folder)
+
+    def _append(self, name: str, array: np.ndarray) -> None:
+        self.shapes[name] = array.shape
+        self.files[name].write(np.ascontiguousarray(array).tobytes())
+
+    def add_frame(self, frame: np.ndarray) -> None:
+        """Keep a frame (H, W, 3) uint8."""
+        self._append("frames", frame)
+
+    def write(self, index: int, depth: Tensor, confidence: Tensor) -> None:  # noqa: ARG002  # they come in order
+        """Keep the maps (H, W) of the next frame."""
+        self._append("depth", depth.float().numpy())
+        self._append("confidence", confidence.float().numpy())
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Depth and confidence (H, W) of a frame, float32."""
+        depth, confidence = (np.array(self._mapped(name, np.float32)[index]) for name in ("depth", "confidence"))
+        return torch.from_numpy(depth), torch.from_numpy(confidence)
+
+    def frames(self) -> np.ndarray:
+        """All frames (F, H, W, 3), still on disk."""
+        return self._mapped("frames", np.uint8)
+
+    def _mapped(self, name: str, dtype: type) -> np.ndarray:
+        self.files[name].flush()
+        return np.memmap(self.folder / name, dtype=dtype, mode="r").reshape(-1, *self.shapes[name])
+
+
+class _Tee:
+    """Hands frames on and keeps a copy of each in the spool."""
+
+    def __init__(self, frames: Any, spool: _Spool) -> None:
+        self.frames, self.spool = frames, spool
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for frame in self.frames:
+            self.spool.add_frame(frame)
+            yield frame
+
+    def __length_hint__(self) -> int:
+        return self.frames.__length_hint__()

@@ -1,0 +1,80 @@
+"""The DUSt3R baseline behind the same call as JOG3R: video to cameras, with an image encoder instead of a video generator.
+
+The rows "DUSt3R" of the paper's table 2 come from this class under the same registration and metrics (arXiv 2312.14132).
+"""
+
+from typing import Any
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.video_processor import VideoProcessor
+
+from jog3r.models.dust3r_baseline import Dust3rBaseline
+from jog3r.pipelines.checks import check_size
+from jog3r.pipelines.geometry_steps import GeometryMixin
+from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
+from jog3r.pipelines.video_input import MAX_FRAMES, load_frames, resize
+
+
+class Dust3rPipeline(DiffusionPipeline, GeometryMixin):
+    """Video to cameras with DUSt3R's image encoder and coupled decoders.
+
+    Args:
+        baseline: random, trained by `training/train_joint.py`, or read by `Dust3rBaseline.from_single_file`.
+    """
+
+    model_cpu_offload_seq = "baseline"
+
+    def __init__(self, baseline: Dust3rBaseline):
+        super().__init__()
+        self.register_modules(baseline=baseline)
+        self.video_processor = VideoProcessor(vae_scale_factor=1)
+
+    @property
+    def token_size(self) -> int:
+        """Side of a token in pixels; heights and widths are multiples of it."""
+        return self.baseline.config.patch_size
+
+    def output_size(self, num_frames: int | None, height: int | None, width: int | None) -> tuple[int, int, int]:
+        """Frames, height and width of clips to evaluate on: what is given, else 16 frames of 16 tokens a side."""
+        side = 16 * self.token_size
+        return num_frames or 16, height or side, width or side
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        video: Any,
+        task: str = "v2c",
+        height: int | None = None,
+        width: int | None = None,
+        registration: bool = True,
+        registration_kwargs: dict[str, Any] | None = None,
+        generator: torch.Generator | None = None,  # noqa: ARG002  # nothing is random: accepted so that callers need no case
+        output_type: str = "pil",
+    ) -> Jog3rPipelineOutput:
+        """Cameras, depth and pointmaps of a video.
+
+        Args:
+            video: path, PIL images, or array/tensor, as for `Jog3rPipeline`.
+            task: "v2c"; a DUSt3R generates nothing.
+            height, width: stretch the frames to this size; multiples of `token_size`.
+            registration: False returns pointmaps and confidence only.
+            registration_kwargs: for `register_pointmaps`.
+            generator: not used.
+            output_type: of `frames`: "pil", "np" or "pt".
+
+        Raises:
+            ValueError: another task, a video that cannot be read, or a size that does not fit.
+        """
+        if task != "v2c":
+            raise ValueError(f'the DUSt3R baseline does task "v2c" only, got {task!r}')
+        frames = load_frames(video, MAX_FRAMES)  # (B, F, 3, H, W)
+        if height is not None and width is not None:
+            frames = resize(frames, height, width)
+        check_size(frames.shape[-2], frames.shape[-1], self.token_size)
+        frames = frames.to(self._execution_device)
+        pairs = self.baseline((frames * 2 - 1).to(self.baseline.dtype))
+        shown = self.video_processor.postprocess_video(frames.transpose(1, 2) * 2 - 1, output_type=output_type)
+        geometry = self.assemble_geometry(pairs, frames.shape[1], registration, registration_kwargs)
+        self.maybe_free_model_hooks()
+        return Jog3rPipelineOutput(frames=shown, pairwise=pairs, **geometry)

@@ -1,0 +1,94 @@
+"""`jog3r reconstruct` with windows: files, what they hold, refusals."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_components import tiny_pipeline
+
+from jog3r.cli_files import UsageError
+from jog3r.cli_long import _Spool, is_long, long_video_arguments, run_long_reconstruct
+from jog3r.export.exporters import load_scene
+from jog3r.export.video import encode_video
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    tiny_pipeline().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    frames = np.random.default_rng(0).integers(0, 255, (10, 16, 16, 3), dtype=np.uint8)
+    path.write_bytes(encode_video(frames, 8.0, scale=1))
+    return path
+
+
+def options(video: Path, model: Path, out: Path, *arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    long_video_arguments(parser)
+    parsed = parser.parse_args(arguments)
+    shared = dict(video=video, out=out, overwrite=False, export=[], model=str(model), seed=0, device="cpu", registration="fast")
+    sizes = dict(reconstruction_timestep=None, height=16, width=16, start=0, stop=None, stride=1, resize="crop")
+    return argparse.Namespace(**vars(parsed), **shared, **sizes, true_cameras=None)
+
+
+def test_results_are_complete(video: Path, model: Path, tmp_path: Path) -> None:
+    chosen = options(video, model, tmp_path / "out", "--window", "4", "--overlap", "2", "--keyframes", "3", "--close-loops")
+    chosen.export = ["tum", "npz"]
+    text = run_long_reconstruct(chosen)
+    assert "10 frames in 4 windows; clouds show 3 of them" in text
+    assert "loops closed" in text
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        *("video.mp4", "cameras.json", "trajectory.png", "pointcloud.ply", "pointcloud.glb"),
+        *("trajectory_tum.txt", "scene.npz"),
+    }
+    cameras = json.loads((tmp_path / "out" / "cameras.json").read_text())
+    assert len(cameras["frames"]) == 10
+    assert len((tmp_path / "out" / "trajectory_tum.txt").read_text().splitlines()) >= 10
+    scene = load_scene(tmp_path / "out")  # the key frames
+    np.testing.assert_allclose(scene.poses[[0, 2]], [cameras["frames"][index]["pose"] for index in (0, 9)], atol=1e-6)
+
+
+def test_long_is_what_is_long_or_asked_for(video: Path, model: Path, tmp_path: Path) -> None:
+    assert not is_long(options(video, model, tmp_path))
+    assert is_long(options(video, model, tmp_path, "--window", "8"))
+    assert is_long(options(video, model, tmp_path, "--close_loops"))
+    assert not is_long(options(tmp_path / "none.mp4", model, tmp_path))
+    long = tmp_path / "long.mp4"
+    long.write_bytes(encode_video(np.zeros((65, 16, 16, 3), np.uint8), 8.0, scale=1))
+    assert is_long(options(long, model, tmp_path))
+
+
+def test_refusals_leave_nothing(video: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="--keyframes must be at least 1, got 0"):
+        run_long_reconstruct(options(video, model, out, "--keyframes", "0"))
+    with pytest.raises(ValueError, match="overlap=4 and window=4"):
+        run_long_reconstruct(options(video, model, out, "--window", "4", "--overlap", "4"))
+    with pytest.raises(ValueError, match="does not exist"):
+        run_long_reconstruct(options(tmp_path / "none.mp4", model, out))
+    wrong = options(video, model, out)
+    wrong.width = None
+    with pytest.raises(UsageError, match="both --height and --width"):
+        run_long_reconstruct(wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_spool_gives_back_what_it_took_and_vanishes(tmp_path: Path) -> None:
+    with _Spool(tmp_path / "spool") as spool:
+        for index in range(3):
+            spool.add_frame(np.full((2, 4, 3), index, np.uint8))
+            spool.write(index, torch.full((2, 4), index + 0.5), torch.full((2, 4), 2.0))
+        assert spool.frames()[:, 0, 0, 0].tolist() == [0, 1, 2]
+        depth, confidence = spool.read(1)
+        assert depth.tolist() == [[1.5] * 4] * 2
+        assert confidence.tolist() == [[2.0] * 4] * 2
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,148 @@
+"""The reference: DUSt3R's objective and gradients, the energies it reaches, the temporal terms, what it refuses."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.registration_scenes import make_scene
+from jog3r import register_pointmaps
+from jog3r.geometry.cameras import pose_from, relative_poses, rotation_angle_deg, so3_exp
+from jog3r.geometry.energy import (
+    AlignmentParameters,
+    Pairwise,
+    alignment_energy,
+    objective,
+    pose_parameters,
+    signed_expm1,
+    signed_log1p,
+    state_energy,
+)
+from jog3r.geometry.reference import ReferenceOptions, reference_alignment, temporal_terms
+
+NAMES = ("im_poses", "im_focals", "im_depthmaps", "pw_poses")
+STAR = torch.tensor([(0, f) for f in range(1, 16)])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def pairwise(tensors: dict[str, Tensor]) -> Pairwise:
+    return Pairwise(*(tensors[f"in.{key}"].float() for key in ("pts1", "conf1", "pts2", "conf2")), STAR)
+
+
+@pytest.mark.parametrize("name", ["reg_a", "reg_c"])
+def test_objective_and_gradients_are_the_originals(parity, name: str) -> None:
+    data, probe = pairwise(parity(name)[1]), parity(f"{name}_probe")[1]
+    state = AlignmentParameters(*(probe[f"probe.param.{key}"].clone().requires_grad_() for key in NAMES))
+    torch.testing.assert_close(state.cam_to_world(), probe["probe.cam2world"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(state.focals(), probe["probe.focals"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(state.pair_to_world(), probe["probe.pw_poses_scaled"], rtol=1e-5, atol=1e-6)
+    loss = objective(data, state)
+    torch.testing.assert_close(loss, probe["probe.loss"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(objective(data, state, squared=True), probe["probe.loss_l2"], rtol=1e-5, atol=0)
+    for key, gradient in zip(NAMES, torch.autograd.grad(loss, state.tensors()), strict=True):
+        true = probe[f"probe.grad.{key}"]
+        assert float((gradient - true).norm() / true.norm()) < 1e-5, key
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_recorded_energy_and_errors_are_reached(parity, shared: bool) -> None:
+    tensors, recorded = parity("reg_c")[1], parity("reg_c_dust3r")[0]
+    data = pairwise(tensors)
+    result = register_pointmaps(
+        data.anchor_pointmaps,
+        data.anchor_confidence,
+        data.pointmaps,
+        data.confidence,
+        STAR,
+        16,
+        method="reference",
+        shared_focal=shared,
+    )
+    assert result.energy < 1.005 * recorded["final_loss"]
+    truth = relative_poses(tensors["gt.cam2world"].double())
+    rotation = rotation_angle_deg(result.poses[:, :3, :3].double().transpose(1, 2) @ truth[:, :3, :3])[1:]
+    assert float(rotation.mean()) < 1.1 * recorded["final_quality"]["rot_err_deg_mean"]
+    assert result.num_iterations == 300 and result.converged
+    assert float(result.pointmaps[0].norm(dim=-1).mean()) == pytest.approx(1, rel=1e-4)
+    assert torch.isnan(result.pose_covariance).all()
+
+
+def test_energy_of_a_state_is_the_objective_at_the_objectives_scale() -> None:
+    scene = make_scene(height=12, width=16, num_frames=4)
+    maps = scene.inputs
+    data = Pairwise(*maps[:4], maps[4])
+    poses = pose_from(so3_exp(0.1 * torch.randn(4, 3)), torch.randn(4, 3))
+    world, scale = torch.randn(4, 12, 16, 3), 0.5 + torch.rand(3)
+    # Seven times the size changes nothing.
+    bigger = poses.clone()
+    bigger[:, :3, 3] *= 7
+    torch.testing.assert_close(state_energy(data, world, poses, scale), state_energy(data, 7 * world, bigger, 7 * scale))
+
+
+def test_pixels_of_confidence_one_weigh_nothing() -> None:
+    scene = make_scene(height=12, width=16, num_frames=3)
+    data = Pairwise(*scene.inputs[:4], scene.pairs)
+    quiet = Pairwise(data.anchor_pointmaps, torch.ones_like(data.confidence), data.pointmaps, torch.ones_like(data.confidence), data.pairs)
+    assert float(alignment_energy(quiet, torch.randn(3, 12, 16, 3), torch.eye(4).expand(2, 4, 4))) == 0
+
+
+def test_parametrisation_inverts() -> None:
+    value = torch.linspace(-5, 5, 21, dtype=torch.float64)
+    torch.testing.assert_close(signed_expm1(signed_log1p(value)), value)
+    poses = pose_from(so3_exp(torch.randn(6, 3)), 3 * torch.randn(6, 3))
+    state = AlignmentParameters(pose_parameters(poses), torch.zeros(6, 1), torch.zeros(6, 4), torch.zeros(5, 8))
+    torch.testing.assert_close(state.cam_to_world(), poses, rtol=1e-4, atol=1e-5)
+    assert float(state.pair_scales().log().mean().exp()) == pytest.approx(0.5)
+
+
+def test_temporal_terms_are_the_papers_sums() -> None:
+    centres = torch.tensor([[0.0, 0, 0], [1, 0, 0], [3, 0, 0]])
+    poses = pose_from(torch.eye(3).expand(3, 3, 3), centres)
+    focals = 20 * torch.tensor([[10.0], [12.0], [12.0]]).log()
+    state = AlignmentParameters(pose_parameters(poses), focals, torch.zeros(3, 4), torch.zeros(2, 8))
+    assert float(temporal_terms(state, ReferenceOptions(focal_smoothness=1.0))) == pytest.approx(4, rel=1e-4)
+    assert float(temporal_terms(state, ReferenceOptions(translation_smoothness=1.0))) == pytest.approx(1 + 4 + 1, rel=1e-4)
+    assert float(temporal_terms(state, ReferenceOptions())) == 0
+
+
+def test_temporal_terms_shorten_the_path() -> None:
+    scene = make_scene(height=16, width=16, num_frames=5)
+
+    def length(weight: float) -> float:
+        result = register_pointmaps(*scene.inputs, method="reference", smoothness_translation=weight, max_iterations=60)
+        return float(result.poses[:, :3, 3].diff(dim=0).norm(dim=1).sum())
+
+    assert length(10.0) < 0.8 * length(0.0)
+
+
+def test_any_connected_graph_and_given_cameras() -> None:
+    scene = make_scene(height=20, width=24, num_frames=5, graph="chain", noise=0.005, outliers=0.0)
+    free = register_pointmaps(*scene.inputs, method="reference", max_iterations=80)
+    assert float(rotation_angle_deg(free.poses[:, :3, :3].double().transpose(1, 2) @ scene.poses[:, :3, :3]).max()) < 4
+    focal = float(scene.intrinsics[0, 0, 0])
+    given = register_pointmaps(*scene.inputs, method="reference", max_iterations=80, known_poses=scene.poses, focal_px=focal)
+    torch.testing.assert_close(given.intrinsics, scene.intrinsics.float())
+    torch.testing.assert_close(given.poses[:, :3, :3], scene.poses[:, :3, :3].float(), atol=1e-5, rtol=0)
+    ratio = given.poses[1:, :3, 3].norm(dim=1) / scene.poses[1:, :3, 3].norm(dim=1)
+    torch.testing.assert_close(ratio, ratio[:1].expand(4).to(ratio), rtol=1e-4, atol=0)
+
+
+def test_energy_falls_from_the_first_state() -> None:
+    scene = make_scene(height=16, width=16, num_frames=4)
+    _, history = reference_alignment(Pairwise(*scene.inputs[:4], scene.pairs), 4, ReferenceOptions(iterations=40))
+    assert len(history) == 40 and history[-1] < history[0]
+
+
+def test_what_the_reference_refuses() -> None:
+    scene = make_scene(height=12, width=16, num_frames=4)
+    maps = list(scene.inputs)
+    with pytest.raises(ValueError, match="needs a connected pair graph"):
+        register_pointmaps(*(value[:2] for value in maps[:5]), 4, method="reference")
+    with pytest.raises(ValueError, match="takes focal_px, not intrinsics"):
+        register_pointmaps(*maps, method="reference", intrinsics=scene.intrinsics)
+    low = [maps[0], maps[1] / 100, maps[2], maps[3] / 100]
+    with pytest.raises(ValueError, match="add 1 to yours"):
+        register_pointmaps(*low, maps[4], 4, method="reference")

@@ -1,0 +1,110 @@
+"""The folder of a cache while it is being written: whose it is, which shards are complete, which are this process's to write."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from jog3r.data.cache import MANIFEST, PLAN, REPORT, aside_of, file_hash, part_name, write_json
+
+__all__ = ["ShardFolder"]
+
+logger = logging.getLogger(__name__)
+PARTS = "parts"
+
+
+class ShardFolder:
+    """Bookkeeping of one process; processes share nothing but the folder.
+
+    A shard is complete when its index lies in `parts/`, which is written after its Parquet file was renamed.
+
+    Args:
+        directory: of the cache.
+        process: (this one, of how many); shards are dealt out in turn.
+    """
+
+    def __init__(self, directory: Path, process: tuple[int, int]):
+        self.directory, self.process = directory, process
+        self.tag = f"-{process[0]}"  # of files that any process may write
+
+    def claim(self, plan: dict[str, Any]) -> None:
+        """Make the folder that of `plan`, or see that it already is.
+
+        Raises:
+            ValueError: it holds something else, or was begun with another plan; what differs is named, the VAE first.
+        """
+        path = self.directory / PLAN
+        if self.process[0] != 0:
+            _wait_for(path)
+        if not path.is_file():
+            found = sorted(item.name for item in self.directory.iterdir()) if self.directory.is_dir() else []
+            strangers = [name for name in found if name != PARTS and not name.startswith(f".{PLAN}")]
+            if strangers:
+                raise ValueError(f"output_dir {str(self.directory)!r} holds other files ({strangers[0]}); name a new folder")
+            (self.directory / PARTS).mkdir(parents=True, exist_ok=True)
+            write_json(path, plan)
+            return
+        for name in (MANIFEST, REPORT):  # of a run that was killed while writing it
+            aside_of(self.directory / name, self.tag).unlink(missing_ok=True)
+        before = json.loads(path.read_text(encoding="utf-8"))
+        wrong = sorted(name for name in {*before, *plan} if before.get(name) != plan.get(name))
+        if wrong:
+            name = "vae" if "vae" in wrong else wrong[0]
+            others = f" (also: {', '.join(other for other in wrong if other != name)})" if len(wrong) > 1 else ""
+            raise ValueError(
+                f"the cache {str(self.directory)!r} was begun with another {name}: {before.get(name)}, now {plan.get(name)}"
+                f"{others}; name a new output_dir or delete it"
+            )
+
+    def mine(self, count: int) -> range:
+        """This process's shards of `count`."""
+        return range(self.process[0], count, self.process[1])
+
+    def todo(self, kind: str, count: int, retry_skipped: bool = False) -> list[int]:
+        """Those of them that are not complete, or in which something was skipped; they are opened for writing."""
+        parts = {number: self.part(kind, number) for number in self.mine(count)}
+        numbers = [number for number, part in parts.items() if part is None or (retry_skipped and part.get("skipped"))]
+        if numbers:
+            (self.directory / MANIFEST).unlink(missing_ok=True)  # what it states is about to change
+        for number in numbers:
+            self._index(kind, number).unlink(missing_ok=True)
+        return numbers
+
+    def part(self, kind: str, number: int) -> Any:
+        """The index of a complete shard; None if it has to be written."""
+        index, data = self._index(kind, number), self.data(kind, number)
+        if not index.is_file():
+            return None
+        part = json.loads(index.read_text(encoding="utf-8"))
+        if part["bytes"] and (not data.is_file() or data.stat().st_size != part["bytes"]):
+            logger.warning("%s is missing or damaged: writing it again", data)
+            return None
+        return part
+
+    def seal(self, kind: str, number: int, content: dict[str, Any]) -> None:
+        """Write the index of a shard whose Parquet file is in place; without rows there is none."""
+        data = self.data(kind, number)
+        exists = data.is_file()
+        content |= {"bytes": data.stat().st_size if exists else 0, "sha256": file_hash(data) if exists else None}
+        write_json(self._index(kind, number), content)
+
+    def data(self, kind: str, number: int) -> Path:
+        """The Parquet file of a shard."""
+        return self.directory / f"{part_name(kind, number)}.parquet"
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """A json file of the whole cache."""
+        write_json(self.directory / name, content, self.tag)
+
+    def _index(self, kind: str, number: int) -> Path:
+        return self.directory / PARTS / f"{part_name(kind, number)}.json"
+
+
+def _wait_for(path: Path, seconds: float = 600.0) -> None:
+    """Wait until the first process has made `path`."""
+    deadline = time.monotonic() + seconds
+    while not path.is_file():
+        if time.monotonic() > deadline:
+            raise ValueError(f"{path} did not appear within {seconds:.0f} s: is process 0 running, with the same output_dir?")
+        time.sleep(0.2)
