@@ -7,6 +7,7 @@ interruption. Hours and results to expect stand in the recipes and in the bundle
 """
 
 import argparse
+import json
 import logging
 import os
 import shutil
@@ -25,11 +26,19 @@ HERE = Path(__file__).resolve().parent
 def bundle(pipeline_dir: Path, destination: Path) -> None:
     """Write the pipeline in half precision as a folder to ship; an existing folder is replaced only when all is written."""
     pipeline = Jog3rPipeline.from_pretrained(pipeline_dir)
-    for name in ("vae", "text_encoder", "transformer", "pointmap_head"):
+    for name in (
+        "vae",
+        "transformer",
+        "pointmap_head",
+    ):  # diffusers loads them as float32; transformers would keep half precision
         getattr(pipeline, name).to(torch.float16)
     aside = destination.with_name(destination.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     pipeline.save_pretrained(aside)
+    for config in aside.rglob("*.json"):
+        values = json.loads(config.read_text(encoding="utf-8"))
+        if values.pop("_name_or_path", None) is not None:  # the folder it was loaded from is nobody's business
+            config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     if destination.exists():
         for kept in ("README.md",):  # the model card is written by hand
             if (destination / kept).exists():
