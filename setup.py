@@ -27,7 +27,7 @@ CORE = [
     "tqdm>=4.66",
 ]
 EXTRAS = {
-    "train": ["datasets>=3.0", "peft>=0.17", "tensorboard>=2.16", "pyyaml>=6.0", "tokenizers>=0.21"],
+    "train": ["datasets>=3.0", "pyarrow>=15", "peft>=0.17", "tensorboard>=2.16", "pyyaml>=6.0", "tokenizers>=0.21"],
     "clean": ["ftfy>=6.1", "beautifulsoup4>=4.12"],  # clean_caption=True, as OpenSora cleans its captions
     "evaluate": ["evaluate>=0.4", "datasets>=3.0"],
     "viewer": ["viser>=1.0"],

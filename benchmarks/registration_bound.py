@@ -31,9 +31,8 @@ def pose_bound(scene: Scene, options: SceneOptions) -> Tensor:
     columns, _ = across_ray(local.float(), rays, tangent_basis(rays), pose_columns=True)
     std = scene.noise_std[1].flatten(1).float()
     share, length = options.correlated, options.smoothness_px * width
-    noise = NoiseModel(
-        torch.zeros(3), share, length, coarse_grid((height, width), length), std, torch.ones_like(std), torch.ones(frames - 1)
-    )
+    bumps = tuple(bump.float() for bump in coarse_grid((height, width), length))
+    noise = NoiseModel(torch.zeros(3), share, length, bumps, std, torch.ones_like(std), torch.ones(frames - 1))
     small = normal_equations(columns / std[:, None, None], torch.ones_like(std), noise)[:, :6, :6].double()
     ones = torch.ones(frames - 1, dtype=torch.float64)
     host, own = scene.pairs.T

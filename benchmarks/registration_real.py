@@ -17,7 +17,7 @@ from jog3r.geometry.initialisation import robust_camera_pose
 from jog3r.geometry.samples import sample_rays, take_samples
 from jog3r.geometry.tree import first_intrinsics
 
-STEP = 2  # every second pixel of 256 x 192
+STEP = 3  # every third pixel of 256 x 192
 LEVELS = {  # noise relative to depth (a third of its variance smooth over the image), gross outliers, dropped pixels
     "none": (0.0, 0.0, 0.0),
     "low": (0.01, 0.02, 0.1),
@@ -31,12 +31,18 @@ def load_clip(folder: Path) -> tuple[Tensor, Tensor, Tensor]:
     scene = json.loads((folder / "scene.json").read_text())
     depth = np.stack([np.asarray(Image.open(folder / frame["depth"]), dtype=np.float64) / 1000 for frame in scene["frames"]])
     fx, fy, cx, cy = scene["frames"][0]["K"]
-    # The file's pixel centres are at half-integers. Rows and columns at the far side are cut so that the principal point is centred.
-    cx, cy = cx - 0.5, cy - 0.5
-    depth = depth[:, : round(2 * cy), : round(2 * cx)][:, ::STEP, ::STEP]
-    intrinsics = torch.tensor([[fx / STEP, 0, cx / STEP], [0, fy / STEP, cy / STEP], [0, 0, 1]], dtype=torch.float64)
+    # The file's pixel centres are at half-integers; the subset of pixels is chosen so that the principal point is (W / 2, H / 2).
+    rows, columns = _centred(cy - 0.5), _centred(cx - 0.5)
+    depth = depth[:, rows[0] :: STEP, columns[0] :: STEP][:, : rows[1], : columns[1]]
+    intrinsics = torch.tensor([[fx / STEP, 0, columns[1] / 2], [0, fy / STEP, rows[1] / 2], [0, 0, 1]], dtype=torch.float64)
     world_to_cam = torch.tensor([frame["w2c"] for frame in scene["frames"]], dtype=torch.float64)
     return torch.from_numpy(depth), intrinsics, invert(world_to_cam)
+
+
+def _centred(centre: float) -> tuple[int, int]:
+    """First pixel and number of every STEP-th pixels whose grid has its centre, at half its size, on `centre`."""
+    first = next(start for start in range(STEP) if round(2 * (centre - start)) % STEP == 0)
+    return first, round(2 * (centre - first)) // STEP
 
 
 def pairwise_maps(depth: Tensor, intrinsics: Tensor, poses: Tensor, level: tuple[float, float, float], seed: int) -> tuple:

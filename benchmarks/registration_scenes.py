@@ -26,7 +26,9 @@ class SceneOptions:
     noise: float = 0.02  # standard deviation of a point relative to its depth
     correlated: float = 0.35  # share of the noise's variance that is smooth over the image
     smoothness_px: float = 0.09  # correlation length as a share of the width
+    depth_noise: float = 1.0  # how much larger the errors are along the host's rays than across
     outliers: float = 0.05  # share of pixels with gross errors
+    depth_outliers: float = 0.0  # share of pixels whose distance alone is wrong, by a factor of 0.3 to 1.7
     scale_jitter: float = 0.2  # standard deviation of the log scale of a pair
     confidence: str = "informative"  # informative | constant | random | inverted
     moving: float = 0.0  # share of each frame covered by an object that moves by itself
@@ -151,7 +153,15 @@ def _corrupt(points: Tensor, growth: Tensor, options: SceneOptions, rng: torch.G
     white = torch.randn(count, 3, height, width, generator=rng, dtype=torch.float64)
     smooth = smooth_noise((count, 3), height, width, sigma_px, rng)
     mixed = (1 - options.correlated) ** 0.5 * white + options.correlated**0.5 * smooth
-    noisy = points + std[..., None] * mixed.movedim(1, -1)
+    mixed = mixed.movedim(1, -1)
+    if options.depth_noise != 1:
+        direction = points / points.norm(dim=-1, keepdim=True)
+        mixed = mixed + (options.depth_noise - 1) * (mixed * direction).sum(-1, keepdim=True) * direction
+    noisy = points + std[..., None] * mixed
+    if options.depth_outliers > 0:
+        wrong = torch.rand(count, height, width, 1, generator=rng, dtype=torch.float64) < options.depth_outliers
+        factor = 0.3 + 1.4 * torch.rand(count, height, width, 1, generator=rng, dtype=torch.float64)
+        noisy = torch.where(wrong, noisy * factor, noisy)
     bad = torch.rand(count, height, width, generator=rng, dtype=torch.float64) < options.outliers
     gross = points.norm(dim=-1, keepdim=True) * 0.5 * torch.randn(points.shape, generator=rng, dtype=torch.float64)
     noisy = torch.where(bad[..., None], noisy + gross, noisy)

@@ -15,7 +15,9 @@ COMMANDS = {
     "generate": "a video with its cameras and point cloud, from a prompt",
     "reconstruct": "cameras and point cloud of a video",
     "convert": "original OpenSora or DUSt3R weights to a folder of this package",
+    "prepare": "latents, depth and caption embeddings of a data set, computed once",
     "evaluate": "held-out clips: cameras against the truth, captions against videos",
+    "view": "results of generate or reconstruct in an interactive 3D viewer",
     "serve": "the demo in a browser",
 }
 
@@ -162,11 +164,28 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_serve)
 
 
+def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    from jog3r.cli_prepare import prepare_arguments
+
+    prepare_arguments(parser)
+
+
+def _view_arguments(parser: argparse.ArgumentParser) -> None:
+    from jog3r.cli_tools import run_view
+
+    parser.add_argument("directory", type=Path, metavar="DIR", help="folder that generate or reconstruct wrote")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
+    parser.set_defaults(run=run_view)
+
+
 _ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "generate": _generate_arguments,
     "reconstruct": _reconstruct_arguments,
     "convert": _convert_arguments,
+    "prepare": _prepare_arguments,
     "evaluate": _evaluate_arguments,
+    "view": _view_arguments,
     "serve": _serve_arguments,
 }
 

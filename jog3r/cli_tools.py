@@ -102,3 +102,14 @@ def run_serve(options: argparse.Namespace) -> str:
         raise UsageError("spaces_app.py is not part of this installation; run it from a checkout of the repository")
     runpy.run_path(str(script), run_name="jog3r_space")["main"](model=options.model, host=options.host, port=options.port)
     return "stopped"
+
+
+def run_view(options: argparse.Namespace) -> str:
+    """`jog3r view`: the interactive viewer, until interrupted."""
+    from jog3r.export.viewer import view_scene
+
+    try:
+        view_scene(options.directory, host=options.host, port=options.port)
+    except ImportError as error:
+        raise UsageError(str(error)) from error
+    return "stopped"

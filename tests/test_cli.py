@@ -288,3 +288,9 @@ def test_convert_reports_what_it_cannot_read(capsys, tmp_path):
 def test_evaluate_knows_the_options_of_the_evaluation(capsys, tmp_path):
     assert "split must be validation or test" in refused(capsys, tmp_path / "out", "evaluate", "v2c", "--split", "train")
     assert "unrecognized arguments: --speed" in refused(capsys, tmp_path / "out", "evaluate", "v2c", "--speed", 3)
+
+
+def test_view_refuses_a_folder_without_a_scene(tmp_path, capsys):
+    assert main(["view", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error and len(error.strip().splitlines()) == 1

@@ -112,6 +112,10 @@ class TrainConfig:
     frozen_blocks: int = 4  # with trainable=temporal: the first blocks stay as they are
     train_text_encoder: bool = False
     # data
+    data: Literal["procedural", "cache"] = "procedural"
+    cache_dir: str | None = None  # with data=cache: a folder that `jog3r prepare` filled
+    edge_threshold: float | None = 0.1  # with data=cache: relative depth step beside which depth is not believed
+    agreement_threshold: float | None = None  # with data=cache: relative disagreement with other frames
     num_frames: int = 16
     height: int = 64
     width: int = 64
@@ -161,6 +165,8 @@ class TrainConfig:
             raise ValueError(f"reconstruction needs pairs of frames: num_frames={self.num_frames} with reconstruction_batch > 0")
         if self.reconstruction_batch and self.pairs_per_clip < 1:
             raise ValueError(f"pairs_per_clip must be at least 1, got {self.pairs_per_clip}")
+        if (self.data == "cache") != (self.cache_dir is not None):
+            raise ValueError(f"data=cache and cache_dir belong together, got data={self.data} and cache_dir={self.cache_dir!r}")
         if not 0 <= self.caption_dropout <= 1 or not 0 <= self.decay_fraction <= 1:
             raise ValueError("caption_dropout and decay_fraction are shares between 0 and 1")
         if not 0 <= self.ema_decay < 1:

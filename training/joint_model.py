@@ -105,13 +105,20 @@ class JointModel(nn.Module):
         parts, masks = [], []
         if num_generation:
             mask = batch["caption_mask"][:num_generation]
-            text = self.text_encoder(input_ids=batch["caption_ids"][:num_generation], attention_mask=mask).last_hidden_state
+            text = self._embed(batch, num_generation, mask)
             parts.append(torch.where(draws.drop_caption[:, None, None], null.to(text.dtype), text))
             masks.append(mask.bool())
         if num_reconstruction:
             parts.append(null.expand(num_reconstruction, -1, -1))
             masks.append(torch.arange(null.shape[1], device=null.device)[None] < draws.null_length[:, None])
         return torch.cat(parts), torch.cat(masks)
+
+    def _embed(self, batch: dict[str, torch.Tensor], count: int, mask: torch.Tensor) -> torch.Tensor:
+        """Caption embeddings (count, L, D): the cache's, where the text encoder is frozen and there is a cache."""
+        trained = any(parameter.requires_grad for parameter in self.text_encoder.parameters())
+        if "caption_embeds" in batch and not trained:
+            return batch["caption_embeds"][:count]
+        return self.text_encoder(input_ids=batch["caption_ids"][:count], attention_mask=mask).last_hidden_state
 
 
 class ImageModel(nn.Module):

@@ -18,15 +18,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from diffusers.training_utils import EMAModel
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from jog3r.pipelines.load import load_pipeline
 from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
+from jog3r.training.cached_stream import CachedStream
 from jog3r.training.checkpoints import find_checkpoint, read_run, save_checkpoint
 from jog3r.training.clip_stream import ProceduralStream
 from jog3r.training.config import TrainConfig, load_config
+from jog3r.training.depth_checks import DepthChecks
 from jog3r.training.joint_model import ImageModel, JointModel, draw_step_noise, select_trainable
 from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
 from jog3r.training.samples import save_samples
@@ -77,15 +79,16 @@ class Run:
         config, accelerator = self.config, self.accelerator
         per_step = config.generation_batch + config.reconstruction_batch
         micro_steps = config.num_steps * config.gradient_accumulation_steps
-        stream = ProceduralStream(
-            getattr(self.pipeline, "vae", None),
-            getattr(self.pipeline, "tokenizer", None),
-            self.caption_length,
-            (config.num_frames, config.height, config.width),
-            config.first_clip,
-            micro_steps * per_step * accelerator.num_processes,
-            config.seed,
-        )
+        size, length = (config.num_frames, config.height, config.width), micro_steps * per_step * accelerator.num_processes
+        if config.data == "cache":
+            checks = DepthChecks(config.edge_threshold, config.agreement_threshold)
+            folder = Path(str(config.cache_dir))
+            stream: Dataset = CachedStream(
+                folder, self.pipeline.vae, self.caption_length, size, length, config.seed, checks=checks
+            )
+        else:
+            vae, tokenizer = getattr(self.pipeline, "vae", None), getattr(self.pipeline, "tokenizer", None)
+            stream = ProceduralStream(vae, tokenizer, self.caption_length, size, config.first_clip, length, config.seed)
         order = [
             (micro_step * accelerator.num_processes + accelerator.process_index) * per_step + item
             for micro_step in range(start * config.gradient_accumulation_steps, micro_steps)
@@ -166,6 +169,8 @@ def build_model(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig) -
     if isinstance(pipeline, Dust3rPipeline):
         if config.generation_batch:
             raise ValueError(f"a DUSt3R generates nothing: set generation_batch=0, got {config.generation_batch}")
+        if config.data == "cache":
+            raise ValueError("a cache holds latents, a DUSt3R needs frames: use data=procedural")
         parts = [pipeline.baseline]
         model: JointModel | ImageModel = ImageModel(pipeline.baseline)
     else:
