@@ -116,7 +116,9 @@ def compare(name: str, inputs: tuple, truth: tuple[Tensor, Tensor], shared_focal
     report(name, "reference", slow, truth, slow_time)
     report(name, "fast", fast, truth, fast_time, f"{slow_time / fast_time:6.0f}x")
     report(name, "no prior", alone, truth, alone_time, f"{slow_time / alone_time:6.0f}x")
-    print(f"{'':21s} the objective at the fast cameras with depths and similarities at their best: {best_energy(inputs, fast):.4f}")
+    print(
+        f"{'':21s} the objective at the fast cameras with depths and similarities at their best: {best_energy(inputs, fast):.4f}"
+    )
 
 
 def recorded_section(folder: Path) -> None:
@@ -132,7 +134,7 @@ def recorded_section(folder: Path) -> None:
         q, seconds = record["final_quality"], record["time"]["init_cpu_s"] + record["time"]["optim_cpu_s"]
         print(
             f"{path.stem:21s} {'recorded':10s} {q['rot_err_deg_mean']:8.3f} {q['trans_angle_deg_mean']:10.2f} "
-            f"{q['ate_rmse_sim3']:8.4f} {q['focal_rel_err_mean']:10.4f} {record['final_loss']:8.4f} {seconds:9.3f} (its own machine)"
+            f"{q['ate_rmse_sim3']:8.4f} {q['focal_rel_err_mean']:10.4f} {record['final_loss']:8.4f} {seconds:9.3f} (elsewhere)"
         )
         compare(path.stem, (*maps, pairs, len(pairs) + 1), (tensors["gt.cam2world"], tensors["gt.focal"]))
 
@@ -161,7 +163,9 @@ def main() -> None:
     names = ("recorded", "scenes", "bound", "real", "size")
     parser.add_argument("--sections", nargs="+", choices=names, default=list(names))
     parser.add_argument("--recorded", type=Path, default=SHARED / "parity", help="folder of recorded scenes")
-    parser.add_argument("--depth-clips", type=Path, default=SHARED / "data" / "sevenscenes_redkitchen", help="folder of RGB-D clips")
+    parser.add_argument(
+        "--depth-clips", type=Path, default=SHARED / "data" / "sevenscenes_redkitchen", help="folder of RGB-D clips"
+    )
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()

@@ -53,7 +53,11 @@ def pairwise_maps(depth: Tensor, intrinsics: Tensor, poses: Tensor, level: tuple
     pairs = torch.tensor([(0, f) for f in range(1, frames)])
     noise, outliers, dropped = level
     spoilt = []
-    for maps, seen in ((points[:1].expand(frames - 1, -1, -1, -1), depth[:1].expand(frames - 1, -1, -1)), (points[1:], depth[1:])):
+    scale = (0.1 * torch.randn(frames - 1, 1, 1, 1, generator=rng, dtype=torch.float64)).exp()  # of each pair, unknown
+    for maps, seen in (
+        (points[:1].expand(frames - 1, -1, -1, -1), depth[:1].expand(frames - 1, -1, -1)),
+        (points[1:], depth[1:]),
+    ):
         white = torch.randn(maps.shape, generator=rng, dtype=torch.float64)
         smooth = smooth_noise((frames - 1, 3), height, width, 0.09 * width, rng).movedim(1, -1)
         noisy = maps + noise * seen[..., None] * ((2 / 3) ** 0.5 * white + (1 / 3) ** 0.5 * smooth)
@@ -61,7 +65,6 @@ def pairwise_maps(depth: Tensor, intrinsics: Tensor, poses: Tensor, level: tuple
         noisy = torch.where(gross[..., None], noisy * (0.3 + 1.4 * torch.rand(*seen.shape, 1, generator=rng)), noisy)
         hole = (seen <= 0) | (torch.rand(seen.shape, generator=rng) < dropped)
         confidence = torch.where(hole, 0.0, torch.where(gross, 1.5, 4.0) * (0.2 * torch.randn(seen.shape, generator=rng)).exp())
-        scale = (0.1 * torch.randn(frames - 1, 1, 1, 1, generator=rng, dtype=torch.float64)).exp() if not spoilt else scale
         spoilt += [(noisy * scale).float(), confidence.float()]
     return (*spoilt, pairs, frames)
 

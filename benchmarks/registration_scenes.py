@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from jog3r.geometry.cameras import intrinsics_from_focal, invert, pixel_rays, pose_from, relative_poses, so3_exp, transform, unproject
+from jog3r.geometry.cameras import (
+    intrinsics_from_focal,
+    invert,
+    pixel_rays,
+    pose_from,
+    relative_poses,
+    so3_exp,
+    transform,
+    unproject,
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,16 @@ def make_scene(options: SceneOptions | None = None, **changes: object) -> Scene:
     scale = (options.scale_jitter * torch.randn(len(pairs), generator=rng, dtype=torch.float64)).exp()
     factor = scale[:, None, None, None]
     return Scene(
-        anchors * factor, anchor_confidence, points * factor, confidence, pairs, poses, intrinsics, depth, scale, (anchor_std, std)
+        anchors * factor,
+        anchor_confidence,
+        points * factor,
+        confidence,
+        pairs,
+        poses,
+        intrinsics,
+        depth,
+        scale,
+        (anchor_std, std),
     )
 
 

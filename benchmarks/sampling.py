@@ -1,6 +1,6 @@
 """Seconds of T2V, T2V+C and V2C, and what the geometry adds; all in one run, so that the ratios mean something.
 
-    python benchmarks/sampling.py [--model FOLDER] [--steps 30] [--repeats 3]
+python benchmarks/sampling.py [--model FOLDER] [--steps 30] [--repeats 3]
 """
 
 import argparse

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 
-def pixel_grid(height: int, width: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+def pixel_grid(
+    height: int, width: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+) -> Tensor:
     """Pixel centres (u, v), shape (H, W, 2): u along the width, integers, (0, 0) at the top left."""
     v, u = torch.meshgrid(
         torch.arange(height, dtype=dtype, device=device), torch.arange(width, dtype=dtype, device=device), indexing="ij"

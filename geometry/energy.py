@@ -41,8 +41,13 @@ class Pairwise:
 
     def to(self, dtype: torch.dtype) -> "Pairwise":
         """The same with all floating-point maps in another precision."""
-        maps = (self.anchor_pointmaps, self.anchor_confidence, self.pointmaps, self.confidence)
-        return Pairwise(*(value.to(dtype) for value in maps), self.pairs)
+        return Pairwise(
+            self.anchor_pointmaps.to(dtype),
+            self.anchor_confidence.to(dtype),
+            self.pointmaps.to(dtype),
+            self.confidence.to(dtype),
+            self.pairs,
+        )
 
 
 def alignment_energy(

@@ -61,8 +61,8 @@ def robust_camera_pose(
     """Camera poses from points seen along known rays (perspective-n-point), robust to a large share of outliers.
 
     Gauss-Newton on the distances between points and rays, relative to the points' distances, under Geman-McClure weights whose
-    scale shrinks from "everything counts" to the noise (graduated non-convexity, Yang et al., RA-L 2020). Poses that fit badly are
-    started again from 24 rotations.
+    scale shrinks from "everything counts" to the noise (graduated non-convexity, Yang et al., RA-L 2020). Poses that fit badly
+    are started again from 24 rotations.
 
     Args:
         points: in some world, e.g. the camera of another frame.

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.robust import weighted_median
+from jog3r.geometry.spikes import box_sum
 
 _CUT = 3.5  # standard deviations (of a 2D residual, per component) from which a pixel counts as an outlier
 _MAX_BUMPS = 196  # size of the coarse grid, the cost of the field per map is its cube
 _MIN_SHARE = 0.03  # a smaller smooth share is not told from none
+_RATIO_RANGE = (0.1, 1e4)
 _SPACING = 1.6  # of the bumps, in their standard deviations
 _LEAST = 1e-12  # least squared relative error: that of float32 maps
 
@@ -32,6 +34,7 @@ class NoiseModel:
     bumps: tuple[Tensor, Tensor]  # (h, Ky), (w, Kx): the field is bumps[0] @ coefficients @ bumps[1].T, variance 1
     smooth_std: Tensor  # (M, N) standard deviation per component, the part that the smoothed confidence explains
     weight: Tensor  # (M, N) (smooth_std / std)^2: how much better than that a pixel is; 0 where invalid
+    depth_ratio: float  # variance along the host's rays over variance across, of the part that differs between neighbours
     level: Tensor  # (M,) typical standard deviation relative to the distance; inf where nothing is valid
 
     def pixels_per_datum(self, area: int) -> float:
@@ -47,7 +50,7 @@ def flat_top_weight(squared: Tensor) -> Tensor:
 def robust_weights(standard: Tensor, noise: NoiseModel, grid: tuple[int, int]) -> Tensor:
     """Robust weights (M, N) of standardised residuals (M, 2, N).
 
-    A pixel may be an outlier by itself, or with its neighbours: what moves together deviates too little to be seen pixel by pixel,
+    A pixel may be an outlier by itself, or with its neighbours: what moves together deviates too little to be seen by itself,
     but its local mean stands out from the local means elsewhere.
     """
     single = flat_top_weight(standard.square().sum(1) * noise.weight)
@@ -64,6 +67,7 @@ def robust_weights(standard: Tensor, noise: NoiseModel, grid: tuple[int, int]) -
 def estimate_noise(
     residual: Tensor,  # (M, 2, N)
     along: Tensor,  # (M, N)
+    size: Tensor,  # (M, N)
     confidence: Tensor,  # (M, N)
     grid: tuple[int, int],
     correlated: bool = True,
@@ -73,15 +77,17 @@ def estimate_noise(
 
     Args:
         residual: offsets of points across their rays.
-        along: the points' distances along their rays, 0 for invalid pixels. Relative errors are more alike than absolute ones; of all
-            measures of distance only this one is independent of the residual, so that weights made from it do not bend the poses.
+        along: the points' distances along their rays, 0 for invalid pixels. Relative errors are more alike than absolute ones; of
+            all measures of distance only this one is independent of the residual, so that weights made of it do not
+            bend the poses.
+        size: distances of the points from their hosts.
         confidence: > 0.
         grid: h, w with h * w = N.
         correlated: False takes errors of different pixels as independent.
         like: a model of other maps, whose exponents and correlation are taken over; only the levels are fitted.
     """
     valid = along > 0
-    size = torch.where(valid, along, 1.0)
+    host_size, size = size, torch.where(valid, along, 1.0)
     relative = residual.square().sum(1) / size.square()  # (M, N)
     thin = slice(None, None, 1 + 2 * (size.shape[1] // 2048))
     usable = valid.to(relative)
@@ -104,13 +110,14 @@ def estimate_noise(
     weight = torch.where(valid, (-log_local).exp(), 0.0)
     level = torch.where(known, level.sqrt(), torch.inf)
     if like is not None:
-        return NoiseModel(exponents, like.share, like.length, like.bumps, smooth_std, weight, level)
+        return NoiseModel(exponents, like.share, like.length, like.bumps, smooth_std, weight, like.depth_ratio, level)
     share, length = 0.0, 1.0
     if correlated:
         standard = residual / smooth_std[:, None]
         share, length = _correlation(standard, (inlier & (standard.square().sum(1) * weight < _CUT**2)).to(relative), grid)
     bumps = coarse_grid(grid, length)
-    return NoiseModel(exponents, share, length, (bumps[0].to(relative), bumps[1].to(relative)), smooth_std, weight, level)
+    ratio = _depth_ratio(host_size.log(), residual / size[:, None], inlier, grid)
+    return NoiseModel(exponents, share, length, (bumps[0].to(relative), bumps[1].to(relative)), smooth_std, weight, ratio, level)
 
 
 def _features(size: Tensor, confidence: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -159,10 +166,7 @@ def normal_equations(columns: Tensor, omega: Tensor, noise: NoiseModel) -> Tenso
 
 def _masked_means(values: Tensor, mask: Tensor, grid: tuple[int, int], radius: int) -> Tensor:
     """Means (C, M, N) of values (C, M, N) over the square of 2 radius + 1 grid pixels, of the pixels in the mask (M, N) alone."""
-    fields = torch.cat((values * mask, mask[None])).unflatten(2, grid)  # (C + 1, M, h, w)
-    index = [torch.arange(n, device=mask.device) for n in grid]
-    bands = [((i[:, None] - i).abs() <= radius).to(mask) for i in index]
-    sums = (bands[0] @ (fields @ bands[1])).flatten(2)
+    sums = box_sum(torch.cat((values * mask, mask[None])), grid, radius)
     return sums[:-1] / sums[-1].clamp(min=0.5)
 
 
@@ -204,6 +208,32 @@ def _correlation(standard: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple
         best = min(best, (float((c * (v - share * shape) ** 2).sum()), share, factor * reach))
     share = min(best[1], 0.9)
     return (share, best[2]) if share > _MIN_SHARE else (0.0, best[2])
+
+
+def _depth_ratio(log_size: Tensor, across: Tensor, inlier: Tensor, grid: tuple[int, int]) -> float:
+    """Variance of points along the ray over variance across, from differences between neighbours.
+
+    Args:
+        log_size: (M, N).
+        across: (M, 2, N) relative offsets across the rays.
+        inlier: (M, N) bool.
+        grid: h, w.
+    """
+    if min(grid) < 4:
+        return 1.0
+
+    def mixed(field: Tensor) -> Tensor:  # differences of differences: blind to slopes along rows or columns
+        return field.unflatten(-1, grid).diff(dim=-1).diff(dim=-2).flatten(-2).abs()
+
+    whole = inlier.unflatten(1, grid)
+    whole = (whole[:, 1:, 1:] & whole[:, :-1, 1:] & whole[:, 1:, :-1] & whole[:, :-1, :-1]).flatten(1)
+    thin = slice(None, None, 1 + 2 * (whole.numel() // 16384))
+    weights = whole.flatten()[thin].to(log_size)
+    if float(weights.sum()) < 100:
+        return 1.0
+    along = weighted_median(mixed(log_size).flatten()[thin], weights)
+    beside = weighted_median(mixed(across).transpose(0, 1).flatten(1)[:, thin], weights.expand(2, -1)).mean()
+    return float((along.clamp(min=1e-6) / beside.clamp(min=1e-6)).square().clamp(*_RATIO_RANGE))
 
 
 def coarse_grid(grid: tuple[int, int], length: float) -> tuple[Tensor, Tensor]:

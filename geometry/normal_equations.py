@@ -15,7 +15,6 @@ from jog3r.geometry.pair_terms import across_ray, along_ray, local_points, log_d
 from jog3r.geometry.samples import Samples, sample_rays, tangent_basis
 from jog3r.geometry.tree import State
 
-
 _LEAST_DEPTH = 0.1  # of a point's distance from its host: nearer to a camera's plane, log depth says nothing
 
 
@@ -117,9 +116,7 @@ class Assembler:
             for chunk in self.chunks():
                 columns, along, _, _ = self._columns(half, chunk, state, relative, poses=False)
                 maps = slice(half * samples.num_pairs + chunk.start, half * samples.num_pairs + chunk.stop)
-                like = estimate_noise(
-                    columns[:, -1], along, samples.confidence[maps], samples.grid, self.correlated, like
-                )
+                like = estimate_noise(columns[:, -1], along, samples.size[maps], samples.confidence[maps], samples.grid, self.correlated, like)
                 self.noise[half, chunk.start] = like
 
     def assemble(self, state: State) -> System:
@@ -132,8 +129,8 @@ class Assembler:
             torch.zeros(samples.num_pairs, **options),
         )
         relative = relative_poses_of_pairs(samples, state)
-        host, frame = samples.pairs.T
-        chain = pose_chain(state.poses, host, frame, relative, state.pair_scale)  # (P, 6, 13)
+        frame = samples.pairs[:, 1]
+        chain = pose_chain(state.poses, frame, relative, state.pair_scale)  # (P, 6, 13)
         several = samples.frame.bincount(minlength=layout.num_frames)[samples.frame] > 1  # maps of frames that others show too
         depths: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for chunk in self.chunks():
@@ -147,7 +144,8 @@ class Assembler:
                 if half == 0:
                     system.add(small, layout.focal_of(frame_of(samples, 0)[chunk])[:, None])
                 else:
-                    small = _less_rotation_noise(small.double(), rotation_noise(rays, robust).double())
+                    excess = rotation_noise(local, relative[chunk], rays, robust, noise.depth_ratio)
+                    small = _less_rotation_noise(small.double(), excess[0].double(), excess[1].double())
                     lift = self._lift(chain[chunk])
                     system.add(lift.transpose(1, 2) @ small @ lift, self.unknowns[chunk])
                     system.fit[chunk] = (robust > 0.5).sum(1) / samples.valid[samples.num_pairs :][chunk].sum(1).clamp(min=1)
@@ -221,8 +219,9 @@ class Assembler:
             system.add(full[None], torch.cat(unknowns)[None])
 
 
-def _less_rotation_noise(small: Tensor, excess: Tensor) -> Tensor:
-    """Small systems (m, 8, 8) without the excess (m, 3, 3) in their rotation blocks, as far as they stay positive definite."""
+def _less_rotation_noise(small: Tensor, excess: Tensor, slope: Tensor) -> Tensor:
+    """Small systems (m, 8, 8) without the excess (m, 3, 3) in their rotation blocks, as far as they stay positive definite, and
+    without the excess (m, 3) of the gradient."""
     core = small[:, :7, :7]
     width = core.diagonal(dim1=1, dim2=2).clamp(min=1e-30).rsqrt()
     scaled = core * width[:, :, None] * width[:, None]
@@ -237,6 +236,7 @@ def _less_rotation_noise(small: Tensor, excess: Tensor) -> Tensor:
     share = torch.where(sound, (0.8 / largest.clamp(min=0.8)), 0.0)
     result = small.clone()
     result[:, :3, :3] -= share[:, None, None] * excess
+    result[:, :3, 7] -= slope
     return result
 
 

@@ -4,8 +4,8 @@ Two kinds of terms make up the fast method's objective. Across the ray: a point 
 ray of its pixel; the free depth along the ray is thereby eliminated. Along the ray: where several maps show the same frame, their
 log depths must agree up to the pairs' log scales; the common depth is eliminated by its weighted mean.
 
-M maps, N sampled pixels. A map's "relative pose" is host camera -> own camera, in the length unit of its pair. Its six columns are
-a rotation vector w and a translation v acting from the left: y -> y + w x y + v.
+M maps, N sampled pixels. A map's "relative pose" is host camera -> own camera, in the length unit of its pair. Its six columns
+are a rotation vector w and a translation v acting from the left: y -> y + w x y + v.
 """
 
 import torch
@@ -49,23 +49,43 @@ def across_ray(local: Tensor, rays: Tensor, basis: Tensor, pose_columns: bool) -
     return columns, along
 
 
-def rotation_noise(rays: Tensor, weights: Tensor) -> Tensor:
-    """What the points' own noise adds to the rotation block of the normal equations, (M, 3, 3).
+def rotation_noise(
+    local: Tensor,  # (M, 3, N)
+    relative: Tensor,  # (M, 4, 4)
+    rays: Tensor,  # (M or 1, 3, N)
+    weights: Tensor,  # (M, N)
+    depth_ratio: float,
+) -> tuple[Tensor, Tensor]:
+    """What the points' own noise adds to the rotation's part of the normal equations and of the gradient.
 
-    The derivative by a rotation contains the noisy point itself, so that the sum of squares is too large by the sum of
-    (I + ray ray^T) over the pixels: little beside a rotation's own information, much beside what distinguishes it from a translation.
+    The derivative by a rotation contains the noisy point itself. Its square is too large on average, and its product with the
+    residual has a mean where noise along the host's ray shows across the own ray, i.e. under parallax (errors in variables). Both
+    are little beside a rotation's information, but much beside what tells a rotation from a translation.
 
     Args:
-        rays: (M or 1, 3, N) with z = 1.
-        weights: (M, N) robust weights, 1 for a pixel that counts fully.
+        local: points in their own cameras.
+        relative: host camera -> own camera.
+        rays: z = 1.
+        weights: robust weights, 1 for a pixel that counts fully.
+        depth_ratio: variance of the points along the host's rays over that across.
+
+    Returns:
+        excess of the rotation block (M, 3, 3) and of the gradient (M, 3).
     """
     unit = rays / rays.square().sum(1, keepdim=True).sqrt()
+    total = weights.sum(1)[:, None, None]
     outer = (unit * weights[:, None]) @ unit.transpose(1, 2)  # (M, 3, 3)
-    return outer + weights.sum(1)[:, None, None] * torch.eye(3, dtype=rays.dtype, device=rays.device)
+    identity = torch.eye(3, dtype=rays.dtype, device=rays.device)
+    block = identity * total + outer + (depth_ratio - 1) * (identity * total - outer)
+    seen = local - relative[:, :3, 3:].to(local)
+    seen = seen / seen.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)  # the host's ray, turned into the own camera
+    aligned = (seen * unit).sum(1) * weights
+    moment = (torch.linalg.cross(seen, unit.expand_as(seen), dim=1) * aligned[:, None]).sum(2)
+    return block, -(depth_ratio - 1) * moment
 
 
 def log_depth_columns(local: Tensor) -> tuple[Tensor, Tensor]:
-    """Log depth (M, N) of local points (M, 3, N) and its derivatives (M, 7, N) by w, v and the log scale; depths clamped above 0."""
+    """Log depth (M, N) of local points (M, 3, N) and its derivatives (M, 7, N) by w, v, log scale; depths clamped above 0."""
     x, y, z = local.unbind(1)
     z = z.clamp(min=1e-9)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
@@ -92,7 +112,7 @@ def along_ray(log_depth: Tensor, weights: Tensor, columns: Tensor, owner: Tensor
     return normal, (weighted * residual[owner]).sum(1)
 
 
-def pose_chain(poses: Tensor, host: Tensor, frame: Tensor, relative: Tensor, pair_scale: Tensor) -> Tensor:
+def pose_chain(poses: Tensor, frame: Tensor, relative: Tensor, pair_scale: Tensor) -> Tensor:
     """Derivatives (M, 6, 13) of the relative poses' (w, v) by the two poses and the log scale of the pair.
 
     The first six unknowns are a rotation vector and a translation of the host's pose in world axes (R -> exp(w) R, t -> t + v),

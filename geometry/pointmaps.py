@@ -20,7 +20,7 @@ def pointmaps_in_first_camera(depth: Tensor, intrinsics: Tensor, poses: Tensor) 
     """
     if depth.shape[:-2] != poses.shape[:-2] or depth.shape[:-2] != intrinsics.shape[:-2]:
         raise ValueError(
-            "depth (..., F, H, W), intrinsics (..., F, 3, 3) and poses (..., F, 4, 4) must agree in their leading dimensions, got "
+            "depth (..., F, H, W), intrinsics (..., F, 3, 3) and poses (..., F, 4, 4) must agree in leading dimensions, got "
             f"{tuple(depth.shape)}, {tuple(intrinsics.shape)}, {tuple(poses.shape)}"
         )
     return transform(relative_poses(poses), unproject(depth, intrinsics))

@@ -152,7 +152,9 @@ def _grow_tree(data: Pairwise, num_frames: int) -> tuple[Tensor, Tensor, Tensor,
         remaining.remove(edge)
     focals = data.pointmaps.new_zeros(num_frames)
     centred = pixel_grid(*data.size).flatten(0, 1).to(world) - torch.tensor([data.size[1] / 2, data.size[0] / 2]).to(world)
-    best_first = focal_from_pointmap(data.anchor_pointmaps.flatten(1, 2).transpose(1, 2), centred.T, _counted(data.anchor_confidence))
+    best_first = focal_from_pointmap(
+        data.anchor_pointmaps.flatten(1, 2).transpose(1, 2), centred.T, _counted(data.anchor_confidence)
+    )
     for edge in reversed(order):
         focals[pairs[edge][0]] = best_first[edge]
     fits = [_similarity(data.anchor_pointmaps[e], world[pairs[e][0]], data.anchor_confidence[e]) for e in range(len(pairs))]

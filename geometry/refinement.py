@@ -112,7 +112,7 @@ def _solve(normal: Tensor, gradient: Tensor, free: Tensor) -> tuple[Tensor, Tens
     step, covariance = torch.zeros_like(gradient), torch.zeros_like(normal)
     if len(index):
         core = normal[index[:, None], index]
-        # Unit diagonal: angles, lengths and log scales differ by orders of magnitude; a trace of damping holds what nothing else does.
+        # Unit diagonal: angles, lengths and log scales differ by magnitudes; a trace of damping holds what nothing else does.
         width = core.diagonal().clamp(min=1e-300).rsqrt()
         core = core * width[:, None] * width + 1e-10 * torch.eye(len(index), dtype=core.dtype, device=core.device)
         inverse = torch.linalg.inv_ex(core)[0] * width[:, None] * width

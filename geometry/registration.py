@@ -41,21 +41,22 @@ class Registration:
     pair_scale: Tensor
     """(P,) factors from the length unit of each pair's pointmaps to that of the world."""
     energy: float
-    """DUSt3R's objective at this state, without temporal terms, at the objective's own scale (geometric mean of pair scales 0.5)."""
+    """DUSt3R's objective at this state, without temporal terms, at its own scale (geometric mean of pair scales 0.5)."""
     converged: bool
-    """Whether the last step was shorter than a twentieth of the uncertainty (fast), or lowered the energy by under 0.1 % in the last
-    tenth of the steps (reference)."""
+    """Whether the last step was shorter than a twentieth of the uncertainty (fast), or lowered the energy by under 0.1 % in the
+    last tenth of the steps (reference)."""
     num_iterations: int
     """Steps taken."""
     degenerate: tuple[str, ...]
     """Per frame why its pose deserves no trust, joined by ", ": "too few points", "no overlap", "no parallax", "planar scene",
     "poor fit"; "" for a sound frame."""
     pose_covariance: Tensor
-    """(F, 6, 6) covariance of rotation vector (radians) and translation of each pose, in world axes (R -> exp(w) R, t -> t + v); zero
-    for frame 1 and given poses, inf on the diagonal where the pose is unknown; NaN-filled by the reference, which knows none."""
+    """(F, 6, 6) covariance of rotation vector (radians) and translation of each pose, in world axes (R -> exp(w) R, t -> t + v);
+    zero for frame 1 and given poses, inf on the diagonal where the pose is unknown; NaN-filled by the reference, which
+    knows none."""
 
 
-def register_pointmaps(
+def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
     anchor_pointmaps: Tensor,  # (P, H, W, 3)
     anchor_confidence: Tensor,  # (P, H, W)
     pointmaps: Tensor,  # (P, H, W, 3)

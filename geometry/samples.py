@@ -8,6 +8,7 @@ from torch import Tensor
 from jog3r.geometry.cameras import pixel_grid
 from jog3r.geometry.energy import Pairwise
 from jog3r.geometry.robust import weighted_median
+from jog3r.geometry.spikes import without_spikes
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def take_samples(data: Pairwise, anchor_valid: Tensor, valid: Tensor, max_pixels
     points = points / unit.repeat(2)[:, None, None]
     mask = mask & (largest < 1e6 * unit.repeat(2)[:, None]) & (largest > 1e-6 * unit.repeat(2)[:, None])
     points = torch.where(mask[:, None], points, 0.0)
+    mask = without_spikes(points, mask, (grid.shape[0], grid.shape[1]))
     return Samples(
         points,
         torch.where(mask, points.square().sum(1).sqrt(), 1.0),

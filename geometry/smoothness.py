@@ -1,8 +1,8 @@
 """Temporal terms of the fast method: the paper's, with given weights, and a motion prior that finds its own weight.
 
-A video camera moves smoothly, but how smoothly differs from clip to clip: a fixed weight either does nothing or bends the path. The
-motion prior says that accelerations (second differences of position and of rotation) are normal with unknown variances, which are
-estimated by maximum likelihood (empirical Bayes, EM). A jerky camera gets large variances and is left alone.
+A video camera moves smoothly, but how smoothly differs from clip to clip: a fixed weight either does nothing or bends the path.
+The motion prior says that accelerations (second differences of position and of rotation) are normal with unknown variances,
+which are estimated by maximum likelihood (empirical Bayes, EM). A jerky camera gets large variances and is left alone.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _EM_STRIDE = 1.7  # EM creeps; longer steps in log variance get there sooner and
 
 @dataclass(frozen=True)
 class TemporalWeights:
-    """Weights of the paper's terms, added to minus twice the log-likelihood; lengths in the unit of the result, focals in pixels."""
+    """Weights of the paper's terms, added to minus twice the log-likelihood; lengths in the result's unit, focals in pixels."""
 
     focal: float = 0.0  # of sum |l_f - l_(f+1)|^2
     translation: float = 0.0  # of sum |t_f - t_(f+1)|^2 + |v_f - v_(f+1)|^2

@@ -125,7 +125,7 @@ def _grow(
 
 
 def _scale_to(known_poses: Tensor, relative: Tensor, pairs: Tensor, fallback: Tensor) -> Tensor:
-    """Pair scales (P,) that make the pairs' baselines those of the given poses; the median ratio where a baseline says nothing."""
+    """Pair scales (P,) that make the pairs' baselines those of the given poses; the median ratio where one says nothing."""
     baseline = (invert(known_poses)[pairs[:, 0]] @ known_poses[pairs[:, 1]])[:, :3, 3]
     found = relative[:, :3, 3]
     length = found.square().sum(1)

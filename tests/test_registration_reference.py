@@ -85,7 +85,9 @@ def test_energy_of_a_state_is_the_objective_at_the_objectives_scale() -> None:
 def test_pixels_of_confidence_one_weigh_nothing() -> None:
     scene = make_scene(height=12, width=16, num_frames=3)
     data = Pairwise(*scene.inputs[:4], scene.pairs)
-    quiet = Pairwise(data.anchor_pointmaps, torch.ones_like(data.confidence), data.pointmaps, torch.ones_like(data.confidence), data.pairs)
+    quiet = Pairwise(
+        data.anchor_pointmaps, torch.ones_like(data.confidence), data.pointmaps, torch.ones_like(data.confidence), data.pairs
+    )
     assert float(alignment_energy(quiet, torch.randn(3, 12, 16, 3), torch.eye(4).expand(2, 4, 4))) == 0
 
 
