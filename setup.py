@@ -37,7 +37,7 @@ EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement
 # tests open every export with the program it is for
 EXTRAS["dev"] = [
     *EXTRAS["all"],
-    *("pytest>=8.0", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"),
+    *("pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"),
     *("pycolmap>=3.11", "trimesh>=4.4", "plyfile>=1.0", "evo>=1.30", "scipy>=1.11"),
 ]
 
