@@ -140,7 +140,7 @@ class _Request:
     def too_many(self, count: str) -> ValueError:
         return ValueError(
             f"{str(self.path)!r} gives {count} frames, more than max_frames={self.max_frames}; cut it with start and stop, "
-            "subsample it with stride, or raise max_frames"
+            "subsample it with stride, or go window by window (docs/long_videos.md; on the command line --window 16)"
         )
 
     def resized(self, image: np.ndarray) -> np.ndarray:

@@ -107,11 +107,10 @@ def _generate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
+    from jog3r.cli_long import long_video_arguments
     from jog3r.cli_tasks import run_reconstruct
 
-    parser.add_argument(
-        "video", type=Path, help="video file, or folder of images; at most 64 frames after --start/--stop/--stride"
-    )
+    parser.add_argument("video", type=Path, help="video file, or folder of images; for more than 64 frames add --window 16")
     _output_options(parser)
     parser.add_argument("--start", type=int, default=0, help="first frame (default 0)")
     parser.add_argument("--stop", type=int, default=None, help="frame to stop before (default: the end)")
@@ -125,6 +124,7 @@ def _reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
     _option(
         parser, "true_cameras", type=Path, default=None, metavar="FILE", help="RealEstate10K or cameras.json: print the errors"
     )
+    long_video_arguments(parser)
     parser.set_defaults(run=run_reconstruct)
 
 

@@ -18,12 +18,11 @@ from jog3r.cli_files import OutputFolder, UsageError
 from jog3r.cli_tasks import TINY_NOTE, _check_exports, _folder_size, _generator, _stages, load_pipeline
 
 EVERY_FRAME = ("tum", "kitti")  # exports of cameras alone; the others show the key frames
-LONG = 64  # frames; what one pass takes at most
 
 
 def long_video_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `jog3r reconstruct` that only matter for long videos."""
-    group = parser.add_argument_group(f"long videos (more than {LONG} frames, or --window given)")
+    group = parser.add_argument_group("long videos, window by window (with one of these options)")
     group.add_argument("--window", type=int, default=None, help="frames reconstructed together (default: the model's, 16)")
     group.add_argument("--overlap", type=int, default=None, help="frames that neighbouring windows share (default: a quarter)")
     for name in ("--close_loops", "--close-loops"):
@@ -37,10 +36,8 @@ def long_video_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def is_long(options: argparse.Namespace) -> bool:
-    """Whether the video asks for windows: by an option, or by its length."""
-    if options.window is not None or options.overlap is not None or options.close_loops:
-        return True
-    return options.video.exists() and _stream(options, None).__length_hint__() > LONG
+    """Whether windows are asked for; without, a video that is too long is refused with the ways out."""
+    return options.window is not None or options.overlap is not None or options.close_loops
 
 
 def run_long_reconstruct(options: argparse.Namespace) -> str:

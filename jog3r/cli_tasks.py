@@ -56,6 +56,10 @@ def run_generate(options: argparse.Namespace) -> str:
 
 def run_reconstruct(options: argparse.Namespace) -> str:
     """`jog3r reconstruct`: returns what to print."""
+    from jog3r.cli_long import is_long, run_long_reconstruct
+
+    if is_long(options):
+        return run_long_reconstruct(options)
     from jog3r.cli_cameras import compare_cameras, read_true_cameras
     from jog3r.data.video import read_video
 
