@@ -116,7 +116,9 @@ class Assembler:
             for chunk in self.chunks():
                 columns, along, _, _ = self._columns(half, chunk, state, relative, poses=False)
                 maps = slice(half * samples.num_pairs + chunk.start, half * samples.num_pairs + chunk.stop)
-                like = estimate_noise(columns[:, -1], along, samples.size[maps], samples.confidence[maps], samples.grid, self.correlated, like)
+                like = estimate_noise(
+                    columns[:, -1], along, samples.size[maps], samples.confidence[maps], samples.grid, self.correlated, like
+                )
                 self.noise[half, chunk.start] = like
 
     def assemble(self, state: State) -> System:

@@ -1,7 +1,7 @@
 """Pixels whose distance alone is wrong: seen along the ray they fit perfectly, yet they pull camera motions towards zero.
 
-They are found by their neighbours: a map's log distances vary little within a few pixels, and where they do vary (depth edges) the
-local spread says so.
+They are found by their neighbours: a map's log distances vary little within a few pixels, and where they do vary (depth edges)
+the local spread says so.
 """
 
 import torch
