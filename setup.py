@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-FOLDERS = ("models", "pipelines", "geometry", "data", "training", "evaluation", "export")
+FOLDERS = ("models", "pipelines", "geometry", "data", "training", "evaluation", "export", "space")
 
 package_dir, packages = {"jog3r": "jog3r"}, ["jog3r"]
 for folder in FOLDERS:
@@ -27,17 +27,22 @@ CORE = [
     "tqdm>=4.66",
 ]
 EXTRAS = {
-    "train": ["datasets>=3.0", "pyarrow>=15", "peft>=0.17", "tensorboard>=2.16", "pyyaml>=6.0", "tokenizers>=0.21"],
+    "train": ["datasets>=4.0", "pyarrow>=15", "peft>=0.17", "tensorboard>=2.16", "pyyaml>=6.0", "tokenizers>=0.21"],
+    "wandb": ["wandb>=0.20"],
+    "trackio": ["trackio>=0.5"],
     "clean": ["ftfy>=6.1", "beautifulsoup4>=4.12"],  # clean_caption=True, as OpenSora cleans its captions
     "evaluate": ["evaluate>=0.4", "datasets>=3.0"],
     "viewer": ["viser>=1.0"],
-    "demo": ["gradio>=6.0"],
+    "demo": ["gradio>=6.31"],
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+# not part of "all": where it is installed, peft imports it, and without a GPU it complains at every start
+EXTRAS["8bit"] = ["bitsandbytes>=0.46"]  # optimizer=adamw8bit
 # tests open every export with the program it is for
 EXTRAS["dev"] = [
     *EXTRAS["all"],
     *("pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"),
+    "playwright>=1.50",  # drives a Chromium that is there; brings none
     *("pycolmap>=3.11", "trimesh>=4.4", "plyfile>=1.0", "evo>=1.30", "scipy>=1.11"),
 ]
 
@@ -52,7 +57,12 @@ setup(
     packages=packages,
     py_modules=["spaces_app"],  # `jog3r serve` finds it beside the package
     package_dir=package_dir,
-    package_data={"jog3r": ["tiny/**", "tiny/*/*"], "jog3r.training": ["recipes/*.yaml"], "jog3r.data": ["*.json"]},
+    package_data={
+        "jog3r": ["tiny/**", "tiny/*/*"],
+        "jog3r.training": ["recipes/*.yaml", "accelerate/*.yaml"],
+        "jog3r.data": ["*.json"],
+        "jog3r.space": ["*.js"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["jog3r = jog3r.cli:main"]},

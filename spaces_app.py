@@ -1,111 +1,283 @@
-"""The Gradio Space: text to video with cameras, and video to cameras. Layout and callbacks only.
+"""The Gradio Space: text to video with cameras, video to cameras, and two checkpoints side by side. Layout and callbacks only.
 
-python spaces_app.py [--model FOLDER] [--host ADDRESS] [--port NUMBER]
+python spaces_app.py [--model FOLDER] [--compare FOLDER] [--host ADDRESS] [--port NUMBER]
+
+JOG3R_MODEL and JOG3R_COMPARE_MODEL name the models where the options do not.
 """
 
 import argparse
-import functools
-import tempfile
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import torch
+from starlette.middleware import Middleware
 
-from jog3r import Jog3rPipeline, tiny_checkpoint
-from jog3r.data.video import read_video
-from jog3r.export.exporters import write_results
-from jog3r.export.scene import Scene
+from jog3r import tiny_checkpoint
+from jog3r.space.clips import EXAMPLE_CLIPS, EXAMPLE_PROMPTS, write_example
+from jog3r.space.gate import Gate
+from jog3r.space.limits import GenerateSettings, Refused, check_whole
+from jog3r.space.model import GENERATED_FPS, find_cameras, generate_video
+from jog3r.space.pieces import IDLE, NO_POINTS, banner, generate_code, point_view, pose_table, reconstruct_code, summary
+from jog3r.space.results import write_clip, write_consistency, write_correspondences, write_scene_files
+from jog3r.space.server import Space, follow, one_sentence, open_space
+from jog3r.space.style import CSS, HEAD, theme
+from jog3r.space.texts import ABOUT, INTRODUCTION, compare_note, limits_note
+from jog3r.space.uploads import decode_upload
 
-EXAMPLES = [
-    "a room with blue walls and a brown floor. a red sofa. the camera moves forward.",
-    "a room with green walls and a gray floor. a blue chair and a yellow lamp. the camera turns left.",
-]
-INTRODUCTION = """# JOG3R
-One model for text to video *with* cameras and for video to cameras ([paper](https://arxiv.org/abs/2501.01409)).
-The bundled model is tiny and has seen nothing but rendered rooms of 64 x 64 pixels."""
-
-
-@functools.cache
-def load_pipeline(model: str) -> Jog3rPipeline:
-    """The pipeline, loaded at the first request."""
-    pipe: Jog3rPipeline = Jog3rPipeline.from_pretrained(model)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+Updates = Iterator[tuple[Any, ...]]
 
 
-def write_scene(output: Any, fps: float, caption: str = "") -> tuple[str, str, str, list[str]]:
-    """The files of a result: video, point cloud, picture of the cameras, and all of them for download."""
-    paths = write_results(Scene(**output.clip(), fps=fps, caption=caption), tempfile.mkdtemp(prefix="jog3r-"))
-    by_name = {path.name: str(path) for path in paths}
-    return by_name["video.mp4"], by_name["pointcloud.glb"], by_name["trajectory.png"], list(by_name.values())
+# Callbacks: each yields updates of its outputs, the progress first
 
 
-def generate(model: str, prompt: str, steps: float, guidance: float, seed: float) -> tuple[str, str, str, list[str]]:
-    """Text to video with cameras."""
-    try:
-        output = load_pipeline(model)(
-            prompt,
-            num_inference_steps=int(steps),
-            guidance_scale=guidance,
-            generator=torch.Generator().manual_seed(int(seed)),
-        )
-        return write_scene(output, 8.0, prompt)
-    except ValueError as error:  # what the pipeline refuses, in its own words
-        raise gr.Error(str(error)) from error
+def generate(space: Space, prompt: str, seed: float, steps: float, guidance: float, frames: float) -> Updates:
+    """Text to video with cameras: status, video (mp4), 3D view (HTML), camera path, strips, files, code."""
+    with one_sentence("generate"):
+        begin = time.monotonic()
+        settings = GenerateSettings.checked(space.limits, space.model.max_frames, prompt, seed, steps, guidance, frames)
+        events = generate_video(space.model.path, settings, True, space.limits.request_seconds)
+        result = yield from follow(events, 7)
+        with space.folder.request() as folder:
+            files = write_scene_files(result.scene, folder)
+            code = generate_code("" if space.is_bundled else space.model.path, settings)
+            status = summary(result, time.monotonic() - begin, files.note)
+            cloud = point_view(space.folder.serve(Path(files.cloud)), result)
+            yield status, files.video, cloud, files.path_picture, files.strips, files.downloads, code
 
 
-def reconstruct(model: str, video: str | None, stride: float) -> tuple[str, str, str, list[str]]:
-    """Video to cameras."""
-    if video is None:
-        raise gr.Error("give a video first")
-    try:
-        pipe = load_pipeline(model)
-        size = (pipe.default_size, pipe.default_size)
-        frames, fps = read_video(video, stride=int(stride), size=size, resize_mode="crop")
-        return write_scene(pipe(video=frames, generator=torch.Generator().manual_seed(0)), fps)
-    except ValueError as error:
-        raise gr.Error(str(error)) from error
+def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
+    """Video to cameras: status, video (mp4), 3D view (HTML), camera path, strips, files, code, matches, table of poses."""
+    with one_sentence("reconstruct"), space.folder.request() as folder:
+        if not video:
+            raise Refused("Give a video first: upload one, record one, or take an example.")
+        begin = time.monotonic()
+        count = check_whole("The number of frames", frames, 2, 4 * space.model.max_frames)
+        size = (space.model.size, space.model.size)
+        upload = yield from follow(decode_upload(Path(video), count, size, space.limits, folder), 9)
+        events = find_cameras(space.model.path, upload.frames, upload.fps, space.limits.request_seconds)
+        result = yield from follow(events, 9)
+        files = write_scene_files(result.scene, folder)
+        matches = write_correspondences(result.scene, folder)
+        code = reconstruct_code("" if space.is_bundled else space.model.path, len(upload.frames), upload.stride, space.model.size)
+        cloud = point_view(space.folder.serve(Path(files.cloud)), result)
+        shown = (files.video, cloud, files.path_picture, files.strips, files.downloads, code, matches, pose_table(result))
+        yield summary(result, time.monotonic() - begin, files.note), *shown
 
 
-def results() -> list[Any]:
-    """The components that show a result, in the order of `write_scene`."""
+def compare(space: Space, prompt: str, seed: float, steps: float, guidance: float) -> Updates:
+    """The same prompt on two models, or with two seeds of one: status, two videos (mp4), two consistency maps (PNG)."""
+    with one_sentence("compare"), space.folder.request() as folder:
+        models = (space.model, space.compare or space.model)
+        frames = min(model.max_frames for model in models)
+        settings = GenerateSettings.checked(space.limits, frames, prompt, seed, steps, guidance, frames)
+        other_seed = settings.seed if space.compare else (settings.seed + 1) % 2**31
+        shown: list[Any] = []
+        differences = []
+        for side, model, number in zip(("left", "right"), models, (settings.seed, other_seed), strict=True):
+            wish = replace(settings, seed=number)
+            clip = yield from follow(generate_video(model.path, wish, False, space.limits.request_seconds), 5)
+            events = find_cameras(space.model.path, clip, GENERATED_FPS, space.limits.request_seconds)
+            result = yield from follow(events, 5)
+            picture, maps = write_consistency(result.scene, folder, f"consistency_{side}")
+            shown += [write_clip(clip, GENERATED_FPS, folder, f"video_{side}"), picture]
+            differences.append(f"{side} {maps.mean:.1f} over {maps.seen.mean():.0%} of the pixels")
+        yield banner(f"Mean difference to frame 1, of 255: {', '.join(differences)}."), shown[0], shown[2], shown[1], shown[3]
+
+
+def example_clip(space: Space, name: str) -> Iterator[str]:
+    """A rendered example clip (mp4)."""
+    with one_sentence("example_clip"), space.folder.request() as folder:
+        yield write_example(name, space.model.size, folder)
+
+
+# Layout
+
+
+def _settings(space: Space) -> list[gr.components.Component]:
+    """Seed, steps and guidance."""
+    limits = space.limits
     with gr.Row():
-        video = gr.Video(label="video", autoplay=True, loop=True)
-        cloud = gr.Model3D(label="point cloud and cameras")
-    picture = gr.Image(label="camera path", type="filepath")
-    return [video, cloud, picture, gr.Files(label="files")]
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, info="same seed, same clip", min_width=120)
+        dice = gr.Button("New seed", size="sm", min_width=90, elem_classes="dice")
+    steps = gr.Slider(limits.min_steps, limits.max_steps, 30, step=1, label="Steps", info="more take longer")
+    guidance = gr.Slider(
+        1, limits.max_guidance, 2.5, step=0.1, label="Guidance", info="how closely to follow the prompt; 1 is off"
+    )
+    dice.click(None, None, seed, js="() => Math.floor(Math.random() * 2147483647)", api_visibility="private")
+    return [seed, steps, guidance]
 
 
-def build(model: str) -> gr.Blocks:
-    """The page."""
-    with gr.Blocks(title="JOG3R") as page:
-        gr.Markdown(INTRODUCTION)
-        with gr.Tab("Text to video with cameras"):
-            prompt = gr.Textbox(EXAMPLES[0], label="prompt")
+def _buttons(name: str) -> tuple[gr.Button, gr.Button]:
+    with gr.Row():
+        return gr.Button(name, variant="primary"), gr.Button("Stop", variant="stop", min_width=80, scale=0)
+
+
+def _results() -> list[gr.components.Component]:
+    """What shows a result, in the order of the callbacks' outputs after the status."""
+    with gr.Row():
+        video = gr.Video(label="Video", autoplay=True, loop=True, height=340, interactive=False, buttons=["download"])
+        cloud = gr.HTML(NO_POINTS, label="Points and cameras", elem_classes="viewer")
+    path = _picture("Camera path", "The cameras in their scene, and their path from above and from the side")
+    strips = _picture("Depth and confidence", "Frames of the clip above their depth and their confidence")
+    files = gr.Files(label="Downloads", interactive=False, elem_classes="downloads")
+    with gr.Accordion("Code that reproduces this", open=False):
+        code = gr.Code(language="python", label="Python", interactive=False)
+    return [video, cloud, path, strips, files, code]
+
+
+def _picture(label: str, alt_text: str) -> gr.Image:
+    return gr.Image(
+        label=label,
+        alt_text=alt_text,
+        type="filepath",
+        format="png",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_classes="picture",
+    )
+
+
+def _connect(start: gr.Button, stop: gr.Button, function: Any, inputs: list[Any], outputs: list[Any]) -> None:
+    """Run `function` by one button and end it by the other."""
+    name = function.func.__name__
+    event = start.click(
+        function,
+        inputs,
+        outputs,
+        api_name=name,
+        api_description=function.func.__doc__,
+        concurrency_id="model",
+        concurrency_limit=1,
+        show_progress="minimal",
+        show_progress_on=outputs[0],
+    )
+    stop.click(lambda: IDLE, None, outputs[0], cancels=[event], queue=False, api_visibility="private")
+
+
+def _generate_tab(space: Space) -> None:
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            prompt = gr.Textbox(EXAMPLE_PROMPTS[0], label="Prompt", lines=3, max_length=space.limits.prompt_characters)
+            gr.Examples([[text] for text in EXAMPLE_PROMPTS], [prompt], label="Examples", api_visibility="private")
+            with gr.Accordion("Settings", open=False):
+                settings = _settings(space)
+                most = space.model.max_frames
+                frames = gr.Slider(min(space.limits.min_frames, most - 1), most, most, step=1, label="Frames")
+            start, stop = _buttons("Generate")
+            status = gr.HTML(IDLE, label="Status", elem_classes="status")
+        with gr.Column(scale=3, min_width=300):
+            shown = _results()
+    _connect(start, stop, partial(generate, space), [prompt, *settings, frames], [status, *shown])
+
+
+def _reconstruct_tab(space: Space) -> None:
+    limits = space.limits
+    gr.HTML(banner(limits_note(space.is_bundled)))
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            video = gr.Video(
+                label=f"Your video: at most {limits.upload_seconds:.0f} s and {limits.upload_bytes // 2**20} MB",
+                sources=["upload", "webcam"],
+                include_audio=True,  # else Gradio converts every upload
+                webcam_options=gr.WebcamOptions(mirror=False),  # a mirrored room has mirrored cameras
+                height=330,
+            )
             with gr.Row():
-                steps = gr.Slider(20, 100, 30, step=1, label="steps")
-                guidance = gr.Slider(1, 10, 2.5, label="guidance")
-                seed = gr.Number(0, precision=0, minimum=0, label="seed")
-            button = gr.Button("Generate", variant="primary")
-            shown = results()
-            gr.Examples([[text] for text in EXAMPLES], [prompt])
-            button.click(functools.partial(generate, model), [prompt, steps, guidance, seed], shown, api_name="generate")
+                for name in EXAMPLE_CLIPS:
+                    gr.Button(f"Example: {name}", size="sm", min_width=130).click(
+                        partial(example_clip, space, name), None, video, concurrency_limit=2, api_visibility="private"
+                    )
+            most = space.model.max_frames
+            frames = gr.Slider(
+                2, 4 * most, most, step=1, label="Frames", info="taken evenly over the clip, its centre cropped square"
+            )
+            start, stop = _buttons("Find the cameras")
+            status = gr.HTML(IDLE, label="Status", elem_classes="status")
+        with gr.Column(scale=3, min_width=300):
+            shown = _results()
+            matches = _picture("First to last frame", "Lines between pixels of the first and last frame with the same 3D point")
+            table = gr.HTML(label="Poses")
+    _connect(start, stop, partial(reconstruct, space), [video, frames], [status, *shown, matches, table])
+
+
+def _compare_tab(space: Space) -> None:
+    gr.HTML(banner(compare_note(space.model.name, space.compare.name if space.compare else None)))
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            prompt = gr.Textbox(EXAMPLE_PROMPTS[1], label="Prompt", lines=2, max_length=space.limits.prompt_characters)
+            start, stop = _buttons("Compare")
+            status = gr.HTML(IDLE, label="Status", elem_classes="status")
+        with gr.Column(scale=2, min_width=300):
+            settings = _settings(space)
+    names = (space.model.name, space.compare.name) if space.compare else ("first seed", "next seed")
+    videos, maps = [], []
+    with gr.Row():
+        for name in names:
+            with gr.Column(min_width=300):
+                videos.append(gr.Video(label=name, autoplay=True, loop=True, height=300, interactive=False))
+                maps.append(_picture(f"Consistency, {name}", "Frames, the same carried to frame 1, and the difference there"))
+    _connect(start, stop, partial(compare, space), [prompt, *settings], [status, *videos, *maps])
+
+
+def build(space: Space) -> gr.Blocks:
+    """The page."""
+    with gr.Blocks(title="JOG3R", analytics_enabled=False, delete_cache=(60, space.limits.keep_seconds)) as page:
+        gr.Markdown(INTRODUCTION)
+        with gr.Tab("Text to video"):
+            _generate_tab(space)
         with gr.Tab("Video to cameras"):
-            given = gr.Video(label="video (at most 64 frames are taken)", sources=["upload"])
-            stride = gr.Slider(1, 30, 1, step=1, label="take every n-th frame")
-            button = gr.Button("Find the cameras", variant="primary")
-            button.click(functools.partial(reconstruct, model), [given, stride], results(), api_name="reconstruct")
+            _reconstruct_tab(space)
+        with gr.Tab("Compare"):
+            _compare_tab(space)
+        with gr.Tab("About"):
+            gr.Markdown(ABOUT)
+    return page.queue(max_size=space.limits.waiting)
+
+
+def launch(space: Space, host: str | None = None, port: int | None = None, block: bool = True) -> gr.Blocks:
+    """Serve the page; returns it when `block` is False."""
+    page = build(space)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=not block,
+        max_file_size=space.limits.upload_bytes,
+        app_kwargs={"middleware": [Middleware(Gate, upload_bytes=space.limits.upload_bytes)]},
+        theme=theme(),
+        css=CSS,
+        head=HEAD,
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        footer_links=["api", "settings"],
+    )
     return page
 
 
-def main(model: str | None = None, host: str | None = None, port: int | None = None) -> None:
+def main(model: str | None = None, compare: str | None = None, host: str | None = None, port: int | None = None) -> None:
     """Serve the page until interrupted."""
-    page = build(tiny_checkpoint() if model is None else model)
-    page.queue(max_size=16).launch(server_name=host, server_port=port)
+    bundled = tiny_checkpoint()
+    model = model or os.environ.get("JOG3R_MODEL") or bundled
+    space = open_space(model, compare or os.environ.get("JOG3R_COMPARE_MODEL"), bundled=bundled)
+    try:
+        launch(space, host, port)
+    finally:
+        space.folder.close()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=None, help="folder or hub repository (default: the bundled tiny model)")
+    parser.add_argument(
+        "--model", default=None, help="folder or hub repository (default: JOG3R_MODEL, else the bundled tiny model)"
+    )
+    parser.add_argument(
+        "--compare", default=None, help="second model of the comparison (default: JOG3R_COMPARE_MODEL, else none)"
+    )
     parser.add_argument("--host", default=None, help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=None)
     main(**vars(parser.parse_args()))

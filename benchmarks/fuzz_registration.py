@@ -10,9 +10,9 @@ import time
 from collections import Counter
 
 import torch
+from registration_scenes import make_scene
 from torch import Tensor
 
-from benchmarks.registration_scenes import make_scene
 from jog3r import Registration, register_pointmaps
 
 TIME_LIMIT_S = 20.0  # of processor time, which other programs on the machine do not lengthen

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from registration_bound import bound_rows
+from registration_real import real_rows
+from registration_scenes import SceneOptions, make_scene
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.registration_bound import bound_rows
-from benchmarks.registration_real import real_rows
-from benchmarks.registration_scenes import SceneOptions, make_scene
 from jog3r import Registration, register_pointmaps
 from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.geometry.cameras import invert, pose_from, transform, umeyama_sim3, unproject

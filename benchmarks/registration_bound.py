@@ -1,9 +1,9 @@
 """How far registration is from the best that any unbiased method could do: the Cramer-Rao bound of the drawn noise."""
 
 import torch
+from registration_scenes import Scene, SceneOptions, make_scene
 from torch import Tensor
 
-from benchmarks.registration_scenes import Scene, SceneOptions, make_scene
 from jog3r import register_pointmaps
 from jog3r.geometry.cameras import invert, so3_log, transform, unproject
 from jog3r.geometry.noise import NoiseModel, coarse_grid, normal_equations
@@ -28,15 +28,15 @@ def pose_bound(scene: Scene, options: SceneOptions) -> Tensor:
     frames, (height, width) = scene.poses.shape[0], scene.depth.shape[1:]
     local = unproject(scene.depth, scene.intrinsics)[1:].flatten(1, 2).transpose(1, 2)  # (P, 3, N) in their own cameras
     rays = (local / local[:, 2:]).float()
-    columns, _ = across_ray(local.float(), rays, tangent_basis(rays), pose_columns=True)
+    columns = across_ray(local.float(), local[:, 2].float(), rays, tangent_basis(rays), pose_columns=True)
     std = scene.noise_std[1].flatten(1).float()
     share, length = options.correlated, options.smoothness_px * width
     bumps = tuple(bump.float() for bump in coarse_grid((height, width), length))
     noise = NoiseModel(torch.zeros(3), share, length, bumps, std, torch.ones_like(std), torch.ones(frames - 1))
     small = normal_equations(columns / std[:, None, None], torch.ones_like(std), noise)[:, :6, :6].double()
     ones = torch.ones(frames - 1, dtype=torch.float64)
-    host, own = scene.pairs.T
-    chain = pose_chain(scene.poses, host, own, invert(scene.poses)[own], ones)[:, :, 6:12]
+    own = scene.pairs[:, 1]
+    chain = pose_chain(scene.poses, own, invert(scene.poses)[own], ones)[:, :, 6:12]
     covariance = torch.zeros(frames, 6, 6, dtype=torch.float64)
     covariance[1:] = torch.linalg.inv(chain.transpose(1, 2) @ small @ chain)
     return covariance

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from registration_scenes import smooth_noise
 from torch import Tensor
 
-from benchmarks.registration_scenes import smooth_noise
 from jog3r import register_pointmaps
 from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.geometry.cameras import invert, pose_from, transform, unproject

@@ -6,6 +6,7 @@ in units of the image's width and height; two zeros; the world-to-camera matrix,
 """
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from jog3r.data.source import MAX_FRAMES, list_hash, read_image
 from jog3r.data.video import IMAGE_SUFFIXES, read_video, resize_frames
 
 __all__ = [
-    "CameraFile", "RealEstate10K", "Re10kEntry", "parse_camera_file", "pixel_intrinsics", "posed_clip", "read_camera_file",
-    "read_captions", "read_posed_video", "read_split",
+    "CameraFile", "RealEstate10K", "Re10kEntry", "check_cameras", "parse_camera_file", "pixel_intrinsics", "posed_clip",
+    "read_camera_file", "read_captions", "read_posed_bytes", "read_posed_video", "read_split", "resize_posed",
 ]  # fmt: skip
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -72,6 +73,15 @@ def parse_camera_file(text: str, name: str) -> CameraFile:
         rows = np.array([[float(word) for word in line.split()] for line in lines[1:] if line.strip()], dtype=np.float64)
     except ValueError as error:  # not numbers, or lines of different lengths
         raise ValueError(f"{name!r} is no RealEstate10K camera file: {error}") from error
+    return check_cameras(lines[0].strip() if lines else "", rows, name)
+
+
+def check_cameras(url: str, rows: np.ndarray, name: str) -> CameraFile:
+    """Cameras of the numbers (F, 19) of a camera file: time, fx fy cx cy, two zeros, world-to-camera.
+
+    Raises:
+        ValueError: another shape, or a row that cannot be a camera; `name` and the row are named.
+    """
     if rows.ndim != 2 or rows.shape[1] != _COLUMNS or not np.isfinite(rows).all():
         raise ValueError(f"{name!r} is no RealEstate10K camera file: it needs lines of {_COLUMNS} numbers, got {rows.shape}")
     world_to_camera = np.tile(np.eye(4), (len(rows), 1, 1))
@@ -88,7 +98,7 @@ def parse_camera_file(text: str, name: str) -> CameraFile:
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
     poses[:, :3, :3] = rotation.transpose(0, 2, 1)
     poses[:, :3, 3] = -(rotation.transpose(0, 2, 1) @ world_to_camera[:, :3, 3:])[..., 0]
-    return CameraFile(lines[0].strip(), rows[:, 0].astype(np.int64), rows[:, 1:5], poses)
+    return CameraFile(url, rows[:, 0].astype(np.int64), rows[:, 1:5], poses)
 
 
 def pixel_intrinsics(normalised: np.ndarray, height: int, width: int, transform: np.ndarray | None = None) -> np.ndarray:
@@ -282,17 +292,28 @@ class RealEstate10K:
         images = [read_image(by_time[time]) for time in times]
         if len({image.shape for image in images}) > 1:
             raise ValueError(f"images in {str(folder)!r} differ in size")
-        return _resized(np.stack(images), cameras, self.size, self._mode)
+        return resize_posed(np.stack(images), cameras, self.size, self._mode)
 
 
 def read_posed_video(path: Path, cameras: CameraFile, size: tuple[int, int], mode: str) -> tuple[np.ndarray, np.ndarray]:
     """Frames (F, H, W, 3) of a video or of a folder of images in order, resized, and intrinsics (F, 3, 3) of that size."""
     # Stretched frames owe nothing to their old size: resized while decoding, which saves memory.
     frames = read_video(path, max_frames=MAX_FRAMES, size=size if mode == "stretch" else None).frames
-    return _resized(frames, cameras, size, mode)
+    return resize_posed(frames, cameras, size, mode)
 
 
-def _resized(frames: np.ndarray, cameras: CameraFile, size: tuple[int, int], mode: str) -> tuple[np.ndarray, np.ndarray]:
+def read_posed_bytes(
+    content: bytes, suffix: str, cameras: CameraFile, size: tuple[int, int], mode: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """`read_posed_video` of a file's bytes."""
+    with tempfile.TemporaryDirectory() as scratch:  # decoders want a file to seek in
+        path = Path(scratch) / f"video{suffix}"
+        path.write_bytes(content)
+        return read_posed_video(path, cameras, size, mode)
+
+
+def resize_posed(frames: np.ndarray, cameras: CameraFile, size: tuple[int, int], mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (F, H, W, 3) resized to `size`, and intrinsics (F, 3, 3) of that size."""
     height, width = frames.shape[1:3]
     if (height, width) == size:
         return frames, pixel_intrinsics(cameras.normalised, height, width)

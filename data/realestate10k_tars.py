@@ -5,13 +5,12 @@ The tars are read in place: their headers are listed once, a clip is then two re
 
 import json
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jog3r.data.clip import Clip
-from jog3r.data.realestate10k import VIDEO_SUFFIXES, parse_camera_file, posed_clip, read_captions, read_posed_video
+from jog3r.data.realestate10k import VIDEO_SUFFIXES, parse_camera_file, posed_clip, read_captions, read_posed_bytes
 from jog3r.data.source import list_hash
 
 __all__ = ["RealEstate10KTars"]
@@ -76,10 +75,7 @@ class RealEstate10KTars:
             raise ValueError(f"clip {name!r} has no camera file (.txt) beside its video")
         cameras = parse_camera_file(_read(parts[".txt"]).decode("utf-8", errors="replace"), f"{name}.txt")
         suffix = str(_video_part(parts))
-        with tempfile.TemporaryDirectory() as scratch:  # decoders want a file to seek in
-            path = Path(scratch) / f"{PurePosixPath(name).name}{suffix}"
-            path.write_bytes(_read(parts[suffix]))
-            frames, intrinsics = read_posed_video(path, cameras, self.size, self._mode)
+        frames, intrinsics = read_posed_bytes(_read(parts[suffix]), suffix, cameras, self.size, self._mode)
         return posed_clip(frames, intrinsics, cameras, name, self.captions(index)[0])
 
     def settings(self) -> dict[str, Any]:

@@ -20,13 +20,13 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from jog3r.evaluation.splatting import Splat, splat_points
-from jog3r.geometry.cameras import invert, pixel_grid, project, transform, unproject
+from jog3r.geometry.cameras import pixel_grid, project
+from jog3r.geometry.reprojection import OCCLUSION_TOLERANCE, inside_image, seen_from_first
 
 FeatureFunction: TypeAlias = Callable[[Tensor], Tensor]
 
 MET3R_RADIUS_NDC = 0.01  # the package's default; made for 256 pixels, where it is 1.28 pixels
 SELF_RADIUS_PX = 1.28  # the same disc at every size
-OCCLUSION_TOLERANCE = 0.05  # share of frame 1's depth by which a carried point may lie behind it and still be seen
 _MET3R_MIN_CONFIDENCE = 0.999  # confidences start at 1; the package subtracts this before weighting
 _VERSIONS = {"1.0.1": (1e-5, 1e-5), "1.0": (1e-3, 1e-6)}  # epsilon of the cosine, epsilon of the mean
 
@@ -173,7 +173,7 @@ def video_motion(
     points, cameras = _as_float(pointmaps), _as_float(intrinsics)
     height, width = video.shape[-2:]
     pixels = project(points[1:], cameras[:1].expand(len(points) - 1, 3, 3))  # (F-1,H,W,2)
-    landed = (points[1:, ..., 2] > 0) & _inside(pixels, height, width)
+    landed = (points[1:, ..., 2] > 0) & inside_image(pixels, height, width)
     flow = (pixels - pixel_grid(height, width)).norm(dim=-1)  # (F-1,H,W)
     motion["flow_px"] = float(flow[landed].mean()) if landed.any() else float("nan")
     return motion
@@ -208,17 +208,11 @@ def warp_error(
             f"need F >= 2 frames with depth (F,H,W) and poses (F,4,4), got {tuple(video.shape)}, "
             f"{tuple(depths.shape)} and {tuple(cam_to_world.shape)}"
         )
-    known = torch.ones_like(depths, dtype=torch.bool) if valid is None else torch.as_tensor(valid, dtype=torch.bool)
-    world = transform(cam_to_world[0], unproject(depths[0], cameras[0]))  # (H,W,3)
-    points = transform(invert(cam_to_world[1:]), world.expand(num_frames - 1, -1, -1, -1))  # (F-1,H,W,3)
-    pixels = project(points, cameras[1:])  # (F-1,H,W,2)
-    found = _sample(torch.cat((video[1:], depths[1:, None], known[1:, None].float()), dim=1), pixels)  # (F-1,5,H,W)
-    in_front = points[..., 2] > 0
-    unhidden = points[..., 2] <= found[:, 3] * (1 + OCCLUSION_TOLERANCE)
-    seen = in_front & unhidden & (found[:, 4] > 0.999) & known[0] & _inside(pixels, height, width)  # (F-1,H,W)
+    known = None if valid is None else torch.as_tensor(valid, dtype=torch.bool)
+    carried, seen = seen_from_first(video, depths, cam_to_world, cameras, known)  # (F-1,3,H,W), (F-1,H,W)
     if not seen.any():
         return {"warp": float("nan"), "no_warp": float("nan"), "ratio": float("nan"), "visible": 0.0}
-    warped = (found[:, :3] - video[:1]).abs().mean(1)[seen].mean() * 255
+    warped = (carried - video[:1]).abs().mean(1)[seen].mean() * 255
     unwarped = (video[1:] - video[:1]).abs().mean(1)[seen].mean() * 255
     ratio = float(warped / unwarped) if unwarped > 0 else float("nan")
     return {"warp": float(warped), "no_warp": float(unwarped), "ratio": ratio, "visible": float(seen.float().mean())}
@@ -274,18 +268,6 @@ def _upsample(maps: Tensor, height: int, width: int, mode: str = "bilinear") -> 
     if maps.shape[-2:] == (height, width):
         return maps
     return functional.interpolate(maps, (height, width), mode=mode, **({} if mode == "nearest" else {"align_corners": False}))
-
-
-def _sample(maps: Tensor, pixels: Tensor) -> Tensor:
-    """Bilinear samples (F,C,H,W) of maps (F,C,H,W) at pixels (F,H,W,2), centres at integers; borders repeat."""
-    height, width = maps.shape[-2:]
-    grid = pixels / torch.tensor([max(width - 1, 1), max(height - 1, 1)]) * 2 - 1
-    return functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=True)
-
-
-def _inside(pixels: Tensor, height: int, width: int) -> Tensor:
-    x, y = pixels.unbind(-1)
-    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
 
 def _as_float(value: Tensor | np.ndarray) -> Tensor:

@@ -24,7 +24,7 @@ from jog3r.export.video import colorize, depth_frames
 
 __all__ = ["contact_sheet", "correspondences_picture", "strips_picture", "trajectory_picture"]
 
-_INK, _FAINT = "#22262e", "#8b93a1"
+INK, _FAINT = "#22262e", "#8b93a1"
 _CANVAS = (250, 250, 252)
 _AXES = ("x (right)", "y (down)", "z (forward)")
 _PLANS = {"above": (0, 2), "the right": (2, 1), "behind": (0, 1)}  # the world axes drawn across and upwards
@@ -58,7 +58,7 @@ def trajectory_picture(scene: Scene) -> bytes:
         for column, name in enumerate(names):
             _draw_plan(figure.add_subplot(grid[0, column]), scene, name, length, whole=False)
     _time_bar(figure, scene.num_frames)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def strips_picture(scene: Scene, *, columns: int = 8) -> bytes:
@@ -85,16 +85,16 @@ def strips_picture(scene: Scene, *, columns: int = 8) -> bytes:
     }
     height, width = scene.size
     cell = 1.55
-    figure = Figure(figsize=(cell * len(chosen) + 1.1, 3 * cell * height / width + 0.5), dpi=130, layout=_tight_layout())
+    figure = Figure(figsize=(cell * len(chosen) + 1.1, 3 * cell * height / width + 0.5), dpi=130, layout=tight_layout())
     axes = figure.subplots(3, len(chosen), squeeze=False)
     for row, (name, images) in enumerate(rows.items()):
         for column, image in enumerate(images):
-            _show(axes[row, column], image)
+            show_image(axes[row, column], image)
             if row == 0:
-                axes[row, column].set_title(f"{chosen[column] + 1}", fontsize=9, color=_INK, pad=3)
-        axes[row, 0].set_ylabel(name, fontsize=10, color=_INK)
+                axes[row, column].set_title(f"{chosen[column] + 1}", fontsize=9, color=INK, pad=3)
+        axes[row, 0].set_ylabel(name, fontsize=10, color=INK)
     _strip_bars(figure, axes, scene, seen)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def contact_sheet(frames: np.ndarray, *, columns: int = 4, labels: list[str] | None = None) -> bytes:
@@ -119,16 +119,16 @@ def contact_sheet(frames: np.ndarray, *, columns: int = 4, labels: list[str] | N
     columns = min(columns, len(frames))
     rows = -(-len(frames) // columns)
     figure = Figure(
-        figsize=(1.8 * columns, rows * (1.8 * frames.shape[1] / frames.shape[2] + 0.22)), dpi=130, layout=_tight_layout()
+        figsize=(1.8 * columns, rows * (1.8 * frames.shape[1] / frames.shape[2] + 0.22)), dpi=130, layout=tight_layout()
     )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
     for axis, frame, label in zip(axes, frames, labels, strict=False):
-        _show(axis, frame)
+        show_image(axis, frame)
         axis.set_axis_on()
-        axis.set_title(label, fontsize=8, color=_INK, pad=2)
-    return _png(figure)
+        axis.set_title(label, fontsize=8, color=INK, pad=2)
+    return figure_png(figure)
 
 
 def correspondences_picture(scene: Scene, first: int = 0, last: int = -1, *, count: int = 45) -> bytes:
@@ -156,8 +156,8 @@ def correspondences_picture(scene: Scene, first: int = 0, last: int = -1, *, cou
     figure = Figure(figsize=(11, 5.4 * height / width + 0.3), dpi=130, layout="constrained")
     left, right = figure.subplots(1, 2)
     for axis, index in ((left, first), (right, last)):
-        _show(axis, scene.frames[index])
-        axis.set_title(f"frame {index % scene.num_frames + 1}", fontsize=10, color=_INK, pad=4)
+        show_image(axis, scene.frames[index])
+        axis.set_title(f"frame {index % scene.num_frames + 1}", fontsize=10, color=INK, pad=4)
     # Colour by position in the left frame: neighbouring lines differ little, a wrong line stands out.
     colors = matplotlib.colormaps["turbo"](0.05 + 0.9 * here[:, 0] / width)
     left.scatter(here[:, 0], here[:, 1], s=16, c=colors, edgecolors="white", linewidths=0.6, zorder=4)
@@ -165,7 +165,7 @@ def correspondences_picture(scene: Scene, first: int = 0, last: int = -1, *, cou
     for start, end, color in zip(here, there, colors, strict=True):
         line = ConnectionPatch(start, end, "data", "data", axesA=left, axesB=right, color=color, linewidth=0.8, alpha=0.75)
         figure.add_artist(line)
-    return _png(figure)
+    return figure_png(figure)
 
 
 # Parts of the trajectory picture
@@ -178,8 +178,8 @@ def _draw_perspective(axis: Axes, scene: Scene, length: float) -> None:
     pale = (0.75 * cloud.colors + 0.25 * np.array(_CANVAS)).astype(np.uint8)
     radius = np.concatenate([point_radius(scene, cloud), np.full(len(lines), LINE_RADIUS * length)])
     points, colors = np.concatenate([cloud.points, lines]), np.concatenate([pale, colors])
-    _show(axis, render_points(view, points, colors, radius, background=_CANVAS, shading=0.25, oversampling=2))
-    axis.set_title("scene and cameras", fontsize=11, color=_INK, loc="left")
+    show_image(axis, render_points(view, points, colors, radius, background=_CANVAS, shading=0.25, oversampling=2))
+    axis.set_title("scene and cameras", fontsize=11, color=INK, loc="left")
 
 
 def _draw_plan(axis: Axes, scene: Scene, name: str, length: float, *, whole: bool) -> None:
@@ -201,9 +201,9 @@ def _draw_plan(axis: Axes, scene: Scene, name: str, length: float, *, whole: boo
         _draw_ellipses(axis, scene, first, second, colors)
     _frame_plan(axis, shown[:, [first, second]], flip=second == 1)
     note = "" if whole or scene.pose_covariance is None else " (ellipses: 2 sigma)"
-    axis.set_title(f"{'scene' if whole else 'path'} from {name}{note}", fontsize=11, color=_INK, loc="left")
-    axis.set_xlabel(_AXES[first], fontsize=9, color=_INK)
-    axis.set_ylabel(_AXES[second], fontsize=9, color=_INK)
+    axis.set_title(f"{'scene' if whole else 'path'} from {name}{note}", fontsize=11, color=INK, loc="left")
+    axis.set_xlabel(_AXES[first], fontsize=9, color=INK)
+    axis.set_ylabel(_AXES[second], fontsize=9, color=INK)
 
 
 def _draw_frusta(
@@ -252,7 +252,7 @@ def _frame_plan(axis: Axes, shown: np.ndarray, *, flip: bool) -> None:
 def _time_bar(figure: Figure, num_frames: int) -> None:
     scale = ScalarMappable(Normalize(0.5, num_frames + 0.5), ListedColormap(time_colors(num_frames) / 255))
     bar = figure.colorbar(scale, ax=figure.axes, orientation="vertical", fraction=0.018, pad=0.012, aspect=40)
-    bar.set_label("frame", fontsize=9, color=_INK)
+    bar.set_label("frame", fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8, colors=_FAINT, length=0)
     bar.outline.set_visible(False)
 
@@ -272,15 +272,17 @@ def _strip_bars(figure: Figure, axes: np.ndarray, scene: Scene, seen: np.ndarray
         ticks = [ends[0], middle, ends[1]] if ends[1] > ends[0] else [ends[0]]
         values = [texts[0], 1 / middle if row == 1 else np.exp(middle), texts[1]][: len(ticks)]
         bar.set_ticks(ticks, labels=[f"{value:.3g}" for value in values])
-        bar.ax.tick_params(labelsize=8, colors=_INK, length=0)
+        bar.ax.tick_params(labelsize=8, colors=INK, length=0)
         bar.outline.set_visible(False)
 
 
-def _tight_layout() -> ConstrainedLayoutEngine:
+def tight_layout() -> ConstrainedLayoutEngine:
+    """Small pictures side by side, with hardly any gap."""
     return ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
 
 
-def _show(axis: Axes, image: np.ndarray) -> None:
+def show_image(axis: Axes, image: np.ndarray) -> None:
+    """Draw (H, W, 3) uint8 without ticks and frame; small pictures keep their pixels."""
     axis.imshow(image, interpolation="nearest" if min(image.shape[:2]) < 200 else "antialiased")
     axis.set_xticks([])
     axis.set_yticks([])
@@ -288,7 +290,8 @@ def _show(axis: Axes, image: np.ndarray) -> None:
         spine.set_visible(False)
 
 
-def _png(figure: Figure) -> bytes:
+def figure_png(figure: Figure) -> bytes:
+    """PNG bytes of a figure."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     # No software version or date inside: the same scene gives the same bytes.

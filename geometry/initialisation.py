@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import invert, pose_from, so3_exp
-from jog3r.geometry.pair_terms import across_ray, local_points
+from jog3r.geometry.pair_terms import across_ray, distance_along, local_points
 from jog3r.geometry.robust import geman_mcclure, robust_length_scale, weighted_median
 from jog3r.geometry.samples import tangent_basis
 
@@ -123,7 +123,9 @@ def _graduated_pose(points: Tensor, rays: Tensor, weights: Tensor, pose: Tensor,
 
 def _pose_columns(points: Tensor, pose: Tensor, rays: Tensor, basis: Tensor, inverse_size: Tensor) -> tuple[Tensor, Tensor]:
     """Columns of `across_ray` (P, 8, 2, N) and the offsets relative to the points' sizes (P, N), at least 1 behind the camera."""
-    columns, along = across_ray(local_points(points, pose), rays, basis, pose_columns=True)
+    local = local_points(points, pose)
+    along = distance_along(local, rays)
+    columns = across_ray(local, along, rays, basis, pose_columns=True)
     angle = columns[:, 7].square().sum(1).sqrt() * inverse_size
     return columns, torch.where(along > 0, angle, angle + 1)
 

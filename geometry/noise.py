@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jog3r.geometry.distances import box_sum
 from jog3r.geometry.robust import weighted_median
-from jog3r.geometry.spikes import box_sum
 
 _CUT = 3.5  # standard deviations (of a 2D residual, per component) from which a pixel counts as an outlier
 _MAX_BUMPS = 196  # size of the coarse grid, the cost of the field per map is its cube
 _MIN_SHARE = 0.03  # a smaller smooth share is not told from none
-_RATIO_RANGE = (0.1, 1e4)
 _SPACING = 1.6  # of the bumps, in their standard deviations
 _LEAST = 1e-12  # least squared relative error: that of float32 maps
 
@@ -34,12 +33,12 @@ class NoiseModel:
     bumps: tuple[Tensor, Tensor]  # (h, Ky), (w, Kx): the field is bumps[0] @ coefficients @ bumps[1].T, variance 1
     smooth_std: Tensor  # (M, N) standard deviation per component, the part that the smoothed confidence explains
     weight: Tensor  # (M, N) (smooth_std / std)^2: how much better than that a pixel is; 0 where invalid
-    depth_ratio: float  # variance along the host's rays over variance across, of the part that differs between neighbours
     level: Tensor  # (M,) typical standard deviation relative to the distance; inf where nothing is valid
 
-    def pixels_per_datum(self, area: int) -> float:
-        """How many pixels say as much as one with independent errors would, out of `area`."""
-        return 1 - self.share + self.share * min(4 * math.pi * self.length**2, area / 2)
+    def pixels_per_datum(self, count: int) -> float:
+        """How many pixels say as much as one with independent errors would, out of `count` spread evenly over the grid."""
+        together = 4 * math.pi * self.length**2 * count / self.smooth_std.shape[1]
+        return 1 - self.share + self.share * min(together, count / 2)
 
 
 def flat_top_weight(squared: Tensor) -> Tensor:
@@ -59,7 +58,7 @@ def robust_weights(standard: Tensor, noise: NoiseModel, grid: tuple[int, int]) -
     if 4 * radius > min(grid):
         return single
     local = _masked_means(standard.transpose(0, 1), mask, grid, radius).square().sum(0)  # (M, N)
-    thin = slice(None, None, 1 + 2 * (local.shape[1] // 1024))
+    thin = slice(None, None, 1 + 2 * (local.shape[1] // 512))
     typical = weighted_median(local[:, thin].flatten(), mask[:, thin].flatten()) / (2 * math.log(2))
     return single * flat_top_weight(local / typical.clamp(min=1e-12))
 
@@ -67,7 +66,6 @@ def robust_weights(standard: Tensor, noise: NoiseModel, grid: tuple[int, int]) -
 def estimate_noise(
     residual: Tensor,  # (M, 2, N)
     along: Tensor,  # (M, N)
-    size: Tensor,  # (M, N)
     confidence: Tensor,  # (M, N)
     grid: tuple[int, int],
     correlated: bool = True,
@@ -80,16 +78,15 @@ def estimate_noise(
         along: the points' distances along their rays, 0 for invalid pixels. Relative errors are more alike than absolute ones; of
             all measures of distance only this one is independent of the residual, so that weights made of it do not
             bend the poses.
-        size: distances of the points from their hosts.
         confidence: > 0.
         grid: h, w with h * w = N.
         correlated: False takes errors of different pixels as independent.
         like: a model of other maps, whose exponents and correlation are taken over; only the levels are fitted.
     """
     valid = along > 0
-    host_size, size = size, torch.where(valid, along, 1.0)
+    size = torch.where(valid, along, 1.0)
     relative = residual.square().sum(1) / size.square()  # (M, N)
-    thin = slice(None, None, 1 + 2 * (size.shape[1] // 2048))
+    thin = slice(None, None, 1 + 2 * (size.shape[1] // 1024))
     usable = valid.to(relative)
     typical = weighted_median(relative[:, thin], usable[:, thin]).clamp(min=_LEAST)[:, None]
     inlier = valid & (relative < 16 * typical)
@@ -110,14 +107,13 @@ def estimate_noise(
     weight = torch.where(valid, (-log_local).exp(), 0.0)
     level = torch.where(known, level.sqrt(), torch.inf)
     if like is not None:
-        return NoiseModel(exponents, like.share, like.length, like.bumps, smooth_std, weight, like.depth_ratio, level)
+        return NoiseModel(exponents, like.share, like.length, like.bumps, smooth_std, weight, level)
     share, length = 0.0, 1.0
     if correlated:
         standard = residual / smooth_std[:, None]
         share, length = _correlation(standard, (inlier & (standard.square().sum(1) * weight < _CUT**2)).to(relative), grid)
     bumps = coarse_grid(grid, length)
-    ratio = _depth_ratio(host_size.log(), residual / size[:, None], inlier, grid)
-    return NoiseModel(exponents, share, length, (bumps[0].to(relative), bumps[1].to(relative)), smooth_std, weight, ratio, level)
+    return NoiseModel(exponents, share, length, (bumps[0].to(relative), bumps[1].to(relative)), smooth_std, weight, level)
 
 
 def _features(size: Tensor, confidence: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -189,51 +185,22 @@ def _correlation(standard: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple
     for axis in (2, 3):
         length = field.shape[axis]
         for lag in (lag for lag in lags if lag <= 0.4 * length):
-            near, far = slice(0, length - lag), slice(lag, None)
-            index_near, index_far = [slice(None)] * 4, [slice(None)] * 4
-            index_near[axis], index_far[axis] = near, far
-            count = float((area[tuple(index_near)] * area[tuple(index_far)]).sum())
+            rest = length - lag
+            count = float((area.narrow(axis, 0, rest) * area.narrow(axis, lag, rest)).sum())
             if count > 50:
-                product = float((field[tuple(index_near)] * field[tuple(index_far)]).sum()) / (2 * count)
+                product = float((field.narrow(axis, 0, rest) * field.narrow(axis, lag, rest)).sum()) / (2 * count)
                 distances.append(float(lag))
                 values.append(product / max(variance, 1e-30))
                 counts.append(count)
     if len(distances) < 4:
         return 0.0, 1.0
     d, v, c = (torch.tensor(x, dtype=torch.float64) for x in (distances, values, counts))
-    best = (math.inf, 0.0, 1.0)
-    for factor in torch.logspace(math.log10(0.02), math.log10(0.3), 16).tolist():
-        shape = torch.exp(-((d / (2 * factor * reach)) ** 2))
-        share = float((c * shape * v).sum() / (c * shape**2).sum())
-        best = min(best, (float((c * (v - share * shape) ** 2).sum()), share, factor * reach))
-    share = min(best[1], 0.9)
-    return (share, best[2]) if share > _MIN_SHARE else (0.0, best[2])
-
-
-def _depth_ratio(log_size: Tensor, across: Tensor, inlier: Tensor, grid: tuple[int, int]) -> float:
-    """Variance of points along the ray over variance across, from differences between neighbours.
-
-    Args:
-        log_size: (M, N).
-        across: (M, 2, N) relative offsets across the rays.
-        inlier: (M, N) bool.
-        grid: h, w.
-    """
-    if min(grid) < 4:
-        return 1.0
-
-    def mixed(field: Tensor) -> Tensor:  # differences of differences: blind to slopes along rows or columns
-        return field.unflatten(-1, grid).diff(dim=-1).diff(dim=-2).flatten(-2).abs()
-
-    whole = inlier.unflatten(1, grid)
-    whole = (whole[:, 1:, 1:] & whole[:, :-1, 1:] & whole[:, 1:, :-1] & whole[:, :-1, :-1]).flatten(1)
-    thin = slice(None, None, 1 + 2 * (whole.numel() // 16384))
-    weights = whole.flatten()[thin].to(log_size)
-    if float(weights.sum()) < 100:
-        return 1.0
-    along = weighted_median(mixed(log_size).flatten()[thin], weights)
-    beside = weighted_median(mixed(across).transpose(0, 1).flatten(1)[:, thin], weights.expand(2, -1)).mean()
-    return float((along.clamp(min=1e-6) / beside.clamp(min=1e-6)).square().clamp(*_RATIO_RANGE))
+    lengths = reach * torch.logspace(math.log10(0.02), math.log10(0.3), 16, dtype=torch.float64)
+    shapes = torch.exp(-((d / (2 * lengths[:, None])) ** 2))  # (16, lags)
+    shares = (shapes @ (c * v)) / (shapes.square() @ c)
+    best = (c * (v - shares[:, None] * shapes).square()).sum(1).argmin()
+    share = min(float(shares[best]), 0.9)
+    return (share if share > _MIN_SHARE else 0.0), float(lengths[best])
 
 
 def coarse_grid(grid: tuple[int, int], length: float) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import invert
+from jog3r.geometry.distances import calm_factors
 from jog3r.geometry.noise import NoiseModel, estimate_noise, flat_top_weight, normal_equations, robust_weights
-from jog3r.geometry.pair_terms import across_ray, along_ray, local_points, log_depth_columns, pose_chain, rotation_noise
+from jog3r.geometry.pair_terms import across_ray, along_ray, distance_along, local_points, log_depth_columns, pose_chain
 from jog3r.geometry.samples import Samples, sample_rays, tangent_basis
 from jog3r.geometry.tree import State
 
@@ -85,7 +86,13 @@ class Assembler:
     def __init__(self, samples: Samples, layout: Layout, correlated: bool, chunk_pairs: int) -> None:
         """Nothing is computed before the first `fit_noise`."""
         self.samples, self.layout, self.correlated, self.chunk_pairs = samples, layout, correlated, chunk_pairs
-        self.noise: dict[tuple[int, int], NoiseModel] = {}
+        # Second maps tell the poses and need all pixels; first maps tell only the focal and the pair scales.
+        coarse, self.shared = samples.coarse()
+        self.halves = (coarse, samples)
+        self.noise: dict[tuple[int, int], NoiseModel] = {}  # by half and start of the chunk, as is
+        # (m, N) factors from second maps' distances along the rays to those of the neighbours, by start of the chunk. First maps
+        # need none: their errors along the ray do not show across it.
+        self.calm: dict[int, Tensor] = {}
         self.unknowns = layout.pair_unknowns(samples)
 
     def chunks(self) -> list[slice]:
@@ -93,32 +100,35 @@ class Assembler:
         count = self.samples.num_pairs
         return [slice(start, min(start + self.chunk_pairs, count)) for start in range(0, count, self.chunk_pairs)]
 
-    def _columns(
-        self, half: int, chunk: slice, state: State, relative: Tensor, poses: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Columns, distances along the rays (0 where invalid or behind), local points and rays of a chunk of first (0) or second
-        (1) maps."""
-        samples = self.samples
-        maps = slice(half * samples.num_pairs + chunk.start, half * samples.num_pairs + chunk.stop)
+    def _local(self, half: int, chunk: slice, state: State, relative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """First (0) or second (1) maps: points in their own cameras, rays, distances along them (0 where invalid or behind)."""
+        samples, maps = self.halves[half], self._maps(half, chunk)
         local = samples.points[maps]
         if half == 1:
             local = local_points(local, relative[chunk])
         rays = sample_rays(samples, state.intrinsics, samples.frame[maps])
-        columns, along = across_ray(local, rays, tangent_basis(rays), poses)
-        return columns, torch.where(samples.valid[maps], along, 0.0).clamp(min=0), local, rays
+        along = torch.where(samples.valid[maps], distance_along(local, rays), 0.0).clamp(min=0)
+        return local, rays, along
+
+    def _maps(self, half: int, chunk: slice) -> slice:
+        """The chunk's maps among all M."""
+        start = half * self.samples.num_pairs
+        return slice(start + chunk.start, start + chunk.stop)
 
     def fit_noise(self, state: State) -> None:
         """Learn the noise of first and second maps; exponents and correlation from the first chunk of pairs."""
-        samples = self.samples
-        relative = relative_poses_of_pairs(samples, state)
+        relative = relative_poses_of_pairs(self.samples, state)
         for half in (0, 1):
             like = None
             for chunk in self.chunks():
-                columns, along, _, _ = self._columns(half, chunk, state, relative, poses=False)
-                maps = slice(half * samples.num_pairs + chunk.start, half * samples.num_pairs + chunk.stop)
-                like = estimate_noise(
-                    columns[:, -1], along, samples.size[maps], samples.confidence[maps], samples.grid, self.correlated, like
-                )
+                local, rays, along = self._local(half, chunk, state, relative)
+                samples = self.halves[half]
+                if half == 1:
+                    self.calm[chunk.start] = calm_factors(along, along > 0, samples.grid)
+                    along = along * self.calm[chunk.start]
+                residual = across_ray(local, along, rays, tangent_basis(rays), pose_columns=False)[:, -1]
+                confidence = samples.confidence[self._maps(half, chunk)]
+                like = estimate_noise(residual, along, confidence, samples.grid, self.correlated, like)
                 self.noise[half, chunk.start] = like
 
     def assemble(self, state: State) -> System:
@@ -137,19 +147,20 @@ class Assembler:
         depths: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         for chunk in self.chunks():
             for half in (0, 1):
-                columns, along, local, rays = self._columns(half, chunk, state, relative, poses=half == 1)
+                local, rays, along = self._local(half, chunk, state, relative)
                 noise, valid = self.noise[half, chunk.start], along > 0
+                if half == 1:
+                    along *= self.calm[chunk.start]
+                columns = across_ray(local, along, rays, tangent_basis(rays), pose_columns=half == 1)
                 columns /= noise.smooth_std[:, None, None]
-                robust = robust_weights(columns[:, -1], noise, samples.grid) * valid
+                robust = robust_weights(columns[:, -1], noise, self.halves[half].grid) * valid
                 omega = noise.weight * robust
                 small = normal_equations(columns, omega, noise)
                 if half == 0:
                     system.add(small, layout.focal_of(frame_of(samples, 0)[chunk])[:, None])
                 else:
-                    excess = rotation_noise(local, relative[chunk], rays, robust, noise.depth_ratio)
-                    small = _less_rotation_noise(small.double(), excess[0].double(), excess[1].double())
                     lift = self._lift(chain[chunk])
-                    system.add(lift.transpose(1, 2) @ small @ lift, self.unknowns[chunk])
+                    system.add(lift.transpose(1, 2) @ small.double() @ lift, self.unknowns[chunk])
                     system.fit[chunk] = (robust > 0.5).sum(1) / samples.valid[samples.num_pairs :][chunk].sum(1).clamp(min=1)
                 self._keep_depths(depths, half, chunk, local, omega, noise, several)
         self._depth_agreement(system, depths, chain, state)
@@ -172,19 +183,23 @@ class Assembler:
         noise: NoiseModel,
         several: Tensor,
     ) -> None:
-        """Log depths, inverse variances and derivatives of maps whose frame other maps show too."""
+        """Log depths, inverse variances and derivatives of maps whose frame other maps show too, at the coarse pixels."""
         start = half * self.samples.num_pairs + chunk.start
-        share = 1 / noise.pixels_per_datum(local.shape[2])
-        for position in several[start : start + local.shape[0]].nonzero()[:, 0].tolist():
-            own = local[position : position + 1]
-            size = self.samples.size[start + position]
-            # Near the camera's plane the logarithm explodes.
-            weight = omega[position] * (size / noise.smooth_std[position]).square() * share * (own[0, 2] > _LEAST_DEPTH * size)
-            if half == 0:
-                depths[start + position] = (own[0, 2].clamp(min=1e-9).log(), weight, torch.ones_like(own[0, :1]))
-            else:
-                depth, derivative = log_depth_columns(own)
-                depths[start + position] = (depth[0], weight, derivative[0])
+        chosen = several[start : start + local.shape[0]].nonzero()[:, 0]  # (k,)
+        if not len(chosen):
+            return
+        local, omega, smooth_std = local[chosen], omega[chosen], noise.smooth_std[chosen]
+        if half == 1:
+            local, omega, smooth_std = local[:, :, self.shared], omega[:, self.shared], smooth_std[:, self.shared]
+        size = self.halves[0].size[start + chosen]
+        # Near the camera's plane the logarithm explodes.
+        weights = omega * (size / smooth_std).square() * (local[:, 2] > _LEAST_DEPTH * size)
+        weights = weights / noise.pixels_per_datum(len(self.shared))
+        log_depth, derivatives = log_depth_columns(local)
+        if half == 0:  # its camera is the pair's own: only the pair's scale moves the depth
+            derivatives = derivatives[:, 6:]
+        for entry, *values in zip((start + chosen).tolist(), log_depth, weights, derivatives, strict=True):
+            depths[entry] = (values[0], values[1], values[2])
 
     def _depth_agreement(
         self, system: System, depths: dict[int, tuple[Tensor, Tensor, Tensor]], chain: Tensor, state: State
@@ -219,27 +234,6 @@ class Assembler:
             full = torch.cat((lift.T @ normal.double() @ lift, (lift.T @ gradient.double())[:, None]), 1)
             full = torch.cat((full, torch.zeros_like(full[:1])), 0)
             system.add(full[None], torch.cat(unknowns)[None])
-
-
-def _less_rotation_noise(small: Tensor, excess: Tensor, slope: Tensor) -> Tensor:
-    """Small systems (m, 8, 8) without the excess (m, 3, 3) in their rotation blocks, as far as they stay positive definite, and
-    without the excess (m, 3) of the gradient."""
-    core = small[:, :7, :7]
-    width = core.diagonal(dim1=1, dim2=2).clamp(min=1e-30).rsqrt()
-    scaled = core * width[:, :, None] * width[:, None]
-    scaled = scaled + 1e-9 * torch.eye(7, dtype=small.dtype, device=small.device)
-    factor, failed = torch.linalg.cholesky_ex(scaled)
-    padded = torch.zeros_like(core)
-    padded[:, :3, :3] = excess * width[:, :3, None] * width[:, None, :3]
-    half = torch.linalg.solve_triangular(factor, padded, upper=False)
-    ratio = torch.linalg.solve_triangular(factor, half.transpose(1, 2), upper=False)  # excess in units of the information
-    sound = (failed == 0) & torch.isfinite(ratio).all((1, 2))
-    largest = torch.linalg.eigvalsh(torch.where(sound[:, None, None], ratio, 0.0))[:, -1]
-    share = torch.where(sound, (0.8 / largest.clamp(min=0.8)), 0.0)
-    result = small.clone()
-    result[:, :3, :3] -= share[:, None, None] * excess
-    result[:, :3, 7] -= slope
-    return result
 
 
 def frame_of(samples: Samples, half: int) -> Tensor:

@@ -20,68 +20,37 @@ def local_points(points: Tensor, relative: Tensor) -> Tensor:
     return torch.baddbmm(relative[:, :3, 3:], relative[:, :3, :3], points)
 
 
-def across_ray(local: Tensor, rays: Tensor, basis: Tensor, pose_columns: bool) -> tuple[Tensor, Tensor]:
+def distance_along(local: Tensor, rays: Tensor) -> Tensor:
+    """Distances (M, N) of points (M, 3, N) along rays (M or 1, 3, N), in units of the rays' lengths; < 0 behind the camera."""
+    return (local * rays).sum(1) / rays.square().sum(1)
+
+
+def across_ray(local: Tensor, along: Tensor, rays: Tensor, basis: Tensor, pose_columns: bool) -> Tensor:
     """Offsets of points across the rays, and their derivatives.
 
     Args:
-        local: points (M, 3, N) in the cameras of their own frames.
+        local: points (M, 3, N) in the cameras of their own frames, from which the offsets are taken.
+        along: (M, N) their distances along the rays in units of the rays' lengths, or less noisy versions of these; the
+            derivatives are taken at the points of the rays there.
         rays: (M or 1, 3, N) with z = 1.
         basis: (M or 1, 2, 3, N) unit vectors perpendicular to each ray.
         pose_columns: whether the derivatives by w and v are wanted.
 
     Returns:
-        columns (M, C, 2, N): derivatives by w, v (if wanted), log focal, then the residual itself; along (M, N), the distances
-        along the rays in units of the rays' lengths, negative behind the camera.
+        columns (M, C, 2, N): derivatives by w, v (if wanted), log focal, then the residual itself.
     """
     count = 8 if pose_columns else 2
     columns = local.new_empty(local.shape[0], count, 2, local.shape[2])
-    along = (local * rays).sum(1) / rays.square().sum(1)  # (M, N) distance along the ray, in units of the ray's length
     for axis in range(2):
         direction = basis[:, axis]  # (., 3, N)
         torch.sum(local * direction, 1, out=columns[:, -1, axis])
         # A longer focal turns the ray towards the axis, so that the point seems to lie further out.
         torch.mul(along, (direction[:, :2] * rays[:, :2]).sum(1), out=columns[:, -2, axis])
         if pose_columns:
-            for target, a, b in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):  # local x direction
-                torch.mul(local[:, a], direction[:, b], out=columns[:, target, axis])
-                columns[:, target, axis].addcmul_(local[:, b], direction[:, a], value=-1)
+            lever = torch.linalg.cross(rays, direction, dim=1)  # (., 3, N)
+            torch.mul(along[:, None], lever, out=columns[:, :3, axis])
             columns[:, 3:6, axis] = direction
-    return columns, along
-
-
-def rotation_noise(
-    local: Tensor,  # (M, 3, N)
-    relative: Tensor,  # (M, 4, 4)
-    rays: Tensor,  # (M or 1, 3, N)
-    weights: Tensor,  # (M, N)
-    depth_ratio: float,
-) -> tuple[Tensor, Tensor]:
-    """What the points' own noise adds to the rotation's part of the normal equations and of the gradient.
-
-    The derivative by a rotation contains the noisy point itself. Its square is too large on average, and its product with the
-    residual has a mean where noise along the host's ray shows across the own ray, i.e. under parallax (errors in variables). Both
-    are little beside a rotation's information, but much beside what tells a rotation from a translation.
-
-    Args:
-        local: points in their own cameras.
-        relative: host camera -> own camera.
-        rays: z = 1.
-        weights: robust weights, 1 for a pixel that counts fully.
-        depth_ratio: variance of the points along the host's rays over that across.
-
-    Returns:
-        excess of the rotation block (M, 3, 3) and of the gradient (M, 3).
-    """
-    unit = rays / rays.square().sum(1, keepdim=True).sqrt()
-    total = weights.sum(1)[:, None, None]
-    outer = (unit * weights[:, None]) @ unit.transpose(1, 2)  # (M, 3, 3)
-    identity = torch.eye(3, dtype=rays.dtype, device=rays.device)
-    block = identity * total + outer + (depth_ratio - 1) * (identity * total - outer)
-    seen = local - relative[:, :3, 3:].to(local)
-    seen = seen / seen.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)  # the host's ray, turned into the own camera
-    aligned = (seen * unit).sum(1) * weights
-    moment = (torch.linalg.cross(seen, unit.expand_as(seen), dim=1) * aligned[:, None]).sum(2)
-    return block, -(depth_ratio - 1) * moment
+    return columns
 
 
 def log_depth_columns(local: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ from jog3r.geometry.samples import Samples
 from jog3r.geometry.smoothness import MotionPrior, TemporalWeights, motion_pull, paper_pull
 from jog3r.geometry.tree import State
 
-_ENOUGH = 0.05  # a step shorter than this share of each unknown's standard deviation ends the iteration
+# A step shorter than this share of each unknown's standard deviation ends the iteration; the next would be a tenth as long.
+_ENOUGH = 0.3
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,15 @@ def refine(samples: Samples, state: State, options: RefineOptions) -> Refined:
         options: see there.
     """
     layout = Layout(state.poses.shape[0], samples.num_pairs, options.shared_focal)
-    assembler = Assembler(samples, layout, options.correlated_noise, options.chunk_pairs)
+    # The first step only needs to come near.
+    assembler = Assembler(samples.coarse()[0], layout, options.correlated_noise, options.chunk_pairs)
     free = _free_unknowns(samples, state, layout, options)
     prior: MotionPrior | None = None
     converged, iteration = False, 0
     covariance = torch.full((layout.size,), torch.inf, dtype=torch.float64, device=free.device).diag_embed()
     for iteration in range(1, options.iterations + 1):
+        if iteration == 2 and assembler.samples.grid != samples.grid:
+            assembler = Assembler(samples, layout, options.correlated_noise, options.chunk_pairs)
         if iteration <= 2:
             assembler.fit_noise(state)
         system = assembler.assemble(state)

@@ -43,8 +43,8 @@ class Registration:
     energy: float
     """DUSt3R's objective at this state, without temporal terms, at its own scale (geometric mean of pair scales 0.5)."""
     converged: bool
-    """Whether the last step was shorter than a twentieth of the uncertainty (fast), or lowered the energy by under 0.1 % in the
-    last tenth of the steps (reference)."""
+    """Whether the last step was shorter than 0.3 standard deviations of each unknown (fast; steps shrink about tenfold), or the
+    last tenth of the steps lowered the energy by under 0.1 % (reference)."""
     num_iterations: int
     """Steps taken."""
     degenerate: tuple[str, ...]

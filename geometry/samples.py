@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import pixel_grid
+from jog3r.geometry.distances import without_spikes
 from jog3r.geometry.energy import Pairwise
 from jog3r.geometry.robust import weighted_median
-from jog3r.geometry.spikes import without_spikes
+
+_WORTH_THINNING = 2048  # pixels of a map, from which on a quarter of them tells the lesser things
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,27 @@ class Samples:
         step = 1
         while -(-self.points.shape[2] // step) > most:
             step += 2
-        keep = slice(None, None, step)
+        return self._picked(torch.arange(0, self.points.shape[2], step, device=self.points.device), (0, 0))
+
+    def coarse(self) -> tuple["Samples", Tensor]:
+        """The same maps with every second row and column, and which pixels (n,) these are; maps with few pixels stay whole."""
+        index = torch.arange(self.points.shape[2], device=self.points.device)
+        if len(index) < _WORTH_THINNING:
+            return self, index
+        index = index.unflatten(0, self.grid)[::2, ::2]
+        return self._picked(index.flatten(), (index.shape[0], index.shape[1])), index.flatten()
+
+    def _picked(self, index: Tensor, grid: tuple[int, int]) -> "Samples":
         return Samples(
-            self.points[:, :, keep],
-            self.size[:, keep],
-            self.confidence[:, keep],
-            self.valid[:, keep],
+            self.points[:, :, index],
+            self.size[:, index],
+            self.confidence[:, index],
+            self.valid[:, index],
             self.host,
             self.frame,
             self.unit,
-            self.pixels[:, keep],
-            (0, 0),
+            self.pixels[:, index],
+            grid,
         )
 
 
@@ -77,7 +89,8 @@ def take_samples(data: Pairwise, anchor_valid: Tensor, valid: Tensor, max_pixels
     points = points / unit.repeat(2)[:, None, None]
     mask = mask & (largest < 1e6 * unit.repeat(2)[:, None]) & (largest > 1e-6 * unit.repeat(2)[:, None])
     points = torch.where(mask[:, None], points, 0.0)
-    mask = without_spikes(points, mask, (grid.shape[0], grid.shape[1]))
+    shape = (grid.shape[0], grid.shape[1])
+    mask = without_spikes(points, mask, shape)
     return Samples(
         points,
         torch.where(mask, points.square().sum(1).sqrt(), 1.0),
@@ -87,7 +100,7 @@ def take_samples(data: Pairwise, anchor_valid: Tensor, valid: Tensor, max_pixels
         torch.cat((first, second)),
         unit.double(),
         grid.flatten(0, 1).T,
-        (grid.shape[0], grid.shape[1]),
+        shape,
     )
 
 

@@ -14,7 +14,7 @@ from jog3r.geometry.cameras import so3_log
 from jog3r.geometry.normal_equations import Layout, System
 from jog3r.geometry.tree import State
 
-_EM_STEPS = 12
+_EM_STEPS, _EM_STEPS_AGAIN = 12, 4  # from nothing, and from the estimate at the state before
 _LEAST = 1e-14  # variances stay within this and its inverse
 _EM_STRIDE = 1.7  # EM creeps; longer steps in log variance get there sooner and have the same fixed point
 
@@ -100,12 +100,14 @@ def estimate_prior(normal: Tensor, gradient: Tensor, operator: Tensor, current: 
     # Unit diagonal, so that angles and lengths weigh alike in the numerics.
     width = normal.diagonal().clamp(min=1e-30).rsqrt()
     normal, gradient, operator = (normal + normal.T) / 2 * width[:, None] * width, gradient * width, operator * width
+    steps = _EM_STEPS_AGAIN
     if start is None:
+        steps = _EM_STEPS
         alone = torch.cholesky_solve(gradient[:, None], _safe_cholesky(normal))[:, 0]
         raw = (current - operator @ alone).unflatten(0, (count, 6)).square().mean(0)
         start = MotionPrior(_bounded(raw[:3].mean()), _bounded(raw[3:].mean()))
     prior = start
-    for _ in range(_EM_STEPS):
+    for _ in range(steps):
         precision = prior.precision(count).to(normal)
         full = normal + operator.T @ (precision[:, None] * operator)
         again = full.diagonal().clamp(min=1e-30).rsqrt()

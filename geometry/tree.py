@@ -11,7 +11,7 @@ from jog3r.geometry.pair_terms import local_points
 from jog3r.geometry.robust import weighted_median
 from jog3r.geometry.samples import Samples, sample_rays
 
-_START_PIXELS = 640  # enough for a start that the refinement corrects
+_START_PIXELS = 400  # enough for a start that the refinement corrects
 _WORST_FIT = 1.0  # radians; a pair that fits worse joins nothing
 
 

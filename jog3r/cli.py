@@ -158,7 +158,8 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     from jog3r.cli_tools import run_serve
 
-    parser.add_argument("--model", default=None, help="folder or hub repository (default: the bundled tiny checkpoint)")
+    parser.add_argument("--model", default=None, help="folder or hub repository (default: JOG3R_MODEL, else the bundled one)")
+    parser.add_argument("--compare", default=None, help="second model to compare (default: JOG3R_COMPARE_MODEL, else none)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default 7860)")
     parser.set_defaults(run=run_serve)

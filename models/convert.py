@@ -106,7 +106,7 @@ def inspect_opensora(path: str | Path, **config: Any) -> Conversion:
         path: of the file; its weights may lie under "ema" (preferred, as OpenSora does), "model", "state_dict" or plain.
         config: of `Jog3rTransformer3DModel` what weights cannot tell: `num_attention_heads` (default 16), `sample_size`,
             `num_frames`, `space_scale` (0.5 at 256 pixels, 1.0 at 512), `time_scale`, `feature_layer` (26, or the last of fewer
-            blocks). Sizes may be given, but must agree with the weights.
+            blocks), `feature_layers`. Sizes may be given, but must agree with the weights.
 
     Raises:
         FileNotFoundError: where there is no file.
@@ -143,6 +143,9 @@ def inspect_opensora(path: str | Path, **config: Any) -> Conversion:
     defaults = {"feature_layer": min(26, num_layers)}
     model = _meta_model(checkpoint, Jog3rTransformer3DModel, sizes, defaults | config)
     conversion = Conversion(checkpoint, model, sources, ignored)
+    if model.feature_weights is not None:
+        conversion.fresh["feature_weights"] = torch.zeros(model.feature_weights.shape)
+        conversion.filled["feature_weights"] = "equal shares of the tapped blocks"
     _check_complete(conversion, unknown)
     return conversion
 

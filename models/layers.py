@@ -132,7 +132,7 @@ class AttentionProcessor:
             query,
             key,
             value,
-            attn_mask=attention_mask,
+            attn_mask=None if attention_mask is None else attention_mask[:, None, None],  # not every backend takes (B, S)
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )

@@ -1,12 +1,14 @@
 """The video transformer of JOG3R: OpenSora 1.0's STDiT with a feature tap (arXiv 2501.01409, section 3.1).
 
-Letters: B clips, F frames, h w latent grid, p patch size, N = h/p * w/p tokens a frame, L caption tokens, D width.
+Letters: B clips, F frames, h w latent grid, p patch size, N = h/p * w/p tokens a frame, U captions, L caption tokens, D width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
@@ -35,7 +37,8 @@ class Jog3rTransformer3DModelOutput(Transformer2DModelOutput):
     Args:
         sample (B, out_channels, F, h, w): prediction in the first `in_channels` channels, learned variance in the others if
             there are any; None when the call asked for features only.
-        features (B, F, N, D): tokens after block `feature_layer`, or None when not asked for.
+        features (B, F, N, D): tokens after block `feature_layer`, or the fusion of those after `feature_layers`; None when not
+            asked for.
     """
 
     sample: torch.Tensor | None = None  # type: ignore[assignment]  # None with features_only
@@ -49,7 +52,6 @@ class CaptionCache:
     Captions do not change between denoising steps. Deliberately no mapping: accelerate's offload hooks rebuild mappings.
     """
 
-    mask: torch.Tensor | None = None  # (B, L) bool
     key_values: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)  # per block (B, L, H, head_dim) twice
 
 
@@ -73,10 +75,11 @@ class Jog3rTransformerBlock(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,  # (B, F, N, D)
-        caption_key_value: tuple[torch.Tensor, torch.Tensor],  # (B, L, H, head_dim) each
+        captions: torch.Tensor | tuple[torch.Tensor, torch.Tensor],  # (U, L, D), or keys and values (U, L, H, head_dim) each
         caption_mask: torch.Tensor | None,  # (B, L) bool
         modulation: torch.Tensor,  # (B, 6, D)
         temporal_position: torch.Tensor | None = None,  # (F, D), first block only
+        caption_index: torch.Tensor | None = None,  # (B,) which of the U captions a clip has; None: U = B, each its own
     ) -> torch.Tensor:
         """(B, F, N, D) -> (B, F, N, D)."""
         batch_size, num_frames, num_tokens, _ = hidden_states.shape
@@ -94,8 +97,11 @@ class Jog3rTransformerBlock(nn.Module):
         temporal = temporal.unflatten(0, (batch_size, num_tokens)).transpose(1, 2)  # (B, F, N, D)
         hidden_states = torch.addcmul(hidden_states, gate_msa, temporal)
 
-        # 3. caption
-        cross = self.cross_attn(hidden_states.flatten(1, 2), caption_key_value, caption_mask)  # (B, F*N, D)
+        # 3. caption; projected once, however many clips share it
+        key, value = self.cross_attn.project_key_value(captions) if isinstance(captions, torch.Tensor) else captions
+        if caption_index is not None:
+            key, value = key[caption_index], value[caption_index]  # (B, L, H, head_dim)
+        cross = self.cross_attn(hidden_states.flatten(1, 2), (key, value), caption_mask)  # (B, F*N, D)
         hidden_states = hidden_states + cross.unflatten(1, (num_frames, num_tokens))
 
         # 4. MLP
@@ -120,6 +126,8 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         caption_channels, max_caption_length: of the text embeddings.
         space_scale, time_scale: divide the positions (OpenSora: 0.5 at 256 pixels, 1.0 at 512 pixels).
         feature_layer: the features are the output of this block, counted from 1.
+        feature_layers: several blocks, the last of them `feature_layer`, whose outputs are fused: each is normalised, then they
+            are summed with learned weights that add up to 1 (as ELMo does, arXiv 1802.05365). None = `feature_layer` alone.
         mlp_ratio: width of the MLP's hidden layer over the model's.
         qk_norm: None (OpenSora), "rms_norm" or "layer_norm".
         norm_eps: of the layer norms.
@@ -128,7 +136,7 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
     _supports_gradient_checkpointing = True
     _no_split_modules = ["Jog3rTransformerBlock"]
     _repeated_blocks = ["Jog3rTransformerBlock"]
-    _skip_layerwise_casting_patterns = ["patch_embed", "norm", "scale_shift_table", "null_caption"]
+    _skip_layerwise_casting_patterns = ["patch_embed", "norm", "scale_shift_table", "null_caption", "feature_weights"]
 
     @register_to_config
     def __init__(
@@ -149,10 +157,12 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         mlp_ratio: float = 4.0,
         qk_norm: str | None = None,
         norm_eps: float = 1e-6,
+        feature_layers: list[int] | None = None,
     ):
         super().__init__()
-        if not 1 <= feature_layer <= num_layers:
-            raise ValueError(f"feature_layer counts blocks from 1 to num_layers={num_layers}, got {feature_layer}")
+        _check_feature_layers([feature_layer] if feature_layers is None else feature_layers, num_layers)
+        if feature_layers is not None and feature_layers[-1] != feature_layer:
+            raise ValueError(f"feature_layer must be the last of feature_layers={list(feature_layers)}, got {feature_layer}")
         if out_channels not in (in_channels, 2 * in_channels):
             raise ValueError(
                 f"out_channels must be in_channels={in_channels} or twice that (learned variance), got {out_channels}"
@@ -173,6 +183,8 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
             [Jog3rTransformerBlock(dim, num_attention_heads, mlp_ratio, qk_norm, norm_eps) for _ in range(num_layers)]
         )
         # 3. output
+        num_taps = 1 if feature_layers is None else len(feature_layers)
+        self.feature_weights = nn.Parameter(torch.zeros(num_taps)) if num_taps > 1 else None  # softmax: equal shares
         self.norm_out = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=False)
         self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
         self.proj_out = nn.Linear(dim, patch_size**2 * out_channels)
@@ -202,6 +214,25 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         """Channels of a token."""
         return self.config.num_attention_heads * self.config.attention_head_dim
 
+    @property
+    def feature_layers(self) -> list[int]:
+        """The tapped blocks, counted from 1, in order; one or several."""
+        return list(self.config.feature_layers or [self.config.feature_layer])
+
+    def set_feature_layers(self, layers: Sequence[int]) -> None:
+        """Tap other blocks from now on, in this object and in what it saves; several are fused, at first in equal shares.
+
+        Raises:
+            ValueError: for blocks that are not there or not in ascending order.
+        """
+        layers = [int(layer) for layer in layers]
+        _check_feature_layers(layers, self.config.num_layers)
+        if layers == self.feature_layers:
+            return  # keep what the fusion has learned
+        several = len(layers) > 1
+        self.register_to_config(feature_layer=layers[-1], feature_layers=layers if several else None)
+        self.feature_weights = nn.Parameter(self.scale_shift_table.new_zeros(len(layers))) if several else None
+
     @classmethod
     def from_single_file(cls, path: str, **config: Any) -> "Jog3rTransformer3DModel":
         """Read an original OpenSora 1.0 checkpoint; see `jog3r.models.convert.load_opensora_transformer`."""
@@ -229,6 +260,7 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         features_only: bool = False,
         num_features_only: int = 0,
         caption_cache: CaptionCache | None = None,
+        caption_index: torch.Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,  # noqa: ARG002  # read by the decorator (LoRA scale)
         return_dict: bool = True,
     ) -> Jog3rTransformer3DModelOutput | tuple:
@@ -237,17 +269,19 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         Args:
             hidden_states (B, in_channels, F, h, w): noisy latents; h and w divisible by `patch_size`.
             timestep (B,): noise level in steps of the training schedule.
-            encoder_hidden_states (B, L, caption_channels): caption embeddings.
+            encoder_hidden_states (B, L, caption_channels): caption embeddings; (U, L, caption_channels) with `caption_index`.
             encoder_attention_mask (B, L): true or 1 where a caption token counts; None = all do.
             return_features: also return the output of block `feature_layer`.
             features_only: stop after block `feature_layer`; `.sample` is None.
             num_features_only: the last so many clips of the batch stop after block `feature_layer` (joint training: the
                 reconstruction half pays nothing for the generation branch); `.sample` then has that many rows fewer.
             caption_cache: reuse of the captions' keys and values between calls with the same captions.
+            caption_index (B,): which of the U captions each clip has, so that one that many clips share, such as the empty
+                caption, is projected once; None: U = B, each clip its own.
             attention_kwargs: `{"scale": float}` scales LoRA layers.
             return_dict: False gives the tuple (sample, features) without what is None.
         """
-        self._check_inputs(hidden_states, encoder_hidden_states, num_features_only)
+        self._check_inputs(hidden_states, encoder_hidden_states, num_features_only, caption_index)
         batch_size, _, num_frames, height, width = hidden_states.shape
         patch = self.config.patch_size
         grid = (height // patch, width // patch)
@@ -261,24 +295,28 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         embedded_timestep = self.timestep_embedder(self.time_proj(timestep).to(hidden_states.dtype))  # (B, D)
         modulation = self.timestep_modulation(embedded_timestep).unflatten(-1, (6, -1))  # (B, 6, D)
         last_block = self.config.feature_layer if features_only else self.config.num_layers
-        captions = self._captions(encoder_hidden_states, encoder_attention_mask, caption_cache, last_block)
+        captions = self._captions(encoder_hidden_states, caption_cache, last_block)
+        mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
 
-        # 2. blocks
-        features, kept = None, batch_size
+        # 2. blocks; clips that are here for their features leave behind the last tap
+        taps: list[torch.Tensor] = []
+        kept = batch_size
         for index, block in enumerate(self.transformer_blocks[:last_block]):
             hidden_states = self._run_block(
                 block,
                 hidden_states,
-                tuple(states[:kept] for states in captions.key_values[index]),
-                None if captions.mask is None else captions.mask[:kept],
+                _first_clips(captions[index], kept) if caption_index is None else captions[index],
+                None if mask is None else mask[:kept],
                 modulation[:kept],
                 temporal_position if index == 0 else None,
+                None if caption_index is None else caption_index[:kept],
             )
+            if (return_features or features_only) and index + 1 in self.feature_layers:
+                taps.append(hidden_states)
             if index + 1 == self.config.feature_layer:
-                if return_features or features_only:
-                    features = hidden_states
                 kept = batch_size - num_features_only
                 hidden_states = hidden_states[:kept]
+        features = self._fuse(taps) if taps else None
 
         # 3. output
         sample = None if features_only else self._project_out(hidden_states, embedded_timestep[:kept], grid)
@@ -286,7 +324,9 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
             return tuple(value for value in (sample, features) if value is not None)
         return Jog3rTransformer3DModelOutput(sample=sample, features=features)
 
-    def _check_inputs(self, hidden_states: torch.Tensor, captions: torch.Tensor, num_features_only: int) -> None:
+    def _check_inputs(
+        self, hidden_states: torch.Tensor, captions: torch.Tensor, num_features_only: int, caption_index: torch.Tensor | None
+    ) -> None:
         if hidden_states.ndim != 5 or hidden_states.shape[1] != self.config.in_channels:
             raise ValueError(f"latents must be (B, {self.config.in_channels}, F, h, w), got {tuple(hidden_states.shape)}")
         if hidden_states.shape[3] % self.config.patch_size or hidden_states.shape[4] % self.config.patch_size:
@@ -295,8 +335,9 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
             )
         if captions.ndim != 3 or captions.shape[-1] != self.config.caption_channels:
             raise ValueError(f"captions must be (B, L, {self.config.caption_channels}), got {tuple(captions.shape)}")
-        if captions.shape[0] != hidden_states.shape[0]:
-            raise ValueError(f"{hidden_states.shape[0]} clips came with {captions.shape[0]} captions")
+        num_captions = captions.shape[0] if caption_index is None else caption_index.shape[0]
+        if num_captions != hidden_states.shape[0]:
+            raise ValueError(f"{hidden_states.shape[0]} clips came with {num_captions} captions")
         if not 0 <= num_features_only <= hidden_states.shape[0]:
             raise ValueError(f"num_features_only must lie in 0..{hidden_states.shape[0]}, got {num_features_only}")
 
@@ -311,17 +352,25 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
             self._positions = {key: (spatial.to(like.dtype), temporal.to(like.dtype))}
         return self._positions[key]
 
-    def _captions(
-        self, captions: torch.Tensor, mask: torch.Tensor | None, cache: CaptionCache | None, num_blocks: int
-    ) -> CaptionCache:
-        """Keys and values of the captions for the first `num_blocks` blocks, from the cache if it has them."""
-        cache = CaptionCache() if cache is None else cache
-        if len(cache.key_values) < num_blocks:
-            projected = self.caption_projection(captions)  # (B, L, D)
-            missing = self.transformer_blocks[len(cache.key_values) : num_blocks]
-            cache.key_values += [block.cross_attn.project_key_value(projected) for block in missing]
-            cache.mask = None if mask is None else mask.bool()
-        return cache
+    def _captions(self, captions: torch.Tensor, cache: CaptionCache | None, num_blocks: int) -> list[Any]:
+        """What the first `num_blocks` blocks get of the captions: keys and values from the cache, which is filled where it has
+        none; without a cache the projected captions (U, L, D), of which each block makes its own."""
+        if cache is not None and len(cache.key_values) >= num_blocks:
+            return cache.key_values
+        projected = self.caption_projection(captions)  # (U, L, D)
+        if cache is None:
+            return [projected] * num_blocks
+        missing = self.transformer_blocks[len(cache.key_values) : num_blocks]
+        cache.key_values += [block.cross_attn.project_key_value(projected) for block in missing]
+        return cache.key_values
+
+    def _fuse(self, taps: list[torch.Tensor]) -> torch.Tensor:
+        """Outputs (B, F, N, D) of the tapped blocks -> features (B, F, N, D)."""
+        if self.feature_weights is None:
+            return taps[0]
+        shares = self.feature_weights.softmax(0)  # (K,)
+        normalised = [F.layer_norm(tap, (self.width,), eps=self.config.norm_eps) for tap in taps]
+        return sum(share * tap for share, tap in zip(shares, normalised, strict=True))  # type: ignore[return-value]
 
     def _run_block(self, block: nn.Module, *arguments: Any) -> torch.Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
@@ -335,6 +384,20 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         tokens = self.proj_out(modulate(self.norm_out(hidden_states), shift, scale))  # (B, F, N, p*p*C)
         tokens = tokens.unflatten(-1, (patch, patch, -1)).unflatten(2, grid)  # (B, F, h/p, w/p, p, p, C)
         return tokens.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)  # (B, C, F, h, w)
+
+
+def _check_feature_layers(layers: Sequence[int], num_layers: int) -> None:
+    name = "feature_layer" if len(layers) == 1 else "feature_layers"
+    got = layers[0] if len(layers) == 1 else list(layers)
+    if not layers or any(not 1 <= layer <= num_layers for layer in layers):
+        raise ValueError(f"{name} counts blocks from 1 to num_layers={num_layers}, got {got}")
+    if list(layers) != sorted(set(layers)):
+        raise ValueError(f"feature_layers must ascend without repetition, got {got}")
+
+
+def _first_clips(captions: Any, count: int) -> Any:
+    """The captions, or their keys and values, of the first `count` clips."""
+    return captions[:count] if isinstance(captions, torch.Tensor) else tuple(states[:count] for states in captions)
 
 
 register_with_diffusers()

@@ -57,15 +57,3 @@ def test_video_to_cameras(run, model, capsys):
     with pytest.raises(SystemExit):
         run("reconstruct.py", "nowhere.mp4", "--model", model, "--out", "other")
     assert "does not exist" in capsys.readouterr().err and not Path("other").exists()
-
-
-def test_the_space_builds_its_page_and_its_callbacks_work(model, tmp_path):
-    gradio = pytest.importorskip("gradio")
-    space = runpy.run_path(str(ROOT / "spaces_app.py"))
-    assert {"generate", "reconstruct"} <= {function.api_name for function in space["build"](str(model)).fns.values()}
-    video, cloud, picture, files = space["generate"](str(model), "a room", 20, 2.0, 0)
-    assert {Path(file).name for file in files} == RESULTS and Path(cloud).is_file() and Path(picture).is_file()
-    assert Path(space["reconstruct"](str(model), video, 1)[1]).is_file()
-    for call in (("generate", "", 20, 2.0, 0), ("reconstruct", None, 1), ("reconstruct", str(tmp_path / "no.mp4"), 1)):
-        with pytest.raises(gradio.Error):
-            space[call[0]](str(model), *call[1:])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("geometry", "models", "data", "export", "pipelines", "training", "evaluation")
+FOLDERS = ("geometry", "models", "data", "export", "pipelines", "training", "evaluation", "space")
 ALLOWED = {  # left may import right, and itself
     "geometry": set(),
     "models": set(),
@@ -17,7 +17,8 @@ ALLOWED = {  # left may import right, and itself
     "pipelines": {"models", "geometry"},
     "training": {"models", "geometry", "data", "pipelines"},
     "evaluation": {"pipelines", "geometry", "data"},
-    "spaces_app": {"pipelines", "geometry", "export", "data"},
+    "space": {"pipelines", "geometry", "export", "data"},
+    "spaces_app": {"space", "pipelines", "geometry", "export", "data"},
     "jog3r": set(FOLDERS),
     "examples": set(FOLDERS),
     "benchmarks": set(FOLDERS),

@@ -6,11 +6,11 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from long_video_scene import Errors, LoopWalk
 from PIL import Image
 from tiny_components import seeded, tiny_pipeline
 from torch import Tensor
 
-from benchmarks.long_video_scene import Errors, LoopWalk
 from jog3r.geometry.cameras import invert, rotation_angle_deg, umeyama_sim3
 from jog3r.geometry.similarity import move_cameras, sim3_exp, sim3_parts
 from jog3r.geometry.windows import WindowGeometry, iterate_windows

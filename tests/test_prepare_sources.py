@@ -8,19 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_components import tiny_head, tiny_text_encoder, tiny_tokenizer, tiny_transformer, tiny_vae
+from diffusers import AutoencoderKL
+from tiny_components import tiny_pipeline, tiny_text_encoder, tiny_tokenizer, tiny_vae
+from training_cases import run_here
 
 from jog3r.cli_prepare import prepare_arguments, run_prepare
 from jog3r.data.cache import Cache
 from jog3r.data.clip import Clip
+from jog3r.data.procedural import procedural_clip
 from jog3r.data.source import ProceduralSource
 from jog3r.training.cached_stream import CachedStream
 from jog3r.training.component_files import DepthModel, fingerprint, load_depth_model
-from jog3r.training.config import TrainConfig
 from jog3r.training.depth_checks import disagreement
-from jog3r.training.joint_model import JointModel, draw_step_noise
 from jog3r.training.prepare import Preparation, main
 from jog3r.training.prepare_config import PrepareConfig, build_source
+from jog3r.training.step_log import read_steps
 
 
 @pytest.fixture(scope="module")
@@ -151,32 +153,41 @@ def test_mistakes_end_in_one_line(tmp_path: Path, model: Path, caplog: pytest.Lo
         build_source(_config(tmp_path, model, source="realestate10k", frames=str(tmp_path)))
 
 
-def test_real_clips_go_through_twenty_joint_steps(tmp_path: Path, model: Path, shared_data: Callable[[str], Path]) -> None:
-    """RealEstate10K's text and video files to cache, to items, to both losses; the losses fall."""
-    from diffusers import AutoencoderKL, DDPMScheduler
-    from torch.utils.data import DataLoader
-
-    folder = shared_data("re10k")
+def test_real_clips_go_through_twenty_joint_steps(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
+    """RealEstate10K's text and video files to cache, to the training script, to both losses; the losses fall."""
+    folder, init = shared_data("re10k"), tmp_path / "init"
+    tiny_pipeline().save_pretrained(init)
     torch.manual_seed(0)
     _save_depth_anything(tmp_path / "depth", "metric")
     (tmp_path / "list.txt").write_text("0bf152ef84195293\n0c11dbe781b1c11c\n")
     options = {"source": "realestate10k", "cameras": str(folder / "pose_files"), "frames": str(folder / "videos")}
     options |= {"captions": str(folder / "captions.json"), "split": str(tmp_path / "list.txt"), "depth": str(tmp_path / "depth")}
-    Preparation(_config(tmp_path / "cache", model, **options, width=32, align_scale=False)).run()
-    vae = AutoencoderKL.from_pretrained(model / "vae")
-    steps, per_step = 20, 4
-    stream = CachedStream(tmp_path / "cache", vae, 8, (4, 32, 32), steps * per_step, seed=0)
-    train = TrainConfig("model", "run", num_frames=4, height=32, width=32, generation_batch=2, reconstruction_batch=2)
-    joint = JointModel(tiny_transformer(4), tiny_head(), tiny_text_encoder(), DDPMScheduler(clip_sample=False)).train()
-    optimizer = torch.optim.AdamW(joint.parameters(), lr=2e-3)
-    history = []
-    for step, batch in enumerate(DataLoader(stream, batch_size=per_step)):
-        losses = joint(batch, draw_step_noise(train, step, 0, batch["latents"], 8, 1000), train)
-        total = losses["generation"] + losses["reconstruction"]
-        assert torch.isfinite(total)
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        history.append(float(total.detach()))
-    assert len(history) == steps
-    assert np.mean(history[-5:]) < np.mean(history[:5])
+    Preparation(_config(tmp_path / "cache", init, **options, width=32, align_scale=False)).run()
+    settings = {"data": "cache", "cache_dir": str(tmp_path / "cache"), "num_frames": 4, "height": 32, "width": 32}
+    run = run_here(tmp_path, **settings, num_steps=20, learning_rate=2e-3, train_text_encoder=True)
+    steps = read_steps(run / "steps.jsonl")
+    losses = [step["losses"]["loss"] for step in steps]
+    assert len(losses) == 20
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    named = {name.split(" ")[0] for step in steps for name in step["samples"]}
+    assert named == {"0bf152ef84195293", "0c11dbe781b1c11c"}
+
+
+def test_a_run_says_what_of_its_list_is_missing_and_refuses_too_much(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Uneven(ProceduralSource):
+        def load(self, index: int) -> Clip:
+            if index == 1:
+                raise ValueError("gone")
+            return procedural_clip(index, "train", 3 if index == 2 else 5, 32, 48)
+
+    config = _config(tmp_path / "cache", model, min_frames=2, max_bad_share=0.5)
+    Preparation(config, Uneven("train", 0, 6, 5, 32, 48)).run()
+    stream = CachedStream(tmp_path / "cache", AutoencoderKL.from_pretrained(model / "vae"), 8, (4, 32, 48), 10, seed=0)
+    stream.check_missing(0.4)
+    assert "2 of the 6 videos listed are missing: prepare skipped 1" in caplog.text
+    assert "1 have fewer than 4 frames (train/00000002)" in caplog.text
+    with pytest.raises(ValueError, match="more than max_missing_share=0.1"):
+        stream.check_missing(0.1)
+    assert {stream.sample_name(place).split(" ")[0] for place in range(10)} == {f"train/0000000{n}" for n in (0, 3, 4, 5)}

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fuzz_registration import run_case
+from registration_scenes import Scene, make_scene
 from torch import Tensor
 
-from benchmarks.fuzz_registration import run_case
-from benchmarks.registration_scenes import Scene, make_scene
 from jog3r import Registration, register_pointmaps
 from jog3r.geometry.cameras import pixel_rays, relative_poses, rotation_angle_deg, so3_log, umeyama_sim3
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from registration_scenes import make_scene
 from torch import Tensor
 
-from benchmarks.registration_scenes import make_scene
 from jog3r import register_pointmaps
 from jog3r.geometry.cameras import pose_from, relative_poses, rotation_angle_deg, so3_exp
 from jog3r.geometry.energy import (

@@ -1,26 +1,26 @@
-"""The joint training: what a step computes, what it trains, and that a killed run resumes to the same bits."""
+"""The joint training: what a step computes and what it trains."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
-from safetensors.torch import load_file
 from tiny_components import tiny_pipeline
+from training_cases import run_here
+from training_runs import weights_of
 
 from jog3r import Dust3rBaseline, Dust3rPipeline
 from jog3r.pipelines.load import load_pipeline
-from jog3r.training.checkpoints import find_checkpoint
+from jog3r.training.build import select_trainable
 from jog3r.training.clip_stream import ProceduralStream
 from jog3r.training.config import TrainConfig
-from jog3r.training.joint_model import JointModel, draw_step_noise, select_trainable
+from jog3r.training.joint_model import JointModel
 from jog3r.training.losses import add_training_noise, generation_loss, pointmap_loss
 from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
+from jog3r.training.step_batches import draw_step_noise
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (3, 16, 16)  # frames, height, width
@@ -54,19 +54,20 @@ def make_batch(config: TrainConfig) -> dict[str, torch.Tensor]:
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}
 
 
-def draws_for(config: TrainConfig, batch: dict[str, torch.Tensor], joint: JointModel, step: int = 0, process: int = 0):
+def draws_for(config: TrainConfig, batch: dict[str, torch.Tensor], joint: JointModel, step: int = 0, first_slot: int = 0):
     length = joint.transformer.config.max_caption_length
-    return draw_step_noise(config, step, process, batch["latents"], length, 1000)
+    slots = list(range(first_slot, first_slot + len(batch["latents"])))
+    return draw_step_noise(config, step, slots, batch["latents"], length, 1000)
 
 
-def test_draws_depend_on_seed_step_and_process_alone(joint: JointModel) -> None:
+def test_draws_depend_on_seed_step_and_slot_alone(joint: JointModel) -> None:
     config = settings()
     batch = make_batch(config)
     first, again = draws_for(config, batch, joint, 5), draws_for(config, batch, joint, 5)
     assert torch.equal(first.noise, again.noise) and torch.equal(first.timesteps, again.timesteps)
     for other in (
         draws_for(config, batch, joint, 6),
-        draws_for(config, batch, joint, 5, process=1),
+        draws_for(config, batch, joint, 5, first_slot=4),
         draws_for(settings(seed=1), batch, joint, 5),
     ):
         assert not torch.equal(first.noise, other.noise)
@@ -179,87 +180,12 @@ def test_stream_is_a_function_of_position_and_augments() -> None:
     assert still["latents"].shape[1] == 1 and torch.equal(still["poses"], torch.eye(4)[None])
 
 
-def run_training(init: Path, output: Path, *more: str, wait: bool = True, generation_batch: int = 2) -> subprocess.Popen:
-    words = dict(
-        init_from=init,
-        output_dir=output,
-        num_frames=3,
-        height=16,
-        width=16,
-        generation_batch=generation_batch,
-        reconstruction_batch=1,
-    )
-    words |= dict(
-        pairs_per_clip=2,
-        **({} if "--num_steps" in more else {"num_steps": 6}),
-        warmup_steps=2,
-        checkpoint_every=2,
-        sample_every=100,
-        num_threads=1,
-    )
-    command = [sys.executable, str(ROOT / "training" / "train_joint.py")]
-    command += [word for name, value in words.items() for word in (f"--{name}", str(value))]
-    more = more or ("--train_text_encoder", "true", "--optimizer", "muon")
-    command += ["--tracker", "none", *more]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    if wait:
-        output_text, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output_text
-    return process
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {
-        f"{path.parent.name}/{name}": value
-        for path in sorted(folder.rglob("*.safetensors"))
-        for name, value in load_file(path).items()
-    }
-
-
-def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    tiny_pipeline().save_pretrained(tmp_path / "init")
-    run_training(tmp_path / "init", tmp_path / "whole")
-
-    killed = run_training(tmp_path / "init", tmp_path / "killed", wait=False)
-    deadline = time.monotonic() + 200
-    while find_checkpoint(tmp_path / "killed") is None and killed.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.communicate()
-    # preemption: SIGTERM to the whole group saves and ends well
-    if find_checkpoint(tmp_path / "killed").name < "step-0000004":
-        stopped = run_training(tmp_path / "init", tmp_path / "killed", wait=False)
-        assert stopped.stdout is not None
-        for line in stopped.stdout:
-            if "resumed from" in line:
-                break
-        os.killpg(stopped.pid, signal.SIGTERM)
-        rest, _ = stopped.communicate(timeout=200)
-        assert stopped.returncode == 0, rest
-    # a torn newest checkpoint is passed over
-    torn = tmp_path / "killed" / "step-9999999"
-    torn.mkdir()
-    (torn / "checksums.json").write_text('{"model.safetensors": "0"}')
-    assert find_checkpoint(tmp_path / "killed").name != torn.name
-    run_training(tmp_path / "init", tmp_path / "killed")
-
-    whole, resumed = weights(tmp_path / "whole" / "pipeline"), weights(tmp_path / "killed" / "pipeline")
-    assert whole.keys() == resumed.keys()
-    for name in whole:
-        assert torch.equal(whole[name], resumed[name]), name
-    start = weights(tmp_path / "init")
-    assert any(not torch.equal(start[name], whole[name]) for name in whole)
-
-
 def test_dust3r_baseline_trains_on_the_same_road_and_reads_videos(tmp_path: Path) -> None:
     config = dict(width=16, num_layers=1, num_attention_heads=2, decoder_width=16, decoder_num_layers=1, patch_size=8)
     torch.manual_seed(0)
     Dust3rPipeline(Dust3rBaseline(**config, decoder_num_attention_heads=2)).save_pretrained(tmp_path / "init")
-    run_training(tmp_path / "init", tmp_path / "run", "--num_steps", "2", "--optimizer", "adamw", generation_batch=0)
-    start, trained = weights(tmp_path / "init"), weights(tmp_path / "run" / "pipeline")
+    run_here(tmp_path, model="dust3r", num_steps=2, generation_batch=0, reconstruction_batch=1)
+    start, trained = weights_of(tmp_path / "init"), weights_of(tmp_path / "run" / "pipeline")
     assert start.keys() == trained.keys() and any(not torch.equal(start[name], trained[name]) for name in start)
     pipe = load_pipeline(str(tmp_path / "run" / "pipeline"))
     assert isinstance(pipe, Dust3rPipeline)

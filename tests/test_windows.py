@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from long_video_scene import LoopWalk
 from torch import Tensor
 
-from benchmarks.long_video_scene import LoopWalk
 from jog3r.geometry.cameras import rotation_angle_deg, so3_exp, transform
 from jog3r.geometry.similarity import fit_similarity, sim3, sim3_exp, sim3_parts
 from jog3r.geometry.windows import (

@@ -1,5 +1,6 @@
 """Training clips out of a cache, with the items of `ProceduralStream`: position k always gives the same clip."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from torch.utils.data import Dataset
 
 from jog3r.data.cache import Cache, CachedFrames
 from jog3r.data.sampling import STRIDES, FrameSelection, rebase_poses, select_frames, shuffled_index
+from jog3r.data.source import list_hash
 from jog3r.training.component_files import fingerprint
 from jog3r.training.depth_checks import DepthChecks
 
 __all__ = ["CachedStream"]
+
+logger = logging.getLogger(__name__)
 
 
 class CachedStream(Dataset):
@@ -63,10 +67,10 @@ class CachedStream(Dataset):
                 f"the cache's captions have up to {self.cache.caption_length} tokens, the model takes {caption_length}; "
                 "prepare it with caption_length of the model"
             )
-        needed = (self.num_frames - 1) * min(self.strides) + 1
-        self.videos = [index for index in range(len(self.cache)) if self.cache.num_frames(index) >= needed]
+        self.min_frames = (self.num_frames - 1) * min(self.strides) + 1
+        self.videos = [index for index in range(len(self.cache)) if self.cache.num_frames(index) >= self.min_frames]
         if not self.videos:
-            raise ValueError(f"no video of the cache {str(directory)!r} has the {needed} frames that a clip takes")
+            raise ValueError(f"no video of the cache {str(directory)!r} has the {self.min_frames} frames that a clip takes")
 
     def __len__(self) -> int:
         return self.length
@@ -75,6 +79,38 @@ class CachedStream(Dataset):
         """Which video of the cache, and which of its frames, stand at `position`; nothing is read for it."""
         video = self.videos[shuffled_index(position, len(self.videos), self.seed)]
         return video, select_frames(self.cache.num_frames(video), self.num_frames, self.seed, position, self.strides)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides which clip stands where; a run goes on with the same alone."""
+        manifest = self.cache.manifest
+        videos = list_hash([f"{self.cache.name(index)} {self.cache.num_frames(index)}" for index in self.videos])
+        listed = manifest["plan"]["source"]["list_sha256"]
+        return {"kind": "cache", "list_sha256": listed, "videos_sha256": videos, "strides": list(self.strides), "seed": self.seed}
+
+    def sample_name(self, position: int) -> str:
+        """The clip at `position`, for people and logs."""
+        video, selection = self.selection(position)
+        direction = " reversed" if selection.reversed else ""
+        return f"{self.cache.name(video)} {selection.start}+{selection.stride}*{selection.num_frames}{direction}"
+
+    def check_missing(self, max_missing_share: float) -> None:
+        """Say in one line what of the list is not there: skipped by `prepare`, or too short for a clip.
+
+        Raises:
+            ValueError: that is more than `max_missing_share` of the list.
+        """
+        short = sorted({*range(len(self.cache))} - {*self.videos})
+        skipped, listed = int(self.cache.manifest["skipped"]), int(self.cache.manifest["plan"]["num_videos"])
+        if not short and not skipped:
+            return
+        names = ", ".join(self.cache.name(index) for index in short[:5]) + (", ..." if len(short) > 5 else "")
+        text = (
+            f"{skipped + len(short)} of the {listed} videos listed are missing: prepare skipped {skipped} (report.json), "
+            f"{len(short)} have fewer than {self.min_frames} frames{f' ({names})' if short else ''}"
+        )
+        if skipped + len(short) > max_missing_share * listed:
+            raise ValueError(f"{text}; that is more than max_missing_share={max_missing_share:g}")
+        logger.warning("%s", text)
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         """Latents (C, F, h, w), depth (F, H, W), valid, intrinsics, poses, caption ids, mask (L,) and embeddings (L, D)."""

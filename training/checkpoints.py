@@ -1,40 +1,134 @@
-"""Checkpoints of a run: written aside, sealed with checksums, then renamed; the newest intact one is resumed."""
+"""Checkpoints of a run: written aside, sealed with checksums, then renamed; the newest intact one is resumed.
+
+    step-0000200/trained.safetensors  what is trained, by name; the rest of the model is in the folder that the run started from
+    step-0000200/average.safetensors  the averaged weights
+    step-0000200/progress.pt          optimizers and schedules
+    step-0000200/run.json             step, clips a step, options
+    step-0000200/checksums.json       SHA-256 of each
+
+Everything is whole, whatever it was sharded over: 1 process, N processes and FSDP read each other's checkpoints. DeepSpeed's
+engine writes its own shards (folder `deepspeed`), which belong to their number of processes.
+"""
 
 import hashlib
 import json
 import logging
+import os
 import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from jog3r.training.failures import TrainingStopped
 
 logger = logging.getLogger(__name__)
 _PREFIX = "step-"
 _SEAL = "checksums.json"
 
 
-def save_checkpoint(accelerator: Accelerator, directory: Path, step: int, settings: dict[str, Any], keep: int) -> Path:
-    """Save everything that `accelerator` was given, as `directory/step-0000123`, and drop all but the newest `keep`.
+@dataclass
+class TrainingState:
+    """Everything that changes while training.
+
+    Attributes:
+        trained: parameters by name; sharded ones as DTensors.
+        average: their moving average, in the same order.
+        optimizers, schedules: as `accelerator.prepare` returned them.
+    """
+
+    trained: list[tuple[str, nn.Parameter]]
+    average: EMAModel
+    optimizers: list[Any]
+    schedules: list[Any]
+
+    def averaged_weights(self) -> dict[str, torch.Tensor]:
+        """The averaged weights by name, whole, on the CPU; all processes have to call it."""
+        return {name: _whole(value) for (name, _), value in zip(self.trained, self.average.shadow_params, strict=True)}
+
+
+def save_checkpoint(accelerator: Accelerator, state: TrainingState, directory: Path, progress: dict[str, Any], keep: int) -> Path:
+    """Save `state` as `directory/step-0000123` and drop all but the newest `keep`; all processes have to call it.
 
     A kill at any moment leaves either the whole checkpoint or one that `find_checkpoint` recognises as torn.
+
+    Args:
+        accelerator: of the run.
+        state: what to save.
+        directory: of the run.
+        progress: json; "step" is how many steps were done.
+        keep: how many checkpoints stay.
+
+    Raises:
+        TrainingStopped: the disk is full or refuses; the checkpoints from before are untouched.
     """
-    final = directory / f"{_PREFIX}{step:07d}"
+    final = directory / f"{_PREFIX}{progress['step']:07d}"
     aside = directory / f".{final.name}.partial"
     if accelerator.is_main_process:
         shutil.rmtree(aside, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(aside))
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        accelerator.save_state(str(aside / "deepspeed"))
+    weights, content = _gather(accelerator, state)
     if accelerator.is_main_process:
-        (aside / "run.json").write_text(json.dumps({"step": step, "settings": settings}, indent=1))
-        seal = {path.name: _checksum(path) for path in sorted(aside.iterdir())}
-        (aside / _SEAL).write_text(json.dumps(seal, indent=1))
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
-        for old in sorted(directory.glob(f"{_PREFIX}*"))[:-keep]:
-            shutil.rmtree(old)
+        try:
+            aside.mkdir(parents=True, exist_ok=True)
+            for name, tensors in weights.items():
+                save_file(tensors, aside / name)
+            torch.save(content, aside / "progress.pt")
+            run = json.dumps({**progress, "num_processes": accelerator.num_processes}, indent=1)
+            (aside / "run.json").write_text(run, encoding="utf-8")
+            _seal(aside)
+            shutil.rmtree(final, ignore_errors=True)
+            aside.rename(final)
+            _drop_old(directory, final, keep)
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+            free = shutil.disk_usage(directory).free >> 20
+            shutil.rmtree(aside, ignore_errors=True)
+            raise TrainingStopped(
+                f"the checkpoint after step {progress['step']} cannot be written to {str(directory)!r}: {_first_line(error)} "
+                f"({free} MiB were free); make room, then the same command goes on from the newest checkpoint there"
+            ) from error
     accelerator.wait_for_everyone()
     return final
+
+
+def load_checkpoint(accelerator: Accelerator, state: TrainingState, path: Path) -> None:
+    """Put the checkpoint at `path` into `state`.
+
+    Raises:
+        ValueError: it trains other parameters, or is DeepSpeed's of another number of processes.
+    """
+    if (path / "deepspeed").is_dir() != (accelerator.distributed_type == DistributedType.DEEPSPEED):
+        raise ValueError(f"{str(path)!r}: runs with and without DeepSpeed cannot read each other's checkpoints; launch as before")
+    average = load_file(path / "average.safetensors")
+    content = torch.load(path / "progress.pt", map_location="cpu", weights_only=True)
+    shadows = [
+        _placed_like(average[name], shadow) for (name, _), shadow in zip(state.trained, state.average.shadow_params, strict=True)
+    ]
+    state.average.load_state_dict({**content["average"], "shadow_params": shadows})
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        before = read_run(path)["num_processes"]
+        if before != accelerator.num_processes:
+            raise ValueError(
+                f"{str(path)!r} holds DeepSpeed's shards of {before} processes, this run has {accelerator.num_processes}"
+            )
+        accelerator.load_state(str(path / "deepspeed"))
+        return
+    _load_parameters(state.trained, load_file(path / "trained.safetensors"), path)
+    for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
+        optimizer.load_state_dict(_placed_optimizer_state(optimizer, saved))
+    for schedule, saved in zip(state.schedules, content["schedules"], strict=True):
+        schedule.load_state_dict(saved)
 
 
 def find_checkpoint(directory: Path) -> Path | None:
@@ -47,9 +141,130 @@ def find_checkpoint(directory: Path) -> Path | None:
     return None
 
 
+def agree_on_checkpoint(directory: Path, accelerator: Accelerator) -> Path | None:
+    """`find_checkpoint` of the main process, for all: a shared disk may show a file to one process before another."""
+    found = [find_checkpoint(directory) if accelerator.is_main_process else None]
+    broadcast_object_list(found)
+    return found[0]
+
+
 def read_run(path: Path) -> dict[str, Any]:
-    """`{"step", "settings"}` of a checkpoint."""
-    return json.loads((path / "run.json").read_text())
+    """What `save_checkpoint` got as `progress`, and "num_processes"."""
+    return json.loads((path / "run.json").read_text(encoding="utf-8"))
+
+
+def check_same_data(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on where the position in the stream would mean other clips; changed options are named in the log.
+
+    Args:
+        path: of the checkpoint.
+        saved: its `read_run`.
+        now: the same of this run.
+
+    Raises:
+        ValueError: another global batch or other data.
+    """
+    if "clips_per_step" not in saved:
+        raise ValueError(f"{str(path)!r} was written by another version of jog3r: start anew from a pipeline folder")
+    if saved["clips_per_step"] != now["clips_per_step"]:
+        before, after = (" + ".join(str(count) for count in entry["clips_per_step"]) for entry in (saved, now))
+        raise ValueError(
+            f"{str(path)!r} was made with {before} clips a step (generation + reconstruction, all processes), this run has "
+            f"{after}: choose generation_batch, reconstruction_batch and gradient_accumulation_steps so that clips x micro-steps "
+            "x processes is the same, or name a new output_dir"
+        )
+    if saved["data"] != now["data"]:
+        raise ValueError(f"{str(path)!r} was made with other data: {saved['data']}, now {now['data']}; name a new output_dir")
+    before, after = saved["settings"], now["settings"]
+    changed = [name for name in after if name in before and before[name] != after[name] and name != "output_dir"]
+    for name in changed:
+        logger.info("changed since the checkpoint: %s %s -> %s", name, before[name], after[name])
+
+
+# Writing
+
+
+def _gather(accelerator: Accelerator, state: TrainingState) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """Weights by file name, and what goes into `progress.pt`; gathering what is sharded takes all processes."""
+    weights = {"average.safetensors": state.averaged_weights()}
+    scalars = {name: value for name, value in state.average.state_dict().items() if name != "shadow_params"}
+    content: dict[str, Any] = {"optimizers": [], "schedules": [], "average": scalars}
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:  # its engine has saved the rest
+        weights["trained.safetensors"] = {name: _whole(parameter) for name, parameter in state.trained}
+        content["optimizers"] = [_whole_tree(optimizer.state_dict()) for optimizer in state.optimizers]
+        content["schedules"] = [schedule.state_dict() for schedule in state.schedules]
+    return weights, content
+
+
+def _seal(aside: Path) -> None:
+    """Bring all files to the disk, then write their checksums."""
+    files = sorted(path for path in aside.rglob("*") if path.is_file())
+    for path in files:
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    seal = {path.relative_to(aside).as_posix(): _checksum(path) for path in files}
+    (aside / _SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
+
+
+def _drop_old(directory: Path, newest: Path, keep: int) -> None:
+    """Delete all but `newest` and the `keep` - 1 before it; those numbered higher were torn, or they would have been resumed."""
+    paths = sorted(directory.glob(f"{_PREFIX}*"))
+    place = paths.index(newest)
+    for path in [*paths[: max(0, place + 1 - keep)], *paths[place + 1 :]]:
+        shutil.rmtree(path)
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    """A tensor of its full shape on the CPU, whatever it is sharded over."""
+    value = value.detach()
+    return (value.full_tensor() if isinstance(value, DTensor) else value).cpu().contiguous()
+
+
+def _whole_tree(value: Any) -> Any:
+    """`_whole` of every tensor in nested mappings and lists."""
+    if isinstance(value, torch.Tensor):
+        return _whole(value)
+    if isinstance(value, dict):
+        return {name: _whole_tree(item) for name, item in value.items()}
+    return [_whole_tree(item) for item in value] if isinstance(value, list) else value
+
+
+# Reading
+
+
+def _load_parameters(trained: Iterable[tuple[str, nn.Parameter]], saved: dict[str, torch.Tensor], path: Path) -> None:
+    parameters = dict(trained)
+    strangers = sorted({*parameters} ^ {*saved})
+    if strangers:
+        raise ValueError(
+            f"{str(path)!r} trains other parameters than this run ({len(strangers)} differ, the first is {strangers[0]!r}); go "
+            "on with the options it was made with, or name a new output_dir"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(_placed_like(saved[name], parameter))
+
+
+def _placed_like(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`whole` on the device of `like`, sharded as it is."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
+    return whole.to(like.device)
+
+
+def _placed_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """A whole optimizer state with the tensors of sharded parameters sharded likewise."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def placed(value: Any, parameter: torch.Tensor) -> Any:
+        sharded = isinstance(parameter, DTensor) and isinstance(value, torch.Tensor) and value.shape == parameter.shape
+        return _placed_like(value, parameter) if sharded else value
+
+    entries = {
+        number: {name: placed(value, parameters[number]) for name, value in entry.items()}
+        for number, entry in saved["state"].items()
+    }
+    return {**saved, "state": entries}
 
 
 def _complaint(path: Path) -> str | None:
@@ -58,7 +273,7 @@ def _complaint(path: Path) -> str | None:
     if not seal.is_file():
         return f"no {_SEAL}"
     try:
-        expected = json.loads(seal.read_text())
+        expected = json.loads(seal.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         return f"{_SEAL} is not readable: {error}"
     for name, checksum in expected.items():
@@ -72,3 +287,7 @@ def _complaint(path: Path) -> str | None:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -61,11 +61,26 @@ class ProceduralStream(Dataset):
         )
         return {"latents": latents, "caption_ids": tokens.input_ids[0], "caption_mask": tokens.attention_mask[0], **geometry}
 
-    def _clip(self, index: int) -> Clip:
+    def describe(self) -> dict[str, Any]:
+        """What decides which clip stands where; a run goes on with the same alone."""
+        return {"kind": "procedural", "first_clip": self.first_clip, "seed": self.seed}
+
+    def sample_name(self, position: int) -> str:
+        """The clip at `position`, for people and logs; nothing is rendered for it."""
+        flip_time, flip_side, frame = self._draw(self.first_clip + position)
+        marks = [("first frame", "last frame")[frame]] if self.num_frames == 1 else ["reversed"] * flip_time
+        return " ".join([f"train/{self.first_clip + position:08d}", *marks, *["mirrored"] * flip_side])
+
+    def _draw(self, index: int) -> tuple[bool, bool, int]:
+        """Whether time and side are flipped, and which end of the path a still shows."""
         chance = np.random.default_rng([self.seed, index])
         flip_time, flip_side = chance.random(2) < 0.5
+        return bool(flip_time), bool(flip_side), int(chance.integers(2))
+
+    def _clip(self, index: int) -> Clip:
+        flip_time, flip_side, frame = self._draw(index)
         if self.num_frames == 1:
-            return self._still(index, int(chance.integers(2)), bool(flip_side))
+            return self._still(index, frame, flip_side)
         clip = procedural_clip(index, "train", self.num_frames, self.height, self.width)
         clip = reverse(clip) if flip_time else clip
         return mirror(clip) if flip_side else clip

@@ -5,7 +5,7 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 Config = TypeVar("Config")
 
@@ -13,7 +13,8 @@ Config = TypeVar("Config")
 def load_config(cls: type[Config], arguments: Sequence[str]) -> Config:
     """Build the dataclass `cls` from command-line words `--config FILE --option value ...`.
 
-    Options override the file, the file overrides the defaults. Words for values are read as yaml (`3e-4`, `true`, `[1, 2]`).
+    Options override the file, the file overrides the one that its `base` names, and that the defaults. Words for values are
+    read as yaml (`3e-4`, `true`, `[1, 2]`). An option of `cls.IMPLIED` brings others along where these are not given, too.
 
     Raises:
         ValueError: unknown option, missing value, value of another type, or a combination that `cls` refuses.
@@ -21,17 +22,32 @@ def load_config(cls: type[Config], arguments: Sequence[str]) -> Config:
     import yaml
 
     overrides = _pair_words(arguments)
-    values: dict[str, Any] = {}
     recipe = overrides.pop("config", None)
-    if recipe is not None:
-        path = Path(recipe)
-        if not path.is_file():
-            raise ValueError(f"recipe {recipe!r} does not exist")
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if not isinstance(values, dict):
-            raise ValueError(f"recipe {recipe!r} must be a yaml mapping of options, got {type(values).__name__}")
+    values = {} if recipe is None else _read_recipe(Path(recipe))
+    for name, implied in getattr(cls, "IMPLIED", {}).items():
+        if name in overrides:
+            values |= implied
     values |= {name: yaml.safe_load(word) for name, word in overrides.items()}
     return from_mapping(cls, values)
+
+
+def _read_recipe(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Options of a recipe over those of the recipe that its `base`, a path from its own folder, names."""
+    import yaml
+
+    if not path.is_file():
+        raise ValueError(f"recipe {str(path)!r} does not exist" + (f"; {readers[-1]} names it as its base" if readers else ""))
+    if path.resolve() in readers:
+        raise ValueError(f"recipe {str(path)!r} is, over some others, its own base")
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"recipe {str(path)!r} must be a yaml mapping of options, got {type(values).__name__}")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ValueError(f"the base of recipe {str(path)!r} must be the path of another, got {base!r}")
+    return _read_recipe(path.parent / base, (*readers, path.resolve())) | values
 
 
 def from_mapping(cls: type[Config], values: dict[str, Any]) -> Config:
@@ -88,6 +104,8 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
         if origin is tuple and isinstance(value, (list, tuple)):
             return tuple(_convert(name, item, typing.get_args(option)[0]) for item in value)
         if origin is typing.Literal:
+            if value is False and "no" in typing.get_args(option):  # yaml 1.1 reads `no` so
+                return "no"
             if value in typing.get_args(option):
                 return value
             raise ValueError(f"option {name} must be one of {typing.get_args(option)}, got {value!r}")
@@ -105,17 +123,27 @@ class TrainConfig:
     The reconstruction half of a step is switched on by `reconstruction_batch` > 0, the generation half by `generation_batch` > 0.
     """
 
+    # given on the command line, these set others that are not
+    IMPLIED: ClassVar[dict[str, dict[str, Any]]] = {"lora_rank": {"trainable": "lora", "train_text_encoder": False}}
+
     init_from: str  # pipeline folder to start from
     output_dir: str
+    model: Literal["jog3r", "dust3r"] = "jog3r"  # what init_from holds; dust3r is the image-encoder baseline
     # what is trained
-    trainable: Literal["all", "temporal", "none"] = "all"  # of the transformer; temporal is the paper's choice
+    trainable: Literal["all", "temporal", "lora", "none"] = "all"  # of the transformer; temporal is the paper's choice
     frozen_blocks: int = 4  # with trainable=temporal: the first blocks stay as they are
+    lora_rank: int | None = None  # with trainable=lora: None is 16; `--lora_rank N` alone sets trainable=lora
+    lora_alpha: float | None = None  # with trainable=lora: None is lora_rank, a scale of 1
+    lora_targets: tuple[str, ...] | None = None  # with trainable=lora: endings of linear layers; None is all attention
+    feature_layers: tuple[int, ...] | None = None  # blocks to tap, several are fused; None taps as init_from does
+    head_attention: Literal["pairwise", "global"] | None = None  # another than init_from's starts a fresh head
     train_text_encoder: bool = False
     # data
     data: Literal["procedural", "cache"] = "procedural"
     cache_dir: str | None = None  # with data=cache: a folder that `jog3r prepare` filled
     edge_threshold: float | None = 0.1  # with data=cache: relative depth step beside which depth is not believed
     agreement_threshold: float | None = None  # with data=cache: relative disagreement with other frames
+    max_missing_share: float = 0.05  # with data=cache: of its list, videos that `prepare` skipped, or too short for a clip
     num_frames: int = 16
     height: int = 64
     width: int = 64
@@ -124,6 +152,7 @@ class TrainConfig:
     pairs_per_clip: int = 4
     first_clip: int = 0  # where in the stream of scenes this run starts
     num_workers: int = 1
+    loader_timeout: float = 600.0  # seconds that a step may wait for a worker (num_workers > 0); 0 waits for ever
     # losses
     reconstruction_weight: float = 1.0  # lambda
     reconstruction_warmup_steps: int = 0  # lambda rises linearly from 0
@@ -133,7 +162,7 @@ class TrainConfig:
     variational_bound: bool = False  # trains a learned variance
     # optimisation
     num_steps: int = 1000
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     learning_rate: float = 1e-4
     matrix_learning_rate: float = 0.01  # of the matrices, with optimizer=muon
     weight_decay: float = 0.0
@@ -143,6 +172,8 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "bf16"] = "no"
+    compile_backend: str | None = None  # of torch.compile, such as inductor; compiles the repeated blocks; None = not
+    attention_backend: str | None = None  # of diffusers' dispatcher, None = its choice; on a CPU in bf16 take _native_math
     ema_decay: float = 0.999
     seed: int = 0
     num_threads: int | None = None  # of torch, on a CPU
@@ -152,7 +183,10 @@ class TrainConfig:
     keep_checkpoints: int = 2
     sample_every: int = 500
     sample_steps: int = 20
-    tracker: Literal["tensorboard", "none"] = "tensorboard"
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    push_to_hub: bool = False  # upload the result at the end
+    hub_model_id: str | None = None  # "owner/name" to upload to
+    hub_private: bool = False
     stop_after_minutes: float | None = None  # checkpoint and stop then; the same command resumes
 
     def __post_init__(self) -> None:
@@ -167,12 +201,36 @@ class TrainConfig:
             raise ValueError(f"pairs_per_clip must be at least 1, got {self.pairs_per_clip}")
         if (self.data == "cache") != (self.cache_dir is not None):
             raise ValueError(f"data=cache and cache_dir belong together, got data={self.data} and cache_dir={self.cache_dir!r}")
-        if not 0 <= self.caption_dropout <= 1 or not 0 <= self.decay_fraction <= 1:
-            raise ValueError("caption_dropout and decay_fraction are shares between 0 and 1")
+        for name in ("caption_dropout", "decay_fraction", "max_missing_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share between 0 and 1, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        self._check_what_is_trained_and_kept()
+        at_least_one = ("num_steps", "num_frames", "checkpoint_every", "keep_checkpoints", "gradient_accumulation_steps")
+        bounds = dict.fromkeys(at_least_one, 1) | dict.fromkeys(("seed", "num_workers", "loader_timeout"), 0)
+        for name, bound in bounds.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+
+    def _check_what_is_trained_and_kept(self) -> None:
+        if self.push_to_hub != (self.hub_model_id is not None):
+            raise ValueError(f"push_to_hub and hub_model_id belong together, got {self.push_to_hub} and {self.hub_model_id!r}")
         if self.trainable == "none" and not self.reconstruction_batch:
             raise ValueError("trainable=none trains the 3D head alone: set reconstruction_batch > 0")
-        for name in ("num_steps", "num_frames", "checkpoint_every", "keep_checkpoints", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        lora_options = {name: getattr(self, name) for name in ("lora_rank", "lora_alpha", "lora_targets")}
+        given = [name for name, value in lora_options.items() if value is not None]
+        if self.trainable != "lora" and given:
+            raise ValueError(f"{', '.join(given)} belongs to trainable=lora, got trainable={self.trainable}")
+        if self.lora_rank is not None and self.lora_rank < 1:
+            raise ValueError(f"lora_rank must be at least 1, got {self.lora_rank}")
+        if self.trainable == "lora" and self.train_text_encoder:
+            raise ValueError("a LoRA file holds layers of the transformer alone: trainable=lora goes not with train_text_encoder")
+        if self.model == "dust3r" and (self.generation_batch or self.data == "cache"):
+            raise ValueError(
+                "a DUSt3R generates nothing and reads frames, no latents: model=dust3r needs generation_batch=0 and "
+                f"data=procedural, got {self.generation_batch} and {self.data}"
+            )
+        jog3r_only = self.trainable != "all" or self.feature_layers is not None or self.head_attention is not None
+        if self.model == "dust3r" and (jog3r_only or self.train_text_encoder):
+            raise ValueError("a DUSt3R is trained whole: model=dust3r takes no trainable, feature_layers, head_attention")

@@ -152,6 +152,7 @@ def pointmap_loss(  # noqa: PLR0913  # the public contract's signature
     anchor_valid: torch.Tensor,
     valid: torch.Tensor,
     alpha: float = 0.2,
+    valid_pixels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """DUSt3R's confidence-weighted regression of pointmaps (arXiv 2312.14132) on jointly normalised points, a scalar.
 
@@ -163,12 +164,15 @@ def pointmap_loss(  # noqa: PLR0913  # the public contract's signature
         true_anchor_pointmaps, true_pointmaps (B, H, W, 3): true points in the anchor's camera, any scale.
         anchor_valid, valid (B, H, W): bool, where the truth is known.
         alpha: weight of -log confidence.
+        valid_pixels (2,): divide by these numbers instead of by the valid pixels of (anchor, other) in this batch; for batches
+            that are one of several parts, whose losses are averaged.
     """
     predicted, true = (anchor_pointmaps, pointmaps), (true_anchor_pointmaps, true_pointmaps)
     masks = (anchor_valid, valid)
     losses = pointmap_pixel_losses(predicted, (anchor_confidence, confidence), true, masks, alpha)
-    total = [loss.sum() / mask.sum().clamp(min=1) for loss, mask in zip(losses, masks, strict=True)]
-    return total[0] + total[1]
+    counts = torch.stack([mask.sum() for mask in masks]) if valid_pixels is None else valid_pixels
+    totals = torch.stack([loss.sum() for loss in losses]) / counts.clamp(min=1)
+    return totals.sum()
 
 
 def pointmap_pixel_losses(

@@ -9,15 +9,20 @@ from jog3r.training.config import TrainConfig
 def build_optimizers(parameters: list[tuple[str, nn.Parameter]], config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest.
 
-    Embeddings and output layers are not hidden matrices and stay with AdamW, as Muon's authors advise.
+    Embeddings and output layers are not hidden matrices and stay with AdamW, as Muon's authors advise. `adamw8bit` keeps AdamW's
+    two moments in 8 bits each (arXiv 2110.02861), those of small tensors in 32.
+
+    Raises:
+        ValueError: `adamw8bit` without the package bitsandbytes.
     """
-    matrices = [parameter for name, parameter in parameters if config.optimizer == "muon" and _is_hidden_matrix(name, parameter)]
+    matrices = [parameter for name, parameter in parameters if config.optimizer == "muon" and is_hidden_matrix(name, parameter)]
     taken = {id(parameter) for parameter in matrices}
     others = [parameter for _, parameter in parameters if id(parameter) not in taken]
     decay = [parameter for parameter in others if parameter.ndim > 1]
     plain = [parameter for parameter in others if parameter.ndim <= 1]
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))]
+    adamw = _adamw_8bit() if config.optimizer == "adamw8bit" else torch.optim.AdamW
+    optimizers: list[torch.optim.Optimizer] = [adamw(groups, lr=config.learning_rate, betas=(0.9, 0.95))]
     if matrices:
         muon = torch.optim.Muon(
             matrices, lr=config.matrix_learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
@@ -26,8 +31,18 @@ def build_optimizers(parameters: list[tuple[str, nn.Parameter]], config: TrainCo
     return optimizers
 
 
-def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 2 and "blocks." in name and name.endswith("weight") and "text_encoder" not in name
+def _adamw_8bit() -> type[torch.optim.Optimizer]:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ValueError("optimizer=adamw8bit needs the package bitsandbytes: pip install 'jog3r[8bit]'") from error
+    return AdamW8bit
+
+
+def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon takes the parameter."""
+    strangers = ("text_encoder", "lora_")  # a low-rank factor is no hidden matrix by itself
+    return parameter.ndim == 2 and "blocks." in name and name.endswith("weight") and not any(word in name for word in strangers)
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:

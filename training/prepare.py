@@ -350,9 +350,9 @@ def _hash_texts(texts: list[str]) -> str:
 
 def prepare(config: PrepareConfig) -> Path:
     """Fill `config.output_dir`, or this process's share of it; returns the folder."""
-    from accelerate import PartialState
+    from accelerate import Accelerator
 
-    state = PartialState()
+    state = Accelerator()  # and not PartialState, which does not know ACCELERATE_USE_CPU
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     Preparation(config, None, (state.process_index, state.num_processes), state.device).run()

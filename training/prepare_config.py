@@ -6,6 +6,8 @@ from typing import Literal
 
 from jog3r.data.posed_video import PosedFolders
 from jog3r.data.realestate10k import RealEstate10K
+from jog3r.data.realestate10k_chunks import RealEstate10KChunks
+from jog3r.data.realestate10k_table import RealEstate10KTable, open_table
 from jog3r.data.realestate10k_tars import RealEstate10KTars
 from jog3r.data.source import ClipSource, ProceduralSource
 
@@ -18,10 +20,14 @@ class PrepareConfig:
 
     output_dir: str  # the cache; an unfinished one of the same options is gone on with
     model: str  # pipeline folder or hub repository: its vae, tokenizer and text_encoder are used
-    source: Literal["realestate10k", "realestate10k_tars", "posed", "procedural"] = "realestate10k"
+    source: Literal[
+        "realestate10k", "realestate10k_tars", "realestate10k_table", "realestate10k_chunks", "posed", "procedural"
+    ] = "realestate10k"
     # where the videos are
     cameras: str | None = None  # realestate10k: folder of camera files
-    frames: str | None = None  # folder of videos or image folders, of WebDataset tars (_tars), of posed folders (posed)
+    frames: str | None = None  # folder of videos or images, of tars, tables or chunks, of posed folders; _table: or a repository
+    table_split: str = "train"  # realestate10k_table, of a repository
+    table_revision: str | None = None  # realestate10k_table, of a repository: a commit, so that it stays the same
     split: str | None = None  # realestate10k: list of clips
     captions: str | None = None  # json of captions
     default_caption: str | None = None  # of videos without one; without it they are skipped
@@ -72,6 +78,11 @@ def build_source(config: PrepareConfig) -> ClipSource:
         return PosedFolders(Path(config.frames), size, captions, config.resize_mode, config.default_caption, config.image_folder)
     if config.source == "realestate10k_tars":
         return RealEstate10KTars(Path(config.frames), size, captions, config.resize_mode, config.default_caption)
+    if config.source == "realestate10k_chunks":
+        return RealEstate10KChunks(Path(config.frames), size, captions, config.resize_mode, config.default_caption)
+    if config.source == "realestate10k_table":
+        rows = open_table(config.frames, config.table_split, config.table_revision)
+        return RealEstate10KTable(rows, size, captions, config.resize_mode, config.default_caption)
     if config.cameras is None:
         raise ValueError("source=realestate10k needs the option cameras, the folder of camera files")
     split = None if config.split is None else Path(config.split)

@@ -1,26 +1,96 @@
-"""Sheets to look at while training: generated clips over real ones, and the cameras found in real clips."""
+"""Pictures to look at while training: validation captions generated, and the cameras and depth found in validation clips."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
+from jog3r.data.clip import Clip
 from jog3r.data.procedural import procedural_clip
+from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
+from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.training.config import TrainConfig
 
-NUM_ROWS = 6
+logger = logging.getLogger(__name__)
+
+NUM_CLIPS = 6
+MAX_COLUMNS = 8
 
 
-def save_samples(pipeline: Jog3rPipeline, config: TrainConfig, directory: Path, step: int) -> None:
-    """Write `step-0000123.png`: validation captions generated, each row above its real clip; captions beside it as text."""
-    clips = [procedural_clip(index, "validation", config.num_frames, config.height, config.width) for index in range(NUM_ROWS)]
-    modes = {name: module.training for name, module in pipeline.components.items() if isinstance(module, torch.nn.Module)}
-    for name in modes:
-        getattr(pipeline, name).eval()
+def save_samples(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig, directory: Path, step: int) -> dict[str, Path]:
+    """Write pictures of the first validation clips, and their captions beside them.
+
+    `step-0000123.png` has, per clip: frames generated from its caption, its own frames, the depth found in them.
+    `step-0000123-cameras.png` has the clips' paths from above: the true one, and the one found.
+
+    Returns:
+        The pictures by name, "frames" and "cameras"; what the configuration does not train is left out.
+    """
+    clips = [procedural_clip(index, "validation", config.num_frames, config.height, config.width) for index in range(NUM_CLIPS)]
+    generated = found = None
+    with _in_evaluation(pipeline):
+        if config.generation_batch:
+            generated = _generate(pipeline, clips, config)
+        if config.reconstruction_batch:
+            found = _reconstruct(pipeline, clips)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "captions.txt").write_text("\n".join(clip.caption for clip in clips) + "\n", encoding="utf-8")
+    pictures = {"frames": directory / f"step-{step:07d}.png"}
+    _sheet(clips, generated, found).save(pictures["frames"])
+    if found is not None:
+        pictures["cameras"] = directory / f"step-{step:07d}-cameras.png"
+        _paths_from_above(clips, found.poses.numpy()).savefig(pictures["cameras"])
+    return pictures
+
+
+def check_tracker(name: str) -> str:
+    """The tracker's name, refused where its package is not installed."""
+    if find_spec(name) is None:
+        extra = "train" if name == "tensorboard" else name
+        raise ValueError(f"tracker={name} needs the package {name}: pip install 'jog3r[{extra}]', or set tracker=none")
+    return name
+
+
+def log_pictures(trackers: list[Any], pictures: dict[str, Path], step: int) -> None:
+    """Show the pictures of `save_samples` in accelerate's trackers."""
+    arrays = {f"samples/{name}": np.asarray(Image.open(path).convert("RGB")) for name, path in pictures.items()}
+    for tracker in trackers:
+        if tracker.name == "trackio":  # accelerate's wrapper of it has no pictures
+            import trackio
+
+            tracker.log({name: trackio.Image(array) for name, array in arrays.items()}, step=step)
+        else:
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({name: array[None] for name, array in arrays.items()}, step=step, **options)
+
+
+@contextmanager
+def _in_evaluation(pipeline: Any) -> Iterator[None]:
+    modules = [module for module in pipeline.components.values() if isinstance(module, torch.nn.Module)]
+    modes = [module.training for module in modules]
     pipeline.set_progress_bar_config(disable=True)
-    generated = pipeline(
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, training in zip(modules, modes, strict=True):
+            module.train(training)
+
+
+def _generate(pipeline: Any, clips: list[Clip], config: TrainConfig) -> np.ndarray:
+    """Frames (K, F, H, W, 3) uint8 from the clips' captions."""
+    frames = pipeline(
         [clip.caption for clip in clips],
         task="t2v",
         num_frames=config.num_frames,
@@ -30,15 +100,55 @@ def save_samples(pipeline: Jog3rPipeline, config: TrainConfig, directory: Path, 
         guidance_scale=3.0,
         generator=torch.Generator().manual_seed(0),
         output_type="np",
-    ).frames  # (NUM_ROWS, F, H, W, 3) in 0..1
-    for name, training in modes.items():
-        getattr(pipeline, name).train(training)
-    directory.mkdir(parents=True, exist_ok=True)
+    ).frames
+    return (frames * 255).round().astype(np.uint8)
+
+
+def _reconstruct(pipeline: Any, clips: list[Clip]) -> Jog3rPipelineOutput | None:
+    """Cameras and depth of the clips; None, with a message, where an early head's pointmaps cannot be registered."""
+    try:
+        video = np.stack([clip.frames for clip in clips])  # (K, F, H, W, 3)
+        return pipeline(video=video, task="v2c", generator=torch.Generator().manual_seed(0), output_type="np")
+    except ValueError as error:
+        logger.warning("no cameras in these samples: %s", error)
+        return None
+
+
+def _sheet(clips: list[Clip], generated: np.ndarray | None, found: Jog3rPipelineOutput | None) -> Image.Image:
+    """Rows of frames side by side, small clips enlarged."""
+    num_frames, height = clips[0].frames.shape[:2]
+    shown = np.linspace(0, num_frames - 1, min(MAX_COLUMNS, num_frames)).round().astype(int)
     rows = []
-    for clip, frames in zip(clips, generated, strict=True):
-        shown = np.linspace(0, config.num_frames - 1, min(8, config.num_frames)).round().astype(int)
-        rows += [np.concatenate([(frames[f] * 255).round().astype(np.uint8) for f in shown], axis=1)]
-        rows += [np.concatenate([clip.frames[f] for f in shown], axis=1)]
+    for index, clip in enumerate(clips):
+        of_clip = [] if generated is None else [generated[index]]
+        of_clip += [clip.frames]
+        if found is not None:
+            of_clip += [_depth_colors(found.depth[index].numpy())]
+        rows += [np.concatenate(list(frames[shown]), axis=1) for frames in of_clip]
     sheet = Image.fromarray(np.concatenate(rows))
-    sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(directory / f"step-{step:07d}.png")
-    (directory / "captions.txt").write_text("\n".join(clip.caption for clip in clips) + "\n", encoding="utf-8")
+    factor = max(1, 128 // height)
+    return sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.NEAREST)
+
+
+def _depth_colors(depth: np.ndarray) -> np.ndarray:
+    """Depth (F, H, W) -> colours (F, H, W, 3) uint8: near is bright, one scale for the clip."""
+    inverse = 1 / np.maximum(depth, 1e-6)
+    low, high = np.quantile(inverse, [0.02, 0.98])
+    share = np.clip((inverse - low) / max(high - low, 1e-9), 0, 1)
+    return (matplotlib.colormaps["magma"](share)[..., :3] * 255).round().astype(np.uint8)
+
+
+def _paths_from_above(clips: list[Clip], poses: np.ndarray) -> Figure:
+    """True paths, and found ones (K, F, 4, 4) at the scale that fits the true path best, in the plane of x and z."""
+    figure = Figure(figsize=(2.6 * len(clips), 2.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, clip, clip_poses in zip(np.ravel(figure.subplots(1, len(clips))), clips, poses, strict=True):
+        true, path = clip.poses[:, :3, 3], clip_poses[:, :3, 3]  # (F, 3) each
+        path = path * max(0.0, (path * true).sum()) / max((path**2).sum(), 1e-12)
+        for points, color, label in ((true, "0.6", "true"), (path, "tab:red", "found")):
+            axis.plot(points[:, 0], points[:, 2], color=color, marker=".", markersize=4, linewidth=1, label=label)
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.tick_params(labelsize=6)
+        axis.set_title(str(clip.attributes.get("motion", "")), fontsize=8)
+    figure.axes[0].legend(fontsize=7)
+    return figure

@@ -8,32 +8,41 @@ at the end `pipeline/`, a folder for `Jog3rPipeline.from_pretrained`. Options: `
 
 import dataclasses
 import logging
-import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
-from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from jog3r.pipelines.load import load_pipeline
-from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
-from jog3r.training.cached_stream import CachedStream
-from jog3r.training.checkpoints import find_checkpoint, read_run, save_checkpoint
-from jog3r.training.clip_stream import ProceduralStream
+from jog3r.training.build import build_model, select_trainable
+from jog3r.training.checkpoints import (
+    TrainingState,
+    agree_on_checkpoint,
+    check_same_data,
+    load_checkpoint,
+    read_run,
+    save_checkpoint,
+)
 from jog3r.training.config import TrainConfig, load_config
-from jog3r.training.depth_checks import DepthChecks
-from jog3r.training.joint_model import ImageModel, JointModel, draw_step_noise, select_trainable
+from jog3r.training.failures import TrainingStopped, dump_batches, loader_failure
 from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
-from jog3r.training.samples import save_samples
+from jog3r.training.processes import StopSignal, any_process, is_sharded, name_blocks, seed_step, start_accelerator
+from jog3r.training.results import open_repository, push_results, save_results
+from jog3r.training.samples import log_pictures, save_samples
+from jog3r.training.step_batches import BatchShare, StepNoise, count_valid_pixels, draw_step_noise
+from jog3r.training.step_log import StepLog
+from jog3r.training.streams import build_loader, build_stream
 
 logger = logging.getLogger(__name__)
+MicroBatch = tuple[dict[str, torch.Tensor], StepNoise]
 
 
 class Run:
@@ -42,193 +51,245 @@ class Run:
     def __init__(self, config: TrainConfig):
         self.config = config
         self.directory = Path(config.output_dir)
-        self.stop = False  # set by SIGTERM: the step is finished, a checkpoint saved
-
         # 1. processes
-        self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
-            log_with=None if config.tracker == "none" else config.tracker,
-            project_config=ProjectConfiguration(project_dir=str(self.directory), logging_dir=str(self.directory / "logs")),
+        self.accelerator = accelerator = start_accelerator(config)
+        self.share = BatchShare(
+            config.generation_batch,
+            config.reconstruction_batch,
+            config.gradient_accumulation_steps,
+            accelerator.process_index,
+            accelerator.num_processes,
         )
+        generation, reconstruction = self.share.clips_per_step
+        if accelerator.is_main_process:
+            logger.info(
+                "%d processes (%s), %d micro-steps: %d + %d clips a step (generation + reconstruction)",
+                accelerator.num_processes, accelerator.distributed_type.value, config.gradient_accumulation_steps, generation,
+                reconstruction,
+            )  # fmt: skip
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
-        # 2. models
+        # 2. models; whatever starts fresh starts with the same weights in every process
+        torch.manual_seed(config.seed)
         self.pipeline = load_pipeline(config.init_from)
         self.joint = build_model(self.pipeline, config)
         generator = isinstance(self.pipeline, Jog3rPipeline)
         self.caption_length = self.pipeline.transformer.config.max_caption_length if generator else 1
         self.num_train_timesteps = self.pipeline.scheduler.config.num_train_timesteps if generator else 1
-        # 3. optimization
-        self.trained = select_trainable(self.joint, config)
-        optimizers = build_optimizers(self.trained, config)
+        # 3. data
+        length = config.num_steps * sum(self.share.clips_per_step)
+        self.stream = build_stream(config, self.pipeline, self.caption_length, length)
+        # 4. optimization, distribution; schedules stay ours, as they count steps and not processes
+        trained = select_trainable(self.joint, config)
+        optimizers = build_optimizers(trained, config)
         schedules = [
             torch.optim.lr_scheduler.LambdaLR(one, lambda step: learning_rate_factor(step, config)) for one in optimizers
         ]
-        self.ema = EMAModel([parameter for _, parameter in self.trained], decay=config.ema_decay, use_ema_warmup=True, power=0.75)
-        self.ema.to(self.accelerator.device)
-        # 4. distribution; schedules stay ours, as they count steps and not processes
-        self.wrapped = self.accelerator.prepare(self.joint)
-        self.optimizers = [self.accelerator.prepare(one) for one in optimizers]
-        self.schedules = schedules
-        self.accelerator.register_for_checkpointing(self.ema, *schedules)
+        # Sharding replaces the parameters, and the average is then sharded as they are; DeepSpeed empties them in place.
+        name_blocks(self.joint)
+        deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+        average = self._build_average(trained) if deepspeed else None
+        self.wrapped, *optimizers = accelerator.prepare(self.joint, *optimizers)
+        parameters = dict(self.joint.named_parameters())
+        trained = [(name, parameters[name]) for name, _ in trained]
+        self.state = TrainingState(trained, average or self._build_average(trained), optimizers, schedules)
+        if accelerator.is_main_process:
+            open_repository(config)
         if config.tracker != "none":
-            self.accelerator.init_trackers("jog3r", config={k: str(v) for k, v in dataclasses.asdict(config).items()})
+            accelerator.init_trackers("jog3r", config={k: str(v) for k, v in dataclasses.asdict(config).items()})
 
-    def loader(self, start: int) -> DataLoader:
-        """Batches from step `start` on; every process reads its own places of the stream."""
-        config, accelerator = self.config, self.accelerator
-        per_step = config.generation_batch + config.reconstruction_batch
-        micro_steps = config.num_steps * config.gradient_accumulation_steps
-        size, length = (config.num_frames, config.height, config.width), micro_steps * per_step * accelerator.num_processes
-        if config.data == "cache":
-            checks = DepthChecks(config.edge_threshold, config.agreement_threshold)
-            folder = Path(str(config.cache_dir))
-            stream: Dataset = CachedStream(
-                folder, self.pipeline.vae, self.caption_length, size, length, config.seed, checks=checks
-            )
-        else:
-            vae, tokenizer = getattr(self.pipeline, "vae", None), getattr(self.pipeline, "tokenizer", None)
-            stream = ProceduralStream(vae, tokenizer, self.caption_length, size, config.first_clip, length, config.seed)
-        order = [
-            (micro_step * accelerator.num_processes + accelerator.process_index) * per_step + item
-            for micro_step in range(start * config.gradient_accumulation_steps, micro_steps)
-            for item in range(per_step)
-        ]
-        return DataLoader(
-            Subset(stream, order),
-            batch_size=per_step,
-            num_workers=config.num_workers,
-            prefetch_factor=4 if config.num_workers else None,
-            worker_init_fn=_start_worker,
-            multiprocessing_context="fork" if config.num_workers else None,
-        )
+    def _build_average(self, trained: list[tuple[str, torch.nn.Parameter]]) -> EMAModel:
+        average = EMAModel([value for _, value in trained], decay=self.config.ema_decay, use_ema_warmup=True, power=0.75)
+        average.to(self.accelerator.device)
+        return average
 
-    def step(self, step: int, batches: Any) -> dict[str, float]:
-        """One optimizer step; returns the losses, their sum and the gradient norm."""
+    def step(self, step: int, batches: Iterator[dict[str, torch.Tensor]]) -> tuple[dict[str, float], list[int]]:
+        """One optimizer step.
+
+        Returns:
+            Losses, their sum, the gradient norm and the share of the time spent waiting for data (means over the processes);
+            and the positions in the stream of the clips of all processes.
+        """
         config, accelerator = self.config, self.accelerator
+        begin = time.monotonic()
+        seed_step(config.seed, step, accelerator.process_index)
+        micro_batches = self._read(step, batches)
+        waited = time.monotonic() - begin
         logs: dict[str, float] = {}
-        for micro_step in range(config.gradient_accumulation_steps):
-            batch = {name: value.to(accelerator.device) for name, value in next(batches).items()}
-            draws = draw_step_noise(
-                config,
-                step * config.gradient_accumulation_steps + micro_step,
-                accelerator.process_index,
-                batch["latents"] if "latents" in batch else batch["depth"],
-                self.caption_length,
-                self.num_train_timesteps,
-            ).to(accelerator.device)
-            losses = self.wrapped(batch, draws, config)
-            weights = {"generation": 1.0, "reconstruction": reconstruction_weight(step, config)}
-            loss = sum(weights[name] * value for name, value in losses.items())
-            if not torch.isfinite(loss):
-                raise RuntimeError(f"the loss became {loss.item()} at step {step}: { {k: v.item() for k, v in losses.items()} }")
-            accelerator.backward(loss / config.gradient_accumulation_steps)
-            for name, value in {**losses, "loss": loss}.items():
-                logs[name] = logs.get(name, 0.0) + value.item() / config.gradient_accumulation_steps
-        logs["gradient_norm"] = float(accelerator.clip_grad_norm_([p for _, p in self.trained], config.max_grad_norm))
-        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+        for batch, draws in micro_batches:
+            with accelerator.accumulate(self.wrapped):
+                losses = self.wrapped(batch, draws, config)
+                weights = {"generation": 1.0, "reconstruction": reconstruction_weight(step, config)}
+                losses["loss"] = sum(weights[name] * value for name, value in losses.items())
+                means = accelerator.reduce(torch.stack([value.detach().float() for value in losses.values()]), "mean")
+                if not bool(means.isfinite().all()):
+                    self._stop_non_finite(step, dict(zip(losses, means.tolist(), strict=True)), micro_batches)
+                accelerator.backward(losses["loss"])
+            for name, value in zip(losses, means.tolist(), strict=True):
+                logs[name] = logs.get(name, 0.0) + value / config.gradient_accumulation_steps
+        norm = accelerator.clip_grad_norm_([value for _, value in self.state.trained], config.max_grad_norm)
+        logs["gradient_norm"] = 0.0 if norm is None else float(norm)  # None: DeepSpeed has not stepped yet
+        if not torch.isfinite(torch.tensor(logs["gradient_norm"])):
+            self._stop_non_finite(step, logs, micro_batches)
+        for optimizer, schedule in zip(self.state.optimizers, self.state.schedules, strict=True):
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-        self.ema.step([parameter for _, parameter in self.trained])
-        return logs
+        self.state.average.step([value for _, value in self.state.trained])
+        logs["data_wait"] = waited / (time.monotonic() - begin)
+        positions = torch.cat([batch["position"] for batch, _ in micro_batches])
+        return logs, sorted(accelerator.gather(positions).tolist())
+
+    def _read(self, step: int, batches: Iterator[dict[str, torch.Tensor]]) -> list[MicroBatch]:
+        """The step's clips and draws of this process, on the device."""
+        accelerator, config = self.accelerator, self.config
+        micro_batches: list[MicroBatch] = []
+        for micro_step in range(config.gradient_accumulation_steps):
+            try:
+                batch = next(batches)
+            except (RuntimeError, ValueError, OSError) as error:
+                raise loader_failure(error, step, config.loader_timeout) from error
+            latents = batch["latents"] if "latents" in batch else batch["depth"]
+            slots = self.share.slots(micro_step)
+            draws = draw_step_noise(config, step, slots, latents, self.caption_length, self.num_train_timesteps)
+            on_device = {name: value.to(accelerator.device) for name, value in batch.items()}
+            micro_batches.append((on_device, draws.to(accelerator.device)))
+        if config.reconstruction_batch:
+            counts = [count_valid_pixels(batch, draws.pairs, config.generation_batch) for batch, draws in micro_batches]
+            total = accelerator.reduce(torch.stack(counts).sum(0), "sum").float()
+            for batch, _ in micro_batches:
+                batch["valid_pixels"] = total / (len(micro_batches) * accelerator.num_processes)
+        return micro_batches
+
+    def _stop_non_finite(self, step: int, values: dict[str, float], micro_batches: list[MicroBatch]) -> None:
+        """Write the clips and draws of this process for inspection, and stop before the weights are touched."""
+        path = self.directory / f"nonfinite-step-{step:07d}-process-{self.accelerator.process_index}.safetensors"
+        names = [self.stream.sample_name(place) for batch, _ in micro_batches for place in batch["position"].tolist()]
+        dump_batches(path, micro_batches, {"step": step, "values": {k: str(v) for k, v in values.items()}, "samples": names})
+        self.accelerator.wait_for_everyone()  # the first process to end takes the others with it
+        shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        raise TrainingStopped(
+            f"not finite at step {step}: {shown}; clips: {'; '.join(names)}; clips and noise are in {path}. The weights are as "
+            "before the step: look into the clips, or lower learning_rate"
+        )
 
     def resume(self) -> int:
-        """Load the newest intact checkpoint, if any; the number of the next step."""
-        path = find_checkpoint(self.directory) if self.config.resume == "auto" else None
+        """Load the newest intact checkpoint, if any; the number of the next step.
+
+        Raises:
+            ValueError: the checkpoint belongs to other data, another global batch or other trained parameters.
+        """
+        path = agree_on_checkpoint(self.directory, self.accelerator)
         if path is None:
             return 0
-        self.accelerator.load_state(str(path))
-        step = read_run(path)["step"]
+        if self.config.resume == "never":
+            raise ValueError(f"resume=never, but {str(self.directory)!r} holds {path.name}: name a new output_dir, or delete it")
+        saved = read_run(path)
+        check_same_data(path, saved, self.progress(0))
+        load_checkpoint(self.accelerator, self.state, path)
         logger.info("resumed from %s", path)
-        return step
+        return saved["step"]
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """What a checkpoint after `step` steps says about the run."""
+        return {
+            "step": step,
+            "clips_per_step": list(self.share.clips_per_step),
+            "data": self.stream.describe(),
+            "settings": dataclasses.asdict(self.config),
+        }
 
     def save(self, step: int) -> None:
         """Checkpoint after `step` steps."""
-        save_checkpoint(self.accelerator, self.directory, step, dataclasses.asdict(self.config), self.config.keep_checkpoints)
+        save_checkpoint(self.accelerator, self.state, self.directory, self.progress(step), self.config.keep_checkpoints)
 
-    def save_pipeline(self, directory: Path) -> None:
-        """Write the averaged weights as a pipeline folder."""
-        parameters = [parameter for _, parameter in self.trained]
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
-        self.pipeline.save_pretrained(directory)
-        self.ema.restore(parameters)
+    @contextmanager
+    def averaged_pipeline(self) -> Iterator[Any]:
+        """The pipeline with the averaged weights, on the main process; None on the others. All have to enter."""
+        main = self.accelerator.is_main_process
+        if is_sharded(self.accelerator):
+            weights = self.state.averaged_weights()
+            if not main:
+                yield None
+                return
+            pipeline = load_pipeline(self.config.init_from)
+            build_model(pipeline, self.config).load_state_dict(weights, strict=False)
+            yield pipeline
+            return
+        parameters = [value for _, value in self.state.trained]
+        self.state.average.store(parameters)
+        self.state.average.copy_to(parameters)
+        try:
+            yield self.pipeline if main else None
+        finally:
+            self.state.average.restore(parameters)
+
+    def save_results(self) -> None:
+        """Write the averaged weights as folders; upload them if asked to."""
+        with self.averaged_pipeline() as pipeline:
+            if pipeline is not None:
+                push_results(save_results(pipeline, self.config), self.config)
 
     def save_samples(self, step: int) -> None:
-        """Generate with the averaged weights, write a sheet to look at."""
-        parameters = [parameter for _, parameter in self.trained]
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
-        save_samples(self.pipeline, self.config, self.directory / "samples", step)
-        self.ema.restore(parameters)
+        """Generate and reconstruct with the averaged weights, write pictures to look at."""
+        with self.averaged_pipeline() as pipeline:
+            if pipeline is not None:
+                pictures = save_samples(pipeline, self.config, self.directory / "samples", step)
+                log_pictures(self.accelerator.trackers, pictures, step)
 
 
-def build_model(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig) -> JointModel | ImageModel:
-    """The module that is trained: the generator with its head, or the DUSt3R baseline."""
-    if isinstance(pipeline, Dust3rPipeline):
-        if config.generation_batch:
-            raise ValueError(f"a DUSt3R generates nothing: set generation_batch=0, got {config.generation_batch}")
-        if config.data == "cache":
-            raise ValueError("a cache holds latents, a DUSt3R needs frames: use data=procedural")
-        parts = [pipeline.baseline]
-        model: JointModel | ImageModel = ImageModel(pipeline.baseline)
-    else:
-        pipeline.vae.requires_grad_(False).eval()
-        parts = [pipeline.transformer, pipeline.pointmap_head]
-        model = JointModel(pipeline.transformer, pipeline.pointmap_head, pipeline.text_encoder, pipeline.scheduler)
-    if config.gradient_checkpointing:
-        for part in parts:
-            part.enable_gradient_checkpointing()
-    return model
-
-
-def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)  # the other cores are the trainer's
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # preemption reaches the whole group: the trainer decides when to stop
-
-
-def train(config: TrainConfig, run: Run | None = None) -> Path | None:
+def train(config: TrainConfig, stop: StopSignal | None = None) -> Path | None:
     """Train to the end or to the first reason to pause; the folder of the finished pipeline, None when paused."""
-    run = Run(config) if run is None else run
-    deadline = None if config.stop_after_minutes is None else time.monotonic() + 60 * config.stop_after_minutes
-    signal.signal(signal.SIGTERM, lambda *_: setattr(run, "stop", True))
+    stop = StopSignal() if stop is None else stop
+    run = Run(config)
+    accelerator = run.accelerator
+    deadline = float("inf") if config.stop_after_minutes is None else time.monotonic() + 60 * config.stop_after_minutes
     start = run.resume()
-    batches = iter(run.loader(start))
-    main = run.accelerator.is_main_process
+    batches = iter(build_loader(run.stream, run.share, config, start))
+    main = accelerator.is_main_process
+    log = StepLog(run.directory / "steps.jsonl", start) if main else None
     with tqdm(range(start, config.num_steps), initial=start, total=config.num_steps, unit="step", disable=not main) as bar:
         for step in bar:
-            logs = run.step(step, batches)
+            logs, positions = run.step(step, batches)
+            if log is not None:
+                losses = {name: value for name, value in logs.items() if name != "data_wait"}  # what a resumed run repeats
+                log.append(step, positions, [run.stream.sample_name(place) for place in positions], losses)
             bar.set_postfix({name: f"{value:.4f}" for name, value in logs.items()})
-            run.accelerator.log(logs, step=step)
+            accelerator.log(logs, step=step)
             done = step + 1
-            paused = run.stop or (deadline is not None and time.monotonic() > deadline)
+            paused = any_process(accelerator, stop.received or time.monotonic() > deadline)
             if done % config.checkpoint_every == 0 or done == config.num_steps or paused:
+                if log is not None:
+                    log.sync()
                 run.save(done)
-            if main and done % config.sample_every == 0 and config.generation_batch:
+            if done % config.sample_every == 0:
                 run.save_samples(done)
             if paused and done < config.num_steps:
                 logger.info("paused after step %d: the same command goes on from there", done)
-                run.accelerator.end_training()
+                accelerator.end_training()
                 return None
-    if main:
-        run.save_pipeline(Path(config.output_dir) / "pipeline")
-    run.accelerator.end_training()
-    return Path(config.output_dir) / "pipeline"
+    if log is not None:
+        log.close()
+    run.save_results()
+    accelerator.end_training()
+    return run.directory / "pipeline"
 
 
 def main(arguments: list[str]) -> int:
     """Entry point; a user's mistake ends in one line and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    stop = StopSignal()
     try:
         config = load_config(TrainConfig, arguments)
         if not Path(config.init_from).is_dir():
             raise ValueError(f"init_from={config.init_from!r} is no pipeline folder")
-        run = Run(config)
+        train(config, stop)
     except ValueError as error:
         logger.error("error: %s", error)
         return 2
-    train(config, run)
+    except (TrainingStopped, OSError) as error:
+        logger.error("error: %s", error)
+        return 1
     return 0
 
 

@@ -1,0 +1,137 @@
+"""Joint step against the plain way of doing it: two full passes with gradients for everything.
+
+OMP_NUM_THREADS=1 python benchmarks/training_step.py [--repeats 5]
+
+Both ways see the same clips, noise and captions (embedded beforehand), compute the same two losses, clip the gradients and take
+a step of AdamW. Reported is the median CPU time of a step on one thread, the two ways in turn, so that other work on the machine
+does not count.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+
+from jog3r import Jog3rTransformer3DModel, Pointmap3DHead
+from jog3r.training.build import build_joint_model, select_trainable
+from jog3r.training.config import TrainConfig
+from jog3r.training.joint_model import JointModel, reconstruction_loss
+from jog3r.training.losses import add_training_noise, generation_loss
+from jog3r.training.step_batches import StepNoise, draw_step_noise
+
+# Tiny is the bundled model. Mid-size has the paper's proportions: half of its blocks, a third of its width.
+TINY = dict(
+    num_layers=8, feature_layer=6, num_attention_heads=5, attention_head_dim=32, qk_norm="layer_norm", caption_channels=96
+)
+MID = dict(num_layers=14, feature_layer=13, num_attention_heads=6, attention_head_dim=64, caption_channels=512)
+TINY_HEAD = dict(feature_dim=160, hidden_dim=160, num_layers=3, num_attention_heads=5, patch_size=8)
+MID_HEAD = dict(feature_dim=384, hidden_dim=256, num_layers=3, num_attention_heads=4, patch_size=8)
+COMMON = dict(in_channels=4, out_channels=4, sample_size=16, max_caption_length=40)
+CASES = {
+    "tiny, temporal": (TINY, TINY_HEAD, dict(trainable="temporal", frozen_blocks=1)),
+    "tiny, all": (TINY, TINY_HEAD, dict(trainable="all")),
+    "mid-size, temporal": (MID, MID_HEAD, dict(trainable="temporal", frozen_blocks=2)),
+    "mid-size, all": (MID, MID_HEAD, dict(trainable="all")),
+}
+
+
+def make_inputs(config: TrainConfig, caption_channels: int) -> tuple[dict[str, torch.Tensor], StepNoise]:
+    """Random clips: what is in them does not matter for the time."""
+    clips, frames = config.generation_batch + config.reconstruction_batch, config.num_frames
+    size = (config.height, config.width)
+    batch = {
+        "latents": torch.randn(clips, 4, frames, size[0] // 4, size[1] // 4),
+        "depth": torch.rand(clips, frames, *size) + 1,
+        "valid": torch.ones(clips, frames, *size, dtype=torch.bool),
+        "intrinsics": (torch.eye(3) * torch.tensor([60.0, 60.0, 1.0])).expand(clips, frames, 3, 3),
+        "poses": torch.eye(4).expand(clips, frames, 4, 4),
+        "caption_mask": torch.ones(clips, 40, dtype=torch.long),
+        "caption_embeds": torch.randn(clips, 40, caption_channels),
+    }
+    return batch, draw_step_noise(config, 0, list(range(clips)), batch["latents"], 40, 1000)
+
+
+def plain_losses(joint: JointModel, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> torch.Tensor:
+    """Both losses by two separate passes through all blocks, the empty caption embedded for every clip."""
+    count = config.generation_batch
+    null = joint.transformer.null_caption
+    noisy = add_training_noise(batch["latents"], draws.noise, draws.timesteps, joint.scheduler)
+    text = torch.where(draws.drop_caption[:, None, None], null[None], batch["caption_embeds"][:count])
+    mask = batch["caption_mask"][:count].bool()
+    sample = joint.transformer(noisy[:count], draws.timesteps[:count], text, mask).sample
+    latents, noise = batch["latents"][:count], draws.noise[:count]
+    generation = generation_loss(sample, latents, noise, draws.timesteps[:count], joint.scheduler).mean()
+    empty = null.expand(len(noisy) - count, -1, -1)
+    null_mask = torch.arange(null.shape[0])[None] < draws.null_length[:, None]
+    features = joint.transformer(noisy[count:], draws.timesteps[count:], empty, null_mask, return_features=True).features
+    maps = joint.pointmap_head(features, config.height, config.width, pairs=draws.pairs)
+    return generation + reconstruction_loss(maps, batch, draws.pairs, config)
+
+
+def joint_losses(joint: JointModel, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> torch.Tensor:
+    """Both losses as the training script computes them."""
+    return torch.stack(list(joint(batch, draws, config).values())).sum()
+
+
+def make_step(joint: JointModel, parameters: list[Any], losses: Callable[..., torch.Tensor], *inputs: Any) -> Callable[[], float]:
+    """One optimizer step as a function without arguments; it returns the loss."""
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5)
+
+    def step() -> float:
+        loss = losses(joint, *inputs)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def compare(transformer: dict, head: dict, changes: dict, repeats: int) -> tuple[float, float]:
+    """Median CPU seconds of a plain step and of ours."""
+    sizes = dict(num_frames=16, height=64, width=64, generation_batch=2, reconstruction_batch=2, pairs_per_clip=4)
+    config = TrainConfig(init_from="", output_dir="", **{**sizes, **changes})
+    inputs = (*make_inputs(config, transformer["caption_channels"]), config)
+    steps: dict[Callable, Callable[[], float]] = {}
+    first: list[float] = []
+    for losses in (plain_losses, joint_losses):
+        torch.manual_seed(0)
+        joint = build_joint_model(
+            Jog3rTransformer3DModel(**COMMON, **transformer), Pointmap3DHead(**head), None, DDPMScheduler(), config
+        )
+        everything = dataclasses.replace(config, trainable="all")
+        trained = [value for _, value in select_trainable(joint, everything if losses is plain_losses else config)]
+        steps[losses] = make_step(joint, trained, losses, *inputs)
+        first.append(steps[losses]())  # also warms up
+    if abs(first[0] - first[1]) > 1e-4 * abs(first[0]):
+        raise RuntimeError(f"the two ways do not compute the same losses: {first}")
+    times: dict[Callable, list[float]] = {losses: [] for losses in steps}
+    for _ in range(repeats):
+        for losses, step in steps.items():
+            begin = time.process_time()
+            step()
+            times[losses].append(time.process_time() - begin)
+    return statistics.median(times[plain_losses]), statistics.median(times[joint_losses])
+
+
+def main() -> None:
+    """Print a table of all cases."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--case", choices=CASES, default=None, help="one of the cases alone")
+    options = parser.parse_args()
+    print(f"{'model, what is trained':<24}{'plain s':>9}{'joint s':>9}{'ratio':>7}")
+    for name, case in CASES.items():
+        if options.case in (None, name):
+            plain, joint = compare(*case, options.repeats)
+            print(f"{name:<24}{plain:9.2f}{joint:9.2f}{plain / joint:7.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

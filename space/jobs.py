@@ -1,0 +1,171 @@
+"""One computation at a time on the model, with steps to show on the way, a time limit, and a stop that is obeyed at once.
+
+A generator that is closed (the person pressed Stop or left the page) or runs out of time asks its computation to stop; the
+computation notices at the next layer of the network, because `watch` puts a check in front of every layer.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import torch
+
+from jog3r.space.limits import Refused
+
+__all__ = ["Done", "Job", "Step", "Stopped", "run_job", "watch"]
+
+_PULSE_SECONDS = 0.3  # the longest silence of the generator; a closed one is noticed between two events
+_GRACE_SECONDS = 3.0  # after the time limit, for a computation that is between two checks
+
+
+class Stopped(BaseException):
+    """The computation was asked to stop. Not an `Exception`, so that nothing on the way takes it for a failure of its own."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress to show.
+
+    Attributes:
+        stage: What is being done, a few words.
+        share: How much is done, 0 to 1.
+        preview: JPEG of the clip as it is now, or None.
+    """
+
+    stage: str
+    share: float
+    preview: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """The result of a job."""
+
+    value: Any
+
+
+class Job:
+    """What a computation sees of its request.
+
+    Args:
+        seconds: How long it may compute.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.deadline = float("inf")
+        self.events: SimpleQueue[Any] = SimpleQueue()
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """The computation begins: its time runs from here, not from the queue."""
+        self.deadline = time.monotonic() + self.seconds
+
+    def stop(self) -> None:
+        """Ask the computation to stop."""
+        self._stop.set()
+
+    def check(self) -> None:
+        """Leave the computation if it was asked to stop or its time is over.
+
+        Raises:
+            Stopped: It was asked to stop.
+            Refused: Its time is over.
+        """
+        if self._stop.is_set():
+            raise Stopped
+        if time.monotonic() > self.deadline:
+            raise self.late()
+
+    def report(self, event: Step) -> None:
+        """Show a step; also a check."""
+        self.check()
+        self.events.put(event)
+
+    def late(self) -> Refused:
+        """The refusal of a request whose time is over."""
+        return Refused(f"The request took longer than {self.seconds:.0f} seconds and was stopped; try fewer steps or frames.")
+
+
+_running = threading.local()
+_END = object()
+
+
+def _new_worker() -> None:
+    """One thread that owns the model: threads of their own for every request would each bring OpenMP threads along."""
+    global _worker
+    _worker = ThreadPoolExecutor(1, thread_name_prefix="model")
+
+
+_worker: ThreadPoolExecutor
+_new_worker()
+os.register_at_fork(after_in_child=_new_worker)  # ZeroGPU forks, and threads do not survive a fork
+
+
+def run_job(work: Callable[[Job], Any], seconds: float) -> Generator[Step | Done | None, None, None]:
+    """Run `work` on the model's thread.
+
+    Args:
+        work: Gets the `Job`, reports steps, returns the result.
+        seconds: Time limit of the computation.
+
+    Yields:
+        Each `Step`; None when there is nothing new, at least every 0.3 s; at last `Done`.
+
+    Raises:
+        Refused: The time is over.
+        Exception: What `work` raised.
+    """
+    job = Job(seconds)
+    future = _worker.submit(_work, work, job)
+    future.add_done_callback(lambda _: job.events.put(_END))
+    try:
+        while True:
+            try:
+                event = job.events.get(timeout=_PULSE_SECONDS)
+            except Empty:
+                event = None
+            if event is _END:
+                break
+            if time.monotonic() > job.deadline + _GRACE_SECONDS:
+                raise job.late()
+            yield event
+        yield Done(_result(future))
+    finally:
+        # No waiting here: the caller may be the server's event loop. The next job waits in the worker's own queue.
+        job.stop()
+        future.cancel()
+
+
+def _work(work: Callable[[Job], Any], job: Job) -> Any:
+    job.start()
+    _running.job = job
+    try:
+        job.check()
+        return work(job)
+    finally:
+        _running.job = None
+
+
+def _result(future: Future) -> Any:
+    try:
+        return future.result()
+    except Stopped:
+        raise Refused("The request was stopped.") from None
+
+
+def watch(model: torch.nn.Module) -> None:
+    """Put a check of the running job in front of every layer of a model."""
+    for module in model.modules():
+        module.register_forward_pre_hook(_check_running)
+
+
+def _check_running(*_: Any) -> None:
+    job = getattr(_running, "job", None)
+    if job is not None:
+        job.check()

@@ -1,0 +1,165 @@
+"""The models of the Space and what is computed with them."""
+
+import io
+import os
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from jog3r.export.scene import Scene
+from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
+from jog3r.space.gpu import gpu
+from jog3r.space.jobs import Done, Job, Step, run_job, watch
+from jog3r.space.limits import GenerateSettings
+
+__all__ = ["GENERATED_FPS", "Result", "SpaceModel", "find_cameras", "generate_video", "load_model"]
+
+GENERATED_FPS = 8.0
+_PREVIEWS = 10  # a request; decoding for each step would cost as much as the steps
+_PREVIEW_FRAMES = 4
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a request gives.
+
+    Attributes:
+        scene: The clip with its geometry.
+        doubtful: Per frame why its pose deserves no trust, empty for a sound one.
+    """
+
+    scene: Scene
+    doubtful: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SpaceModel:
+    """A loaded pipeline under the name that people read."""
+
+    name: str
+    path: str
+    pipe: Jog3rPipeline
+
+    @property
+    def max_frames(self) -> int:
+        """Frames that the model was made for."""
+        return int(self.pipe.transformer.config.num_frames)
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels."""
+        return int(self.pipe.default_size)
+
+    @property
+    def has_geometry(self) -> bool:
+        """Whether it finds cameras; a generation-only checkpoint has no pointmap head."""
+        return self.pipe.pointmap_head is not None
+
+
+_models: dict[str, SpaceModel] = {}
+
+
+def load_model(path: str, name: str | None = None) -> SpaceModel:
+    """Load a folder or hub repository once, onto the GPU if there is one.
+
+    Args:
+        path: Folder or hub id.
+        name: What to show; None is the path's last part.
+
+    Raises:
+        ValueError, OSError: As `from_pretrained`.
+    """
+    if path not in _models:
+        pipe = Jog3rPipeline.from_pretrained(path)
+        pipe.set_progress_bar_config(disable=True)
+        for component in pipe.components.values():
+            if isinstance(component, torch.nn.Module):
+                watch(component)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        _models[path] = SpaceModel(name or os.path.basename(path.rstrip("/")), path, pipe.to(device))
+    return _models[path]
+
+
+def _generation_seconds(_: str, settings: GenerateSettings, *__: Any) -> int:
+    """GPU seconds to book on ZeroGPU: generous for a full-size model, since unused time is given back."""
+    return min(120, 15 + round(0.05 * settings.steps * settings.frames))
+
+
+@gpu(_generation_seconds)
+def generate_video(
+    path: str, settings: GenerateSettings, with_cameras: bool, seconds: float
+) -> Generator[Step | Done | None, None, None]:
+    """Text to video, with cameras or without.
+
+    Args:
+        path: Of a loaded model.
+        settings: What is wanted.
+        with_cameras: Task "t2v+c"; else "t2v".
+        seconds: Time limit.
+
+    Yields:
+        Steps with previews, then `Done`: a `Result`, or the frames (F, H, W, 3) uint8 without cameras.
+    """
+    pipe = load_model(path).pipe
+
+    def work(job: Job) -> Any:
+        def on_step_end(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            total = pipe.num_timesteps
+            wanted = step % max(1, total // _PREVIEWS) == 0
+            preview = _preview(pipe, tensors["latents"]) if wanted else None
+            job.report(Step(f"step {step + 1} of {total}", (step + 1) / total, preview))
+            return {}
+
+        output = pipe(
+            settings.prompt,
+            task="t2v+c" if with_cameras else "t2v",
+            num_frames=settings.frames,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance,
+            generator=torch.Generator().manual_seed(settings.seed),
+            callback_on_step_end=on_step_end,
+        )
+        if not with_cameras:
+            return np.stack([np.asarray(frame) for frame in output.frames[0]])
+        return _result(output, GENERATED_FPS, settings.prompt)
+
+    yield from run_job(work, seconds)
+
+
+@gpu(30)
+def find_cameras(path: str, frames: np.ndarray, fps: float, seconds: float) -> Generator[Step | Done | None, None, None]:
+    """Video to cameras.
+
+    Args:
+        path: Of a loaded model.
+        frames: (F, H, W, 3) uint8, in the model's size.
+        fps: Frames per second.
+        seconds: Time limit.
+
+    Yields:
+        None while it works, then `Done` with a `Result`.
+    """
+    pipe = load_model(path).pipe
+
+    def work(job: Job) -> Result:
+        job.report(Step("finding the cameras", 0.3))
+        return _result(pipe(video=frames, generator=torch.Generator().manual_seed(0)), fps, "")
+
+    yield from run_job(work, seconds)
+
+
+def _result(output: Any, fps: float, caption: str) -> Result:
+    return Result(Scene(**output.clip(), fps=fps, caption=caption), output.registration[0].degenerate)
+
+
+def _preview(pipe: Jog3rPipeline, latents: torch.Tensor) -> bytes:
+    """JPEG of a few frames side by side, of latents (1, C, F, h, w) that are still noisy."""
+    chosen = np.unique(np.linspace(0, latents.shape[2] - 1, _PREVIEW_FRAMES).round().astype(int))
+    frames = [np.asarray(frame) for frame in pipe.decode_latents(latents[:, :, chosen], "pil")[0]]
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(frames, axis=1)).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()

@@ -1,0 +1,90 @@
+"""The files of a result, written into the folder of its request."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jog3r.export.consistency import ConsistencyMaps, consistency_maps, consistency_picture
+from jog3r.export.exporters import EXPORTERS, result_files
+from jog3r.export.files import write_file, write_files
+from jog3r.export.pictures import correspondences_picture, strips_picture
+from jog3r.export.scene import Scene
+from jog3r.export.video import encode_video
+
+__all__ = ["SceneFiles", "write_clip", "write_consistency", "write_correspondences", "write_scene_files"]
+
+_DOWNLOADS = ("video.mp4", "pointcloud.glb", "pointcloud.ply", "cameras.json", "colmap.zip")
+
+
+@dataclass(frozen=True)
+class SceneFiles:
+    """Paths of what a result shows and offers.
+
+    Attributes:
+        video, cloud, path_picture, strips: mp4, GLB, and two PNG files.
+        downloads: mp4, GLB, PLY, cameras.json and the COLMAP zip.
+        note: What is missing and why; empty if nothing is.
+    """
+
+    video: str
+    cloud: str
+    path_picture: str
+    strips: str
+    downloads: list[str]
+    note: str
+
+
+def write_scene_files(scene: Scene, folder: Path) -> SceneFiles:
+    """Write everything a result shows.
+
+    Args:
+        scene: With pointmaps.
+        folder: The request's folder.
+    """
+    contents = result_files(scene)
+    contents["strips.png"] = strips_picture(scene, columns=6)
+    note = ""
+    try:
+        contents["colmap.zip"] = _zip(EXPORTERS["colmap"](scene))
+    except ValueError:  # of frames that share no points
+        note = "No COLMAP files: hardly any point is seen in two frames."
+    paths = {path.name: str(path) for path in write_files(folder, contents)}
+    return SceneFiles(
+        paths["video.mp4"],
+        paths["pointcloud.glb"],
+        paths["trajectory.png"],
+        paths["strips.png"],
+        [paths[name] for name in _DOWNLOADS if name in paths],
+        note,
+    )
+
+
+def write_correspondences(scene: Scene, folder: Path) -> str | None:
+    """PNG of the matches between the first and the last frame; None if these share nothing."""
+    try:
+        picture = correspondences_picture(scene)
+    except ValueError:
+        return None
+    return str(write_file(folder / "correspondences.png", picture))
+
+
+def write_consistency(scene: Scene, folder: Path, name: str) -> tuple[str, ConsistencyMaps]:
+    """PNG of the consistency maps, and the maps."""
+    maps = consistency_maps(scene)
+    return str(write_file(folder / f"{name}.png", consistency_picture(scene, maps))), maps
+
+
+def write_clip(frames: np.ndarray, fps: float, folder: Path, name: str) -> str:
+    """An mp4 of frames (F, H, W, 3) uint8."""
+    return str(write_file(folder / f"{name}.mp4", encode_video(frames, fps)))
+
+
+def _zip(contents: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()

@@ -1,0 +1,110 @@
+"""What the callbacks of the Space share: models, limits, the folder for files, and errors as one sentence."""
+
+import logging
+import os
+import traceback
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from jog3r.space.jobs import Done, Step
+from jog3r.space.limits import Refused, SpaceLimits
+from jog3r.space.model import SpaceModel, load_model
+from jog3r.space.pieces import progress
+from jog3r.space.storage import ServerFolder
+
+__all__ = ["Space", "follow", "one_sentence", "open_space"]
+
+_log = logging.getLogger(__name__)
+_PROMPT_LOGGER = "jog3r.pipelines.captions"  # warns about long prompts by quoting them
+
+
+@dataclass(frozen=True)
+class Space:
+    """A Space that is ready to serve.
+
+    Attributes:
+        model: Makes videos and finds cameras.
+        compare: The second model of the comparison; None if there is only one.
+        is_bundled: Whether `model` is the checkpoint of the package.
+        limits: What may be asked for.
+        folder: Where files lie.
+    """
+
+    model: SpaceModel
+    compare: SpaceModel | None
+    is_bundled: bool
+    limits: SpaceLimits
+    folder: ServerFolder
+
+
+def open_space(
+    model: str, compare: str | None = None, *, bundled: str, limits: SpaceLimits | None = None, parent: Path | None = None
+) -> Space:
+    """Load the models and make the private folder; Gradio keeps its files there from now on.
+
+    Args:
+        model: Folder or hub id.
+        compare: Of the second model; None or empty for none.
+        bundled: Path of the checkpoint in the package.
+        limits: None means the default ones.
+        parent: Where the private folder is made; None is the system's folder for temporary files.
+
+    Raises:
+        ValueError, OSError: A model cannot be loaded, or `model` finds no cameras.
+    """
+    limits = limits or SpaceLimits()
+    logging.getLogger(_PROMPT_LOGGER).setLevel(logging.ERROR)
+    first = load_model(model, "bundled tiny model" if model == bundled else None)
+    if not first.has_geometry:
+        raise ValueError(f"{model!r} has no pointmap head; the Space needs one that finds cameras (the other goes to compare)")
+    second = load_model(compare) if compare else None
+    folder = ServerFolder(limits.keep_seconds, parent)
+    folder.sweep()
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.served)
+    return Space(first, second, model == bundled, limits, folder)
+
+
+@contextmanager
+def one_sentence(what: str) -> Iterator[None]:
+    """Show a refusal as it is, anything else as one sentence; the log gets where it happened, and never what was asked for.
+
+    Args:
+        what: The callback's name, for the log.
+    """
+    try:
+        yield
+    except Refused as refusal:
+        raise gr.Error(str(refusal), title="Not done", print_exception=False) from None
+    except gr.Error:
+        raise
+    except Exception as error:  # noqa: BLE001  # nothing that goes wrong may reach a stranger as it is
+        # Without the message: it could hold the prompt.
+        _log.error("%s failed with %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        raise gr.Error("Something went wrong here; please try again.", title="Error", print_exception=False) from None
+
+
+def follow(events: Generator[Step | Done | None, None, None], outputs: int) -> Generator[tuple[Any, ...], None, Any]:
+    """Turn the events of a job into updates of the page; `result = yield from follow(...)`.
+
+    Args:
+        events: Of a job; closed at the end.
+        outputs: How many components the callback updates; the first shows the progress, the others stay as they are.
+
+    Yields:
+        Updates of the components.
+
+    Returns:
+        The job's result.
+    """
+    rest = (gr.skip(),) * (outputs - 1)
+    with closing(events):  # stops the job when the person has gone
+        for event in events:
+            if isinstance(event, Done):
+                return event.value
+            yield (gr.skip() if event is None else progress(event), *rest)
+    raise RuntimeError("the job ended without a result")

@@ -1,0 +1,102 @@
+"""Where the Space keeps files: one private folder per server, one below it per request, and nothing longer than allowed."""
+
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["ServerFolder"]
+
+_PREFIX = "jog3r-space-"
+
+
+class ServerFolder:
+    """The private folder of a running server.
+
+    Folders of servers that are gone, killed ones included, are deleted when the next one starts: the system releases the lock of
+    a dead process, so a folder whose lock is free has no owner.
+
+    Args:
+        keep_seconds: Age at which files in it are deleted.
+        parent: Where to make it; None is the system's folder for temporary files.
+    """
+
+    def __init__(self, keep_seconds: float, parent: Path | None = None) -> None:
+        self.keep_seconds = keep_seconds
+        parent = Path(tempfile.gettempdir()) if parent is None else parent
+        _remove_orphans(parent)
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))  # readable by this user alone
+        self._lock = (self.path / ".lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (self.path / "served").mkdir()
+        (self.path / "requests").mkdir()
+
+    @property
+    def served(self) -> Path:
+        """The only folder whose files go out over HTTP; Gradio's."""
+        return self.path / "served"
+
+    @contextmanager
+    def request(self) -> Iterator[Path]:
+        """A folder for one request's files while they are made; Gradio copies finished ones to `served`, then it goes."""
+        folder = Path(tempfile.mkdtemp(dir=self.path / "requests"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def serve(self, path: Path) -> str:
+        """Copy a finished file to where it can be fetched, under a name that cannot be guessed; returns that path."""
+        folder = self.served / secrets.token_hex(16)
+        folder.mkdir()
+        return str(shutil.copy(path, folder / path.name))
+
+    def remove_old(self) -> int:
+        """Delete what is older than `keep_seconds`, abandoned uploads included; returns how many files went."""
+        limit = time.time() - self.keep_seconds
+        count = 0
+        for path in sorted(self.path.rglob("*"), reverse=True):  # children before their folders
+            try:
+                if path.name == ".lock" or path.parent == self.path or path.lstat().st_mtime > limit:
+                    continue
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink()
+                    count += 1
+            except OSError:  # in use, or gone already
+                continue
+        return count
+
+    def sweep(self, every_seconds: float = 60.0) -> None:
+        """Call `remove_old` in the background for as long as the server lives."""
+
+        def run() -> None:
+            while self.path.exists():
+                time.sleep(every_seconds)
+                self.remove_old()
+
+        threading.Thread(target=run, name="sweeper", daemon=True).start()
+
+    def close(self) -> None:
+        """Delete everything."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+
+def _remove_orphans(parent: Path) -> None:
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            if folder.lstat().st_uid != os.getuid() or folder.is_symlink():
+                continue
+            with (folder / ".lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # its owner lives, or it is being made this moment
+            continue

@@ -1,0 +1,83 @@
+"""kill -9 in the middle of a request: the restarted server works, and nothing of the killed one is served or left."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio")
+from gradio_client import Client  # noqa: E402
+from space_server import PROMPT, save_tiny_model  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+GOOD = (PROMPT, 0, 20, 1.0, 4)
+
+
+def _start(model: str, folder: Path) -> tuple[subprocess.Popen, str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, str(ROOT / "spaces_app.py"), "--model", model, "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "log.txt").open("ab") as log:
+        process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(folder)}, stdout=log, stderr=log, cwd=folder)
+    url = f"http://127.0.0.1:{port}/"
+    end = time.monotonic() + 900  # a busy machine
+    while _status(url) != 200:
+        assert process.poll() is None and time.monotonic() < end, (folder / "log.txt").read_text()
+        time.sleep(0.2)
+    return process, url
+
+
+def _status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def _upload(url: str) -> str:
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="old.mp4"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    request = urllib.request.Request(f"{url}gradio_api/upload", head + b"old\r\n--x--\r\n", kind)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)[0]
+
+
+def test_a_killed_server_starts_again_and_serves_nothing_old(tmp_path: Path):
+    model = save_tiny_model(tmp_path / "model")
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    process, url = _start(model, folder)
+    try:
+        client = Client(url, verbose=False, download_files=False)
+        old = _upload(url)
+        assert _status(f"{url}gradio_api/file={old}") == 200
+        client.submit(PROMPT, 0, 100, 2.5, 4, api_name="/generate")
+        time.sleep(0.5)
+    finally:
+        process.kill()
+        process.wait()
+    assert Path(old).exists()
+
+    process, url = _start(model, folder)
+    try:
+        assert not Path(old).exists() and _status(f"{url}gradio_api/file={old}") in (403, 404)
+        assert len(list(folder.glob("jog3r-space-*"))) == 1
+        client = Client(url, verbose=False, download_files=str(tmp_path / "downloads"))
+        result = client.predict(*GOOD, api_name="/generate")
+        glb = next(path for path in result[5] if path.endswith(".glb"))
+        assert "Done" in result[0] and Path(glb).read_bytes()[:4] == b"glTF"
+    finally:
+        process.terminate()
+        process.wait()
+    assert PROMPT not in (folder / "log.txt").read_text()

@@ -1,0 +1,330 @@
+"""The parts of the Space without its page: checks of what comes in, jobs, files, pieces of HTML, the gate."""
+
+import ast
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("gradio")
+import gradio as gr  # noqa: E402
+from space_files import write_video  # noqa: E402
+from space_server import LIMITS  # noqa: E402
+
+from jog3r.data import procedural_clip  # noqa: E402
+from jog3r.export.scene import Scene  # noqa: E402
+from jog3r.space.gate import Gate  # noqa: E402
+from jog3r.space.gpu import gpu  # noqa: E402
+from jog3r.space.jobs import Done, Job, Step, run_job, watch  # noqa: E402
+from jog3r.space.limits import GenerateSettings, Refused, check_prompt  # noqa: E402
+from jog3r.space.model import Result  # noqa: E402
+from jog3r.space.pieces import banner, generate_code, pose_table, progress, reconstruct_code  # noqa: E402
+from jog3r.space.results import write_correspondences, write_scene_files  # noqa: E402
+from jog3r.space.server import follow, one_sentence  # noqa: E402
+from jog3r.space.storage import ServerFolder  # noqa: E402
+from jog3r.space.uploads import Upload, decode_upload  # noqa: E402
+
+MARKUP = '"><script>alert(1)</script>'
+
+
+# What comes in
+
+
+def test_settings_pass_what_is_in_range():
+    settings = GenerateSettings.checked(LIMITS, 16, "  a  room\n with\twalls ", 7.0, 30, 2.5, 16)
+    assert settings == GenerateSettings("a room with walls", 7, 30, 2.5, 16)
+
+
+@pytest.mark.parametrize("name, value", [
+    *[("prompt", value) for value in (None, 3, ["a"], "", "   ", "?!", "a\0b", "a\x1bb", "\ud800room", "\ue000x", "a" * 501)],
+    *[("seed", value) for value in (-1, 2**31, 1.5, float("nan"), float("inf"), None, "1", True)],
+    *[("steps", value) for value in (0, 19, 101, 1e30, -1, 30.5)],
+    *[("guidance", value) for value in (0, -1, 11, float("nan"), float("-inf"), "2")],
+    *[("frames", value) for value in (1, 17, 0, -4, 1e9, None)],
+])  # fmt: skip
+def test_settings_refuse_the_rest_in_one_sentence(name, value):
+    values = {"prompt": "a room", "seed": 0, "steps": 30, "guidance": 2.5, "frames": 16} | {name: value}
+    with pytest.raises(Refused) as refusal:
+        GenerateSettings.checked(LIMITS, 16, **values)
+    assert str(refusal.value).endswith(".") and "\n" not in str(refusal.value)
+
+
+def test_prompts_of_other_scripts_are_texts():
+    assert check_prompt("ein Zimmer mit grünen Wänden, 緑の壁", 500) == "ein Zimmer mit grünen Wänden, 緑の壁"
+
+
+# Jobs
+
+
+def test_a_job_reports_and_returns():
+    def work(job: Job) -> int:
+        job.report(Step("half", 0.5))
+        return 3
+
+    assert [event for event in run_job(work, 10) if event is not None] == [Step("half", 0.5), Done(3)]
+
+
+def _endless(entered: threading.Event, left: threading.Event) -> object:
+    layer = torch.nn.Linear(2, 2)
+    watch(layer)
+
+    def work(job: Job) -> None:
+        entered.set()
+        try:
+            while True:
+                layer(torch.zeros(1, 2))
+        finally:
+            left.set()
+
+    return work
+
+
+def test_closing_the_generator_stops_the_computation_and_frees_the_worker():
+    entered, left = threading.Event(), threading.Event()
+    events = run_job(_endless(entered, left), 600)
+    assert next(events) is None and entered.wait(30)
+    events.close()
+    assert left.wait(30)
+    assert list(run_job(lambda job: 1, 30))[-1] == Done(1)
+
+
+def test_a_job_out_of_time_is_stopped_and_says_so():
+    entered, left = threading.Event(), threading.Event()
+    with pytest.raises(Refused, match="longer than 0 seconds"):
+        list(run_job(_endless(entered, left), 0.4))
+    assert left.wait(30)
+
+
+def test_a_job_that_waits_may_be_given_up():
+    entered, left = threading.Event(), threading.Event()
+    running = run_job(_endless(entered, left), 600)
+    next(running)
+    ran = []
+    waiting = run_job(lambda job: ran.append(1), 600)
+    assert next(waiting) is None
+    waiting.close()
+    running.close()
+    assert list(run_job(lambda job: 2, 30))[-1] == Done(2) and not ran
+
+
+def test_errors_of_a_job_arrive():
+    with pytest.raises(ZeroDivisionError):
+        list(run_job(lambda job: 1 / 0, 10))
+
+
+def test_follow_shows_steps_and_returns_the_result():
+    updates = follow((event for event in [Step("a", 0.5), None, Done(7)]), 3)
+    first = next(updates)
+    assert "a" in first[0] and len(first) == 3
+    next(updates)
+    with pytest.raises(StopIteration) as end:
+        next(updates)
+    assert end.value.value == 7
+
+
+def test_errors_become_one_sentence_and_the_log_holds_no_prompt(caplog):
+    prompt = "s" + "ecret"  # the log shows lines of source
+    with pytest.raises(gr.Error, match="went wrong") as error, one_sentence("generate"):
+        raise KeyError(prompt)
+    assert "secret" not in caplog.text and "KeyError" in caplog.text and "test_space_parts" in caplog.text
+    assert "secret" not in str(error.value.message)
+    with pytest.raises(gr.Error, match="Too long"), one_sentence("generate"):
+        raise Refused("Too long.")
+
+
+def test_gpu_changes_nothing_where_there_is_no_zerogpu():
+    def function(): ...
+
+    if gpu(10)(function) is not function:
+        pytest.skip("the package spaces is installed")
+
+
+# Uploads
+
+
+def _decode(path: Path, folder: Path, frames: int = 4, size: tuple[int, int] = (32, 32)) -> Upload:
+    return list(decode_upload(path, frames, size, LIMITS, folder))[-1].value
+
+
+def test_an_upload_is_taken_evenly_and_cropped(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", 30, 48, 96)
+    upload = _decode(path, tmp_path)
+    assert upload.frames.shape == (4, 32, 32, 3) and upload.stride == 9 and upload.fps == pytest.approx(8 / 9)
+
+
+def test_an_upload_without_frame_count_and_with_another_name_is_taken(tmp_path):
+    path = write_video(tmp_path / "clip.webm", 6)
+    assert _decode(path.rename(tmp_path / "..mp4.avi.txt"), tmp_path).frames.shape[0] == 4
+
+
+def test_decoding_ends_with_its_request(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", 30)
+    events = decode_upload(path, 4, (32, 32), LIMITS, tmp_path)
+    assert isinstance(next(events), Step)
+    begin = time.monotonic()
+    events.close()
+    assert time.monotonic() - begin < 5 and not (tmp_path / "upload.npz").exists()
+
+
+# Files
+
+
+def test_request_folders_go_and_old_files_go(tmp_path):
+    folder = ServerFolder(3600, tmp_path)
+    with pytest.raises(ZeroDivisionError), folder.request() as request:
+        (request / "half.mp4").write_bytes(b"x")
+        raise ZeroDivisionError
+    assert not request.exists()
+    (folder.served / "abc").mkdir()
+    for name, age in (("old", 4000), ("new", 10)):
+        file = folder.served / "abc" / name
+        file.write_bytes(b"x")
+        os.utime(file, (time.time() - age,) * 2)
+    assert folder.remove_old() == 1 and [path.name for path in (folder.served / "abc").iterdir()] == ["new"]
+    assert folder.path.stat().st_mode & 0o077 == 0
+    folder.close()
+    assert not folder.path.exists()
+
+
+def test_a_new_server_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
+    code = "import sys, os, signal; from pathlib import Path; from jog3r.space.storage import ServerFolder\n"
+    code += "f = ServerFolder(3600, Path(sys.argv[1])); (f.served / 'half').write_bytes(b'x')\n"
+    code += "print(f.path, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    root = Path(__file__).resolve().parents[1]
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=root)
+    left = Path(killed.stdout.strip())
+    assert (left / "served" / "half").exists()
+    living = ServerFolder(3600, tmp_path)
+    second = ServerFolder(3600, tmp_path)
+    assert not left.exists() and living.path.exists() and second.path.exists()
+    living.close()
+    second.close()
+
+
+def test_all_files_of_a_result_are_written(tmp_path):
+    clip = procedural_clip(9, split="test", num_frames=4)
+    scene = Scene.from_depth(clip.frames, clip.depth, clip.poses, clip.intrinsics)
+    files = write_scene_files(scene, tmp_path)
+    names = [Path(path).name for path in files.downloads]
+    assert names == ["video.mp4", "pointcloud.glb", "pointcloud.ply", "cameras.json", "colmap.zip"] and not files.note
+    with zipfile.ZipFile(tmp_path / "colmap.zip") as archive:
+        assert archive.testzip() is None and "colmap/sparse/0/cameras.bin" in archive.namelist()
+    matches = write_correspondences(scene, tmp_path)
+    assert matches is not None and Path(matches).is_file()
+
+
+def test_frames_that_share_nothing_have_no_colmap_files_and_no_matches(tmp_path):
+    poses = np.tile(np.eye(4), (2, 1, 1))
+    poses[1, :3, :3] = np.diag([-1, 1, -1])
+    frames = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8)
+    scene = Scene.from_depth(frames, np.full((2, 16, 16), 2.0), poses, np.tile([[9.0, 0, 8], [0, 9, 8], [0, 0, 1]], (2, 1, 1)))
+    files = write_scene_files(scene, tmp_path)
+    assert "No COLMAP" in files.note and not any(path.endswith("zip") for path in files.downloads)
+
+
+# HTML and code
+
+
+def test_what_comes_from_outside_is_escaped():
+    assert "<script>" not in progress(Step(MARKUP, 0.5)) + banner(MARKUP)
+
+
+def test_the_pose_table_holds_every_frame():
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[2, :3, :3] = [[0, 0, 1], [0, 1, 0], [-1, 0, 0]]
+    scene = Scene(np.zeros((3, 8, 8, 3), np.uint8), poses, np.tile(np.diag([8.0, 8.0, 1.0]), (3, 1, 1)))
+    table = pose_table(Result(scene, ("", "", f"poor fit {MARKUP}")))
+    assert table.count("<tr>") == 4 and "90.00" in table and "<script>" not in table and "<caption>" in table
+
+
+@pytest.mark.parametrize("prompt", ['a "room"', "it's '''", "\\", "{braces}", 'x"""); import os; os.system("id")', MARKUP, "緑"])
+def test_the_code_is_python_with_the_prompt_as_a_literal(prompt):
+    tree = ast.parse(generate_code("", GenerateSettings(prompt, 1, 30, 2.5, 16)))
+    literals = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert prompt in literals
+    names = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
+    assert names == {"from_pretrained", "Generator", "manual_seed"}
+    ast.parse(reconstruct_code(prompt, 4, 2, 64))
+
+
+# The gate
+
+
+def _ask(path: str, method: str = "GET", body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    """Status and body that the gate answers, 200 where it lets through."""
+    sent, parts = [], [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def behind(scope, receive, send):
+        while method == "POST" and (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"passed"})
+
+    async def receive():
+        return parts.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    scope = {"type": "http", "path": path, "method": method, "headers": pairs, "root_path": ""}
+    asyncio.run(Gate(behind, upload_bytes=10_000)(scope, receive, send))
+    return sent[0]["status"], sent[1]["body"]
+
+
+@pytest.mark.parametrize("path", [
+    "/", "/config", "/theme.css", "/assets/a/b.js", "/gradio_api/info", "/gradio_api/queue/data", "/gradio_api/file=/tmp/x/y.mp4",
+    "/gradio_api/heartbeat/abc", "/gradio_api/call/generate/0a",
+])  # fmt: skip
+def test_the_gate_opens_for_the_page(path):
+    assert _ask(path)[0] == 200
+
+
+@pytest.mark.parametrize("path", [
+    "/gradio_api/proxy=http://example.com", "/gradio_api/process_recording", "/gradio_api/vibe-edit", "/monitoring", "/docs",
+    "/gradio_api/run-history/connect", "/gradio_api/runs", "/gradio_api/component_server", "/.env", "/openapi.json",
+    "/gradio_api/custom_component/a/b/c/d", "/gradio_api/stream/a/b/1/playlist.m3u8", "/gradio_api/dev/reload", "/login",
+])  # fmt: skip
+def test_the_gate_is_shut_for_the_rest(path):
+    assert _ask(path)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["http://127.0.0.1:1/", "https://example.com/a", "/tmp/a/../../etc/passwd", "/tmp/a\0b", "file:///etc"]
+)
+def test_the_gate_serves_no_addresses_and_no_way_out(path):
+    assert _ask(f"/gradio_api/file={path}")[0] == 403
+
+
+@pytest.mark.parametrize("value, status", [
+    ({"data": ["a room", 0, 30, 2.5, 16], "session_hash": "abc"}, 200),
+    ({"data": [{"path": "/tmp/x/clip.mp4", "meta": {"_type": "gradio.FileData"}}]}, 200),
+    ({"data": [{"path": "http://10.0.0.1/x.mp4", "meta": {"_type": "gradio.FileData"}}]}, 400),
+    ({"data": [{"video": {"path": "https://example.com/x.mp4"}}]}, 400),
+    ({"data": [{"path": ["/etc/passwd"]}]}, 400),
+    ({"data": [float("nan")]}, 400),
+    ({"data": [float("inf")]}, 400),
+    ({"data": ["x" * 70_000]}, 413),
+])  # fmt: skip
+def test_the_gate_reads_requests_before_gradio_does(value, status):
+    assert _ask("/gradio_api/queue/join", "POST", json.dumps(value).encode())[0] == status
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 5000, b"[" * 40 + b"]" * 40, b"NaN"])
+def test_the_gate_refuses_what_is_no_json(body):
+    assert _ask("/gradio_api/queue/join", "POST", body)[0] == 400
+
+
+def test_the_gate_refuses_large_uploads_by_their_header():
+    assert _ask("/gradio_api/upload", "POST", b"x", {"content-length": "20000"})[0] == 413
+    assert _ask("/gradio_api/upload", "POST", b"x", {"content-length": "-1"})[0] == 413
+    assert _ask("/gradio_api/upload", "POST", b"x", {"content-length": "9000"})[0] == 200

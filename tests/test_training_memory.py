@@ -1,0 +1,86 @@
+"""Counted memory against what the allocator really gave, and against the optimizers' real moments."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from training_cases import batch_and_draws, built, settings
+
+from jog3r.training.build import select_trainable
+from jog3r.training.config import TrainConfig
+from jog3r.training.memory import measure_step, report, step_flops, step_memory
+from jog3r.training.optimization import build_optimizers
+
+
+def small(**changes: object) -> TrainConfig:
+    """The paper's proportions do not matter here: the bundled model's folder gives the sizes."""
+    from jog3r import tiny_checkpoint
+
+    sizes = dict(num_frames=4, height=64, width=64, generation_batch=1, reconstruction_batch=1, pairs_per_clip=2)
+    return settings(**{**sizes, "init_from": tiny_checkpoint(), **changes})
+
+
+def allocated_peak(joint: torch.nn.Module, batch: dict, draws: object, config: TrainConfig) -> int:
+    """The most bytes that the allocator gave out in one forward and backward pass, from the profiler's record."""
+    for _, parameter in select_trainable(joint, config):
+        parameter.grad = torch.zeros_like(parameter)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        sum(joint(batch, draws, config).values()).backward()
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"trainable": "temporal"}])
+def test_counted_activations_are_those_the_allocator_gives(changes: dict) -> None:
+    config = settings(**changes)
+    joint, _ = built(config)
+    joint.train()
+    batch, draws = batch_and_draws(config)
+    sum(joint(batch, draws, config).values()).backward()  # what is kept for later steps is there before
+    counted = measure_step(joint, batch, draws, config)
+    assert counted.activations == pytest.approx(allocated_peak(joint, batch, draws, config), rel=0.05)
+    assert counted.gradients == sum(p.grad.nbytes for p in joint.parameters() if p.requires_grad)
+
+
+def test_checkpointing_and_frozen_parts_save_memory() -> None:
+    everything = step_memory(small(trainable="all"))
+    temporal, head = step_memory(small(trainable="temporal", frozen_blocks=2)), step_memory(small(trainable="none"))
+    checkpointed = step_memory(small(trainable="all", gradient_checkpointing=True))
+    assert everything.activations > temporal.activations > head.activations
+    assert everything.activations > checkpointed.activations
+    assert everything.gradients > temporal.gradients > head.gradients
+    assert len({memory.parameters for memory in (everything, temporal, head, checkpointed)}) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adamw8bit"])
+def test_optimizer_bytes_are_those_of_its_moments(optimizer: str) -> None:
+    if optimizer == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
+    config = small(optimizer=optimizer, trainable="all")
+    counted = step_memory(config).optimizer
+    from jog3r import Jog3rPipeline
+
+    _, trained = built(replace(config, optimizer="adamw"), Jog3rPipeline.from_pretrained(config.init_from))
+    trained = [(name, parameter) for name, parameter in trained if not name.startswith("text_encoder.")]
+    for _, parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    moments = 0
+    for one in build_optimizers(trained, config):
+        one.step()
+        moments += sum(v.nbytes for s in one.state.values() for v in s.values() if torch.is_tensor(v) and v.numel() > 1)
+    assert counted == pytest.approx(moments, rel=0.01)
+
+
+def test_the_report_names_a_card() -> None:
+    config = small()
+    flops = step_flops(config)
+    assert step_flops(replace(config, gradient_checkpointing=True)) > flops > step_flops(replace(config, trainable="none"))
+    text = report(step_memory(config), flops, config)
+    assert "fits a card of 16 GB" in text and "activations" in text
+    with pytest.raises(ValueError, match="train_text_encoder=false"):
+        step_memory(small(train_text_encoder=True))

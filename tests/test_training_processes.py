@@ -1,0 +1,165 @@
+"""Several processes train on the same clips under the same noise as one, and read each other's checkpoints."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_components import tiny_pipeline
+from torch.utils.data import Dataset
+from training_runs import TrainingProcesses, errors_of, losses_of, weights_of
+
+from jog3r.training.config import TrainConfig
+from jog3r.training.losses import pointmap_loss
+from jog3r.training.step_batches import BatchShare, ShareOfStream, count_valid_pixels, draw_step_noise
+from jog3r.training.step_log import read_steps
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 6
+# Sums of the same numbers in another order: nothing but rounding is left, relative to the value.
+TOLERANCE = 2e-5
+
+
+class Numbers(Dataset):
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        return {"value": torch.tensor(10 * position)}
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("start") / "init"
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(init: Path) -> Path:
+    """The run of one process: 4 + 2 clips a step."""
+    output = init.parent / "alone"
+    run = TrainingProcesses(init, output, generation_batch=4, num_steps=STEPS)
+    assert run.wait() == 0, run.text()
+    return output
+
+
+@pytest.mark.parametrize(("processes", "micro_steps"), [(1, 1), (2, 1), (1, 2), (3, 2)])
+def test_shares_cover_the_stream_once_and_keep_both_halves_apart(processes: int, micro_steps: int) -> None:
+    generation, reconstruction = 12 // processes // micro_steps, 6 // processes // micro_steps
+    seen: list[list[int]] = [[] for _ in range(3)]
+    for process in range(processes):
+        share = BatchShare(generation, reconstruction, micro_steps, process, processes)
+        assert share.clips_per_step == (12, 6)
+        reader = ShareOfStream(Numbers(), share, first_step=2, num_steps=5)
+        assert len(reader) == 3 * 18 // processes
+        for number in range(len(reader)):
+            item = reader[number]
+            position = int(item["position"])
+            assert int(item["value"]) == 10 * position
+            step, slot = divmod(position, 18)
+            assert (number % share.clips_per_micro_step < generation) == (slot < 12)
+            seen[step - 2].append(slot)
+    assert [sorted(slots) for slots in seen] == [list(range(18))] * 3  # without overlap or loss
+
+
+def test_a_clip_has_its_noise_whoever_computes_it() -> None:
+    latents = torch.zeros(6, 4, 2, 3, 3)
+    settings = {"num_frames": 5, "pairs_per_clip": 2, "seed": 3}
+    whole = TrainConfig("a", "b", generation_batch=4, reconstruction_batch=2, **settings)
+    half = TrainConfig("a", "b", generation_batch=2, reconstruction_batch=1, **settings)
+    together = draw_step_noise(whole, 7, list(range(6)), latents, 8, 1000)
+    for process in range(2):
+        slots = BatchShare(2, 1, 1, process, 2).slots(0)
+        part = draw_step_noise(half, 7, slots, latents[:3], 8, 1000)
+        assert torch.equal(part.noise, together.noise[slots])
+        assert torch.equal(part.timesteps, together.timesteps[slots])
+        assert torch.equal(part.drop_caption, together.drop_caption[slots[:2]])
+        assert torch.equal(part.null_length, together.null_length[[slots[2] - 4]])
+        assert torch.equal(part.pairs, together.pairs)
+
+
+def test_losses_of_parts_average_to_that_of_the_whole_when_known_pixels_differ() -> None:
+    generator = torch.Generator().manual_seed(1)
+    maps = [torch.rand(4, 6, 5, 3, generator=generator) for _ in range(4)]
+    confidences = [1 + torch.rand(4, 6, 5, generator=generator) for _ in range(2)]
+    valid = torch.rand(4, 2, 6, 5, generator=generator) < torch.tensor([0.9, 0.2, 0.5, 0.1])[:, None, None, None]
+    pairs = torch.tensor([[0, 1]])
+
+    def loss(clips: slice, counts: torch.Tensor | None) -> torch.Tensor:
+        first, second, *true = (one[clips] for one in maps)
+        masks = (valid[clips, 0], valid[clips, 1])
+        return pointmap_loss(first, confidences[0][clips], second, confidences[1][clips], *true, *masks, valid_pixels=counts)
+
+    counts = count_valid_pixels({"valid": valid}, pairs, 0)
+    torch.testing.assert_close(counts, valid.sum((0, 2, 3)))
+    parts = [loss(clips, counts / 2) for clips in (slice(0, 2), slice(2, 4))]
+    torch.testing.assert_close(torch.stack(parts).mean(), loss(slice(0, 4), None))
+
+
+@pytest.mark.parametrize(("processes", "micro_steps"), [(2, 1), (1, 2)])
+def test_the_same_global_batch_gives_the_same_loss_curve(
+    init: Path, alone: Path, tmp_path: Path, processes: int, micro_steps: int
+) -> None:
+    run = TrainingProcesses(
+        init, tmp_path / "run", processes, generation_batch=2, reconstruction_batch=1, num_steps=STEPS,
+        gradient_accumulation_steps=micro_steps,
+    )  # fmt: skip
+    assert run.wait() == 0, run.text()
+    one, two = read_steps(alone / "steps.jsonl"), read_steps(tmp_path / "run" / "steps.jsonl")
+    assert [entry["samples"] for entry in one] == [entry["samples"] for entry in two]
+    assert [entry["positions"] for entry in one] == [list(range(6 * step, 6 * step + 6)) for step in range(STEPS)]
+    for name in ("generation", "reconstruction", "loss", "gradient_norm"):
+        torch.testing.assert_close(losses_of(two, name), losses_of(one, name), rtol=TOLERANCE, atol=0)
+    first, second = weights_of(alone / "pipeline"), weights_of(tmp_path / "run" / "pipeline")
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_checkpoints_move_between_one_process_and_two(init: Path, alone: Path, tmp_path: Path) -> None:
+    output = tmp_path / "moving"
+    shares = [(1, 4, 2), (2, 2, 1), (1, 4, 2)]
+    for number, (processes, generation, reconstruction) in enumerate(shares):
+        batch = {"generation_batch": generation, "reconstruction_batch": reconstruction}
+        run = TrainingProcesses(init, output, processes, num_steps=2 * number + 2, **batch)
+        assert run.wait() == 0, run.text()
+    one, moved = read_steps(alone / "steps.jsonl"), read_steps(output / "steps.jsonl")
+    assert [entry["samples"] for entry in one] == [entry["samples"] for entry in moved]
+    torch.testing.assert_close(losses_of(moved), losses_of(one), rtol=TOLERANCE, atol=0)
+    run = TrainingProcesses(init, output, generation_batch=2, reconstruction_batch=2, num_steps=9)
+    assert run.wait() == 2
+    [message] = errors_of(run.text())
+    assert "was made with 4 + 2 clips a step" in message
+    assert "this run has 2 + 2" in message
+
+
+def test_sharded_training_is_the_same_and_its_checkpoints_are_whole(init: Path, alone: Path, tmp_path: Path) -> None:
+    """FSDP2 over two processes for 4 steps, then one process without it."""
+    output, batch = tmp_path / "sharded", {"generation_batch": 2, "reconstruction_batch": 1}
+    run = TrainingProcesses(init, output, 2, sharded=True, num_steps=4, **batch)
+    assert run.wait() == 0, run.text()
+    assert sorted(path.name for path in (output / "step-0000004").iterdir()) == sorted(
+        path.name for path in (alone / "step-0000004").iterdir()
+    )
+    sharded, whole = (load_file(folder / "step-0000004" / "trained.safetensors") for folder in (output, alone))
+    for name, value in whole.items():
+        torch.testing.assert_close(sharded[name], value, rtol=1e-3, atol=1e-5)
+    again = TrainingProcesses(init, output, 2, sharded=True, num_steps=5, **batch)
+    assert again.wait() == 0, again.text()
+    last = TrainingProcesses(init, output, generation_batch=4, reconstruction_batch=2, num_steps=STEPS)
+    assert last.wait() == 0, last.text()
+    one, moved = read_steps(alone / "steps.jsonl"), read_steps(output / "steps.jsonl")
+    assert [entry["samples"] for entry in one] == [entry["samples"] for entry in moved]
+    torch.testing.assert_close(losses_of(moved), losses_of(one), rtol=TOLERANCE, atol=0)
+    first, second = weights_of(alone / "pipeline"), weights_of(output / "pipeline")
+    assert first.keys() == second.keys()
+    refused = TrainingProcesses(init, tmp_path / "muon", 2, sharded=True, optimizer="muon", **batch)
+    assert refused.wait() == 2
+    assert "optimizer=muon needs whole matrices, which FSDP shards" in errors_of(refused.text())[0]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "training" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_is_accelerates_and_opens_with_its_command(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    text = path.read_text(encoding="utf-8")
+    assert f"accelerate launch --config_file training/accelerate/{path.name}" in text
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 2

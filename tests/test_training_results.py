@@ -1,0 +1,144 @@
+"""The end of a run and what is shown on the way: pictures, trackers, the upload."""
+
+import base64
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_components import tiny_pipeline
+from training_cases import run_here, settings
+
+from jog3r import Dust3rBaseline, Dust3rPipeline
+from jog3r.training import results
+from jog3r.training.optimization import build_optimizers
+from jog3r.training.samples import check_tracker, save_samples
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as an upload of small files takes."""
+
+    files: dict[str, bytes] = {}
+    created: list[dict] = []
+
+    def do_POST(self) -> None:  # noqa: N802  # the base's name
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        url = f"http://{self.headers['Host']}/owner/name"
+        answer: dict = {"url": url, "name": "owner/name", "id": "owner/name"}
+        if self.path.endswith("/create"):
+            self.created.append(json.loads(body))
+        elif "/preupload/" in self.path:
+            asked = json.loads(body)["files"]
+            answer = {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in asked]}
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.decode().splitlines()):
+                if line["key"] == "file":
+                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            answer = {"success": True, "commitOid": "0" * 40, "commitUrl": f"{url}/commit/{'0' * 40}", "hookOutput": ""}
+        elif "validate-yaml" in self.path:
+            answer = {"errors": [], "warnings": []}
+        self._answer(answer)
+
+    def do_GET(self) -> None:  # noqa: N802
+        self._answer({"id": "owner/name", "sha": "0" * 40, "siblings": [], "private": True})
+
+    def _answer(self, values: dict) -> None:
+        content = json.dumps(values).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> type[Hub]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(results.HfApi, "__init__", _with_endpoint(results.HfApi.__init__, endpoint))
+    Hub.files, Hub.created = {}, []
+    yield Hub
+    server.shutdown()
+
+
+def _with_endpoint(initialise: object, endpoint: str) -> object:
+    return lambda self: initialise(self, endpoint=endpoint, token="hf_test")  # type: ignore[operator]
+
+
+def test_the_result_is_uploaded(hub: type[Hub], tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "transformer" / "weights.safetensors").write_bytes(b"\0\1\2")
+    config = settings(push_to_hub=True, hub_model_id="owner/name", hub_private=True)
+    results.open_repository(config)
+    assert hub.created[0]["name"] == "name" and "private" in json.dumps(hub.created[0])
+    results.push_results(tmp_path, config)
+    assert hub.files == {"model_index.json": b"{}", "transformer/weights.safetensors": b"\0\1\2"}
+
+
+def test_nothing_is_sent_unasked(hub: type[Hub], tmp_path: Path) -> None:
+    results.open_repository(settings())
+    results.push_results(tmp_path, settings())
+    assert not hub.created and not hub.files
+
+
+def test_a_hub_that_refuses_is_named_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results.HfApi, "__init__", _with_endpoint(results.HfApi.__init__, "http://127.0.0.1:9"))
+    with pytest.raises(ValueError, match="hub_model_id='owner/name'"):
+        results.open_repository(settings(push_to_hub=True, hub_model_id="owner/name"))
+
+
+def test_pictures_show_frames_depth_and_paths(tmp_path: Path) -> None:
+    pipe = tiny_pipeline()
+    pipe.transformer.train()
+    pictures = save_samples(pipe, settings(sample_steps=2), tmp_path, 7)
+    assert {name: path.name for name, path in pictures.items()} == {
+        "frames": "step-0000007.png",
+        "cameras": "step-0000007-cameras.png",
+    }
+    sheet = np.asarray(Image.open(pictures["frames"]))
+    assert sheet.shape == (6 * 3 * 16 * 8, 3 * 16 * 8, 3)  # generated, real and depth rows of six clips of three frames
+    assert len((tmp_path / "captions.txt").read_text().splitlines()) == 6
+    assert pipe.transformer.training and not pipe.pointmap_head.training
+    only_generated = save_samples(pipe, settings(sample_steps=2, reconstruction_batch=0), tmp_path, 8)
+    assert set(only_generated) == {"frames"}
+
+
+def test_a_dust3r_shows_what_it_finds(tmp_path: Path) -> None:
+    sizes = dict(width=16, num_layers=1, num_attention_heads=2, decoder_width=16, decoder_num_layers=1, patch_size=8)
+    pipe = Dust3rPipeline(Dust3rBaseline(**sizes, decoder_num_attention_heads=2))
+    pictures = save_samples(pipe, settings(model="dust3r", trainable="all", generation_batch=0), tmp_path, 1)
+    assert set(pictures) == {"frames", "cameras"}
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
+def test_trackers_get_numbers_and_pictures(tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(tracker)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    run_here(tmp_path, tracker=tracker, num_steps=2, sample_every=2, sample_steps=2, generation_batch=1, reconstruction_batch=1)
+    written = [path for path in tmp_path.rglob("*") if tracker in str(path.relative_to(tmp_path)) or "tfevents" in path.name]
+    assert any(path.is_file() for path in written)
+
+
+def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ValueError, match=r"pip install 'jog3r\[8bit\]'"):
+        build_optimizers([("weight", torch.nn.Parameter(torch.zeros(2, 2)))], settings(optimizer="adamw8bit"))
+    monkeypatch.setattr("jog3r.training.samples.find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"tracker=wandb needs the package wandb: pip install 'jog3r\[wandb\]'"):
+        check_tracker("wandb")
+    with pytest.raises(ValueError, match=r"jog3r\[train\]"):
+        check_tracker("tensorboard")

@@ -1,0 +1,158 @@
+"""The module that a run trains, made of a pipeline: which blocks are tapped, which head, which weights get gradients."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from jog3r.models.dust3r_baseline import Dust3rBaseline
+from jog3r.models.pointmap_head import Pointmap3DHead
+from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
+from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
+from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
+from jog3r.training.config import TrainConfig
+from jog3r.training.joint_model import ImageModel, JointModel
+
+logger = logging.getLogger(__name__)
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out")  # the attention layers: spatial, temporal and caption
+LORA_RANK = 16
+
+
+def build_model(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig) -> JointModel | ImageModel:
+    """The module that is trained: the generator with its head, or the DUSt3R baseline. Changes the pipeline as configured.
+
+    Raises:
+        ValueError: the pipeline is not of the kind that the configuration is for, or has not what is to be trained.
+    """
+    _check_kind(pipeline, config)
+    if isinstance(pipeline, Dust3rPipeline):
+        return build_image_model(pipeline.baseline, config)
+    pipeline.vae.requires_grad_(False).eval()
+    # T5-XXL is six times the rest: with a cache of captions it stays off the training's device
+    text_encoder = None if config.data == "cache" and not config.train_text_encoder else pipeline.text_encoder
+    joint = build_joint_model(pipeline.transformer, pipeline.pointmap_head, text_encoder, pipeline.scheduler, config)
+    pipeline.register_modules(pointmap_head=joint.pointmap_head)
+    return joint
+
+
+def build_joint_model(
+    transformer: Jog3rTransformer3DModel, head: Pointmap3DHead | None, text_encoder: Any, scheduler: Any, config: TrainConfig
+) -> JointModel:
+    """Generator and head with the configured taps, attention, LoRA layers and ways to compute; changes what it is given.
+
+    Raises:
+        ValueError: as `add_lora`, or LoRA on other taps than those of the transformer.
+    """
+    if config.feature_layers is not None:
+        if config.trainable == "lora" and list(config.feature_layers) != transformer.feature_layers:
+            raise ValueError(
+                f"LoRA files do not hold taps: {config.init_from!r} taps blocks {transformer.feature_layers}, got "
+                f"feature_layers={list(config.feature_layers)}; set_feature_layers and save it first"
+            )
+        transformer.set_feature_layers(config.feature_layers)
+    if head is not None and config.head_attention not in (None, head.config.attention):
+        logger.info("the head starts fresh, as its attention becomes %s", config.head_attention)
+        head = Pointmap3DHead.from_config(head.config, attention=config.head_attention)
+    if config.trainable == "lora":
+        add_lora(transformer, config)
+    for part in (transformer, head):
+        if part is not None:
+            set_computation(part, config)
+    return JointModel(transformer, head, text_encoder, scheduler)
+
+
+def build_image_model(baseline: Dust3rBaseline, config: TrainConfig) -> ImageModel:
+    """The DUSt3R baseline with the configured ways to compute."""
+    set_computation(baseline, config)
+    return ImageModel(baseline)
+
+
+def set_computation(part: Any, config: TrainConfig) -> None:
+    """Checkpointing, attention backend and compilation of one model."""
+    if config.gradient_checkpointing:
+        part.enable_gradient_checkpointing()
+    if config.attention_backend is not None:
+        part.set_attention_backend(config.attention_backend)
+    if config.attention_backend == "_native_math":  # else it computes in float32, whatever the inputs
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    if config.compile_backend is not None:  # block by block: one is compiled, all others of its kind reuse it
+        part.compile_repeated_blocks(backend=config.compile_backend)
+
+
+def _check_kind(pipeline: Any, config: TrainConfig) -> None:
+    kind = "dust3r" if isinstance(pipeline, Dust3rPipeline) else "jog3r"
+    if kind != config.model:
+        raise ValueError(f"{config.init_from!r} is a {type(pipeline).__name__}: set model={kind}, got model={config.model}")
+    if kind == "jog3r" and config.reconstruction_batch and pipeline.pointmap_head is None:
+        raise ValueError(f"{config.init_from!r} has no pointmap_head to train: add one, or set reconstruction_batch=0")
+
+
+def reached_blocks(transformer: Jog3rTransformer3DModel, config: TrainConfig) -> int:
+    """How many blocks get gradients: all, or those up to the last tap where nothing is generated."""
+    return len(transformer.transformer_blocks) if config.generation_batch else transformer.config.feature_layer
+
+
+def add_lora(transformer: Jog3rTransformer3DModel, config: TrainConfig) -> None:
+    """Give the linear layers that `config.lora_targets` names, in the blocks that get gradients, LoRA layers (arXiv 2106.09685).
+
+    Raises:
+        ValueError: without the package peft, or a target that no layer has.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ValueError("LoRA needs the package peft: pip install 'jog3r[train]'") from error
+    rank = LORA_RANK if config.lora_rank is None else config.lora_rank
+    alpha = rank if config.lora_alpha is None else config.lora_alpha
+    names = lora_layers(transformer, LORA_TARGETS if config.lora_targets is None else config.lora_targets, config)
+    transformer.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names))
+
+
+def lora_layers(transformer: Jog3rTransformer3DModel, targets: Sequence[str], config: TrainConfig) -> list[str]:
+    """Names of the linear layers that end in one of `targets`, such as "to_q" or "temporal_attn.to_q"."""
+    linear = [
+        f"transformer_blocks.{index}.{name}"
+        for index, block in enumerate(transformer.transformer_blocks[: reached_blocks(transformer, config)])
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in linear):
+            known = sorted({name.split(".", 2)[2] for name in linear})
+            raise ValueError(f"lora_targets: no linear layer of a block is called {target!r}; there are {', '.join(known)}")
+    return [name for name in linear if any(f".{name}".endswith(f".{target}") for target in targets)]
+
+
+def select_trainable(joint: JointModel | ImageModel, config: TrainConfig) -> list[tuple[str, nn.Parameter]]:
+    """Freeze what the configuration freezes and what gets no gradient; return the trained parameters by name.
+
+    `temporal` is the paper's choice: the temporal attention of all blocks but the first `frozen_blocks`, and the head. The
+    weights of a fusion of several tapped blocks belong to the head's side: trained with it, but for LoRA.
+    """
+    if isinstance(joint, ImageModel):
+        return list(joint.named_parameters())
+    transformer = joint.transformer
+    joint.requires_grad_(False)
+    if joint.text_encoder is not None:
+        joint.text_encoder.requires_grad_(config.train_text_encoder)
+    if joint.pointmap_head is not None:
+        joint.pointmap_head.requires_grad_(config.reconstruction_batch > 0)
+    blocks = transformer.transformer_blocks[: reached_blocks(transformer, config)]
+    if config.trainable == "all":
+        transformer.requires_grad_(True)
+        for block in transformer.transformer_blocks[len(blocks) :]:
+            block.requires_grad_(False)
+        if not config.generation_batch:
+            transformer.proj_out.requires_grad_(False)
+            transformer.scale_shift_table.requires_grad_(False)
+    elif config.trainable == "temporal":
+        for block in blocks[config.frozen_blocks :]:
+            block.temporal_attn.requires_grad_(True)
+    elif config.trainable == "lora":
+        for name, parameter in transformer.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+    if transformer.feature_weights is not None:
+        transformer.feature_weights.requires_grad_(config.reconstruction_batch > 0 and config.trainable != "lora")
+    return [(name, parameter) for name, parameter in joint.named_parameters() if parameter.requires_grad]

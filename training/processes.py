@@ -1,0 +1,85 @@
+"""How a run is spread over processes: what `accelerate launch` was told, and what several processes have to agree on."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, ProjectConfiguration
+from diffusers import training_utils
+from torch import nn
+
+from jog3r.training.config import TrainConfig
+from jog3r.training.samples import check_tracker
+
+__all__ = ["StopSignal", "any_process", "is_sharded", "name_blocks", "seed_step", "start_accelerator"]
+
+
+class StopSignal:
+    """Remembers a SIGTERM: the step is finished, a checkpoint saved, and the run ends well."""
+
+    def __init__(self) -> None:
+        self.received = False
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_: Any) -> None:
+        self.received = True
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """The `Accelerator` of a run.
+
+    Raises:
+        ValueError: an option that the kind of distribution cannot do.
+    """
+    directory = Path(config.output_dir)
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=None if config.tracker == "none" else check_tracker(config.tracker),
+        project_config=ProjectConfiguration(project_dir=str(directory), logging_dir=str(directory / "logs")),
+    )
+    kind = accelerator.distributed_type
+    if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError("FSDP 1 is not supported: set fsdp_version: 2, as training/accelerate/fsdp2.yaml does")
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED) and config.optimizer == "muon":
+        raise ValueError(
+            f"optimizer=muon needs whole matrices, which {kind.value} shards over the processes: take optimizer=adamw, or DDP "
+            "(training/accelerate/ddp.yaml)"
+        )
+    if kind == DistributedType.DEEPSPEED:
+        options = accelerator.state.deepspeed_plugin.deepspeed_config
+        options["train_micro_batch_size_per_gpu"] = config.generation_batch + config.reconstruction_batch
+        options["gradient_clipping"] = config.max_grad_norm
+        import deepspeed
+
+        # EMAModel gathers ZeRO-3's parameters by this name, which diffusers binds at import, before the stage is known.
+        training_utils.deepspeed = deepspeed
+    return accelerator
+
+
+def name_blocks(model: nn.Module) -> None:
+    """Tell FSDP, which wraps block by block, the classes of all blocks in `model`: its parts know theirs, the whole does not."""
+    known = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    model._no_split_modules = sorted(known & {type(module).__name__ for module in model.modules()})  # type: ignore[assignment]
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether no process holds the whole of the trained parameters."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return accelerator.state.deepspeed_plugin.zero_stage == 3
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
+def any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether `flag` is set in any process: they have to stop after the same step."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
+
+
+def seed_step(seed: int, step: int, process: int) -> None:
+    """Make whatever draws from torch's own generators in a step (dropout) a function of (seed, step, process), too."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0]))

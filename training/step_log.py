@@ -1,0 +1,48 @@
+"""The log of what each step was trained on: `steps.jsonl`, a line a step, without gaps or repetitions after any kill."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jog3r.data.cache import write_aside
+
+__all__ = ["StepLog", "read_steps"]
+
+
+class StepLog:
+    """Appends `{"step", "positions", "samples", "losses"}` after every step; brought to the disk before each checkpoint.
+
+    Args:
+        path: of the file; steps from `first_step` on that stand there are of a run that was killed, and dropped.
+        first_step: the step that comes next.
+    """
+
+    def __init__(self, path: Path, first_step: int):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [entry for entry in read_steps(path) if entry["step"] < first_step] if path.is_file() else []
+        write_aside(path, lambda aside: aside.write_text("".join(_line(entry) for entry in kept), encoding="utf-8"))
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, step: int, positions: list[int], samples: list[str], losses: dict[str, float]) -> None:
+        """One step: places in the stream, and names, of its clips, those of generation first; its losses."""
+        self._file.write(_line({"step": step, "positions": positions, "samples": samples, "losses": losses}))
+        self._file.flush()  # a killed process loses nothing that is flushed
+
+    def sync(self) -> None:
+        """Bring the file to the disk, so that a lost machine loses nothing either."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """No more steps."""
+        self._file.close()
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """The steps of a log; a last line that a kill cut off is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"
