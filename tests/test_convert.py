@@ -92,7 +92,9 @@ def test_saving_and_loading_again_is_bit_equal(tmp_path: Path, opensora: Path) -
     assert len(list((tmp_path / "folder").glob("*.safetensors"))) > 1
     again = Jog3rTransformer3DModel.from_pretrained(tmp_path / "folder")
     assert again.config.space_scale == 1.0
-    assert torch.equal(predict(again), predict(model))
+    saved, loaded = model.state_dict(), again.state_dict()
+    assert saved.keys() == loaded.keys() and all(torch.equal(saved[name], loaded[name]) for name in saved)
+    torch.testing.assert_close(predict(again), predict(model), atol=1e-6, rtol=1e-5)  # last digits depend on memory alignment
 
 
 def test_loaded_weights_train_and_leave_the_file_alone(opensora: Path) -> None:

@@ -8,6 +8,7 @@ at the end `pipeline/`, a folder for `Jog3rPipeline.from_pretrained`. Options: `
 
 import dataclasses
 import logging
+import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
@@ -290,6 +291,9 @@ def main(arguments: list[str]) -> int:
     except (TrainingStopped, OSError) as error:
         logger.error("error: %s", error)
         return 1
+    finally:
+        for worker in multiprocessing.active_children():  # they ignore SIGTERM: leaving would wait for them for ever
+            worker.kill()
     return 0
 
 

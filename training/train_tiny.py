@@ -1,4 +1,4 @@
-"""Retrain the bundled checkpoint from nothing: VAE, untrained pipeline, clips of 4 frames, of 16 frames, then the folder to ship.
+"""Retrain the bundled checkpoint from nothing: VAE, new pipeline, single frames, clips of 4, of 16 frames, then the folder.
 
     make tiny            (or: python training/train_tiny.py [--runs runs/tiny] [--bundle runs/tiny/bundle])
 
@@ -71,7 +71,7 @@ def main() -> None:
         if not (runs / "new" / "model_index.json").exists():
             run("new_tiny.py", "--vae", str(runs / "vae"), "--output_dir", str(runs / "new"))
         previous = runs / "new"
-        for stage in ("short", "joint"):
+        for stage in ("images", "short", "joint"):
             if not (runs / stage / "pipeline" / "model_index.json").exists():
                 arguments = ("--init_from", str(previous), "--output_dir", str(runs / stage))
                 run("train_joint.py", "--config", str(recipes / f"tiny_{stage}.yaml"), *arguments)
