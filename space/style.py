@@ -44,10 +44,9 @@ point-view p { position: absolute; left: 10px; bottom: 6px; margin: 0; color: #c
 button:focus-visible, a:focus-visible, input:focus-visible, textarea:focus-visible, [tabindex]:focus-visible {
   outline: 3px solid var(--primary-500) !important; outline-offset: 2px;
 }
-@media (max-width: 640px) {  /* all tabs beside each other, and no wide margins */
-  .gradio-container .app, .gradio-container .app > .wrap { padding-left: 4px !important; padding-right: 4px !important; }
-  .tab-wrapper, .tab-container { flex-wrap: wrap; }
-  .tab-container button { padding: 0 7px !important; font-size: 13px !important; }
+@media (max-width: 640px) {
+  .gradio-container .app { padding: 8px !important; }
+  .tab-wrapper, .tab-container { height: auto !important; flex-wrap: wrap; }  /* else the tabs set the page's width */
 }
 """
 

@@ -1,4 +1,4 @@
-"""The Space in a real headless Chromium, as a person uses it, on a desktop and on a telephone. Skipped where there is none.
+"""The Space in a real headless Chromium, as a person uses it. Skipped where there is none.
 
 CHROMIUM names the browser where it is not on the path; JOG3R_SCREENSHOTS a folder that gets a picture of every tab.
 """
@@ -6,6 +6,7 @@ CHROMIUM names the browser where it is not on the path; JOG3R_SCREENSHOTS a fold
 import io
 import json
 import os
+import re
 import shutil
 import struct
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ FLAGS = [
     *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
 ]
-VIEWPORTS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
+VIEWPORT = {"width": 1280, "height": 900}
 PATIENCE_MS = 300_000
 
 
@@ -43,9 +44,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["sync_api.Brow
         browser.close()
 
 
-@pytest.fixture(params=VIEWPORTS)
-def page(request, browser, running: Running) -> Iterator["sync_api.Page"]:
-    context = browser.new_context(viewport=VIEWPORTS[request.param], accept_downloads=True)
+@pytest.fixture
+def page(browser, running: Running) -> Iterator["sync_api.Page"]:
+    context = browser.new_context(viewport=VIEWPORT, accept_downloads=True)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     asked, errors = [], []
@@ -53,7 +54,6 @@ def page(request, browser, running: Running) -> Iterator["sync_api.Page"]:
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(running.url)
     page.get_by_role("button", name="Generate").wait_for()
-    page.jog3r_view = request.param
     yield page
     elsewhere = [url for url in asked if url.startswith(("http", "ws")) and not url.startswith(running.url)]
     context.close()
@@ -63,7 +63,7 @@ def page(request, browser, running: Running) -> Iterator["sync_api.Page"]:
 def _picture(page, name: str) -> None:
     folder = os.environ.get("JOG3R_SCREENSHOTS")
     if folder:
-        page.screenshot(path=f"{folder}/space_{name}_{page.jog3r_view}.png", full_page=True)
+        page.screenshot(path=f"{folder}/space_{name}.png", full_page=True)
 
 
 def _panel(page, name: str):
@@ -105,12 +105,12 @@ def _download(page, panel, name: str) -> bytes:
 def test_text_to_video_and_cameras(page, running: Running):
     panel = _panel(page, "Text to video")
     panel.get_by_role("button", name="a living space").click()
-    assert panel.get_by_label("Prompt").input_value().startswith("a living space")
+    sync_api.expect(panel.get_by_label("Prompt")).to_have_value(re.compile("^a living space"))
     panel.get_by_text("Settings", exact=True).click()
     panel.get_by_role("button", name="Generate").click()
     panel.locator(".progress progress").wait_for()
     panel.get_by_text("Done in").wait_for()
-    assert panel.locator("video").first.evaluate("video => video.duration") > 0
+    page.wait_for_function("element => element.duration > 0", arg=panel.locator("video").first.element_handle())
     assert panel.locator('img[alt*="cameras in their scene"]').evaluate("image => image.naturalWidth") > 300
     assert panel.locator('img[alt*="depth"]').evaluate("image => image.naturalWidth") > 300
     _shows_points(panel)
@@ -143,8 +143,6 @@ def test_video_to_cameras_without_a_video_is_a_sentence(page):
 
 
 def test_comparison(page):
-    if page.jog3r_view == "phone":
-        pytest.skip("the same on the desktop; its width is checked with the other tabs")
     panel = _panel(page, "Compare")
     panel.get_by_role("note").wait_for()
     panel.get_by_role("button", name="Compare").click()
@@ -164,8 +162,6 @@ def test_about_and_the_width_of_every_tab(page):
 
 
 def test_a_request_can_be_stopped(page):
-    if page.jog3r_view == "phone":
-        pytest.skip("the same on the desktop")
     panel = _panel(page, "Text to video")
     panel.get_by_role("button", name="Generate").click()
     panel.locator(".progress progress").wait_for()
@@ -175,8 +171,6 @@ def test_a_request_can_be_stopped(page):
 
 def test_by_keyboard_alone(page):
     """The button is reached by Tab and pressed by Enter."""
-    if page.jog3r_view == "phone":
-        pytest.skip("telephones have no keyboard")
     page.get_by_label("Prompt").first.focus()
     for _ in range(20):
         page.keyboard.press("Tab")
@@ -190,7 +184,7 @@ def test_by_keyboard_alone(page):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_stands_out_in_both_themes(browser, running: Running, theme: str):
-    context = browser.new_context(viewport=VIEWPORTS["desktop"], color_scheme=theme)
+    context = browser.new_context(viewport=VIEWPORT, color_scheme=theme)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     page.goto(f"{running.url}?__theme={theme}")
@@ -199,8 +193,7 @@ def test_text_stands_out_in_both_themes(browser, running: Running, theme: str):
     note.wait_for()
     ink, ground = note.evaluate("e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]")
     assert _contrast(ink, ground) >= 4.5
-    page.jog3r_view = theme
-    _picture(page, "theme")
+    _picture(page, theme)
     context.close()
 
 
