@@ -37,7 +37,7 @@ class TinyConfig:
     max_caption_length: int = 40
     vocabulary: int = 512
     head_dim: int = 160
-    head_layers: int = 3
+    head_layers: int = 6
     head_attention_heads: int = 5
     seed: int = 0
 

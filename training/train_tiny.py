@@ -1,4 +1,4 @@
-"""Retrain the bundled checkpoint from nothing: VAE, new pipeline, single frames, clips of 4, of 16 frames, then the folder.
+"""Retrain the bundled checkpoint from nothing: VAE, text encoder, single frames, clips of 4, of 16 frames, then the folder.
 
     make tiny            (or: python training/train_tiny.py [--runs runs/tiny] [--bundle runs/tiny/bundle])
 
@@ -70,7 +70,10 @@ def main() -> None:
             run("train_vae.py", "--config", str(recipes / "tiny_vae.yaml"), "--output_dir", str(runs / "vae"))
         if not (runs / "new" / "model_index.json").exists():
             run("new_tiny.py", "--vae", str(runs / "vae"), "--output_dir", str(runs / "new"))
-        previous = runs / "new"
+        if not (runs / "text" / "model_index.json").exists():
+            arguments = ("--init_from", str(runs / "new"), "--output_dir", str(runs / "text"))
+            run("train_text_encoder.py", "--config", str(recipes / "tiny_text.yaml"), *arguments)
+        previous = runs / "text"
         for stage in ("images", "short", "joint"):
             if not (runs / stage / "pipeline" / "model_index.json").exists():
                 arguments = ("--init_from", str(previous), "--output_dir", str(runs / stage))
