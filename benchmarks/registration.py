@@ -87,7 +87,7 @@ def best_energy(inputs: tuple, result: Registration, rounds: int = 8) -> float:
         # The maps as the optimised similarities put them, expressed in the cameras of the pairs' first frames.
         moved = transform((invert(poses)[data.pairs[:, 0]] @ pair_to_world).float(), maps).unflatten(1, (2, *data.size))
         shifted = type(data)(moved[:, 0], data.anchor_confidence, moved[:, 1], data.confidence, data.pairs)
-        depth, _ = dense_depth(shifted, masks, poses, intrinsics, torch.ones_like(scale))
+        depth = dense_depth(shifted, masks, poses, intrinsics, torch.ones_like(scale)).depth
         world = transform(poses.float(), unproject(depth, intrinsics.float()))
         unit = float(BASE_SCALE / scale.log().mean().exp())
         similarity = pair_to_world.clone()

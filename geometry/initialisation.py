@@ -11,6 +11,8 @@ from jog3r.geometry.samples import tangent_basis
 MIN_POINTS = 12  # below this many valid pixels a map says nothing about a camera
 _START_PIXELS, _START_CHUNK = 128, 32  # of the search over starts: pixels per map, maps at a time
 _GOOD_FIT = 0.15  # median angle (radians) under which a first pose needs no second start
+_START_RELAX, _LAST_RELAX = 16.0, 2.0  # of the graduated scale, in standard deviations of the residuals
+_STILL = 0.05  # a step (radians, relative lengths) below this share of the residuals' standard deviation ends the iteration
 
 
 def focal_from_pointmap(
@@ -69,7 +71,7 @@ def robust_camera_pose(
         rays: through the pixels that saw them, camera coordinates, z = 1.
         weights: >= 0.
         start: first guess, camera-to-world; the identity when absent (right for video, where cameras lie close together).
-        iterations: steps per start.
+        iterations: most steps per start.
 
     Returns:
         poses (P, 4, 4) camera-to-world, float64, and fit (P,), the median angle in radians between points and rays (pi where
@@ -106,7 +108,7 @@ def _graduated_pose(points: Tensor, rays: Tensor, weights: Tensor, pose: Tensor,
     for step in range(iterations):
         columns, angle = _pose_columns(points, pose, rays, basis, inverse_size)
         noise = robust_length_scale(angle, weights).clamp(min=1e-6)  # (P,)
-        relax = max(2.0, 16.0 * 0.5**step)
+        relax = max(_LAST_RELAX, _START_RELAX * 0.5**step)
         kernel = geman_mcclure(angle**2, (relax * noise[:, None]) ** 2) * weights * inverse_size**2  # (P, N)
         sums = ((columns * kernel[:, None, None]).flatten(2) @ columns.flatten(2).transpose(1, 2)).double()  # (P, 8, 8)
         normal, gradient = sums[:, :6, :6], sums[:, :6, 7]
@@ -116,6 +118,8 @@ def _graduated_pose(points: Tensor, rays: Tensor, weights: Tensor, pose: Tensor,
         delta = delta / (delta.norm(dim=-1, keepdim=True) / 0.7).clamp(min=1)
         rotation = so3_exp(delta[:, :3])
         pose = pose_from(rotation @ pose[:, :3, :3], (rotation @ pose[:, :3, 3:])[..., 0] + delta[:, 3:])
+        if relax == _LAST_RELAX and bool((delta.norm(dim=-1) < _STILL * noise).all()):
+            break
     fit = weighted_median(_pose_columns(points, pose, rays, basis, inverse_size)[1], weights).double()
     pose[:, :3, 3] *= typical[:, None]
     return pose, fit

@@ -64,9 +64,7 @@ def refine(samples: Samples, state: State, options: RefineOptions) -> Refined:
     for iteration in range(1, options.iterations + 1):
         if iteration == 2 and assembler.samples.grid != samples.grid:
             assembler = Assembler(samples, layout, options.correlated_noise, options.chunk_pairs)
-        if iteration <= 2:
-            assembler.fit_noise(state)
-        system = assembler.assemble(state)
+        system = assembler.assemble(state, learn=iteration <= 2)
         if not options.fixed_poses:
             _hold_scale(system, layout)
         normal, gradient = system.normal, system.gradient

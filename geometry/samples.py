@@ -8,7 +8,7 @@ from torch import Tensor
 from jog3r.geometry.cameras import pixel_grid
 from jog3r.geometry.distances import without_spikes
 from jog3r.geometry.energy import Pairwise
-from jog3r.geometry.robust import weighted_median
+from jog3r.geometry.robust import masked_median
 
 _WORTH_THINNING = 2048  # pixels of a map, from which on a quarter of them tells the lesser things
 
@@ -83,7 +83,7 @@ def take_samples(data: Pairwise, anchor_valid: Tensor, valid: Tensor, max_pixels
     # Division first: squares of points in odd units would leave the range of float32.
     largest = points.abs().amax(1)  # (M, N)
     thin = slice(None, None, max(1, points.shape[2] // 1024))
-    typical = weighted_median(largest[:, thin], mask[:, thin].float()).unflatten(0, (2, -1))  # (2, P)
+    typical = masked_median(largest[:, thin], mask[:, thin]).unflatten(0, (2, -1))  # (2, P)
     unit = torch.where(typical[0] > 0, typical[0], typical[1])
     unit = torch.where(unit > 0, unit, 1.0)
     points = points / unit.repeat(2)[:, None, None]

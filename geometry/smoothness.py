@@ -5,6 +5,7 @@ The motion prior says that accelerations (second differences of position and of 
 which are estimated by maximum likelihood (empirical Bayes, EM). A jerky camera gets large variances and is left alone.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +15,10 @@ from jog3r.geometry.cameras import so3_log
 from jog3r.geometry.normal_equations import Layout, System
 from jog3r.geometry.tree import State
 
-_EM_STEPS, _EM_STEPS_AGAIN = 12, 4  # from nothing, and from the estimate at the state before
+_EM_STEPS, _EM_STEPS_AGAIN = 12, 4  # most, from nothing and from the estimate at the state before
+_EM_STILL = 0.01  # a change of both log variances below this ends it
 _LEAST = 1e-14  # variances stay within this and its inverse
-_EM_STRIDE = 1.7  # EM creeps; longer steps in log variance get there sooner and have the same fixed point
+_EM_STRIDE = 1.7  # of the steps in log variance; the fixed point is the same
 
 
 @dataclass(frozen=True)
@@ -105,27 +107,35 @@ def estimate_prior(normal: Tensor, gradient: Tensor, operator: Tensor, current: 
         steps = _EM_STEPS
         alone = torch.cholesky_solve(gradient[:, None], _safe_cholesky(normal))[:, 0]
         raw = (current - operator @ alone).unflatten(0, (count, 6)).square().mean(0)
-        start = MotionPrior(_bounded(raw[:3].mean()), _bounded(raw[3:].mean()))
-    prior = start
+        start = MotionPrior(_bounded(float(raw[:3].mean())), _bounded(float(raw[3:].mean())))
+    # Rotations and translations apart: everything below is a sum of the two, each over its variance.
+    parts = operator.unflatten(0, (count, 2, 3)).transpose(0, 1).flatten(1, 2)  # (2, count * 3, n)
+    values = current.unflatten(0, (count, 2, 3)).transpose(0, 1).flatten(1, 2)  # (2, count * 3)
+    squares = parts.transpose(1, 2) @ parts  # (2, n, n)
+    pulls = (parts.transpose(1, 2) @ values[..., None])[..., 0]  # (2, n)
+    variance = [start.rotation, start.translation]
     for _ in range(steps):
-        precision = prior.precision(count).to(normal)
-        full = normal + operator.T @ (precision[:, None] * operator)
+        full = normal + squares[0] / variance[0] + squares[1] / variance[1]
         again = full.diagonal().clamp(min=1e-30).rsqrt()
-        factor = _safe_cholesky(full * again[:, None] * again)
-        pull = (gradient + operator.T @ (precision * current)) * again
-        step = -torch.cholesky_solve(pull[:, None], factor)[:, 0] * again
-        spread = torch.linalg.solve_triangular(factor, (operator * again).T, upper=False).square().sum(0)
-        expected = ((current + operator @ step).square() + spread).unflatten(0, (count, 6)).mean(0)
-        rotation = prior.rotation * (_bounded(expected[:3].mean()) / prior.rotation) ** _EM_STRIDE
-        translation = prior.translation * (_bounded(expected[3:].mean()) / prior.translation) ** _EM_STRIDE
-        prior = MotionPrior(min(max(rotation, _LEAST), 1 / _LEAST), min(max(translation, _LEAST), 1 / _LEAST))
-    return prior
+        inverse = torch.cholesky_inverse(_safe_cholesky(full * again[:, None] * again)) * again[:, None] * again
+        step = -(inverse @ (gradient + pulls[0] / variance[0] + pulls[1] / variance[1]))
+        spread = (squares * inverse).sum((1, 2)).clamp(min=0)
+        expected = ((values + parts @ step).square().sum(1) + spread) / (3 * count)
+        ratio = [_bounded(value) / old for value, old in zip(expected.tolist(), variance, strict=True)]
+        # EM creeps: a longer step in the logarithm.
+        variance = [_bounded(old * change**_EM_STRIDE) for old, change in zip(variance, ratio, strict=True)]
+        if max(abs(math.log(change)) for change in ratio) < _EM_STILL:
+            break
+    return MotionPrior(*variance)
 
 
 def _safe_cholesky(matrix: Tensor) -> Tensor:
     """Cholesky factor of a matrix with unit diagonal that should be positive definite; as little jitter as makes it so."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if int(failed) == 0:
+        return factor
     identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    for jitter in (0.0, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2):
+    for jitter in (1e-10, 1e-8, 1e-6, 1e-4, 1e-2):
         factor, failed = torch.linalg.cholesky_ex(matrix + jitter * identity)
         if int(failed) == 0:
             return factor
@@ -151,5 +161,5 @@ def paper_pull(state: State, layout: Layout, weights: TemporalWeights) -> tuple[
     return normal, gradient
 
 
-def _bounded(value: Tensor) -> float:
-    return min(max(float(value.nan_to_num(nan=1.0)), _LEAST), 1 / _LEAST)
+def _bounded(variance: float) -> float:
+    return min(max(variance, _LEAST), 1 / _LEAST) if math.isfinite(variance) else 1.0
