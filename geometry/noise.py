@@ -70,6 +70,7 @@ def estimate_noise(
     grid: tuple[int, int],
     correlated: bool = True,
     like: NoiseModel | None = None,
+    trusted: Tensor | None = None,  # (M, N) bool
 ) -> NoiseModel:
     """Fit the noise model to residuals of a nearly right state.
 
@@ -82,14 +83,17 @@ def estimate_noise(
         grid: h, w with h * w = N.
         correlated: False takes errors of different pixels as independent.
         like: a model of other maps, whose exponents and correlation are taken over; only the levels are fitted.
+        trusted: pixels to learn from, by default all valid ones.
     """
     valid = along > 0
     size = torch.where(valid, along, 1.0)
     relative = residual.square().sum(1) / size.square()  # (M, N)
     thin = slice(None, None, 1 + 2 * (size.shape[1] // 1024))
-    typical = masked_median(relative[:, thin], valid[:, thin]).clamp(min=_LEAST)[:, None]
-    inlier = valid & (relative < 16 * typical)
-    features = _features(size, confidence, inlier.to(relative), grid)
+    inlier = valid if trusted is None else valid & trusted
+    typical = masked_median(relative[:, thin], inlier[:, thin]).clamp(min=_LEAST)[:, None]
+    ordinary = relative < 16 * typical
+    features = _features(size, confidence, (valid & ordinary).to(relative), grid)
+    inlier = inlier & ordinary
     if like is None:
         target = (relative / typical).clamp(min=1e-8).log()
         exponents = _regress(features[..., thin], target[:, thin], inlier[:, thin].to(relative))

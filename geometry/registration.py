@@ -136,7 +136,7 @@ def _fast(data: Pairwise, masks: tuple[Tensor, Tensor], num_frames: int, given: 
     intrinsics = given.intrinsics
     if not given.focal_known:
         intrinsics = first_intrinsics(samples, intrinsics, options.shared_focal, data.size)
-    state, _ = first_state(samples, intrinsics, num_frames, given.poses)
+    state, samples = first_state(samples, intrinsics, num_frames, given.poses)
     # 2. all cameras together
     refined = refine(samples, state, options)
     state = refined.state

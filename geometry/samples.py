@@ -1,6 +1,6 @@
 """The pixels that take part in the solve: a regular subset of all maps, in one layout for first and second maps of the pairs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,6 +51,13 @@ class Samples:
             return self, index
         index = index.unflatten(0, self.grid)[::2, ::2]
         return self._picked(index.flatten(), (index.shape[0], index.shape[1])), index.flatten()
+
+    def without(self, second: Tensor, grid: tuple[int, int]) -> "Samples":
+        """The same maps, pixels of the second maps invalid where a mask (P, n) of the coarse or the whole grid says so."""
+        if grid != self.grid:  # every second row and column
+            second = second.unflatten(1, grid).repeat_interleave(2, 1).repeat_interleave(2, 2)
+            second = second[:, : self.grid[0], : self.grid[1]].flatten(1)
+        return replace(self, valid=self.valid & ~torch.cat((torch.zeros_like(second), second)))
 
     def _picked(self, index: Tensor, grid: tuple[int, int]) -> "Samples":
         return Samples(
