@@ -9,6 +9,7 @@ from jog3r.geometry.cameras import invert, pixel_rays
 from jog3r.geometry.energy import BASE_SCALE, Pairwise
 
 _REWEIGHTINGS = 3
+_FAR = 1e15
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def dense_depth(
         weights = torch.stack([(data.anchor_confidence, data.confidence)[e >= count][e % count] for e in maps]).flatten(1)
         valid = torch.stack([masks[e >= count][e % count] for e in maps]).flatten(1)
         points = torch.baddbmm(offset[maps], scaled[maps], points.transpose(1, 2))  # (g * m, 3, N) in their own cameras
+        points.clamp_(-_FAR, _FAR)  # nonsense, whose squares must yet stay numbers
         own_rays, weights = rays[frames], weights.unflatten(0, shape)
         found, best, distance = _fuse(points.unflatten(0, shape), weights, valid.unflatten(0, shape), own_rays)
         depth[frames], confidence[frames] = found, best

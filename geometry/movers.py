@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jog3r.geometry.cameras import pose_from, so3_exp
 from jog3r.geometry.distances import box_sum
+from jog3r.geometry.initialisation import pose_step
 from jog3r.geometry.noise import NoiseModel, estimate_noise, flat_top_weight
 from jog3r.geometry.pair_terms import across_ray, distance_along, local_points
 from jog3r.geometry.samples import tangent_basis
@@ -72,7 +72,7 @@ def find_movers(maps: Maps, relative: Tensor) -> tuple[Tensor | None, Tensor]:
         moving = now
         if settled:
             break
-        pose = _step(columns, weights * ~moving, pose)
+        pose, _ = pose_step(columns, weights * ~moving, pose)
     return moving, pose
 
 
@@ -118,14 +118,3 @@ def cut_between_kinds(squares: Tensor, usable: Tensor) -> float | None:
     if not (large > _APART * small > 0 and _LEAST_SHARE < share < 1):
         return None
     return (math.log((1 - share) / share) + math.log(large / small)) / (1 / small - 1 / large)
-
-
-def _step(columns: Tensor, weights: Tensor, pose: Tensor) -> Tensor:
-    """Poses (P, 4, 4) after one weighted least-squares step."""
-    sums = ((columns * weights[:, None, None]).flatten(2) @ columns.flatten(2).transpose(1, 2)).double()  # (P, 8, 8)
-    normal = sums[:, :6, :6] + 1e-9 * sums[:, :6, :6].diagonal(dim1=1, dim2=2).clamp(min=1e-30).diag_embed()
-    delta = -torch.linalg.solve_ex(normal, sums[:, :6, 7])[0]
-    delta = torch.where(torch.isfinite(delta).all(1, keepdim=True), delta, 0.0)
-    delta = delta / (delta.norm(dim=1, keepdim=True) / 0.3).clamp(min=1)
-    turn = so3_exp(delta[:, :3])
-    return pose_from(turn @ pose[:, :3, :3], (turn @ pose[:, :3, 3:])[..., 0] + delta[:, 3:])
