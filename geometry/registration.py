@@ -19,6 +19,7 @@ from jog3r.geometry.reference import ReferenceOptions, reference_alignment
 from jog3r.geometry.refinement import RefineOptions, refine
 from jog3r.geometry.samples import take_samples
 from jog3r.geometry.smoothness import TemporalWeights
+from jog3r.geometry.threads import one_thread_if_small
 from jog3r.geometry.tree import first_intrinsics, first_state
 
 MAX_PIXELS = 4096  # of each map that take part in the fast solve
@@ -131,15 +132,18 @@ def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
 
 
 def _fast(data: Pairwise, masks: tuple[Tensor, Tensor], num_frames: int, given: Given, options: RefineOptions) -> Registration:
-    # 1. a subset of the pixels, cameras from closed forms and short robust fits
-    samples = take_samples(data, *masks, MAX_PIXELS)
-    intrinsics = given.intrinsics
-    if not given.focal_known:
-        intrinsics = first_intrinsics(samples, intrinsics, options.shared_focal, data.size)
-    state, samples = first_state(samples, intrinsics, num_frames, given.poses)
-    # 2. all cameras together
-    refined = refine(samples, state, options)
-    state = refined.state
+    pixels = min(data.size[0] * data.size[1], MAX_PIXELS)
+    with one_thread_if_small(min(len(data.pairs), options.chunk_pairs) * pixels, data.pointmaps.device):
+        # 1. a subset of the pixels, cameras from closed forms and short robust fits
+        samples = take_samples(data, *masks, MAX_PIXELS)
+        intrinsics = given.intrinsics
+        if not given.focal_known:
+            intrinsics = first_intrinsics(samples, intrinsics, options.shared_focal, data.size)
+        state, samples = first_state(samples, intrinsics, num_frames, given.poses)
+        # 2. all cameras together
+        refined = refine(samples, state, options)
+        state = refined.state
+        degenerate = find_degenerate(samples, refined)
     # 3. depth of all pixels for these cameras
     pair_scale = state.pair_scale / samples.unit
     dense = dense_depth(data, masks, state.poses, state.intrinsics, pair_scale, options.chunk_pairs)
@@ -151,7 +155,7 @@ def _fast(data: Pairwise, masks: tuple[Tensor, Tensor], num_frames: int, given: 
         dense,
         refined.converged,
         refined.iterations,
-        find_degenerate(samples, refined),
+        degenerate,
     )
 
 
