@@ -4,6 +4,7 @@
 explains the two methods, their terms and the weights.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -185,6 +186,8 @@ def _reference(
     depth = torch.where(best > 0, parameters.im_depthmaps.exp().unflatten(1, data.size), 0.0)
     world = transform(poses.float(), unproject(depth, intrinsics.float()))
     energy = float(objective(data, parameters))
+    if not math.isfinite(energy):
+        raise ValueError(f"method='reference' ended at an energy of {energy}: points of such sizes are beyond it; use 'fast'")
     covariance = torch.full((num_frames, 6, 6), torch.nan)
     earlier = history[-max(1, len(history) // 10)]
     return _finish(
