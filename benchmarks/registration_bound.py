@@ -78,10 +78,10 @@ def covariance_rows(first_seed: int) -> list[str]:
         "case                      prior    rotation: error/predicted  translation: same  Mahalanobis^2/6  in 95 % ellipsoid",
     ]
     for name, options in CASES.items():
+        scenes = [make_scene(options, seed=seed) for seed in range(first_seed, first_seed + DRAWS)]
         for smoothness in (None, "auto"):
             errors, covariances = [], []
-            for seed in range(first_seed, first_seed + DRAWS):
-                scene = make_scene(options, seed=seed)
+            for scene in scenes:
                 result = register_pointmaps(*scene.inputs, smoothness=smoothness)
                 unit = _unit(scene)
                 stretch = torch.tensor([1.0, 1, 1, unit, unit, unit], dtype=torch.float64)
@@ -92,8 +92,10 @@ def covariance_rows(first_seed: int) -> list[str]:
             ratio = [float((error[:, p].square().sum() / predicted[:, p].sum()).sqrt()) for p in (slice(0, 3), slice(3, 6))]
             square = (error[:, None] @ torch.linalg.solve(covariance, error[..., None]))[:, 0, 0]
             inside = 100 * float((square < CHI_SQUARED_95).double().mean())
-            length = float(square.mean()) / 6
-            rows.append(f"{name:25s} {smoothness or 'none':6s} {ratio[0]:26.2f} {ratio[1]:18.2f} {length:16.2f} {inside:15.0f} %")
+            rows.append(
+                f"{name:25s} {smoothness or 'none':6s} {ratio[0]:26.2f} {ratio[1]:18.2f} {float(square.mean()) / 6:16.2f} "
+                f"{inside:15.0f} %"
+            )
     return rows
 
 

@@ -19,7 +19,7 @@ from jog3r.geometry.robust import masked_median, weighted_median
 _CUT = 3.5  # standard deviations (of a 2D residual, per component) from which a pixel counts as an outlier
 _MAX_BUMPS = 196  # size of the coarse grid, the cost of the field per map is its cube
 _MIN_SHARE = 0.03  # a smaller smooth share is not told from none
-_SPACING, _MARGIN = 1.6, 1.4  # of the bumps, and how far they reach beyond the map, in their standard deviations
+_SPACING, _MARGIN = 1.45, 1.4  # of the bumps, and how far they reach beyond the map, in their standard deviations
 _LEAST = 1e-12  # least squared relative error: that of float32 maps
 
 
@@ -151,7 +151,7 @@ def normal_equations(columns: Tensor, omega: Tensor, noise: NoiseModel) -> Tenso
     square_y = (vertical[:, :, None] * vertical[:, None]).flatten(1)  # (h, Ky * Ky)
     gram = square_y.T @ (omega.unflatten(1, (height, width)) @ square_x)  # (M, Ky * Ky, Kx * Kx)
     gram = gram.unflatten(1, (ky, ky)).unflatten(3, (kx, kx)).permute(0, 1, 3, 2, 4).reshape(maps, ky * kx, ky * kx)
-    gram = gram + (1 - noise.share) / noise.share * torch.eye(ky * kx, dtype=gram.dtype, device=gram.device)
+    gram.diagonal(dim1=1, dim2=2).add_((1 - noise.share) / noise.share)
     cross = vertical.T @ (weighted.unflatten(3, (height, width)) @ horizontal)  # (M, C, 2, Ky, Kx)
     cross = cross.flatten(3).permute(0, 3, 1, 2).flatten(2)  # (M, K, C * 2)
     factor, failed = torch.linalg.cholesky_ex(gram)
