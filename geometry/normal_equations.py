@@ -83,9 +83,9 @@ def relative_poses_of_pairs(samples: Samples, state: State) -> Tensor:
 class Assembler:
     """Builds the normal equations at successive states; remembers the noise model between them."""
 
-    def __init__(self, samples: Samples, layout: Layout, correlated: bool, chunk_pairs: int) -> None:
+    def __init__(self, samples: Samples, layout: Layout, chunk_pairs: int) -> None:
         """Nothing is computed before the first `assemble`, which must learn."""
-        self.samples, self.layout, self.correlated, self.chunk_pairs = samples, layout, correlated, chunk_pairs
+        self.samples, self.layout, self.chunk_pairs = samples, layout, chunk_pairs
         # Second maps tell the poses and need all pixels; first maps tell only the focal and the pair scales.
         coarse, self.shared = samples.coarse()
         self.halves = (coarse, samples)
@@ -164,7 +164,7 @@ class Assembler:
         """Learn the noise of a chunk's first or second maps; exponents and correlation are those of the first chunk."""
         like = None if chunk.start == 0 else self.noise[half, 0]
         confidence = self.halves[half].confidence[self._maps(half, chunk)]
-        self.noise[half, chunk.start] = estimate_noise(residual, along, confidence, self.halves[half].grid, self.correlated, like)
+        self.noise[half, chunk.start] = estimate_noise(residual, along, confidence, self.halves[half].grid, like=like)
 
     @staticmethod
     def _lift(chain: Tensor) -> Tensor:
