@@ -19,7 +19,7 @@ from jog3r.geometry.robust import masked_median, weighted_median
 _CUT = 3.5  # standard deviations (of a 2D residual, per component) from which a pixel counts as an outlier
 _MAX_BUMPS = 196  # size of the coarse grid, the cost of the field per map is its cube
 _MIN_SHARE = 0.03  # a smaller smooth share is not told from none
-_SPACING, _MARGIN = 1.45, 1.4  # of the bumps, and how far they reach beyond the map, in their standard deviations
+_SPACING, _MARGIN = 1.6, 1.4  # of the bumps, and how far they reach beyond the map, in their standard deviations
 _LEAST = 1e-12  # least squared relative error: that of float32 maps
 
 
