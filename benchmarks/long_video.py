@@ -7,12 +7,15 @@ measured is the machinery. The loop needs no model: exact geometry of a walk rou
 """
 
 import argparse
+import ctypes
+import gc
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -59,33 +62,42 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def held_megabytes() -> float:
+    """Resident memory of this process once the allocator has given back what nobody holds (Linux with glibc)."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
 def run_length(model: str, num_frames: int, close_loops: bool) -> None:
     """Print seconds, peak and what the model and one window alone take."""
     pipe = Jog3rPipeline.from_pretrained(model)
     options = {"progress": False, "generator": torch.Generator().manual_seed(0)}
     reconstruct_long_video(pipe, list(back_and_forth(16, pipe.default_size)), **options)  # warms up
-    base, start, busy = peak_megabytes(), time.perf_counter(), time.process_time()
+    held, base, start, busy = held_megabytes(), peak_megabytes(), time.perf_counter(), time.process_time()
     frames = back_and_forth(num_frames, pipe.default_size)
-    reconstruct_long_video(pipe, frames, store=FirstOnly(), close_loops=close_loops, **options)
-    print(time.perf_counter() - start, time.process_time() - busy, peak_megabytes(), base)
+    result = reconstruct_long_video(pipe, frames, store=FirstOnly(), close_loops=close_loops, **options)
+    seconds, busy, peak = time.perf_counter() - start, time.process_time() - busy, peak_megabytes()
+    print(seconds, busy, peak, base, held_megabytes() - held, len(result))
 
 
 def measure_lengths(model: str, lengths: list[int], close_loops: bool) -> None:
     """One process a length; prints the table and the slopes."""
     rows = []
-    print("| frames | seconds | CPU seconds | CPU ms a frame | peak MB | MB above one window |\n|---|---|---|---|---|---|")
+    print("| frames | seconds | CPU seconds | CPU ms a frame | peak MB | above one window | held by the result |")
+    print("|---|---|---|---|---|---|---|")
     for count in lengths:
         command = [sys.executable, __file__, "--model", model, "--one", str(count), *(["--close_loops"] if close_loops else [])]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        seconds, busy, peak, base = map(float, output.split()[-4:])
+        seconds, busy, peak, base, held, _ = map(float, output.split()[-6:])
         rows.append((count, busy, peak))
-        cells = (f"{count}", f"{seconds:.1f}", f"{busy:.1f}", f"{1000 * busy / count:.0f}", f"{peak:.0f}", f"{peak - base:.1f}")
-        print(f"| {' | '.join(cells)} |", flush=True)
+        cells = [f"{count}", f"{seconds:.1f}", f"{busy:.1f}", f"{1000 * busy / count:.0f}", f"{peak:.0f}"]
+        print(f"| {' | '.join([*cells, f'{peak - base:.1f}', f'{held:.1f}'])} |", flush=True)
     if len(rows) > 1:
         counts, busy_seconds, peaks = np.array(rows).T
         growth = np.polyfit(np.log(counts), np.log(busy_seconds), 1)[0]
         memory = 1024 * np.polyfit(counts, peaks, 1)[0]
-        print(f"CPU seconds grow with frames to the power {growth:.2f}; memory by {memory:.1f} KB a frame")
+        print(f"CPU seconds grow with frames to the power {growth:.2f}; peak memory by {memory:.1f} KB a frame")
 
 
 def drift(poses: Tensor, walk: LoopWalk) -> tuple[float, float]:

@@ -4,13 +4,14 @@ import torch
 from registration_scenes import Scene, SceneOptions, make_scene
 from torch import Tensor
 
-from jog3r import register_pointmaps
-from jog3r.geometry.cameras import invert, so3_log, transform, unproject
+from jog3r import Registration, register_pointmaps
+from jog3r.geometry.cameras import invert, so3_log, unproject
 from jog3r.geometry.noise import NoiseModel, coarse_grid, normal_equations
 from jog3r.geometry.pair_terms import across_ray, pose_chain
 from jog3r.geometry.samples import tangent_basis
 
-SEEDS = 6
+SEEDS, DRAWS = 6, 20
+CHI_SQUARED_95 = 12.592  # of six degrees of freedom
 CASES = {
     "lateral, white": SceneOptions(correlated=0.0, outliers=0.0),
     "lateral, correlated": SceneOptions(outliers=0.0),
@@ -69,11 +70,47 @@ def bound_rows(first_seed: int) -> list[str]:
     return rows
 
 
+def covariance_rows(first_seed: int) -> list[str]:
+    """Table rows: errors against the returned covariances, over draws of scene and noise."""
+    rows = [
+        "",
+        f"Covariances against {DRAWS} draws of scene and noise, frames 2 to 16 (right: 1, 1, 1, 95 %)",
+        "case                      prior    rotation: error/predicted  translation: same  Mahalanobis^2/6  in 95 % ellipsoid",
+    ]
+    for name, options in CASES.items():
+        scenes = [make_scene(options, seed=seed) for seed in range(first_seed, first_seed + DRAWS)]
+        for smoothness in (None, "auto"):
+            errors, covariances = [], []
+            for scene in scenes:
+                result = register_pointmaps(*scene.inputs, smoothness=smoothness)
+                unit = _unit(scene)
+                stretch = torch.tensor([1.0, 1, 1, unit, unit, unit], dtype=torch.float64)
+                errors.append(_errors(scene, result))
+                covariances.append(result.pose_covariance[1:].double() * stretch[:, None] * stretch)
+            error, covariance = torch.cat(errors), torch.cat(covariances)
+            predicted = covariance.diagonal(dim1=1, dim2=2)
+            ratio = [float((error[:, p].square().sum() / predicted[:, p].sum()).sqrt()) for p in (slice(0, 3), slice(3, 6))]
+            square = (error[:, None] @ torch.linalg.solve(covariance, error[..., None]))[:, 0, 0]
+            inside = 100 * float((square < CHI_SQUARED_95).double().mean())
+            rows.append(
+                f"{name:25s} {smoothness or 'none':6s} {ratio[0]:26.2f} {ratio[1]:18.2f} {float(square.mean()) / 6:16.2f} "
+                f"{inside:15.0f} %"
+            )
+    return rows
+
+
+def _unit(scene: Scene) -> float:
+    """The result's unit of length, in which frame 1's points have mean distance 1."""
+    return float(unproject(scene.depth[0], scene.intrinsics[0]).norm(dim=-1).mean())
+
+
 def _squared_errors(scene: Scene, smoothness: str | None) -> Tensor:
     """Squared errors (F - 1, 6) of rotation vector (rad) and translation (unit of the truth) in world axes."""
-    result = register_pointmaps(*scene.inputs, smoothness=smoothness)
+    return _errors(scene, register_pointmaps(*scene.inputs, smoothness=smoothness)).square()
+
+
+def _errors(scene: Scene, result: Registration) -> Tensor:
+    """Errors (F - 1, 6) of rotation vector (rad) and translation (unit of the truth) in world axes."""
     poses = result.poses.double()
-    world = transform(torch.eye(4, dtype=torch.float64), unproject(scene.depth[0], scene.intrinsics[0]))
-    unit = world.norm(dim=-1).mean()  # the result's frame 1 has mean distance 1
     turn = so3_log(scene.poses[:, :3, :3] @ poses[:, :3, :3].transpose(1, 2))
-    return torch.cat((turn, scene.poses[:, :3, 3] - unit * poses[:, :3, 3]), 1)[1:].square()
+    return torch.cat((turn, scene.poses[:, :3, 3] - _unit(scene) * poses[:, :3, 3]), 1)[1:]

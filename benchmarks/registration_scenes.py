@@ -100,6 +100,31 @@ def make_scene(options: SceneOptions | None = None, **changes: object) -> Scene:
     )
 
 
+def random_options(seed: int, moving: bool) -> SceneOptions:
+    """A scene of 64 x 64 pixels with everything drawn: path, focal length, noise of all kinds, what confidences are worth."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def among(values: tuple) -> object:
+        return values[int(torch.randint(len(values), (1,), generator=rng))]
+
+    def between(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand(1, generator=rng))
+
+    return SceneOptions(
+        seed=seed,
+        path=among(("lateral", "orbit", "dolly", "handheld")),
+        focal_rel=between(0.7, 1.2),
+        noise=between(0.01, 0.03),
+        correlated=between(0.1, 0.7),
+        smoothness_px=between(0.05, 0.15),
+        depth_noise=between(1.0, 2.0),
+        outliers=between(0.0, 0.1),
+        scale_jitter=between(0.0, 0.3),
+        confidence=among(("informative", "informative", "constant", "random")),
+        moving=0.3 if moving else 0.0,
+    )
+
+
 def _pairs(options: SceneOptions) -> Tensor:
     count = options.num_frames
     if options.graph == "star":

@@ -25,6 +25,7 @@ from jog3r.export.video import colorize, depth_frames
 __all__ = ["contact_sheet", "correspondences_picture", "strips_picture", "trajectory_picture"]
 
 INK, _FAINT = "#22262e", "#8b93a1"
+_ENLARGED = (1, 2, 5, 10, 20, 50, 100)  # what ellipses are multiplied by
 _CANVAS = (250, 250, 252)
 _AXES = ("x (right)", "y (down)", "z (forward)")
 _PLANS = {"above": (0, 2), "the right": (2, 1), "behind": (0, 1)}  # the world axes drawn across and upwards
@@ -197,10 +198,11 @@ def _draw_plan(axis: Axes, scene: Scene, name: str, length: float, *, whole: boo
         shown = np.concatenate([shown, np.quantile(cloud.points, [0.01, 0.99], axis=0)])
     drawn = spaced_cameras(scene.poses, length) if whole else np.arange(0, scene.num_frames, -(-scene.num_frames // 60))
     _draw_frusta(axis, centres[:, [first, second]], corners[..., [first, second]], colors, drawn, thin=whole)
+    note = ""
     if not whole and scene.pose_covariance is not None:
-        _draw_ellipses(axis, scene, first, second, colors)
+        times = _draw_ellipses(axis, scene, (first, second), colors, 0.025 * extent)
+        note = " (2 sigma)" if times == 1 else f" (2 sigma, times {times})"
     _frame_plan(axis, shown[:, [first, second]], flip=second == 1)
-    note = "" if whole or scene.pose_covariance is None else " (ellipses: 2 sigma)"
     axis.set_title(f"{'scene' if whole else 'path'} from {name}{note}", fontsize=11, color=INK, loc="left")
     axis.set_xlabel(_AXES[first], fontsize=9, color=INK)
     axis.set_ylabel(_AXES[second], fontsize=9, color=INK)
@@ -222,17 +224,34 @@ def _draw_frusta(
         axis.scatter(centres[:, 0], centres[:, 1], s=14, c=colors, zorder=4, linewidths=0)
 
 
-def _draw_ellipses(axis: Axes, scene: Scene, first: int, second: int, colors: np.ndarray) -> None:
-    """2-sigma ellipses of the positions in the plane of two world axes."""
-    for pose, covariance, color in zip(scene.poses, scene.pose_covariance, colors, strict=True):
-        block = covariance[np.ix_([3 + first, 3 + second], [3 + first, 3 + second])]
+def _draw_ellipses(axis: Axes, scene: Scene, plane: tuple[int, int], colors: np.ndarray, least: float) -> int:
+    """2-sigma ellipses of the positions in the plane of two world axes.
+
+    Args:
+        axis: Where to draw.
+        scene: With `pose_covariance`.
+        plane: The world axes across and upwards.
+        colors: (F, 3) in [0, 1].
+        least: Half axis below which an ellipse would hide behind its dot.
+
+    Returns:
+        1, or by what round number the ellipses are enlarged so that half of them show.
+    """
+    ellipses = []  # frame, half axes, angle
+    for frame, covariance in enumerate(scene.pose_covariance):
+        block = covariance[np.ix_([3 + plane[0], 3 + plane[1]], [3 + plane[0], 3 + plane[1]])]
         if not np.isfinite(block).all() or np.trace(block) <= 0:
             continue  # an undetermined pose has no ellipse, a given one has no size
         values, vectors = np.linalg.eigh((block + block.T) / 2)
-        width, height = 4 * np.sqrt(np.maximum(values[::-1], 0))
         angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
-        ellipse = Ellipse(pose[[first, second], 3], width, height, angle=angle, facecolor=(*color, 0.18), edgecolor=(*color, 0.9))
-        axis.add_patch(ellipse)
+        ellipses.append((frame, 2 * np.sqrt(np.maximum(values[::-1], 0)), angle))
+    typical = float(np.median([half[0] for _, half, _ in ellipses])) if ellipses else least
+    times = next((times for times in _ENLARGED if times * typical >= least), _ENLARGED[-1])
+    for frame, half, angle in ellipses:
+        where, (width, height) = scene.poses[frame, list(plane), 3], 2 * times * half
+        face, edge = (*colors[frame], 0.18), (*colors[frame], 0.9)
+        axis.add_patch(Ellipse(where, width, height, angle=angle, facecolor=face, edgecolor=edge))
+    return times
 
 
 def _frame_plan(axis: Axes, shown: np.ndarray, *, flip: bool) -> None:

@@ -66,9 +66,12 @@ def _blank(points: Tensor, confidence: Tensor, name: str) -> tuple[Tensor, Tenso
     points, confidence = points.detach().float(), confidence.detach().float()
     if bool((confidence < 0).any()):
         raise ValueError(f"{name} must be >= 0, got a minimum of {float(confidence[confidence < 0].min()):.4g}")
-    # Beyond this a square overflows float32; such a point is as meaningless as inf.
-    size = points.abs().amax(-1)
-    valid = torch.isfinite(points).all(-1) & torch.isfinite(confidence) & (confidence > 0) & (size > 1e-15) & (size < 1e15)
+    # Beyond these sizes a square leaves the range of float32: as meaningless as inf. NaN passes no comparison.
+    x, y, z = points.abs().unbind(-1)
+    size = torch.maximum(torch.maximum(x, y), z)
+    valid = (size > 1e-15) & (size < 1e15) & (confidence > 0) & (confidence < torch.inf)
+    if bool(valid.all()):
+        return points, confidence, valid
     return torch.where(valid[..., None], points, 0.0), torch.where(valid, confidence, 1.0), valid
 
 

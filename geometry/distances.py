@@ -5,10 +5,12 @@ is taken for a turn, and gross errors pull it towards zero. Both are repaired by
 little within a few pixels, except at depth edges, where the local spread says so.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from jog3r.geometry.robust import weighted_median
+from jog3r.geometry.robust import masked_median
 
 _RADIUS = 2  # grid pixels
 _SIGMAS = 4.0
@@ -55,26 +57,33 @@ def calm_factors(along: Tensor, keep: Tensor, grid: tuple[int, int]) -> Tensor:
     if min(grid) < 2 * _RADIUS + 1:
         return torch.ones_like(along)
     raw = torch.where(keep, along.clamp(min=1e-15).log(), 0.0)  # (M, N)
-    variance = pixel_noise(raw, keep, grid).square().clamp(min=1e-14)[:, None, None]  # (M, 1, 1)
-    raw = raw.unflatten(1, grid)
-    pad = (_RADIUS,) * 4
-    padded_mask = torch.nn.functional.pad(keep.to(along).unflatten(1, grid), pad)
-    padded = torch.nn.functional.pad(raw, pad)
+    precision = 1 / pixel_noise(raw, keep, grid).clamp(min=1e-7)[:, None, None]  # (M, 1, 1)
+    raw, keep_map = raw.unflatten(1, grid), keep.unflatten(1, grid)
+    one, far = raw.new_ones(()), raw.new_full((), 1e18)  # a value so far off is like none
     guide = raw
     for alike, own_weight in zip(_ALIKE, (1.0, 0.0), strict=True):
-        near = torch.nn.functional.pad(guide, pad)
+        scaled = torch.where(keep_map, guide * (precision / alike), far)
         total, weighted = torch.full_like(raw, own_weight), own_weight * raw
-        for row in range(2 * _RADIUS + 1):
-            for column in range(2 * _RADIUS + 1):
-                if row == _RADIUS and column == _RADIUS:
-                    continue
-                window = (slice(None), slice(row, row + grid[0]), slice(column, column + grid[1]))
-                gap = (near[window] - guide).square() / (alike**2 * variance)
-                weight = padded_mask[window] / (1 + gap.square().clamp(max=1e8))
-                total += weight
-                weighted.addcmul_(weight, padded[window])
+        for here, there in _neighbours(grid):
+            square = (scaled[here] - scaled[there]).square_()
+            weight = torch.addcmul(one, square, square).reciprocal_()
+            total[here] += weight
+            total[there] += weight
+            weighted[here].addcmul_(weight, raw[there])
+            weighted[there].addcmul_(weight, raw[here])
         guide = torch.where(total > 0.5, weighted / total.clamp(min=0.5), raw)
     return torch.where(keep, (guide - raw).flatten(1).exp(), 1.0)
+
+
+def _neighbours(grid: tuple[int, int]) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Pairs of views of maps (M, h, w): each pixel, and the one at an offset within the radius; each pair of pixels once."""
+    height, width = grid
+    for row in range(_RADIUS + 1):
+        for column in range(-_RADIUS if row else 1, _RADIUS + 1):
+            left, right = max(-column, 0), max(column, 0)
+            here = (slice(None), slice(0, height - row), slice(left, width - right))
+            there = (slice(None), slice(row, height), slice(right, width - left))
+            yield here, there
 
 
 def pixel_noise(values: Tensor, keep: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -93,9 +102,9 @@ def pixel_noise(values: Tensor, keep: Tensor, grid: tuple[int, int]) -> Tensor:
     gap = values.unflatten(-1, grid).diff(dim=-1).diff(dim=-2).flatten(-2)[..., thin].abs()
     whole = keep.unflatten(1, grid)
     whole = whole[:, 1:, 1:] & whole[:, :-1, 1:] & whole[:, 1:, :-1] & whole[:, :-1, :-1]
-    weights = whole.flatten(1)[:, thin].to(values).expand_as(gap)
-    noise = weighted_median(gap, weights) / (0.6745 * 2)
-    return torch.where(weights.sum(-1) > 50, noise, torch.zeros_like(noise))
+    whole = whole.flatten(1)[:, thin].expand_as(gap)
+    noise = masked_median(gap, whole) / (0.6745 * 2)
+    return torch.where(whole.sum(-1) > 50, noise, torch.zeros_like(noise))
 
 
 def box_sum(fields: Tensor, grid: tuple[int, int], radius: int) -> Tensor:

@@ -76,22 +76,6 @@ def alignment_energy(
     return total
 
 
-def state_energy(data: Pairwise, world_points: Tensor, poses: Tensor, pair_scale: Tensor) -> Tensor:
-    """The objective of a state whose pairs stand in the camera of their first frame, at the objective's own scale.
-
-    Args:
-        data: the pairwise pointmaps.
-        world_points: (F, H, W, 3).
-        poses: (F, 4, 4) camera-to-world.
-        pair_scale: (P,) by which a pair's points are multiplied to have the length unit of `world_points`.
-    """
-    unit = BASE_SCALE / pair_scale.log().mean().exp()
-    pair_to_world = poses[data.pairs[:, 0]].clone()
-    pair_to_world[:, :3, :3] = pair_to_world[:, :3, :3] * pair_scale[:, None, None]
-    pair_to_world[:, :3] = pair_to_world[:, :3] * unit
-    return alignment_energy(data, world_points * unit, pair_to_world)
-
-
 @dataclass
 class AlignmentParameters:
     """The unknowns in the parametrisation of DUSt3R's optimiser, whose steps depend on it (its quaternions are xyzw)."""

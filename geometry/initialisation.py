@@ -11,6 +11,9 @@ from jog3r.geometry.samples import tangent_basis
 MIN_POINTS = 12  # below this many valid pixels a map says nothing about a camera
 _START_PIXELS, _START_CHUNK = 128, 32  # of the search over starts: pixels per map, maps at a time
 _GOOD_FIT = 0.15  # median angle (radians) under which a first pose needs no second start
+_START_RELAX, _LAST_RELAX = 16.0, 2.0  # of the graduated scale, in standard deviations of the residuals
+_LONGEST_STEP = 0.7  # radians, relative lengths
+_STILL = 0.05  # a step (radians, relative lengths) below this share of the residuals' standard deviation ends the iteration
 
 
 def focal_from_pointmap(
@@ -69,7 +72,7 @@ def robust_camera_pose(
         rays: through the pixels that saw them, camera coordinates, z = 1.
         weights: >= 0.
         start: first guess, camera-to-world; the identity when absent (right for video, where cameras lie close together).
-        iterations: steps per start.
+        iterations: most steps per start.
 
     Returns:
         poses (P, 4, 4) camera-to-world, float64, and fit (P,), the median angle in radians between points and rays (pi where
@@ -102,23 +105,39 @@ def _graduated_pose(points: Tensor, rays: Tensor, weights: Tensor, pose: Tensor,
     points, inverse_size = points / unit, inverse_size * typical[:, None]
     pose = pose.clone()
     pose[:, :3, 3] /= typical[:, None]
-    identity = torch.eye(6, dtype=torch.float64, device=points.device)
     for step in range(iterations):
         columns, angle = _pose_columns(points, pose, rays, basis, inverse_size)
         noise = robust_length_scale(angle, weights).clamp(min=1e-6)  # (P,)
-        relax = max(2.0, 16.0 * 0.5**step)
+        relax = max(_LAST_RELAX, _START_RELAX * 0.5**step)
         kernel = geman_mcclure(angle**2, (relax * noise[:, None]) ** 2) * weights * inverse_size**2  # (P, N)
-        sums = ((columns * kernel[:, None, None]).flatten(2) @ columns.flatten(2).transpose(1, 2)).double()  # (P, 8, 8)
-        normal, gradient = sums[:, :6, :6], sums[:, :6, 7]
-        damping = 1e-9 * normal.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-30)
-        delta = -torch.linalg.solve_ex(normal + damping[:, None, None] * identity, gradient)[0]
-        delta = torch.where(torch.isfinite(delta).all(-1, keepdim=True), delta, torch.zeros_like(delta))
-        delta = delta / (delta.norm(dim=-1, keepdim=True) / 0.7).clamp(min=1)
-        rotation = so3_exp(delta[:, :3])
-        pose = pose_from(rotation @ pose[:, :3, :3], (rotation @ pose[:, :3, 3:])[..., 0] + delta[:, 3:])
+        pose, length = pose_step(columns, kernel, pose)
+        if relax == _LAST_RELAX and bool((length < _STILL * noise).all()):
+            break
     fit = weighted_median(_pose_columns(points, pose, rays, basis, inverse_size)[1], weights).double()
     pose[:, :3, 3] *= typical[:, None]
     return pose, fit
+
+
+def pose_step(columns: Tensor, weights: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
+    """One weighted Gauss-Newton step of poses.
+
+    Args:
+        columns: (P, 8, 2, N) of `across_ray`; its lengths should be about 1.
+        weights: (P, N).
+        pose: (P, 4, 4) world-to-camera, float64.
+
+    Returns:
+        The moved poses and the lengths (P,) of the steps (radians and lengths together), which are limited to 0.7.
+    """
+    sums = ((columns * weights[:, None, None]).flatten(2) @ columns.flatten(2).transpose(1, 2)).double()  # (P, 8, 8)
+    normal, gradient = sums[:, :6, :6], sums[:, :6, 7]
+    damping = 1e-9 * normal.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-30)
+    identity = torch.eye(6, dtype=torch.float64, device=pose.device)
+    delta = -torch.linalg.solve_ex(normal + damping[:, None, None] * identity, gradient)[0]
+    delta = torch.where(torch.isfinite(delta).all(-1, keepdim=True), delta, torch.zeros_like(delta))
+    delta = delta / (delta.norm(dim=-1, keepdim=True) / _LONGEST_STEP).clamp(min=1)
+    turn = so3_exp(delta[:, :3])
+    return pose_from(turn @ pose[:, :3, :3], (turn @ pose[:, :3, 3:])[..., 0] + delta[:, 3:]), delta.norm(dim=-1)
 
 
 def _pose_columns(points: Tensor, pose: Tensor, rays: Tensor, basis: Tensor, inverse_size: Tensor) -> tuple[Tensor, Tensor]:

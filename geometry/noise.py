@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.distances import box_sum
-from jog3r.geometry.robust import weighted_median
+from jog3r.geometry.robust import masked_median, weighted_median
 
 _CUT = 3.5  # standard deviations (of a 2D residual, per component) from which a pixel counts as an outlier
 _MAX_BUMPS = 196  # size of the coarse grid, the cost of the field per map is its cube
 _MIN_SHARE = 0.03  # a smaller smooth share is not told from none
-_SPACING = 1.6  # of the bumps, in their standard deviations
+_SPACING, _MARGIN = 1.6, 1.4  # of the bumps, and how far they reach beyond the map, in their standard deviations
 _LEAST = 1e-12  # least squared relative error: that of float32 maps
 
 
@@ -70,6 +70,7 @@ def estimate_noise(
     grid: tuple[int, int],
     correlated: bool = True,
     like: NoiseModel | None = None,
+    trusted: Tensor | None = None,  # (M, N) bool
 ) -> NoiseModel:
     """Fit the noise model to residuals of a nearly right state.
 
@@ -82,15 +83,17 @@ def estimate_noise(
         grid: h, w with h * w = N.
         correlated: False takes errors of different pixels as independent.
         like: a model of other maps, whose exponents and correlation are taken over; only the levels are fitted.
+        trusted: pixels to learn from, by default all valid ones.
     """
     valid = along > 0
     size = torch.where(valid, along, 1.0)
     relative = residual.square().sum(1) / size.square()  # (M, N)
     thin = slice(None, None, 1 + 2 * (size.shape[1] // 1024))
-    usable = valid.to(relative)
-    typical = weighted_median(relative[:, thin], usable[:, thin]).clamp(min=_LEAST)[:, None]
-    inlier = valid & (relative < 16 * typical)
-    features = _features(size, confidence, inlier.to(relative), grid)
+    inlier = valid if trusted is None else valid & trusted
+    typical = masked_median(relative[:, thin], inlier[:, thin]).clamp(min=_LEAST)[:, None]
+    ordinary = relative < 16 * typical
+    features = _features(size, confidence, (valid & ordinary).to(relative), grid)
+    inlier = inlier & ordinary
     if like is None:
         target = (relative / typical).clamp(min=1e-8).log()
         exponents = _regress(features[..., thin], target[:, thin], inlier[:, thin].to(relative))
@@ -100,7 +103,7 @@ def estimate_noise(
     log_local = (exponents[1] * features[1]).clamp(-6, 6)
     spread = relative[:, thin] / (log_smooth + log_local)[:, thin].exp()
     # 2 ln 2 = median of a chi-squared variable with two degrees of freedom.
-    level = weighted_median(spread, inlier[:, thin].to(relative)) / (2 * math.log(2))
+    level = masked_median(spread, inlier[:, thin]) / (2 * math.log(2))
     known = inlier.any(1)
     level = torch.where(known, level.clamp(min=_LEAST), 1.0)
     smooth_std = (0.5 * log_smooth).exp() * level[:, None].sqrt() * size
@@ -148,7 +151,7 @@ def normal_equations(columns: Tensor, omega: Tensor, noise: NoiseModel) -> Tenso
     square_y = (vertical[:, :, None] * vertical[:, None]).flatten(1)  # (h, Ky * Ky)
     gram = square_y.T @ (omega.unflatten(1, (height, width)) @ square_x)  # (M, Ky * Ky, Kx * Kx)
     gram = gram.unflatten(1, (ky, ky)).unflatten(3, (kx, kx)).permute(0, 1, 3, 2, 4).reshape(maps, ky * kx, ky * kx)
-    gram = gram + (1 - noise.share) / noise.share * torch.eye(ky * kx, dtype=gram.dtype, device=gram.device)
+    gram.diagonal(dim1=1, dim2=2).add_((1 - noise.share) / noise.share)
     cross = vertical.T @ (weighted.unflatten(3, (height, width)) @ horizontal)  # (M, C, 2, Ky, Kx)
     cross = cross.flatten(3).permute(0, 3, 1, 2).flatten(2)  # (M, K, C * 2)
     factor, failed = torch.linalg.cholesky_ex(gram)
@@ -206,14 +209,13 @@ def _correlation(standard: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple
 def coarse_grid(grid: tuple[int, int], length: float) -> tuple[Tensor, Tensor]:
     """Gaussian bumps (h, Ky), (w, Kx) on a coarse grid, whose random sum has variance 1 on average."""
     while True:
-        counts = [max(3, math.ceil(n / (_SPACING * length)) + 3) for n in grid]
+        counts = [max(3, round((n - 1 + 2 * _MARGIN * length) / (_SPACING * length)) + 1) for n in grid]
         if counts[0] * counts[1] <= _MAX_BUMPS:
             break
         length *= 1.1
     result = []
     for n, count in zip(grid, counts, strict=True):
-        margin = 1.4 * length
-        centres = torch.linspace(-margin, n - 1 + margin, count, dtype=torch.float64)
+        centres = torch.linspace(-_MARGIN * length, n - 1 + _MARGIN * length, count, dtype=torch.float64)
         bump = torch.exp(-0.5 * ((torch.arange(n, dtype=torch.float64)[:, None] - centres) / length) ** 2)
         bump = torch.where(bump > 1e-4, bump, 0.0)  # squares of what is less would be denormal numbers, which are slow
         result.append(bump / bump.square().sum(1).mean().sqrt())

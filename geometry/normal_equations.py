@@ -83,9 +83,9 @@ def relative_poses_of_pairs(samples: Samples, state: State) -> Tensor:
 class Assembler:
     """Builds the normal equations at successive states; remembers the noise model between them."""
 
-    def __init__(self, samples: Samples, layout: Layout, correlated: bool, chunk_pairs: int) -> None:
-        """Nothing is computed before the first `fit_noise`."""
-        self.samples, self.layout, self.correlated, self.chunk_pairs = samples, layout, correlated, chunk_pairs
+    def __init__(self, samples: Samples, layout: Layout, chunk_pairs: int) -> None:
+        """Nothing is computed before the first `assemble`, which must learn."""
+        self.samples, self.layout, self.chunk_pairs = samples, layout, chunk_pairs
         # Second maps tell the poses and need all pixels; first maps tell only the focal and the pair scales.
         coarse, self.shared = samples.coarse()
         self.halves = (coarse, samples)
@@ -115,24 +115,13 @@ class Assembler:
         start = half * self.samples.num_pairs
         return slice(start + chunk.start, start + chunk.stop)
 
-    def fit_noise(self, state: State) -> None:
-        """Learn the noise of first and second maps; exponents and correlation from the first chunk of pairs."""
-        relative = relative_poses_of_pairs(self.samples, state)
-        for half in (0, 1):
-            like = None
-            for chunk in self.chunks():
-                local, rays, along = self._local(half, chunk, state, relative)
-                samples = self.halves[half]
-                if half == 1:
-                    self.calm[chunk.start] = calm_factors(along, along > 0, samples.grid)
-                    along = along * self.calm[chunk.start]
-                residual = across_ray(local, along, rays, tangent_basis(rays), pose_columns=False)[:, -1]
-                confidence = samples.confidence[self._maps(half, chunk)]
-                like = estimate_noise(residual, along, confidence, samples.grid, self.correlated, like)
-                self.noise[half, chunk.start] = like
+    def assemble(self, state: State, learn: bool) -> System:
+        """Normal equations of the data at a state.
 
-    def assemble(self, state: State) -> System:
-        """Normal equations of the data at a state."""
+        Args:
+            state: near the optimum.
+            learn: whether the noise is fitted to the residuals first; exponents and correlation to those of the first chunk.
+        """
         samples, layout = self.samples, self.layout
         options = {"dtype": torch.float64, "device": samples.points.device}
         system = System(
@@ -148,10 +137,15 @@ class Assembler:
         for chunk in self.chunks():
             for half in (0, 1):
                 local, rays, along = self._local(half, chunk, state, relative)
-                noise, valid = self.noise[half, chunk.start], along > 0
+                valid = along > 0
                 if half == 1:
+                    if learn:
+                        self.calm[chunk.start] = calm_factors(along, valid, samples.grid)
                     along *= self.calm[chunk.start]
                 columns = across_ray(local, along, rays, tangent_basis(rays), pose_columns=half == 1)
+                if learn:
+                    self._fit_noise(half, chunk, columns[:, -1], along)
+                noise = self.noise[half, chunk.start]
                 columns /= noise.smooth_std[:, None, None]
                 robust = robust_weights(columns[:, -1], noise, self.halves[half].grid) * valid
                 omega = noise.weight * robust
@@ -165,6 +159,12 @@ class Assembler:
                 self._keep_depths(depths, half, chunk, local, omega, noise, several)
         self._depth_agreement(system, depths, chain, state)
         return system
+
+    def _fit_noise(self, half: int, chunk: slice, residual: Tensor, along: Tensor) -> None:
+        """Learn the noise of a chunk's first or second maps; exponents and correlation are those of the first chunk."""
+        like = None if chunk.start == 0 else self.noise[half, 0]
+        confidence = self.halves[half].confidence[self._maps(half, chunk)]
+        self.noise[half, chunk.start] = estimate_noise(residual, along, confidence, self.halves[half].grid, like=like)
 
     @staticmethod
     def _lift(chain: Tensor) -> Tensor:

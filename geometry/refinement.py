@@ -28,7 +28,6 @@ class RefineOptions:
     shared_focal: bool = True
     motion_prior: bool = True
     temporal: TemporalWeights | None = None
-    correlated_noise: bool = True
     chunk_pairs: int = 32
 
 
@@ -56,17 +55,15 @@ def refine(samples: Samples, state: State, options: RefineOptions) -> Refined:
     """
     layout = Layout(state.poses.shape[0], samples.num_pairs, options.shared_focal)
     # The first step only needs to come near.
-    assembler = Assembler(samples.coarse()[0], layout, options.correlated_noise, options.chunk_pairs)
+    assembler = Assembler(samples.coarse()[0], layout, options.chunk_pairs)
     free = _free_unknowns(samples, state, layout, options)
     prior: MotionPrior | None = None
     converged, iteration = False, 0
     covariance = torch.full((layout.size,), torch.inf, dtype=torch.float64, device=free.device).diag_embed()
     for iteration in range(1, options.iterations + 1):
         if iteration == 2 and assembler.samples.grid != samples.grid:
-            assembler = Assembler(samples, layout, options.correlated_noise, options.chunk_pairs)
-        if iteration <= 2:
-            assembler.fit_noise(state)
-        system = assembler.assemble(state)
+            assembler = Assembler(samples, layout, options.chunk_pairs)
+        system = assembler.assemble(state, learn=iteration <= 2)
         if not options.fixed_poses:
             _hold_scale(system, layout)
         normal, gradient = system.normal, system.gradient

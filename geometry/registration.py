@@ -4,6 +4,7 @@
 explains the two methods, their terms and the weights.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor
 from jog3r.geometry.cameras import intrinsics_from_focal, relative_poses, transform, unproject
 from jog3r.geometry.checks import Given, check_given, check_inputs
 from jog3r.geometry.degeneracy import find_degenerate
-from jog3r.geometry.dense import dense_depth, frame_confidence
-from jog3r.geometry.energy import Pairwise, objective, state_energy
+from jog3r.geometry.dense import Dense, dense_depth, frame_confidence
+from jog3r.geometry.energy import Pairwise, objective
 from jog3r.geometry.pointmaps import mean_distance
 from jog3r.geometry.reference import ReferenceOptions, reference_alignment
 from jog3r.geometry.refinement import RefineOptions, refine
 from jog3r.geometry.samples import take_samples
 from jog3r.geometry.smoothness import TemporalWeights
+from jog3r.geometry.threads import one_thread_if_small
 from jog3r.geometry.tree import first_intrinsics, first_state
 
 MAX_PIXELS = 4096  # of each map that take part in the fast solve
@@ -131,30 +133,30 @@ def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
 
 
 def _fast(data: Pairwise, masks: tuple[Tensor, Tensor], num_frames: int, given: Given, options: RefineOptions) -> Registration:
-    # 1. a subset of the pixels, cameras from closed forms and short robust fits
-    samples = take_samples(data, *masks, MAX_PIXELS)
-    intrinsics = given.intrinsics
-    if not given.focal_known:
-        intrinsics = first_intrinsics(samples, intrinsics, options.shared_focal, data.size)
-    state, _ = first_state(samples, intrinsics, num_frames, given.poses)
-    # 2. all cameras together
-    refined = refine(samples, state, options)
-    state = refined.state
+    pixels = min(data.size[0] * data.size[1], MAX_PIXELS)
+    with one_thread_if_small(min(len(data.pairs), options.chunk_pairs) * pixels, data.pointmaps.device):
+        # 1. a subset of the pixels, cameras from closed forms and short robust fits
+        samples = take_samples(data, *masks, MAX_PIXELS)
+        intrinsics = given.intrinsics
+        if not given.focal_known:
+            intrinsics = first_intrinsics(samples, intrinsics, options.shared_focal, data.size)
+        state, samples = first_state(samples, intrinsics, num_frames, given.poses)
+        # 2. all cameras together
+        refined = refine(samples, state, options)
+        state = refined.state
+        degenerate = find_degenerate(samples, refined)
     # 3. depth of all pixels for these cameras
     pair_scale = state.pair_scale / samples.unit
-    depth, best = dense_depth(data, masks, state.poses, state.intrinsics, pair_scale)
-    poses = state.poses.float()
-    world = transform(poses, unproject(depth, state.intrinsics.float()))
-    energy = state_energy(data, world, poses, pair_scale.float())
+    dense = dense_depth(data, masks, state.poses, state.intrinsics, pair_scale, options.chunk_pairs)
     covariance = refined.covariance
     unknown = torch.full((6,), torch.inf, dtype=covariance.dtype, device=covariance.device).diag_embed().nan_to_num(nan=0.0)
     covariance = torch.where(state.reached[:, None, None], covariance, unknown)
     return _finish(
-        (state.poses, state.intrinsics, depth, best, pair_scale, covariance),
-        float(energy),
+        (state.poses, state.intrinsics, pair_scale, covariance),
+        dense,
         refined.converged,
         refined.iterations,
-        find_degenerate(samples, refined),
+        degenerate,
     )
 
 
@@ -182,12 +184,15 @@ def _reference(
     intrinsics = intrinsics_from_focal(parameters.focals().double(), *data.size)
     best = frame_confidence(data, masks, num_frames)
     depth = torch.where(best > 0, parameters.im_depthmaps.exp().unflatten(1, data.size), 0.0)
+    world = transform(poses.float(), unproject(depth, intrinsics.float()))
     energy = float(objective(data, parameters))
+    if not math.isfinite(energy):
+        raise ValueError(f"method='reference' ended at an energy of {energy}: points of such sizes are beyond it; use 'fast'")
     covariance = torch.full((num_frames, 6, 6), torch.nan)
     earlier = history[-max(1, len(history) // 10)]
     return _finish(
-        (poses, intrinsics, depth, best, parameters.pair_scales(), covariance),
-        energy,
+        (poses, intrinsics, parameters.pair_scales(), covariance),
+        Dense(depth, best, world, energy),
         earlier - energy < 1e-3 * energy,
         iterations,
         ("",) * num_frames,
@@ -195,32 +200,31 @@ def _reference(
 
 
 def _finish(
-    state: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
-    energy: float,
+    cameras: tuple[Tensor, Tensor, Tensor, Tensor],  # poses, intrinsics, pair scales, covariance
+    dense: Dense,
     converged: bool,
     iterations: int,
     degenerate: tuple[str, ...],
 ) -> Registration:
     """Fix the scale: the mean distance of frame 1's valid points becomes 1."""
-    poses, intrinsics, depth, confidence, pair_scale, covariance = state
-    first = unproject(depth[:1], intrinsics[:1].float())
-    unit = 1 / mean_distance(first, confidence[:1] > 0)[0].double()
+    poses, intrinsics, pair_scale, covariance = cameras
+    unit = 1 / mean_distance(dense.pointmaps[:1], dense.confidence[:1] > 0)[0].double()
     poses = poses.clone()
     poses[:, :3, 3] *= unit
-    poses, intrinsics, depth = poses.float(), intrinsics.float(), depth * unit.float()
     stretch = torch.cat((torch.ones(3).to(unit), unit.repeat(3)))
+    covariance = covariance * stretch[:, None] * stretch
+    if not bool(covariance.isnan().all()):  # 0 times inf, off the diagonal of what is unknown
+        covariance = covariance.nan_to_num(nan=0.0, posinf=torch.inf)
     return Registration(
-        poses,
-        intrinsics,
-        depth,
-        transform(poses, unproject(depth, intrinsics)),
-        confidence,
+        poses.float(),
+        intrinsics.float(),
+        dense.depth * unit.float(),
+        dense.pointmaps * unit.float(),
+        dense.confidence,
         (pair_scale.double() * unit).float(),
-        energy,
+        dense.energy,
         converged,
         iterations,
         degenerate,
-        (covariance * stretch[:, None] * stretch).nan_to_num(nan=0.0, posinf=torch.inf).float()
-        if not covariance.isnan().all()
-        else covariance.float(),
+        covariance.float(),
     )

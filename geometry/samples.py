@@ -1,6 +1,6 @@
 """The pixels that take part in the solve: a regular subset of all maps, in one layout for first and second maps of the pairs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from jog3r.geometry.cameras import pixel_grid
 from jog3r.geometry.distances import without_spikes
 from jog3r.geometry.energy import Pairwise
-from jog3r.geometry.robust import weighted_median
+from jog3r.geometry.robust import masked_median
 
 _WORTH_THINNING = 2048  # pixels of a map, from which on a quarter of them tells the lesser things
 
@@ -52,6 +52,13 @@ class Samples:
         index = index.unflatten(0, self.grid)[::2, ::2]
         return self._picked(index.flatten(), (index.shape[0], index.shape[1])), index.flatten()
 
+    def without(self, second: Tensor, grid: tuple[int, int]) -> "Samples":
+        """The same maps, pixels of the second maps invalid where a mask (P, n) of the coarse or the whole grid says so."""
+        if grid != self.grid:  # every second row and column
+            second = second.unflatten(1, grid).repeat_interleave(2, 1).repeat_interleave(2, 2)
+            second = second[:, : self.grid[0], : self.grid[1]].flatten(1)
+        return replace(self, valid=self.valid & ~torch.cat((torch.zeros_like(second), second)))
+
     def _picked(self, index: Tensor, grid: tuple[int, int]) -> "Samples":
         return Samples(
             self.points[:, :, index],
@@ -83,7 +90,7 @@ def take_samples(data: Pairwise, anchor_valid: Tensor, valid: Tensor, max_pixels
     # Division first: squares of points in odd units would leave the range of float32.
     largest = points.abs().amax(1)  # (M, N)
     thin = slice(None, None, max(1, points.shape[2] // 1024))
-    typical = weighted_median(largest[:, thin], mask[:, thin].float()).unflatten(0, (2, -1))  # (2, P)
+    typical = masked_median(largest[:, thin], mask[:, thin]).unflatten(0, (2, -1))  # (2, P)
     unit = torch.where(typical[0] > 0, typical[0], typical[1])
     unit = torch.where(unit > 0, unit, 1.0)
     points = points / unit.repeat(2)[:, None, None]

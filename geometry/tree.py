@@ -7,6 +7,7 @@ from torch import Tensor
 
 from jog3r.geometry.cameras import invert
 from jog3r.geometry.initialisation import focal_from_pointmap, robust_camera_pose
+from jog3r.geometry.movers import Maps, find_movers
 from jog3r.geometry.pair_terms import local_points
 from jog3r.geometry.robust import weighted_median
 from jog3r.geometry.samples import Samples, sample_rays
@@ -64,13 +65,20 @@ def first_intrinsics(samples: Samples, intrinsics: Tensor, shared: bool, size: t
     return result
 
 
-def first_state(samples: Samples, intrinsics: Tensor, num_frames: int, known_poses: Tensor | None) -> tuple[State, Tensor]:
-    """First state, and the fit (P,) of each pair: median angle in radians between points and rays."""
+def first_state(samples: Samples, intrinsics: Tensor, num_frames: int, known_poses: Tensor | None) -> tuple[State, Samples]:
+    """First state, and the samples without the pixels of second maps that move by themselves."""
     few = samples.thinned(_START_PIXELS)
     count = samples.num_pairs
     second = slice(count, None)
     weights = few.confidence[second] * few.valid[second]
     relative, fit = robust_camera_pose(few.points[second], sample_rays(few, intrinsics, few.frame[second]), weights)
+    coarse, _ = samples.coarse()
+    rays = sample_rays(coarse, intrinsics, coarse.frame[second])
+    maps = Maps(coarse.points[second], coarse.valid[second], coarse.confidence[second], rays, coarse.grid)
+    moving, world_to_cam = find_movers(maps, invert(relative))
+    if moving is not None:
+        samples, relative = samples.without(moving, coarse.grid), invert(world_to_cam)
+        few = samples.thinned(_START_PIXELS)
     local = local_points(few.points[second], invert(relative))
     z = torch.cat((few.points[:count, 2], local[:, 2]))  # (M, n)
     weights = torch.where(few.valid & (z > 0), few.confidence, 0.0)
@@ -79,7 +87,7 @@ def first_state(samples: Samples, intrinsics: Tensor, num_frames: int, known_pos
     if known_poses is not None:
         state.pair_scale = _scale_to(known_poses, relative, few.pairs, state.pair_scale)
         state.poses = known_poses.clone()
-    return state, fit
+    return state, samples
 
 
 def _grow(

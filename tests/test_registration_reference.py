@@ -8,6 +8,7 @@ from torch import Tensor
 from jog3r import register_pointmaps
 from jog3r.geometry.cameras import pose_from, relative_poses, rotation_angle_deg, so3_exp
 from jog3r.geometry.energy import (
+    BASE_SCALE,
     AlignmentParameters,
     Pairwise,
     alignment_energy,
@@ -15,7 +16,6 @@ from jog3r.geometry.energy import (
     pose_parameters,
     signed_expm1,
     signed_log1p,
-    state_energy,
 )
 from jog3r.geometry.reference import ReferenceOptions, reference_alignment, temporal_terms
 
@@ -70,16 +70,21 @@ def test_recorded_energy_and_errors_are_reached(parity, shared: bool) -> None:
     assert torch.isnan(result.pose_covariance).all()
 
 
-def test_energy_of_a_state_is_the_objective_at_the_objectives_scale() -> None:
-    scene = make_scene(height=12, width=16, num_frames=4)
-    maps = scene.inputs
-    data = Pairwise(*maps[:4], maps[4])
-    poses = pose_from(so3_exp(0.1 * torch.randn(4, 3)), torch.randn(4, 3))
-    world, scale = torch.randn(4, 12, 16, 3), 0.5 + torch.rand(3)
-    # Seven times the size changes nothing.
-    bigger = poses.clone()
-    bigger[:, :3, 3] *= 7
-    torch.testing.assert_close(state_energy(data, world, poses, scale), state_energy(data, 7 * world, bigger, 7 * scale))
+@pytest.mark.parametrize("graph", ["star", "window"])
+def test_energy_of_the_fast_method_is_the_objective_at_its_state(graph: str) -> None:
+    scene = make_scene(height=12, width=16, num_frames=6, graph=graph)
+    maps = list(scene.inputs)
+    maps[3] = maps[3].clone()
+    maps[3][1, :5] = 0  # invalid pixels do not count
+    result = register_pointmaps(*maps, chunk_pairs=3)
+    valid = [value.clamp(min=1) for value in (maps[1], maps[3])]
+    data = Pairwise(maps[0], valid[0], maps[2], valid[1], scene.pairs)
+    unit = BASE_SCALE / result.pair_scale.log().mean().exp()
+    pair_to_world = result.poses[scene.pairs[:, 0]].clone()
+    pair_to_world[:, :3, :3] *= result.pair_scale[:, None, None]
+    pair_to_world[:, :3] *= unit
+    again = alignment_energy(data, result.pointmaps * unit, pair_to_world)
+    assert result.energy == pytest.approx(float(again), rel=1e-5)
 
 
 def test_pixels_of_confidence_one_weigh_nothing() -> None:

@@ -1,0 +1,32 @@
+"""Work on tensors too small for several threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+# Numbers in the largest tensors of one kind, up to which several threads gain nothing.
+_SMALL = 1 << 17
+
+
+@contextmanager
+def one_thread_if_small(numbers: int, device: torch.device) -> Iterator[None]:
+    """Let torch use one thread of the CPU inside, if tensors have at most 131,072 numbers.
+
+    Thousands of operations that take microseconds each wait for the slowest thread every time: no gain on an idle machine, and on
+    a busy one, where threads lose their core while the others spin, a hundred times the time. Torch keeps the number per thread:
+    other running threads keep theirs.
+
+    Args:
+        numbers: in the largest tensors of one kind.
+        device: where they are; elsewhere than on the CPU nothing is changed.
+    """
+    before = torch.get_num_threads()
+    if device.type != "cpu" or numbers > _SMALL or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
