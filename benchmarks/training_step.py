@@ -1,10 +1,11 @@
 """Joint step against the plain way of doing it: two full passes with gradients for everything.
 
-OMP_NUM_THREADS=1 python benchmarks/training_step.py [--repeats 5]
+    OMP_NUM_THREADS=1 python benchmarks/training_step.py [--repeats 5] [--case "tiny, temporal"] [--compile joint plain]
 
-Both ways see the same clips, noise and captions (embedded beforehand), compute the same two losses, clip the gradients and take
-a step of AdamW. Reported is the median CPU time of a step on one thread, the two ways in turn, so that other work on the machine
-does not count.
+Both ways see the same clips, noise and captions (embedded beforehand), compute the same two losses, clip the gradients, take a
+step of AdamW and of the moving average, on as many clips as the paper's recipe: 1 + 1. The plain way takes torch's AdamW as it
+comes, the joint step that of the trainer. Reported is the median CPU time of a step on one thread, the two ways in turn, so that
+other work on the machine does not count; and beside it the ratio of the multiplications, which no machine can change.
 """
 
 import argparse
@@ -12,17 +13,22 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import DDPMScheduler
+from diffusers.training_utils import EMAModel
+from torch.utils.flop_counter import FlopCounterMode
 
 from jog3r import Jog3rTransformer3DModel, Pointmap3DHead
 from jog3r.training.build import build_joint_model, select_trainable
 from jog3r.training.config import TrainConfig
 from jog3r.training.joint_model import JointModel, reconstruction_loss
 from jog3r.training.losses import add_training_noise, generation_loss
+from jog3r.training.optimization import build_optimizers
 from jog3r.training.step_batches import StepNoise, draw_step_noise
+
+Losses: TypeAlias = Callable[[JointModel, dict[str, torch.Tensor], StepNoise, TrainConfig], torch.Tensor]
 
 # Tiny is the bundled model. Mid-size has the paper's proportions: half of its blocks, a third of its width.
 TINY = dict(
@@ -78,59 +84,80 @@ def joint_losses(joint: JointModel, batch: dict[str, torch.Tensor], draws: StepN
     return torch.stack(list(joint(batch, draws, config).values())).sum()
 
 
-def make_step(joint: JointModel, parameters: list[Any], losses: Callable[..., torch.Tensor], *inputs: Any) -> Callable[[], float]:
-    """One optimizer step as a function without arguments; it returns the loss."""
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5)
+def make_step(
+    joint: JointModel, trained: list[Any], optimizers: list[torch.optim.Optimizer], losses: Losses, *inputs: Any
+) -> Callable[[], float]:
+    """One step as a function without arguments; it returns the loss."""
+    average = EMAModel(trained, decay=0.999, use_ema_warmup=True, power=0.75)
 
     def step() -> float:
         loss = losses(joint, *inputs)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        average.step(trained)
         return loss.item()
 
     return step
 
 
-def compare(transformer: dict, head: dict, changes: dict, repeats: int) -> tuple[float, float]:
-    """Median CPU seconds of a plain step and of ours."""
-    sizes = dict(num_frames=16, height=64, width=64, generation_batch=2, reconstruction_batch=2, pairs_per_clip=4)
+def make_ways(transformer: dict, head: dict, changes: dict, compiled: list[str]) -> dict[str, Callable[[], float]]:
+    """The steps to compare by name: "plain", "joint", and those of them that `compiled` names as "... compiled"."""
+    sizes = dict(num_frames=16, height=64, width=64, generation_batch=1, reconstruction_batch=1, pairs_per_clip=4)
     config = TrainConfig(init_from="", output_dir="", **{**sizes, **changes})
-    inputs = (*make_inputs(config, transformer["caption_channels"]), config)
-    steps: dict[Callable, Callable[[], float]] = {}
-    first: list[float] = []
-    for losses in (plain_losses, joint_losses):
+    inputs = make_inputs(config, transformer["caption_channels"])
+    ways = {"plain": dataclasses.replace(config, trainable="all"), "joint": config}
+    ways |= {f"{name} compiled": dataclasses.replace(ways[name], compile_backend="inductor") for name in compiled}
+    steps = {}
+    for name, options in ways.items():
         torch.manual_seed(0)
-        joint = build_joint_model(
-            Jog3rTransformer3DModel(**COMMON, **transformer), Pointmap3DHead(**head), None, DDPMScheduler(), config
-        )
-        everything = dataclasses.replace(config, trainable="all")
-        trained = [value for _, value in select_trainable(joint, everything if losses is plain_losses else config)]
-        steps[losses] = make_step(joint, trained, losses, *inputs)
-        first.append(steps[losses]())  # also warms up
-    if abs(first[0] - first[1]) > 1e-4 * abs(first[0]):
-        raise RuntimeError(f"the two ways do not compute the same losses: {first}")
-    times: dict[Callable, list[float]] = {losses: [] for losses in steps}
+        models = Jog3rTransformer3DModel(**COMMON, **transformer), Pointmap3DHead(**head)
+        joint = build_joint_model(*models, None, DDPMScheduler(), options)
+        named = select_trainable(joint, options)
+        trained = [value for _, value in named]
+        plain = name.startswith("plain")
+        optimizers = [torch.optim.AdamW(trained, lr=1e-5)] if plain else build_optimizers(named, options)
+        steps[name] = make_step(joint, trained, optimizers, plain_losses if plain else joint_losses, *inputs, options)
+    return steps
+
+
+def compare(steps: dict[str, Callable[[], float]], repeats: int) -> tuple[dict[str, float], float]:
+    """Median CPU seconds of each way, and how many times the joint step's multiplications the plain one takes."""
+    first, flops = {}, {}
+    for name, step in steps.items():  # also warms up
+        if "compiled" in name:
+            first[name] = step()
+            continue
+        with FlopCounterMode(display=False) as counter:
+            first[name] = step()
+        flops[name] = counter.get_total_flops()
+    if any(abs(loss - first["plain"]) > 1e-4 * abs(first["plain"]) for loss in first.values()):
+        raise RuntimeError(f"the ways do not compute the same losses: {first}")
+    times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
-        for losses, step in steps.items():
+        for name, step in steps.items():
             begin = time.process_time()
             step()
-            times[losses].append(time.process_time() - begin)
-    return statistics.median(times[plain_losses]), statistics.median(times[joint_losses])
+            times[name].append(time.process_time() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}, flops["plain"] / flops["joint"]
 
 
 def main() -> None:
-    """Print a table of all cases."""
+    """Print a line for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--case", choices=CASES, default=None, help="one of the cases alone")
+    parser.add_argument("--compile", nargs="*", choices=["joint", "plain"], default=[], help="also time these by torch.compile")
     options = parser.parse_args()
-    print(f"{'model, what is trained':<24}{'plain s':>9}{'joint s':>9}{'ratio':>7}")
-    for name, case in CASES.items():
-        if options.case in (None, name):
-            plain, joint = compare(*case, options.repeats)
-            print(f"{name:<24}{plain:9.2f}{joint:9.2f}{plain / joint:7.2f}", flush=True)
+    torch.set_num_threads(1)
+    for case, (transformer, head, changes) in CASES.items():
+        if options.case not in (None, case):
+            continue
+        seconds, products = compare(make_ways(transformer, head, changes, options.compile), options.repeats)
+        shown = [f"{name} {value:.3f} s ({seconds['plain'] / value:.2f}x)" for name, value in seconds.items()]
+        print(f"{case}: {', '.join(shown)}; multiplications {products:.2f}x", flush=True)
 
 
 if __name__ == "__main__":

@@ -80,8 +80,9 @@ class Jog3rTransformerBlock(nn.Module):
         modulation: torch.Tensor,  # (B, 6, D)
         temporal_position: torch.Tensor | None = None,  # (F, D), first block only
         caption_index: torch.Tensor | None = None,  # (B,) which of the U captions a clip has; None: U = B, each its own
+        frames: torch.Tensor | None = None,  # (K,) the frames that leave the block, having seen all; None: all leave
     ) -> torch.Tensor:
-        """(B, F, N, D) -> (B, F, N, D)."""
+        """(B, F, N, D) -> (B, F, N, D), or (B, K, N, D) with `frames`."""
         batch_size, num_frames, num_tokens, _ = hidden_states.shape
         table = (self.scale_shift_table + modulation)[:, :, None, None]  # (B, 6, 1, 1, D)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = table.unbind(1)  # (B, 1, 1, D) each
@@ -93,7 +94,13 @@ class Jog3rTransformerBlock(nn.Module):
 
         # 2. temporal: one place sees itself in all frames; the position is added to the input, not to the stream
         temporal = hidden_states if temporal_position is None else hidden_states + temporal_position[:, None]
-        temporal = self.temporal_attn(temporal.transpose(1, 2).flatten(0, 1))  # (B*N, F, D)
+        temporal = temporal.transpose(1, 2).flatten(0, 1)  # (B*N, F, D)
+        seen = None
+        if frames is not None:
+            seen = self.temporal_attn.project_key_value(temporal)
+            temporal, hidden_states = temporal.index_select(1, frames), hidden_states.index_select(1, frames)
+            num_frames = len(frames)
+        temporal = self.temporal_attn(temporal, seen)  # (B*N, F, D)
         temporal = temporal.unflatten(0, (batch_size, num_tokens)).transpose(1, 2)  # (B, F, N, D)
         hidden_states = torch.addcmul(hidden_states, gate_msa, temporal)
 
@@ -107,6 +114,30 @@ class Jog3rTransformerBlock(nn.Module):
         # 4. MLP
         mlp = self.mlp(modulate(self.norm2(hidden_states), shift_mlp, scale_mlp))
         return torch.addcmul(hidden_states, gate_mlp, mlp)
+
+
+@dataclass
+class _Conditions:
+    """What blocks get beside the tokens, for the whole batch."""
+
+    captions: list[Any]  # per block (U, L, D), or keys and values
+    mask: torch.Tensor | None  # (B, L) bool
+    modulation: torch.Tensor  # (B, 6, D)
+    temporal_position: torch.Tensor  # (F, D)
+    caption_index: torch.Tensor | None  # (B,)
+
+    def of(self, block: int, clips: slice) -> tuple[Any, ...]:
+        """Arguments of block number `block`, counted from 0, for a part of the clips."""
+        captions, index = self.captions[block], self.caption_index
+        if index is None:
+            captions = captions[clips] if isinstance(captions, torch.Tensor) else tuple(states[clips] for states in captions)
+        return (
+            captions,
+            None if self.mask is None else self.mask[clips],
+            self.modulation[clips],
+            self.temporal_position if block == 0 else None,
+            None if index is None else index[clips],
+        )
 
 
 class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin):
@@ -259,6 +290,7 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         return_features: bool = False,
         features_only: bool = False,
         num_features_only: int = 0,
+        feature_frames: torch.Tensor | None = None,
         caption_cache: CaptionCache | None = None,
         caption_index: torch.Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,  # noqa: ARG002  # read by the decorator (LoRA scale)
@@ -275,13 +307,19 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
             features_only: stop after block `feature_layer`; `.sample` is None.
             num_features_only: the last so many clips of the batch stop after block `feature_layer` (joint training: the
                 reconstruction half pays nothing for the generation branch); `.sample` then has that many rows fewer.
+            feature_frames (K,): frames whose features are wanted, of the clips that are here for their features alone; the last
+                tapped block then does for these frames only what follows temporal attention, and `.features` is
+                (those clips, K, N, D).
             caption_cache: reuse of the captions' keys and values between calls with the same captions.
             caption_index (B,): which of the U captions each clip has, so that one that many clips share, such as the empty
                 caption, is projected once; None: U = B, each clip its own.
             attention_kwargs: `{"scale": float}` scales LoRA layers.
             return_dict: False gives the tuple (sample, features) without what is None.
         """
+        num_features_only = hidden_states.shape[0] if features_only else num_features_only
         self._check_inputs(hidden_states, encoder_hidden_states, num_features_only, caption_index)
+        if feature_frames is not None and not num_features_only:
+            raise ValueError("feature_frames choose among the frames of clips that stop at the tap: set num_features_only")
         batch_size, _, num_frames, height, width = hidden_states.shape
         patch = self.config.patch_size
         grid = (height // patch, width // patch)
@@ -299,27 +337,14 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
 
         # 2. blocks; clips that are here for their features leave behind the last tap
-        taps: list[torch.Tensor] = []
-        kept = batch_size
-        for index, block in enumerate(self.transformer_blocks[:last_block]):
-            hidden_states = self._run_block(
-                block,
-                hidden_states,
-                _first_clips(captions[index], kept) if caption_index is None else captions[index],
-                None if mask is None else mask[:kept],
-                modulation[:kept],
-                temporal_position if index == 0 else None,
-                None if caption_index is None else caption_index[:kept],
-            )
-            if (return_features or features_only) and index + 1 in self.feature_layers:
-                taps.append(hidden_states)
-            if index + 1 == self.config.feature_layer:
-                kept = batch_size - num_features_only
-                hidden_states = hidden_states[:kept]
+        conditions = _Conditions(captions, mask, modulation, temporal_position, caption_index)
+        rest = slice(batch_size - num_features_only)
+        tapped = self.feature_layers if return_features or features_only else []
+        hidden_states, taps = self._run_blocks(hidden_states, conditions, last_block, tapped, rest, feature_frames)
         features = self._fuse(taps) if taps else None
 
         # 3. output
-        sample = None if features_only else self._project_out(hidden_states, embedded_timestep[:kept], grid)
+        sample = None if features_only else self._project_out(hidden_states, embedded_timestep[rest], grid)
         if not return_dict:
             return tuple(value for value in (sample, features) if value is not None)
         return Jog3rTransformer3DModelOutput(sample=sample, features=features)
@@ -364,6 +389,35 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         cache.key_values += [block.cross_attn.project_key_value(projected) for block in missing]
         return cache.key_values
 
+    def _run_blocks(
+        self,
+        hidden_states: torch.Tensor,
+        conditions: _Conditions,
+        last_block: int,
+        tapped: list[int],
+        rest: slice,
+        feature_frames: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Tokens (B, F, N, D) -> those of the clips `rest` behind block `last_block`, and the outputs of the blocks `tapped`."""
+        clips = slice(hidden_states.shape[0])
+        taps: list[torch.Tensor] = []
+        for index, block in enumerate(self.transformer_blocks[:last_block]):
+            last_tap = index + 1 == self.config.feature_layer
+            split = last_tap and feature_frames is not None
+            if split:  # the clips that go on pass this block whole, in a call of their own
+                alone = slice(rest.stop, clips.stop)
+                taps = [tap[alone].index_select(1, feature_frames) for tap in taps]
+                arguments = (*conditions.of(index, alone), feature_frames)
+                taps.append(self._run_block(block, hidden_states[alone], *arguments))
+                hidden_states, clips = hidden_states[rest], rest
+            if hidden_states.shape[0]:
+                hidden_states = self._run_block(block, hidden_states, *conditions.of(index, clips))
+            if index + 1 in tapped and not split:
+                taps.append(hidden_states)
+            if last_tap:
+                hidden_states, clips = hidden_states[rest], rest
+        return hidden_states, taps
+
     def _fuse(self, taps: list[torch.Tensor]) -> torch.Tensor:
         """Outputs (B, F, N, D) of the tapped blocks -> features (B, F, N, D)."""
         if self.feature_weights is None:
@@ -393,11 +447,6 @@ def _check_feature_layers(layers: Sequence[int], num_layers: int) -> None:
         raise ValueError(f"{name} counts blocks from 1 to num_layers={num_layers}, got {got}")
     if list(layers) != sorted(set(layers)):
         raise ValueError(f"feature_layers must ascend without repetition, got {got}")
-
-
-def _first_clips(captions: Any, count: int) -> Any:
-    """The captions, or their keys and values, of the first `count` clips."""
-    return captions[:count] if isinstance(captions, torch.Tensor) else tuple(states[:count] for states in captions)
 
 
 register_with_diffusers()

@@ -140,6 +140,10 @@ def test_position_k_is_a_pure_function_and_workers_change_nothing(folder: Path, 
             assert all(torch.equal(batch[name][place], plain[3 * number + place][name]) for name in batch)
     epoch = [stream.selection(position)[0] for position in range(5)]
     assert sorted(epoch) == [0, 1, 2, 3, 4]
+    forward = CachedStream(folder / "cache", vae, 8, SIZE, 12, seed=5, reverse_probability=0.0)
+    taken = [(stream.selection(k)[1], forward.selection(k)[1]) for k in range(12)]
+    assert all(one.start == other.start and not other.reversed for one, other in taken) and any(one.reversed for one, _ in taken)
+    assert forward.describe() != stream.describe()
     other = CachedStream(folder / "cache", vae, 8, SIZE, 12, seed=6)
     assert [other.selection(k) for k in range(12)] != [stream.selection(k) for k in range(12)]
 

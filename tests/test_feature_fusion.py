@@ -62,6 +62,34 @@ def test_clips_for_features_leave_behind_the_last_tap_and_have_all_taps() -> Non
     torch.testing.assert_close(part.sample, whole.sample[:1])
 
 
+@pytest.mark.parametrize("layers", [[2], [1, 2], [3]])
+@pytest.mark.parametrize("alone", [1, 2, 3])
+def test_frames_whose_features_are_not_wanted_change_nothing_by_being_left_out(layers: list[int], alone: int) -> None:
+    """Features of two frames of the clips that stop at the tap, and gradients through them, equal those of whole blocks."""
+    gradients, results = [], []
+    frames = torch.tensor([0, 2])
+    for feature_frames in (None, frames):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            model = tiny_transformer(feature_layer=layers[-1], feature_layers=layers if len(layers) > 1 else None)
+        arguments = dict(return_features=True, num_features_only=alone, feature_frames=feature_frames)
+        output = model(*inputs(3), **arguments)
+        features = output.features if feature_frames is not None else output.features[3 - alone :][:, frames]
+        (features.square().sum() + output.sample.square().sum()).backward()
+        results.append((features.detach(), output.sample.detach()))
+        gradients.append({name: value.grad for name, value in model.named_parameters() if value.grad is not None})
+    assert results[1][0].shape == (alone, 2, 4, 16)
+    torch.testing.assert_close(results[1], results[0])
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5)
+    only = model(*inputs(3), features_only=True, feature_frames=frames)
+    assert only.sample is None
+    torch.testing.assert_close(only.features[3 - alone :], results[0][0])
+    with pytest.raises(ValueError, match="set num_features_only"):
+        model(*inputs(3), return_features=True, feature_frames=frames)
+
+
 @torch.no_grad()
 def test_one_caption_for_several_clips_equals_a_caption_each() -> None:
     model = tiny_transformer()

@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import training_cases
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from tiny_components import tiny_pipeline
-from training_cases import run_here
+from training_cases import SIZE, run_here
 from training_runs import weights_of
 
 from jog3r import Dust3rBaseline, Dust3rPipeline
@@ -23,21 +25,7 @@ from jog3r.training.optimization import build_optimizers, learning_rate_factor, 
 from jog3r.training.step_batches import draw_step_noise
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZE = (3, 16, 16)  # frames, height, width
-
-
-def settings(**changes: object) -> TrainConfig:
-    arguments = dict(
-        init_from="unused",
-        output_dir="unused",
-        num_frames=SIZE[0],
-        height=SIZE[1],
-        width=SIZE[2],
-        generation_batch=2,
-        reconstruction_batch=2,
-        pairs_per_clip=2,
-    )
-    return TrainConfig(**{**arguments, **changes})  # type: ignore[arg-type]
+settings = partial(training_cases.settings, reconstruction_batch=2)
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_components import tiny_pipeline
+from tiny_components import tiny_pipeline, tiny_transformer
+from torch.utils._pytree import tree_leaves
 from training_cases import run_here, settings
+from training_runs import weights_of
 
-from jog3r import Dust3rBaseline, Dust3rPipeline
+from jog3r import Dust3rBaseline, Dust3rPipeline, Pointmap3DHead
 from jog3r.training import results
 from jog3r.training.optimization import build_optimizers
 from jog3r.training.samples import check_tracker, save_samples
@@ -128,6 +130,24 @@ def test_trackers_get_numbers_and_pictures(tracker: str, tmp_path: Path, monkeyp
     run_here(tmp_path, tracker=tracker, num_steps=2, sample_every=2, sample_steps=2, generation_batch=1, reconstruction_batch=1)
     written = [path for path in tmp_path.rglob("*") if tracker in str(path.relative_to(tmp_path)) or "tfevents" in path.name]
     assert any(path.is_file() for path in written)
+
+
+def test_a_paused_run_with_moments_of_8_bits_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    pipe = tiny_pipeline(transformer=tiny_transformer(num_attention_heads=4, attention_head_dim=16, mlp_ratio=4.0))
+    pipe.register_modules(pointmap_head=Pointmap3DHead(64, 64, num_layers=1, num_attention_heads=2, patch_size=8))
+    changes = dict(optimizer="adamw8bit", num_steps=4, checkpoint_every=2, learning_rate=1e-3)
+    whole = run_here(tmp_path, pipe, output_dir=str(tmp_path / "whole"), **changes)
+    halves = str(tmp_path / "halves")
+    run_here(tmp_path, output_dir=halves, **changes, stop_after_minutes=0.0)
+    saved = torch.load(next(Path(halves).glob("step-*")) / "progress.pt", weights_only=True)["optimizers"][0]["state"]
+    assert torch.uint8 in {value.dtype for value in tree_leaves(saved) if isinstance(value, torch.Tensor)}
+    resumed = run_here(tmp_path, output_dir=halves, **changes)
+    expected, found = weights_of(whole / "pipeline"), weights_of(resumed / "pipeline")
+    start = weights_of(tmp_path / "init")
+    assert expected.keys() == found.keys() and any(not torch.equal(start[name], found[name]) for name in found)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from jog3r.models.dust3r_baseline import Dust3rBaseline
 from jog3r.models.pointmap_head import Pointmap3DHead
@@ -71,8 +73,8 @@ def build_image_model(baseline: Dust3rBaseline, config: TrainConfig) -> ImageMod
 
 def set_computation(part: Any, config: TrainConfig) -> None:
     """Checkpointing, attention backend and compilation of one model."""
-    if config.gradient_checkpointing:
-        part.enable_gradient_checkpointing()
+    if config.gradient_checkpointing:  # nothing in a block is random: no states of generators to keep for computing it again
+        part.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
     if config.attention_backend is not None:
         part.set_attention_backend(config.attention_backend)
     if config.attention_backend == "_native_math":  # else it computes in float32, whatever the inputs

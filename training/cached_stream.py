@@ -1,7 +1,6 @@
 """Training clips out of a cache, with the items of `ProceduralStream`: position k always gives the same clip."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from jog3r.data.cache import Cache, CachedFrames
-from jog3r.data.sampling import STRIDES, FrameSelection, rebase_poses, select_frames, shuffled_index
+from jog3r.data.sampling import REVERSE_PROBABILITY, STRIDES, FrameSelection, rebase_poses, select_frames, shuffled_index
 from jog3r.data.source import list_hash
 from jog3r.training.component_files import fingerprint
 from jog3r.training.depth_checks import DepthChecks
@@ -33,7 +32,7 @@ class CachedStream(Dataset):
         size: (F, H, W) of a clip.
         length: positions in the stream.
         seed: of everything drawn.
-        strides: to draw from, among those that fit the video.
+        reverse_probability: chance of a clip to run backward.
         checks: which known depth is not to be believed; None believes all of it.
 
     Raises:
@@ -49,13 +48,14 @@ class CachedStream(Dataset):
         length: int,
         seed: int,
         *,
-        strides: Sequence[int] = STRIDES,
+        reverse_probability: float = REVERSE_PROBABILITY,
         checks: DepthChecks | None = None,
     ):
         self.cache = Cache(directory)
         self.cache.check_model("vae", fingerprint(vae), getattr(vae.config, "_name_or_path", None) or "the run's own")
         self.num_frames, self.caption_length = size[0], caption_length
-        self.length, self.seed, self.strides = length, seed, tuple(strides)
+        self.length, self.seed = length, seed
+        self.reverse_probability = reverse_probability
         self.checks = checks
         if size[1:] != (self.cache.height, self.cache.width):
             raise ValueError(
@@ -67,7 +67,7 @@ class CachedStream(Dataset):
                 f"the cache's captions have up to {self.cache.caption_length} tokens, the model takes {caption_length}; "
                 "prepare it with caption_length of the model"
             )
-        self.min_frames = (self.num_frames - 1) * min(self.strides) + 1
+        self.min_frames = (self.num_frames - 1) * min(STRIDES) + 1
         self.videos = [index for index in range(len(self.cache)) if self.cache.num_frames(index) >= self.min_frames]
         if not self.videos:
             raise ValueError(f"no video of the cache {str(directory)!r} has the {self.min_frames} frames that a clip takes")
@@ -78,14 +78,16 @@ class CachedStream(Dataset):
     def selection(self, position: int) -> tuple[int, FrameSelection]:
         """Which video of the cache, and which of its frames, stand at `position`; nothing is read for it."""
         video = self.videos[shuffled_index(position, len(self.videos), self.seed)]
-        return video, select_frames(self.cache.num_frames(video), self.num_frames, self.seed, position, self.strides)
+        available = self.cache.num_frames(video)
+        return video, select_frames(available, self.num_frames, self.seed, position, reverse_probability=self.reverse_probability)
 
     def describe(self) -> dict[str, Any]:
         """What decides which clip stands where; a run goes on with the same alone."""
         manifest = self.cache.manifest
         videos = list_hash([f"{self.cache.name(index)} {self.cache.num_frames(index)}" for index in self.videos])
         listed = manifest["plan"]["source"]["list_sha256"]
-        return {"kind": "cache", "list_sha256": listed, "videos_sha256": videos, "strides": list(self.strides), "seed": self.seed}
+        drawn = {"strides": list(STRIDES), "reverse_probability": self.reverse_probability, "seed": self.seed}
+        return {"kind": "cache", "list_sha256": listed, "videos_sha256": videos, **drawn}
 
     def sample_name(self, position: int) -> str:
         """The clip at `position`, for people and logs."""

@@ -144,6 +144,7 @@ class TrainConfig:
     edge_threshold: float | None = 0.1  # with data=cache: relative depth step beside which depth is not believed
     agreement_threshold: float | None = None  # with data=cache: relative disagreement with other frames
     max_missing_share: float = 0.05  # with data=cache: of its list, videos that `prepare` skipped, or too short for a clip
+    reverse_probability: float = 0.5  # with data=cache: share of the clips that run backward
     num_frames: int = 16
     height: int = 64
     width: int = 64
@@ -201,7 +202,7 @@ class TrainConfig:
             raise ValueError(f"pairs_per_clip must be at least 1, got {self.pairs_per_clip}")
         if (self.data == "cache") != (self.cache_dir is not None):
             raise ValueError(f"data=cache and cache_dir belong together, got data={self.data} and cache_dir={self.cache_dir!r}")
-        for name in ("caption_dropout", "decay_fraction", "max_missing_share"):
+        for name in ("caption_dropout", "decay_fraction", "max_missing_share", "reverse_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share between 0 and 1, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:

@@ -33,6 +33,8 @@ class JointModel(nn.Module):
         latents = batch["latents"]  # (B, C, F, h, w)
         captions, caption_index, mask = self._captions(batch, draws)
         noisy = add_training_noise(latents, draws.noise, draws.timesteps, self.scheduler)
+        # a decoder over all frames wants the features of all, a pairwise one those of its pairs
+        by_pair = config.reconstruction_batch > 0 and self.pointmap_head.config.attention == "pairwise"
         output = self.transformer(
             noisy,
             draws.timesteps,
@@ -40,7 +42,8 @@ class JointModel(nn.Module):
             mask,
             return_features=config.reconstruction_batch > 0,
             features_only=config.generation_batch == 0,
-            num_features_only=latents.shape[0] - config.generation_batch if config.generation_batch else 0,
+            num_features_only=config.reconstruction_batch,
+            feature_frames=draws.frames if by_pair else None,
             caption_index=caption_index,
         )
         losses = {}
@@ -55,8 +58,9 @@ class JointModel(nn.Module):
                 config.variational_bound,
             ).mean()
         if config.reconstruction_batch:
-            features = output.features[config.generation_batch :]
-            maps = self.pointmap_head(features, config.height, config.width, pairs=draws.pairs)
+            features = output.features if by_pair else output.features[config.generation_batch :]
+            pairs = draws.pairs_of_frames if by_pair else draws.pairs
+            maps = self.pointmap_head(features, config.height, config.width, pairs=pairs)
             losses["reconstruction"] = reconstruction_loss(maps, batch, draws.pairs, config)
         return losses
 
@@ -107,8 +111,8 @@ def reconstruction_loss(output: Any, batch: dict[str, torch.Tensor], pairs: torc
     Divided by `batch["valid_pixels"]` (2,) where it is given: the mean over all processes and micro-steps of the step.
     """
     start = config.generation_batch
-    truth = pointmaps_in_first_camera(batch["depth"], batch["intrinsics"], batch["poses"])[start:]  # (R, F, H, W, 3)
-    valid = batch["valid"][start:]
+    depth, intrinsics, poses, valid = (batch[name][start:] for name in ("depth", "intrinsics", "poses", "valid"))
+    truth = pointmaps_in_first_camera(depth, intrinsics, poses)  # (R, F, H, W, 3)
     return pointmap_loss(
         output.anchor_pointmaps.flatten(0, 1),  # (R*P, H, W, 3)
         output.anchor_confidence.flatten(0, 1),

@@ -108,7 +108,7 @@ def _model_and_inputs(config: TrainConfig) -> tuple[JointModel | ImageModel, dic
                     tensors[name] = nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty
     head: Any = joint.baseline.head if isinstance(joint, ImageModel) else joint.pointmap_head
     head._check_pairs = lambda pairs, *_: pairs  # it looks at numbers, which tensors without data have not
-    return joint, *_inputs(joint, config)
+    return joint, *model_inputs(joint, config)
 
 
 def _forward_and_backward(joint: nn.Module, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> None:
@@ -168,7 +168,7 @@ def _sizes(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not name.startswith("_")}
 
 
-def _inputs(joint: JointModel | ImageModel, config: TrainConfig) -> tuple[dict[str, torch.Tensor], StepNoise]:
+def model_inputs(joint: JointModel | ImageModel, config: TrainConfig) -> tuple[dict[str, torch.Tensor], StepNoise]:
     """A batch and its draws of the right shapes."""
     generation, reconstruction = config.generation_batch, config.reconstruction_batch
     clips, frames, size = generation + reconstruction, config.num_frames, (config.height, config.width)

@@ -24,7 +24,10 @@ def build_stream(config: TrainConfig, pipeline: Any, caption_length: int, length
     if config.data == "cache":
         checks = DepthChecks(config.edge_threshold, config.agreement_threshold)
         folder = Path(str(config.cache_dir))
-        stream = CachedStream(folder, pipeline.vae, caption_length, size, length, config.seed, checks=checks)
+        stream = CachedStream(
+            folder, pipeline.vae, caption_length, size, length, config.seed,
+            reverse_probability=config.reverse_probability, checks=checks,
+        )  # fmt: skip
         stream.check_missing(config.max_missing_share)
         return stream
     vae, tokenizer = getattr(pipeline, "vae", None), getattr(pipeline, "tokenizer", None)  # a DUSt3R has neither
