@@ -14,16 +14,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 __all__ = ["Gate"]
 
 _API = "/gradio_api"
+_MCP = f"{_API}/mcp"
 _OPEN = re.compile(
     r"/|/(config|favicon\.ico|robots\.txt|manifest\.json|pwa_icon|theme\.css)/?"
     r"|/(assets|static|svelte)/.*"
     rf"|{_API}/(info|openapi\.json|app_id|startup-events|heartbeat/\w+|theme\.css|token|user|login_check)/?"
     rf"|{_API}/(queue/(join|data)|cancel|reset|upload|upload_progress|(run|api)/\w+|call(/v2)?/\w+(/\w+)?)/?"
     rf"|{_API}/file=.*"
-    rf"|{_API}/mcp(/.*)?"
+    rf"|{_MCP}(/.*)?"
 )
 _UPLOAD = f"{_API}/upload"
 _JSON_BYTES = 64 * 1024
+_MCP_BYTES = 4 * 2**20  # MCP has no uploads: a clip comes inside the JSON
 _MULTIPART_BYTES = 4096  # what a form adds to the file itself
 
 
@@ -59,16 +61,21 @@ class Gate:
             raise _Refusal(403, "Only files of this Space's own requests are served.")
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return receive
-        is_upload = path.rstrip("/") == _UPLOAD
-        limit = self.upload_bytes + _MULTIPART_BYTES if is_upload else _JSON_BYTES
+        limit = self._limit(path)
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > limit:
             raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
-        if is_upload:
+        if path.rstrip("/") == _UPLOAD:
             return _bounded(receive, limit)
         body = await _read(receive, limit)
         _check_json(body)
         return _replay(body, receive)
+
+    def _limit(self, path: str) -> int:
+        """Bytes that a request may have."""
+        if path.rstrip("/") == _UPLOAD:
+            return self.upload_bytes + _MULTIPART_BYTES
+        return _MCP_BYTES if path.startswith(_MCP) else _JSON_BYTES
 
 
 class _Refusal(Exception):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import gradio.mcp
 
 from jog3r.space.jobs import Done, Step
 from jog3r.space.limits import Refused, SpaceLimits
@@ -66,6 +67,7 @@ def open_space(
     folder = ServerFolder(limits.keep_seconds, parent)
     folder.sweep()
     os.environ["GRADIO_TEMP_DIR"] = str(folder.served)
+    gradio.mcp.DEFAULT_TEMP_DIR = str(folder.served)  # took its value when it was imported
     return Space(first, second, model == bundled, limits, folder)
 
 
