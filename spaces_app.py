@@ -292,12 +292,16 @@ def build(space: Space) -> gr.Blocks:
 def launch(space: Space, host: str | None = None, port: int | None = None, block: bool = True) -> gr.Blocks:
     """Serve the page; returns it when `block` is False."""
     page = build(space)
+    gate = Middleware(
+        Gate, upload_bytes=space.limits.upload_bytes, has_room=lambda: space.folder.size() < space.limits.keep_bytes
+    )
     page.launch(
         server_name=host,
         server_port=port,
         prevent_thread_lock=not block,
         max_file_size=space.limits.upload_bytes,
-        app_kwargs={"middleware": [Middleware(Gate, upload_bytes=space.limits.upload_bytes)]},
+        state_session_capacity=200,  # sessions hold nothing of ours, but Gradio keeps the last components of each
+        app_kwargs={"middleware": [gate]},
         theme=theme(),
         css=CSS,
         head=HEAD,

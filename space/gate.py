@@ -5,7 +5,9 @@ also reads a whole request before it looks at it. The gate refuses by path, size
 """
 
 import json
+import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -35,11 +37,13 @@ class Gate:
     Args:
         app: What is behind.
         upload_bytes: Largest upload.
+        has_room: Whether files of another upload may be kept.
     """
 
-    def __init__(self, app: ASGIApp, upload_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, upload_bytes: int, has_room: Callable[[], bool]) -> None:
         self.app = app
         self.upload_bytes = upload_bytes
+        self.has_room = has_room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with one sentence."""
@@ -66,6 +70,8 @@ class Gate:
         if not length.isdigit() or int(length) > limit:
             raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
         if path.rstrip("/") == _UPLOAD:
+            if not self.has_room():
+                raise _Refusal(507, "There are too many uploads here at the moment; please try again in an hour.")
             return _bounded(receive, limit)
         body = await _read(receive, limit)
         _check_json(body)
@@ -124,14 +130,17 @@ def _check_json(body: bytes) -> None:
     if not body:
         return
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError):
         raise _Refusal(400, "The request is no JSON text with finite numbers.") from None
     _check_files(value)
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
+def _finite(text: str) -> float:
+    number = float(text)  # NaN, Infinity, and 1e999 as well
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _check_files(value: Any, depth: int = 0) -> None:
