@@ -34,6 +34,7 @@ EXTRAS = {
     "evaluate": ["evaluate>=0.4", "datasets>=3.0"],
     "viewer": ["viser>=1.0"],
     "demo": ["gradio>=6.31"],
+    "mcp": ["gradio>=6.31", "mcp>=1.21,<2"],  # not gradio[mcp]: that asks for an older pydantic
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 # not part of "all": where it is installed, peft imports it, and without a GPU it complains at every start

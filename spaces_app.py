@@ -8,7 +8,7 @@ JOG3R_MODEL and JOG3R_COMPARE_MODEL name the models where the options do not.
 import argparse
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from jog3r.space.pieces import IDLE, NO_POINTS, banner, generate_code, point_vie
 from jog3r.space.results import write_clip, write_consistency, write_correspondences, write_scene_files
 from jog3r.space.server import Space, follow, one_sentence, open_space
 from jog3r.space.style import CSS, HEAD, theme
-from jog3r.space.texts import ABOUT, INTRODUCTION, compare_note, limits_note
+from jog3r.space.texts import ABOUT, INTRODUCTION, PROMPT_HINT, compare_note, limits_note
 from jog3r.space.uploads import decode_upload
 
 Updates = Iterator[tuple[Any, ...]]
@@ -36,7 +36,18 @@ Updates = Iterator[tuple[Any, ...]]
 
 
 def generate(space: Space, prompt: str, seed: float, steps: float, guidance: float, frames: float) -> Updates:
-    """Text to video with cameras: status, video (mp4), 3D view (HTML), camera path, strips, files, code."""
+    """Text to video with 3D points and cameras.
+
+    Args:
+        prompt: A scene, and how the camera moves through it.
+        seed: Whole number; the same one gives the same clip.
+        steps: Sampling steps; more take longer.
+        guidance: How closely to follow the prompt; 1 is off.
+        frames: Length of the clip.
+
+    Returns:
+        status, video (mp4), 3D view (HTML), camera path (PNG), depth and confidence (PNG), files, Python that reproduces it
+    """
     with one_sentence("generate"):
         begin = time.monotonic()
         settings = GenerateSettings.checked(space.limits, space.model.max_frames, prompt, seed, steps, guidance, frames)
@@ -51,7 +62,15 @@ def generate(space: Space, prompt: str, seed: float, steps: float, guidance: flo
 
 
 def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
-    """Video to cameras: status, video (mp4), 3D view (HTML), camera path, strips, files, code, matches, table of poses."""
+    """Video to 3D points and cameras.
+
+    Args:
+        video: Of a static scene.
+        frames: How many frames to take, evenly over the clip.
+
+    Returns:
+        as generate, then matches between the first and the last frame (PNG), table of poses (HTML)
+    """
     with one_sentence("reconstruct"), space.folder.request() as folder:
         if not video:
             raise Refused("Give a video first: upload one, record one, or take an example.")
@@ -70,7 +89,17 @@ def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
 
 
 def compare(space: Space, prompt: str, seed: float, steps: float, guidance: float) -> Updates:
-    """The same prompt on two models, or with two seeds of one: status, two videos (mp4), two consistency maps (PNG)."""
+    """The same prompt on two models, or with two seeds of one.
+
+    Args:
+        prompt: A scene, and how the camera moves through it.
+        seed: Whole number.
+        steps: Sampling steps.
+        guidance: How closely to follow the prompt; 1 is off.
+
+    Returns:
+        status, two videos (mp4), two maps of where a video contradicts its own geometry (PNG)
+    """
     with one_sentence("compare"), space.folder.request() as folder:
         models = (space.model, space.compare or space.model)
         frames = min(model.max_frames for model in models)
@@ -120,13 +149,15 @@ def _buttons(name: str) -> tuple[gr.Button, gr.Button]:
 def _results() -> list[gr.components.Component]:
     """What shows a result, in the order of the callbacks' outputs after the status."""
     with gr.Row():
-        video = gr.Video(label="Video", autoplay=True, loop=True, height=340, interactive=False, buttons=["download"])
-        cloud = gr.HTML(NO_POINTS, label="Points and cameras", elem_classes="viewer")
+        with gr.Column(min_width=280):  # below each other on a telephone
+            video = gr.Video(label="Video", autoplay=True, loop=True, height=340, interactive=False, buttons=["download"])
+        with gr.Column(min_width=280):
+            cloud = gr.HTML(NO_POINTS, label="Points and cameras", elem_classes="viewer")
     path = _picture("Camera path", "The cameras in their scene, and their path from above and from the side")
     strips = _picture("Depth and confidence", "Frames of the clip above their depth and their confidence")
     files = gr.Files(label="Downloads", interactive=False, elem_classes="downloads")
     with gr.Accordion("Code that reproduces this", open=False):
-        code = gr.Code(language="python", label="Python", interactive=False)
+        code = gr.Code(language="python", label="Python", interactive=False, elem_classes="code")
     return [video, cloud, path, strips, files, code]
 
 
@@ -142,28 +173,47 @@ def _picture(label: str, alt_text: str) -> gr.Image:
     )
 
 
-def _connect(start: gr.Button, stop: gr.Button, function: Any, inputs: list[Any], outputs: list[Any]) -> None:
+def _for_space(function: Callable[..., Updates], space: Space) -> Callable[..., Updates]:
+    """`function` of this Space under its own name and documentation, from which Gradio makes those of the endpoint."""
+    bound = partial(function, space)
+    bound.__name__, bound.__doc__ = function.__name__, function.__doc__
+    return bound
+
+
+def _connect(start: gr.Button, stop: gr.Button, function: Callable[..., Updates], inputs: list[Any], outputs: list[Any]) -> None:
     """Run `function` by one button and end it by the other."""
-    name = function.func.__name__
     event = start.click(
         function,
         inputs,
         outputs,
-        api_name=name,
-        api_description=function.func.__doc__,
+        api_name=function.__name__,
         concurrency_id="model",
         concurrency_limit=1,
         show_progress="minimal",
         show_progress_on=outputs[0],
     )
-    stop.click(lambda: IDLE, None, outputs[0], cancels=[event], queue=False, api_visibility="private")
+    # Stopped or failed, and the server has said so: cleared any earlier, the last step on its way would show again.
+    event.failure(lambda: IDLE, None, outputs[0], queue=False, api_visibility="private")
+    stop.click(None, None, None, cancels=[event], api_visibility="private")
 
 
 def _generate_tab(space: Space) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            prompt = gr.Textbox(EXAMPLE_PROMPTS[0], label="Prompt", lines=3, max_length=space.limits.prompt_characters)
-            gr.Examples([[text] for text in EXAMPLE_PROMPTS], [prompt], label="Examples", api_visibility="private")
+            prompt = gr.Textbox(
+                EXAMPLE_PROMPTS[0],
+                label="Prompt",
+                info=PROMPT_HINT if space.is_bundled else None,
+                lines=3,
+                max_length=space.limits.prompt_characters,
+            )
+            gr.Examples(
+                [[text] for text in EXAMPLE_PROMPTS],
+                [prompt],
+                label="Examples",
+                example_labels=list(EXAMPLE_PROMPTS),  # whole, not cut off
+                api_visibility="private",
+            )
             with gr.Accordion("Settings", open=False):
                 settings = _settings(space)
                 most = space.model.max_frames
@@ -172,7 +222,7 @@ def _generate_tab(space: Space) -> None:
             status = gr.HTML(IDLE, label="Status", elem_classes="status")
         with gr.Column(scale=3, min_width=300):
             shown = _results()
-    _connect(start, stop, partial(generate, space), [prompt, *settings, frames], [status, *shown])
+    _connect(start, stop, _for_space(generate, space), [prompt, *settings, frames], [status, *shown])
 
 
 def _reconstruct_tab(space: Space) -> None:
@@ -202,7 +252,7 @@ def _reconstruct_tab(space: Space) -> None:
             shown = _results()
             matches = _picture("First to last frame", "Lines between pixels of the first and last frame with the same 3D point")
             table = gr.HTML(label="Poses")
-    _connect(start, stop, partial(reconstruct, space), [video, frames], [status, *shown, matches, table])
+    _connect(start, stop, _for_space(reconstruct, space), [video, frames], [status, *shown, matches, table])
 
 
 def _compare_tab(space: Space) -> None:
@@ -221,7 +271,7 @@ def _compare_tab(space: Space) -> None:
             with gr.Column(min_width=300):
                 videos.append(gr.Video(label=name, autoplay=True, loop=True, height=300, interactive=False))
                 maps.append(_picture(f"Consistency, {name}", "Frames, the same carried to frame 1, and the difference there"))
-    _connect(start, stop, partial(compare, space), [prompt, *settings], [status, *videos, *maps])
+    _connect(start, stop, _for_space(compare, space), [prompt, *settings], [status, *videos, *maps])
 
 
 def build(space: Space) -> gr.Blocks:
@@ -242,12 +292,16 @@ def build(space: Space) -> gr.Blocks:
 def launch(space: Space, host: str | None = None, port: int | None = None, block: bool = True) -> gr.Blocks:
     """Serve the page; returns it when `block` is False."""
     page = build(space)
+    gate = Middleware(
+        Gate, upload_bytes=space.limits.upload_bytes, has_room=lambda: space.folder.size() < space.limits.keep_bytes
+    )
     page.launch(
         server_name=host,
         server_port=port,
         prevent_thread_lock=not block,
         max_file_size=space.limits.upload_bytes,
-        app_kwargs={"middleware": [Middleware(Gate, upload_bytes=space.limits.upload_bytes)]},
+        state_session_capacity=200,  # sessions hold nothing of ours, but Gradio keeps the last components of each
+        app_kwargs={"middleware": [gate]},
         theme=theme(),
         css=CSS,
         head=HEAD,

@@ -1,18 +1,15 @@
 """Twenty people at once: is any request lost or mixed up, does memory stay flat, does the queue keep its bound?
 
-python benchmarks/space_load.py [--clients 20] [--minutes 3] [--model FOLDER] [--request_seconds 120]
+python benchmarks/space_load.py [--clients 20] [--minutes 3] [--model FOLDER] [--waiting 8] [--request_seconds 120]
 
-Starts a Space of its own, measures cold start and first answer, then lets every client send request after request (a seed and
-a prompt each) for the given time. A request that finds the queue full is turned away and comes again a second later.
+Starts a Space of its own, then lets every client send request after request (a seed and a prompt each) for the given time. A
+request that finds the queue full is turned away and comes again a second later. Meanwhile somebody opens the page every second.
 """
 
 import argparse
 import json
 import os
 import re
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,30 +20,27 @@ from pathlib import Path
 
 import numpy as np
 from gradio_client import Client
+from space_process import Server, running_server
 
-ROOT = Path(__file__).resolve().parents[1]
-SERVER = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import spaces_app
-from dataclasses import replace
-from jog3r import tiny_checkpoint
-from jog3r.space.limits import SpaceLimits
-from jog3r.space.server import open_space
-limits = replace(SpaceLimits(), request_seconds=float(sys.argv[4]), waiting=int(sys.argv[5]))
-space = open_space(sys.argv[2] or tiny_checkpoint(), bundled=tiny_checkpoint(), limits=limits)
-spaces_app.launch(space, "127.0.0.1", int(sys.argv[3]))
-"""
+# httpx gives up after 5 seconds unless told otherwise, which says more about the machine than about the server.
+_PATIENCE_SECONDS = 60.0
+_REST_SECONDS = 10.0
 
 
 @dataclass
 class Tally:
-    """What the clients saw."""
+    """What the clients saw; `spans` are the begin and end of each answered request, of `time.monotonic`."""
 
-    seconds: list[float] = field(default_factory=list)
+    spans: list[tuple[float, float]] = field(default_factory=list)
     computing: list[float] = field(default_factory=list)
+    pages: list[float] = field(default_factory=list)
     outcomes: Counter = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def most_at_once(self) -> int:
+        """Answered requests that were under way at the same time."""
+        steps = sorted([(begin, 1) for begin, _ in self.spans] + [(end, -1) for _, end in self.spans])
+        return int(max(np.cumsum([step for _, step in steps]), default=0))
 
 
 def main() -> None:
@@ -57,101 +51,91 @@ def main() -> None:
     parser.add_argument("--model", default="", help="default: the bundled checkpoint")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--frames", type=int, default=16)
-    parser.add_argument("--waiting", type=int, default=16)
+    parser.add_argument("--waiting", type=int, default=8)
     parser.add_argument("--request_seconds", type=float, default=120.0)
     options = parser.parse_args()
     print(f"load average before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    with tempfile.TemporaryDirectory() as folder:
-        begin = time.monotonic()
-        process, url = _start(options, folder)
-        try:
-            print(f"start to first page: {time.monotonic() - begin:.1f} s, of it computing {_cpu_seconds(process.pid):.1f} s")
-            client = Client(url, verbose=False, download_files=False)
-            _ask(client, "a first room", 0, options)
-            print(f"start to first answer: {time.monotonic() - begin:.1f} s, of it computing {_cpu_seconds(process.pid):.1f} s")
-            _load(url, process.pid, options)
-            print(f"files left for requests: {len(list(Path(folder).glob('jog3r-space-*/requests/*')))}")
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _start(options: argparse.Namespace, folder: str) -> tuple[subprocess.Popen, str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = [str(ROOT), options.model, str(port), str(options.request_seconds), str(options.waiting)]
-    process = subprocess.Popen([sys.executable, "-c", SERVER, *arguments], env={**os.environ, "TMPDIR": folder})
-    url = f"http://127.0.0.1:{port}/"
-    while process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=30):
-                return process, url
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError("the server did not start")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(Path(folder), options.model, options.request_seconds, options.waiting) as server,
+    ):
+        client = Client(server.url, verbose=False, download_files=False)
+        for seed in range(2):
+            _ask(client, "a first room", seed, options)
+        tally, memory = _load(server, options)
+        _print(tally, memory, options)
+        time.sleep(_REST_SECONDS)
+        print(f"memory {_REST_SECONDS:.0f} s after the last answer: {server.megabytes:.0f} MB")
+        print(f"folders left for requests: {server.request_folders}")
 
 
 def _ask(client: Client, prompt: str, seed: int, options: argparse.Namespace) -> tuple:
     return client.predict(prompt, seed, options.steps, 2.5, options.frames, api_name="/generate")
 
 
-def _load(url: str, pid: int, options: argparse.Namespace) -> None:
-    tally, memory = Tally(), [_megabytes(pid)]
+def _load(server: Server, options: argparse.Namespace) -> tuple[Tally, list[float]]:
+    """Tally, and the server's memory every two seconds (MB)."""
+    tally, memory = Tally(), [server.megabytes]
     end = time.monotonic() + 60 * options.minutes
-    threads = [threading.Thread(target=_person, args=(url, number, end, tally, options)) for number in range(options.clients)]
-    for thread in threads:
+    people = [threading.Thread(target=_person, args=(server.url, k, end, tally, options)) for k in range(options.clients)]
+    visitor = threading.Thread(target=_visitor, args=(server.url, end, tally))
+    for thread in (*people, visitor):
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        memory.append(_megabytes(pid))
+    while any(thread.is_alive() for thread in people):
+        memory.append(server.megabytes)
         time.sleep(2)
-    print(f"load average after: {os.getloadavg()[0]:.1f}")
-    done = tally.seconds
-    print(f"outcomes of {sum(tally.outcomes.values())} requests of {options.clients} clients: {dict(tally.outcomes)}")
-    if done:
-        low, middle, high = np.percentile(done, [0, 50, 95])
-        print(f"answered: shortest {low:.1f} s, p50 {middle:.1f} s, p95 {high:.1f} s (waiting in the queue included)")
-        print(f"computing alone: p50 {np.percentile(tally.computing, 50):.1f} s, p95 {np.percentile(tally.computing, 95):.1f} s")
-    third = max(1, len(memory) // 3)
-    print(f"memory of the server: {memory[0]:.0f} MB before, {np.median(memory[-third:]):.0f} MB in the last third of the time")
+    visitor.join()
+    return tally, memory
 
 
 def _person(url: str, number: int, end: float, tally: Tally, options: argparse.Namespace) -> None:
-    client = Client(url, verbose=False, download_files=False)
+    client = Client(url, verbose=False, download_files=False, httpx_kwargs={"timeout": _PATIENCE_SECONDS})
     prompt = f"room number {number} with blue walls"
     while time.monotonic() < end:
         begin = time.monotonic()
         try:
             result = _ask(client, prompt, number, options)
         except Exception as error:  # noqa: BLE001  # the client has no class for each refusal
-            outcome = "queue full" if "full" in str(error).lower() else f"refused: {str(error)[:60]}"
+            text = f"{type(error).__name__}: {error}"
             with tally.lock:
-                tally.outcomes[outcome] += 1
+                tally.outcomes["told that the queue is full" if "queue is full" in text.lower() else text[:100]] += 1
             time.sleep(1)
             continue
+        done = time.monotonic()
         mine = repr(prompt) in result[-1] and f"manual_seed({number})" in result[-1]
         whole = _frames(url, result[5]) == options.frames
         with tally.lock:
-            tally.seconds.append(time.monotonic() - begin)
+            tally.spans.append((begin, done))
             tally.computing.append(float(re.search(r"Done in ([\d.]+)", result[0])[1]))  # type: ignore[index]
             tally.outcomes["answered" if mine and whole else "MIXED UP"] += 1
 
 
+def _visitor(url: str, end: float, tally: Tally) -> None:
+    while time.monotonic() < end:
+        begin = time.monotonic()
+        with urllib.request.urlopen(url, timeout=_PATIENCE_SECONDS) as answer:
+            answer.read()
+        tally.pages.append(time.monotonic() - begin)
+        time.sleep(1)
+
+
 def _frames(url: str, files: list[dict]) -> int:
     path = next(file["path"] for file in files if file["path"].endswith("cameras.json"))
-    with urllib.request.urlopen(f"{url}gradio_api/file={path}", timeout=60) as answer:
+    with urllib.request.urlopen(f"{url}gradio_api/file={path}", timeout=_PATIENCE_SECONDS) as answer:
         return len(json.load(answer)["frames"])
 
 
-def _cpu_seconds(pid: int) -> float:
-    """Processor time so far: what the wall clock would show on an idle machine."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _megabytes(pid: int) -> float:
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024  # type: ignore[index]
+def _print(tally: Tally, memory: list[float], options: argparse.Namespace) -> None:
+    print(f"load average after: {os.getloadavg()[0]:.1f}")
+    print(f"outcomes of {sum(tally.outcomes.values())} requests of {options.clients} clients: {dict(tally.outcomes)}")
+    print(f"answered requests under way at once: at most {tally.most_at_once()}; 1 computes, {options.waiting} may wait")
+    seconds = [end - begin for begin, end in tally.spans]
+    for name, values in (("time to answer", seconds), ("of it computing", tally.computing), ("page meanwhile", tally.pages)):
+        if values:
+            p50, p95 = np.percentile(values, [50, 95])
+            print(f"{name}: p50 {p50:.2f} s, p95 {p95:.2f} s, longest {max(values):.2f} s")
+    thirds = " / ".join(f"{np.median(part):.0f}" for part in np.array_split(memory[1:], 3))
+    print(f"memory of the server: {memory[0]:.0f} MB before, medians of the three thirds of the time {thirds} MB")
 
 
 if __name__ == "__main__":

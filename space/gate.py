@@ -5,7 +5,9 @@ also reads a whole request before it looks at it. The gate refuses by path, size
 """
 
 import json
+import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -14,16 +16,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 __all__ = ["Gate"]
 
 _API = "/gradio_api"
+_MCP = f"{_API}/mcp"
 _OPEN = re.compile(
     r"/|/(config|favicon\.ico|robots\.txt|manifest\.json|pwa_icon|theme\.css)/?"
     r"|/(assets|static|svelte)/.*"
     rf"|{_API}/(info|openapi\.json|app_id|startup-events|heartbeat/\w+|theme\.css|token|user|login_check)/?"
     rf"|{_API}/(queue/(join|data)|cancel|reset|upload|upload_progress|(run|api)/\w+|call(/v2)?/\w+(/\w+)?)/?"
     rf"|{_API}/file=.*"
-    rf"|{_API}/mcp(/.*)?"
+    rf"|{_MCP}(/.*)?"
 )
 _UPLOAD = f"{_API}/upload"
 _JSON_BYTES = 64 * 1024
+_MCP_BYTES = 4 * 2**20  # MCP has no uploads: a clip comes inside the JSON
 _MULTIPART_BYTES = 4096  # what a form adds to the file itself
 
 
@@ -33,11 +37,13 @@ class Gate:
     Args:
         app: What is behind.
         upload_bytes: Largest upload.
+        has_room: Whether files of another upload may be kept.
     """
 
-    def __init__(self, app: ASGIApp, upload_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, upload_bytes: int, has_room: Callable[[], bool]) -> None:
         self.app = app
         self.upload_bytes = upload_bytes
+        self.has_room = has_room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with one sentence."""
@@ -59,16 +65,23 @@ class Gate:
             raise _Refusal(403, "Only files of this Space's own requests are served.")
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return receive
-        is_upload = path.rstrip("/") == _UPLOAD
-        limit = self.upload_bytes + _MULTIPART_BYTES if is_upload else _JSON_BYTES
+        limit = self._limit(path)
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > limit:
             raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
-        if is_upload:
+        if path.rstrip("/") == _UPLOAD:
+            if not self.has_room():
+                raise _Refusal(507, "There are too many uploads here at the moment; please try again in an hour.")
             return _bounded(receive, limit)
         body = await _read(receive, limit)
         _check_json(body)
         return _replay(body, receive)
+
+    def _limit(self, path: str) -> int:
+        """Bytes that a request may have."""
+        if path.rstrip("/") == _UPLOAD:
+            return self.upload_bytes + _MULTIPART_BYTES
+        return _MCP_BYTES if path.startswith(_MCP) else _JSON_BYTES
 
 
 class _Refusal(Exception):
@@ -117,14 +130,17 @@ def _check_json(body: bytes) -> None:
     if not body:
         return
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError):
         raise _Refusal(400, "The request is no JSON text with finite numbers.") from None
     _check_files(value)
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
+def _finite(text: str) -> float:
+    number = float(text)  # NaN, Infinity, and 1e999 as well
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _check_files(value: Any, depth: int = 0) -> None:

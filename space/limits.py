@@ -20,6 +20,7 @@ class SpaceLimits:
         request_seconds: A request that computes longer is stopped.
         waiting: Requests that may wait; more are turned away at once.
         keep_seconds: Age at which files of requests and uploads are deleted.
+        keep_bytes: When files of requests and uploads take more, no further uploads are taken.
         prompt_characters: Longest prompt.
         min_steps, max_steps: Sampling steps.
         max_guidance: Largest guidance scale; the smallest is 1 (none).
@@ -35,6 +36,7 @@ class SpaceLimits:
     request_seconds: float = 120.0
     waiting: int = 20
     keep_seconds: int = 3600
+    keep_bytes: int = 2 * 2**30
     prompt_characters: int = 500
     min_steps: int = 20
     max_steps: int = 100

@@ -48,13 +48,14 @@ def point_view(path: str, result: Result) -> str:
 
 
 def summary(result: Result, seconds: float, note: str = "") -> str:
-    """One line on a result: frames, size, time, focal length, frames whose pose is doubtful, and a note."""
+    """One line on a result: frames, size, time, focal length, frames whose pose is doubtful and why, and a note."""
     scene = result.scene
     height, width = scene.size
     focal = float(np.median(scene.intrinsics[:, 0, 0]))
     angle = 2 * np.degrees(np.arctan(width / 2 / focal))
-    doubtful = sum(bool(reason) for reason in result.doubtful)
-    notes = f" {doubtful} of them with a doubtful pose (see the table)." if doubtful else ""
+    doubtful = [reason for reason in result.doubtful if reason]
+    why = ", ".join(dict.fromkeys(doubtful))
+    notes = f" {len(doubtful)} of them with a doubtful pose ({escape(why)})." if doubtful else ""
     return (
         f'<div class="progress" role="status">Done in {seconds:.1f} s: {scene.num_frames} frames of {width} x {height} pixels; '
         f"focal length {focal:.1f} px ({angle:.0f} degrees of view).{notes} {escape(note)}</div>"

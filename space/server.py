@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import gradio.mcp
 
 from jog3r.space.jobs import Done, Step
 from jog3r.space.limits import Refused, SpaceLimits
 from jog3r.space.model import SpaceModel, load_model
 from jog3r.space.pieces import progress
 from jog3r.space.storage import ServerFolder
+from jog3r.space.upkeep import start_upkeep
 
 __all__ = ["Space", "follow", "one_sentence", "open_space"]
 
@@ -64,8 +66,9 @@ def open_space(
         raise ValueError(f"{model!r} has no pointmap head; the Space needs one that finds cameras (the other goes to compare)")
     second = load_model(compare) if compare else None
     folder = ServerFolder(limits.keep_seconds, parent)
-    folder.sweep()
+    start_upkeep(folder)
     os.environ["GRADIO_TEMP_DIR"] = str(folder.served)
+    gradio.mcp.DEFAULT_TEMP_DIR = str(folder.served)  # took its value when it was imported
     return Space(first, second, model == bundled, limits, folder)
 
 

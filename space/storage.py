@@ -5,10 +5,9 @@ import os
 import secrets
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["ServerFolder"]
@@ -57,6 +56,14 @@ class ServerFolder:
         folder.mkdir()
         return str(shutil.copy(path, folder / path.name))
 
+    def size(self) -> int:
+        """Bytes of all files in it."""
+        total = 0
+        for path in self.path.rglob("*"):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                total += path.lstat().st_size
+        return total
+
     def remove_old(self) -> int:
         """Delete what is older than `keep_seconds`, abandoned uploads included; returns how many files went."""
         limit = time.time() - self.keep_seconds
@@ -73,16 +80,6 @@ class ServerFolder:
             except OSError:  # in use, or gone already
                 continue
         return count
-
-    def sweep(self, every_seconds: float = 60.0) -> None:
-        """Call `remove_old` in the background for as long as the server lives."""
-
-        def run() -> None:
-            while self.path.exists():
-                time.sleep(every_seconds)
-                self.remove_old()
-
-        threading.Thread(target=run, name="sweeper", daemon=True).start()
 
     def close(self) -> None:
         """Delete everything."""

@@ -6,8 +6,18 @@ import gradio as gr
 
 __all__ = ["CSS", "HEAD", "theme"]
 
+# In the head, since Gradio applies `css` to the inside of the page only.
+_PHONE = """
+@media (max-width: 640px) {
+  .gradio-container > .main.app { padding: 8px !important; }
+  .tab-container button { padding: 0 6px !important; font-size: 13px !important; }  /* four tabs side by side */
+  .poses { max-width: calc(100vw - 30px); }  /* scrolls by itself; else it sets the page's width */
+  .poses th, .poses td { padding: 4px 5px !important; }
+}
+"""
 HEAD = (
     '<meta name="description" content="Text to video with cameras, and video to cameras, from one model">'
+    f"<style>{_PHONE}</style>"
     f"<script>{(Path(__file__).parent / 'viewer.js').read_text(encoding='utf-8')}</script>"
 )
 
@@ -34,28 +44,42 @@ CSS = """
 .poses td:last-child, .poses th:last-child { text-align: left; }
 .picture img { background: white; padding-top: 30px; }  /* below the label */
 .downloads .label-clear-button { display: none; }
-.viewer { min-height: 340px; border-radius: 8px; background: #12141a; }
+.viewer { box-sizing: border-box; height: 340px; padding: 0 !important; border-radius: 8px; background: #12141a; }
 .viewer .empty { color: #c4cad6; padding: 150px 20px; text-align: center; }
 point-view { display: block; position: relative; }
 point-view canvas { display: block; width: 100%; height: 340px; border-radius: 8px; cursor: grab; touch-action: none; }
 point-view p { position: absolute; left: 10px; bottom: 6px; margin: 0; color: #c4cad6; font-size: 11px; pointer-events: none; }
 .prose pre, .prose code { white-space: pre-wrap !important; overflow-wrap: anywhere; }
+.code .cm-line, .code .cm-line * { color: var(--body-text-color) !important; }  /* the editor's own colours are pale */
+button[role=tab].selected { color: var(--link-text-color) !important; }
 .dice { align-self: end; }
 button:focus-visible, a:focus-visible, input:focus-visible, textarea:focus-visible, [tabindex]:focus-visible {
   outline: 3px solid var(--primary-500) !important; outline-offset: 2px;
-}
-@media (max-width: 640px) {
-  .gradio-container .app { padding: 8px !important; }
-  .tab-wrapper, .tab-container { height: auto !important; flex-wrap: wrap; }  /* else the tabs set the page's width */
 }
 """
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's plain theme without fonts from elsewhere."""
-    return gr.themes.Default(
+    """Gradio's plain theme without fonts from elsewhere, and dark enough or light enough where it is pale (4.5 to 1)."""
+    plain = gr.themes.Default(
         primary_hue="blue",
         neutral_hue="slate",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+    )
+    return plain.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_title_text_color="*neutral_600",
+        block_title_text_color_dark="*neutral_200",
+        block_label_text_color="*neutral_600",
+        block_label_text_color_dark="*neutral_200",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_cancel_background_fill=gr.themes.colors.red.c700,
+        button_cancel_background_fill_hover=gr.themes.colors.red.c800,
+        link_text_color_dark="*secondary_400",
+        link_text_color_visited_dark="*secondary_400",
     )

@@ -1,9 +1,13 @@
 """The words of the Space."""
 
-__all__ = ["ABOUT", "INTRODUCTION", "SHARED_LIMITS", "TINY_LIMITS", "compare_note", "limits_note"]
+__all__ = ["ABOUT", "INTRODUCTION", "PROMPT_HINT", "SHARED_LIMITS", "TINY_LIMITS", "compare_note", "limits_note"]
 
 INTRODUCTION = """# JOG3R: video and cameras from one model
 Write a prompt and get a short video **with** its 3D points and camera path, or give a video and get its cameras."""
+
+PROMPT_HINT = (
+    "The bundled tiny model knows rendered rooms only: coloured walls, floors, some furniture, and how the camera moves."
+)
 
 TINY_LIMITS = (
     "This is the bundled tiny model: trained on one CPU, on nothing but rendered rooms of 64 x 64 pixels. It shows how "

@@ -221,13 +221,33 @@ def test_files_of_a_request_are_served_and_its_neighbours_are_not(client: Client
     b"{", b"\xff", b"[" * 9000, b'"text"', b"x" * 100_000, b'{"data": [NaN]}', b'{"data": [1e999, -1e999]}',
     b'{"data": "text"}', b'{"data": {"a": 1}}', b'{"data": []}', b'{"data": [null, null, null, null, null]}',
     b'{"fn_index": 99999, "data": [], "session_hash": "a"}', b'{"data": ["a room", 0, 20, 1, 4, "one", "too", "many"]}',
-    b'{"data": ["a room", 0, 20, 1, 4], "session_hash": "../../x"}',
+    b'{"data": ["a room", 0, 20, 1, 4], "session_hash": "../../x"}', b'{"data": ["a room", 1e999, 20, 1, 4]}',
 ])  # fmt: skip
 def test_broken_requests_are_refused(running: Running, body: bytes):
     status, text = _post(running, "/gradio_api/queue/join", body)
     if status == 200:  # queued: its own session hears of the refusal, nobody else
         return
     assert 400 <= status < 504 and "Traceback" not in text
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "1" + "0" * 5000])
+@pytest.mark.parametrize("place", range(1, 5))
+def test_numbers_that_are_none_never_reach_the_page(running: Running, number: str, place: int):
+    values = ['"a room"', "0", "20", "1", "4"]
+    values[place] = number
+    status, text = _post(running, "/gradio_api/call/generate", f'{{"data": [{",".join(values)}]}}'.encode())
+    assert status == 400 and _is_sentence(text)
+
+
+def test_uploads_stop_when_the_disk_is_taken_and_the_rest_goes_on(client: Client, running: Running):
+    limits = running.space.limits
+    before = limits.keep_bytes
+    object.__setattr__(limits, "keep_bytes", 0)
+    try:
+        assert _multipart(running, "a.mp4")[0] == 507
+        assert "Done" in client.predict(*GOOD, api_name="/generate")[0]
+    finally:
+        object.__setattr__(limits, "keep_bytes", before)
 
 
 @pytest.mark.parametrize("path", ["cancel", "reset"])

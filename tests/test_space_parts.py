@@ -4,6 +4,7 @@ import ast
 import asyncio
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ from jog3r.space.pieces import banner, generate_code, pose_table, progress, reco
 from jog3r.space.results import write_correspondences, write_scene_files  # noqa: E402
 from jog3r.space.server import follow, one_sentence  # noqa: E402
 from jog3r.space.storage import ServerFolder  # noqa: E402
+from jog3r.space.upkeep import release_memory, start_upkeep  # noqa: E402
 from jog3r.space.uploads import Upload, decode_upload  # noqa: E402
 
 MARKUP = '"><script>alert(1)</script>'
@@ -189,10 +191,38 @@ def test_request_folders_go_and_old_files_go(tmp_path):
         file = folder.served / "abc" / name
         file.write_bytes(b"x")
         os.utime(file, (time.time() - age,) * 2)
+    assert folder.size() >= 2
     assert folder.remove_old() == 1 and [path.name for path in (folder.served / "abc").iterdir()] == ["new"]
     assert folder.path.stat().st_mode & 0o077 == 0
     folder.close()
     assert not folder.path.exists()
+
+
+def test_upkeep_deletes_old_files_and_ends_with_the_folder(tmp_path):
+    folder = ServerFolder(-1, tmp_path)
+    (folder.served / "old").write_bytes(b"x")
+    start_upkeep(folder, every_seconds=0.01)
+    thread = next(thread for thread in threading.enumerate() if thread.name == "upkeep")
+    end = time.monotonic() + 30
+    while (folder.served / "old").exists():
+        assert time.monotonic() < end
+        threading.Event().wait(0.01)
+    folder.close()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory for each thread")
+def test_freed_memory_goes_back_to_the_system():
+    blocks = [np.ones(100_000, np.uint8) for _ in range(2000)]  # each too small for a mapping of its own: 200 MB of heap
+    keep = blocks[1::50]  # so that the heap cannot shrink from its end alone
+    before = _resident_pages()
+    del blocks
+    assert release_memory() and _resident_pages() < before - 20_000 and len(keep) == 40
+
+
+def _resident_pages() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1])
 
 
 def test_a_new_server_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
@@ -259,7 +289,9 @@ def test_the_code_is_python_with_the_prompt_as_a_literal(prompt):
 # The gate
 
 
-def _ask(path: str, method: str = "GET", body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+def _ask(
+    path: str, method: str = "GET", body: bytes = b"", headers: dict[str, str] | None = None, room: bool = True
+) -> tuple[int, bytes]:
     """Status and body that the gate answers, 200 where it lets through."""
     sent, parts = [], [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -277,7 +309,7 @@ def _ask(path: str, method: str = "GET", body: bytes = b"", headers: dict[str, s
 
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {"type": "http", "path": path, "method": method, "headers": pairs, "root_path": ""}
-    asyncio.run(Gate(behind, upload_bytes=10_000)(scope, receive, send))
+    asyncio.run(Gate(behind, upload_bytes=10_000, has_room=lambda: room)(scope, receive, send))
     return sent[0]["status"], sent[1]["body"]
 
 
@@ -319,7 +351,7 @@ def test_the_gate_reads_requests_before_gradio_does(value, status):
     assert _ask("/gradio_api/queue/join", "POST", json.dumps(value).encode())[0] == status
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 5000, b"[" * 40 + b"]" * 40, b"NaN"])
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 5000, b"[" * 40 + b"]" * 40, b"NaN", b"[1e999]", b"-1e999"])
 def test_the_gate_refuses_what_is_no_json(body):
     assert _ask("/gradio_api/queue/join", "POST", body)[0] == 400
 
@@ -328,3 +360,16 @@ def test_the_gate_refuses_large_uploads_by_their_header():
     assert _ask("/gradio_api/upload", "POST", b"x", {"content-length": "20000"})[0] == 413
     assert _ask("/gradio_api/upload", "POST", b"x", {"content-length": "-1"})[0] == 413
     assert _ask("/gradio_api/upload", "POST", b"x", {"content-length": "9000"})[0] == 200
+
+
+def test_the_gate_takes_no_uploads_when_the_disk_is_taken_but_the_page_works():
+    status, text = _ask("/gradio_api/upload", "POST", b"x", {"content-length": "9000"}, room=False)
+    assert status == 507 and b"try again" in text
+    assert _ask("/", room=False)[0] == 200 and _ask("/gradio_api/queue/join", "POST", b"{}", room=False)[0] == 200
+
+
+def test_mcp_may_carry_a_clip_and_nothing_else_may():
+    body = json.dumps({"video": "x" * 100_000}).encode()
+    assert _ask("/gradio_api/mcp/", "POST", body)[0] == 200
+    assert _ask("/gradio_api/mcp/", "POST", b"", {"content-length": str(5 * 2**20)})[0] == 413
+    assert _ask("/gradio_api/queue/join", "POST", body)[0] == 413
