@@ -207,13 +207,7 @@ def _generate_tab(space: Space) -> None:
                 lines=3,
                 max_length=space.limits.prompt_characters,
             )
-            gr.Examples(
-                [[text] for text in EXAMPLE_PROMPTS],
-                [prompt],
-                label="Examples",
-                example_labels=list(EXAMPLE_PROMPTS),  # whole, not cut off
-                api_visibility="private",
-            )
+            gr.Examples([[text] for text in EXAMPLE_PROMPTS], [prompt], label="Examples", api_visibility="private")
             with gr.Accordion("Settings", open=False):
                 settings = _settings(space)
                 most = space.model.max_frames
