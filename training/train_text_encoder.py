@@ -169,6 +169,8 @@ def main(arguments: list[str]) -> None:
     pipeline = Jog3rPipeline.from_pretrained(config.init_from)
     reader = train(config, pipeline)
     questions, captions = measure(pipeline, reader)
+    pipeline.tokenizer.backend_tokenizer.no_padding()  # it remembers how it was last called, and would save that
+    pipeline.tokenizer.backend_tokenizer.no_truncation()
     pipeline.save_pretrained(config.output_dir)
     minutes = (time.monotonic() - start) / 60
     logger.info(
