@@ -1,6 +1,6 @@
-"""Seconds of T2V, T2V+C and V2C, and what the geometry adds; all in one run, so that the ratios mean something.
+"""Seconds of T2V, T2V+C and V2C, and what the geometry adds: the tasks in turn, as the speed of a machine drifts.
 
-python benchmarks/sampling.py [--model FOLDER] [--steps 30] [--repeats 3]
+python benchmarks/sampling.py [--model FOLDER] [--steps 30] [--repeats 7]
 """
 
 import argparse
@@ -16,15 +16,16 @@ from jog3r.data import procedural_clip
 PROMPT = "a room with blue walls and a brown floor, with a red sofa, the camera moves forward"
 
 
-def median_seconds(action: Callable[[], object], repeats: int) -> float:
-    """Median wall time of `repeats` calls after one to warm up."""
-    action()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def time_in_turn(actions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Wall time of `repeats` calls of each action after one to warm up, the actions in turn."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(repeats + 1):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            action()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return times
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=tiny_checkpoint())
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     pipe = Jog3rPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
@@ -44,13 +45,15 @@ def main() -> None:
             PROMPT, task=task, num_inference_steps=options.steps, generator=torch.Generator().manual_seed(0), output_type="np"
         )
 
-    seconds = {task: median_seconds(sample(task), options.repeats) for task in ("t2v", "t2v+c")}
-    seconds["v2c"] = median_seconds(lambda: pipe(video=video, generator=torch.Generator().manual_seed(0)), options.repeats)
+    actions: dict[str, Callable[[], object]] = {task: sample(task) for task in ("t2v", "t2v+c")}
+    actions["v2c"] = lambda: pipe(video=video, generator=torch.Generator().manual_seed(0))
+    seconds = time_in_turn(actions, options.repeats)
+    added = statistics.median(with_cameras / alone for alone, with_cameras in zip(seconds["t2v"], seconds["t2v+c"], strict=True))
     print(f"{frames} frames of {width} x {height}, {options.steps} steps, guidance on, {torch.get_num_threads()} threads")
     print("| task | seconds (median) |\n|---|---|")
-    for task, value in seconds.items():
-        print(f"| {task} | {value:.2f} |")
-    print(f"geometry adds {100 * (seconds['t2v+c'] / seconds['t2v'] - 1):.1f} % to t2v")
+    for task, values in seconds.items():
+        print(f"| {task} | {statistics.median(values):.2f} |")
+    print(f"geometry adds {100 * (added - 1):.1f} % to t2v (median over {options.repeats} turns)")
 
 
 if __name__ == "__main__":

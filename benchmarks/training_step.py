@@ -20,7 +20,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from jog3r import Jog3rTransformer3DModel, Pointmap3DHead
+from jog3r import Jog3rTransformer3DModel, Pointmap3DHead, tiny_checkpoint
 from jog3r.training.build import build_joint_model, select_trainable
 from jog3r.training.config import TrainConfig
 from jog3r.training.joint_model import JointModel, reconstruction_loss
@@ -30,14 +30,21 @@ from jog3r.training.step_batches import StepNoise, draw_step_noise
 
 Losses: TypeAlias = Callable[[JointModel, dict[str, torch.Tensor], StepNoise, TrainConfig], torch.Tensor]
 
-# Tiny is the bundled model. Mid-size has the paper's proportions: half of its blocks, a third of its width.
-TINY = dict(
-    num_layers=8, feature_layer=6, num_attention_heads=5, attention_head_dim=32, qk_norm="layer_norm", caption_channels=96
+# Tiny is the bundled model as its files have it. Mid-size has the paper's proportions: half of its blocks, a third of its width.
+TINY = dict(Jog3rTransformer3DModel.load_config(tiny_checkpoint(), subfolder="transformer"))
+MID = dict(
+    num_layers=14,
+    feature_layer=13,
+    num_attention_heads=6,
+    attention_head_dim=64,
+    caption_channels=512,
+    in_channels=4,
+    out_channels=4,
+    sample_size=16,
+    max_caption_length=40,
 )
-MID = dict(num_layers=14, feature_layer=13, num_attention_heads=6, attention_head_dim=64, caption_channels=512)
-TINY_HEAD = dict(feature_dim=160, hidden_dim=160, num_layers=3, num_attention_heads=5, patch_size=8)
+TINY_HEAD = dict(Pointmap3DHead.load_config(tiny_checkpoint(), subfolder="pointmap_head"))
 MID_HEAD = dict(feature_dim=384, hidden_dim=256, num_layers=3, num_attention_heads=4, patch_size=8)
-COMMON = dict(in_channels=4, out_channels=4, sample_size=16, max_caption_length=40)
 CASES = {
     "tiny, temporal": (TINY, TINY_HEAD, dict(trainable="temporal", frozen_blocks=1)),
     "tiny, all": (TINY, TINY_HEAD, dict(trainable="all")),
@@ -113,7 +120,7 @@ def make_ways(transformer: dict, head: dict, changes: dict, compiled: list[str])
     steps = {}
     for name, options in ways.items():
         torch.manual_seed(0)
-        models = Jog3rTransformer3DModel(**COMMON, **transformer), Pointmap3DHead(**head)
+        models = Jog3rTransformer3DModel.from_config(transformer), Pointmap3DHead.from_config(head)
         joint = build_joint_model(*models, None, DDPMScheduler(), options)
         named = select_trainable(joint, options)
         trained = [value for _, value in named]

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from jog3r.data.scene_grammar import FLOOR_PATTERNS, KINDS, MOTIONS, PALETTE, SceneWords, scene_words
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.config import load_config
+from jog3r.training.plain_loop import minimise
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +102,8 @@ def read_captions(
     return tokens.input_ids, tokens.attention_mask, torch.tensor([true_answers(item) for item in words])
 
 
-def build_optimizer(
-    config: TextEncoderConfig, encoder: nn.Module, reader: nn.Module
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW with a rate of its own for the relative position bias, warm-up and a linear fall to zero over the second half.
+def build_optimizer(config: TextEncoderConfig, encoder: nn.Module, reader: nn.Module) -> torch.optim.Optimizer:
+    """AdamW with a rate of its own for the relative position bias.
 
     A head that looks at the next word only needs biases of about 5. From their start near 0 the usual rate takes thousands of
     steps to get there, and until then no colour finds its noun.
@@ -114,13 +112,7 @@ def build_optimizer(
     bias = [parameter for name, parameter in named if "relative_attention_bias" in name]
     others = [parameter for name, parameter in named if "relative_attention_bias" not in name]
     groups = [{"params": others, "lr": config.learning_rate}, {"params": bias, "lr": config.position_learning_rate}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=1e-4)
-
-    def factor(step: int) -> float:
-        return min(1.0, (step + 1) / config.warmup_steps, 2 * (config.num_steps - step) / config.num_steps)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return optimizer, schedule
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=1e-4)
 
 
 def train(config: TextEncoderConfig, pipeline: Jog3rPipeline) -> CaptionReader:
@@ -128,24 +120,17 @@ def train(config: TextEncoderConfig, pipeline: Jog3rPipeline) -> CaptionReader:
     encoder = pipeline.text_encoder.float().train()
     encoder.requires_grad_(True)
     reader = CaptionReader(encoder.config.d_model, config.reader_heads)
-    parameters = [*encoder.parameters(), *reader.parameters()]
-    optimizer, schedule = build_optimizer(config, encoder, reader)
-    with tqdm(range(config.num_steps), desc="text encoder", unit="step") as bar:
-        for step in bar:
-            first = config.first_clip + step * config.batch_size
-            ids, mask, answers = read_captions(pipeline, first, config.batch_size, "train")
-            embeddings = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-            logits = reader(embeddings, mask)
-            loss = torch.stack([functional.cross_entropy(row, answers[:, k]) for k, row in enumerate(logits)]).mean()
-            if not torch.isfinite(loss):
-                raise RuntimeError(f"the loss became {loss.item()} at step {step}: lower learning_rate={config.learning_rate}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            if step % 20 == 0:
-                bar.set_postfix(loss=f"{loss.item():.4f}")
+
+    def rate_of_step(step: int) -> float:  # warm-up, then a linear fall to zero over the second half
+        return min(1.0, (step + 1) / config.warmup_steps, 2 * (config.num_steps - step) / config.num_steps)
+
+    def loss_of_step(step: int) -> tuple[torch.Tensor, dict[str, str]]:
+        first = config.first_clip + step * config.batch_size
+        ids, mask, answers = read_captions(pipeline, first, config.batch_size, "train")
+        logits = reader(encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+        return torch.stack([functional.cross_entropy(row, answers[:, k]) for k, row in enumerate(logits)]).mean(), {}
+
+    minimise(loss_of_step, build_optimizer(config, encoder, reader), rate_of_step, config.num_steps, "text encoder")
     return reader
 
 

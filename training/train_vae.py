@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from jog3r.data.procedural import procedural_clip
 from jog3r.training.config import load_config
+from jog3r.training.plain_loop import minimise
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +87,6 @@ def reconstruction_loss(decoded: torch.Tensor, images: torch.Tensor, edge_weight
     return error.abs().mean() + error.square().mean() + edge_weight * edges
 
 
-def learning_rate_factor(step: int, config: VaeConfig) -> float:
-    """Linear warm-up, then half a cosine down to 1 %."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
-    return 0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * progress)))
-
-
 def train(config: VaeConfig, vae: AutoencoderKL, frames: torch.Tensor) -> None:
     """Run the loop; the weights are changed in place."""
     vae.train().to(memory_format=torch.channels_last)
@@ -101,31 +94,30 @@ def train(config: VaeConfig, vae: AutoencoderKL, frames: torch.Tensor) -> None:
     vae.quant_conv.requires_grad_(not config.decoder_only)
     parameters = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
     generator = torch.Generator().manual_seed(config.seed)
-    with tqdm(range(config.num_steps), desc="vae", unit="step") as bar:
-        for step in bar:
-            chosen = torch.randint(len(frames), (config.batch_size,), generator=generator)
-            images = frames[chosen].float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
-            if step % 2:
-                images = images.flip(-1)
-            with torch.set_grad_enabled(not config.decoder_only):
-                posterior = vae.encode(images).latent_dist
-            latents = posterior.sample(generator)
-            decoded = vae.decode(latents).sample
-            loss = reconstruction_loss(decoded, images, config.edge_weight)
-            if not config.decoder_only:
-                loss = loss + config.kl_weight * posterior.kl().mean()
-            if not torch.isfinite(loss):
-                raise RuntimeError(f"the loss became {loss.item()} at step {step}: lower learning_rate={config.learning_rate}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            if step % 20 == 0:
-                psnr = -10 * torch.log10((decoded.detach().clamp(-1, 1) - images).square().mean() / 4)
-                bar.set_postfix(loss=f"{loss.item():.4f}", psnr=f"{psnr.item():.1f}dB")
+
+    def rate_of_step(step: int) -> float:  # linear warm-up, then half a cosine down to 1 %
+        if step < config.warmup_steps:
+            return (step + 1) / config.warmup_steps
+        progress = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
+        return 0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * progress)))
+
+    def loss_of_step(step: int) -> tuple[torch.Tensor, dict[str, str]]:
+        chosen = torch.randint(len(frames), (config.batch_size,), generator=generator)
+        images = frames[chosen].float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+        if step % 2:
+            images = images.flip(-1)
+        with torch.set_grad_enabled(not config.decoder_only):
+            posterior = vae.encode(images).latent_dist
+        decoded = vae.decode(posterior.sample(generator)).sample
+        loss = reconstruction_loss(decoded, images, config.edge_weight)
+        if not config.decoder_only:
+            loss = loss + config.kl_weight * posterior.kl().mean()
+        with torch.no_grad():
+            psnr = -10 * torch.log10((decoded.clamp(-1, 1) - images).square().mean() / 4)
+        return loss, {"psnr": f"{psnr.item():.1f}dB"}
+
+    minimise(loss_of_step, optimizer, rate_of_step, config.num_steps, "vae")
 
 
 @torch.no_grad()
