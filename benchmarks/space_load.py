@@ -4,7 +4,7 @@ python benchmarks/space_load.py [--clients 20] [--minutes 3] [--rounds 2] [--mod
 
 Starts a Space of its own, then lets every client send request after request (a seed and a prompt each) for the given time. A
 request that finds the queue full is turned away and comes again a second later. Meanwhile somebody opens the page every second.
-Then the server rests until its upkeep has come by. The next round brings new clients: memory is flat if it ends where the first did.
+Then the server rests until its upkeep has come by. The next round brings new clients; memory is flat if it ends as the first did.
 """
 
 import argparse
