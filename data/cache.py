@@ -210,7 +210,6 @@ class Cache:
                 raise ValueError(f"{str(directory / name)!r} is missing or damaged: {size} bytes, expected {entry['bytes']}")
         plan = self.manifest["plan"]
         self.height, self.width = plan["height"], plan["width"]
-        self.latent_shape: tuple[int, int, int] = tuple(plan["latent_shape"])  # type: ignore[assignment]
         self.caption_length: int = plan["caption_length"]
         self.caption_channels: int = plan["caption_channels"]
         self._videos = [

@@ -16,7 +16,6 @@ from jog3r.export.tracks import Tracks, build_tracks
 __all__ = ["ColmapModel", "colmap_binary", "colmap_files", "colmap_model", "colmap_text"]
 
 _PINHOLE = 1
-_NO_POINT = 2**64 - 1
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-MAD_TO_STD = 1.4826  # of a normal distribution
 RAYLEIGH_MEDIAN = 1.1774  # median length of a 2-vector whose components have standard deviation 1
 
 
