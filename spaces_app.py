@@ -75,7 +75,7 @@ def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
         if not video:
             raise Refused("Give a video first: upload one, record one, or take an example.")
         begin = time.monotonic()
-        count = check_whole("The number of frames", frames, 2, 4 * space.model.max_frames)
+        count = check_whole("The number of frames", frames, 2, space.model.max_video_frames)
         size = (space.model.size, space.model.size)
         upload = yield from follow(decode_upload(Path(video), count, size, space.limits, folder), 9)
         events = find_cameras(space.model.path, upload.frames, upload.fps, space.limits.request_seconds)
@@ -236,9 +236,9 @@ def _reconstruct_tab(space: Space) -> None:
                     gr.Button(f"Example: {name}", size="sm", min_width=130).click(
                         partial(example_clip, space, name), None, video, concurrency_limit=2, api_visibility="private"
                     )
-            most = space.model.max_frames
+            usual, most = space.model.max_frames, space.model.max_video_frames
             frames = gr.Slider(
-                2, 4 * most, most, step=1, label="Frames", info="taken evenly over the clip, its centre cropped square"
+                2, most, usual, step=1, label="Frames", info="taken evenly over the clip, its centre cropped square"
             )
             start, stop = _buttons("Find the cameras")
             status = gr.HTML(IDLE, label="Status", elem_classes="status")

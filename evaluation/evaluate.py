@@ -88,6 +88,8 @@ class EvaluationOptions:
         """Refuse what cannot work, also across fields."""
         if self.task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
+        if self.registration not in ("fast", "reference"):
+            raise ValueError(f"registration must be fast or reference, got {self.registration!r}")
         if self.split not in ("validation", "test"):
             raise ValueError(f"evaluation is for held-out clips: split must be validation or test, got {self.split!r}")
         if self.clips < 1 or self.captions < 2:
@@ -117,7 +119,11 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
 
     features = None if config.features is None else load_features(config.features, config.features_sha256)
     fvd = None if config.fvd is None else load_i3d(config.fvd, config.fvd_sha256)
-    pipeline = load_pipeline(config.model).to(config.device)
+    pipeline = load_pipeline(config.model)
+    try:
+        pipeline = pipeline.to(config.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {config.device!r} cannot be used: {str(error).splitlines()[0]}") from error
     if config.task != "v2c" and not hasattr(pipeline, "transformer"):
         raise ValueError(f"{type(pipeline).__name__} generates nothing: evaluate it with task v2c, not {config.task}")
     pipeline.set_progress_bar_config(disable=True)

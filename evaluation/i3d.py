@@ -7,6 +7,7 @@ Reads the widespread PyTorch conversion of the Kinetics-400 RGB weights by its p
 Letters: B clips, F frames, C channels, H W pixels.
 """
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -155,11 +156,13 @@ def _same_padding(hidden: Tensor, kernel: tuple[int, ...], stride: tuple[int, ..
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-        return load_file(file)
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, KeyError, EOFError, ValueError) as error:
+        raise ValueError(f"{file.name} cannot be read as weights ({type(error).__name__}); download it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{file.name} holds {type(state).__name__}, not a state dict of tensors")
     return state

@@ -1,7 +1,8 @@
 """Predictions on disk: exported once, scored many times, resumed where a run stopped, refused when what made them changed.
 
 A folder holds `config.json` (everything that decides the predictions) and one `.npz` a clip, written aside, then renamed. A run
-that is killed leaves whole files only; the next one makes what is missing.
+that is killed leaves whole files only; the next one makes what is missing. Nothing is written before the first prediction is
+there: options that cannot work leave an empty folder.
 """
 
 import hashlib
@@ -48,7 +49,6 @@ class Predictions:
                 f"{self.folder} is not empty and holds no {CONFIG_NAME}: not a folder of predictions; give another one"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(stored, json.dumps(self.config, indent=2, sort_keys=True) + "\n")
 
     def path(self, index: int) -> Path:
         """File of clip `index`."""
@@ -60,6 +60,8 @@ class Predictions:
 
     def save(self, index: int, arrays: Mapping[str, Any]) -> None:
         """Write one clip's arrays; a failed clip has `error` (str) and no poses."""
+        if not (self.folder / CONFIG_NAME).exists():
+            write_text(self.folder / CONFIG_NAME, json.dumps(self.config, indent=2, sort_keys=True) + "\n")
         target = self.path(index)
         aside = target.with_suffix(f".{os.getpid()}.part")
         with aside.open("wb") as file:

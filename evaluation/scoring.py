@@ -59,12 +59,13 @@ def score_closed_loop(predictions: Sequence[Arrays]) -> dict[str, Any]:
         predictions: `poses` (T2V+C) and `v2c_poses` of each clip, or `error`. A failed clip counts as 180 degrees in both rows.
     """
     count = len(predictions)
-    own = [_loop_errors(item, item) for item in predictions]
+    num_frames = next((len(item["poses"]) for item in predictions if "error" not in item), 2)
+    own = [_loop_errors(item, item, num_frames) for item in predictions]
     strange: list[PoseErrors] = []
     if count >= 2:
         for seed in range(NUM_SHUFFLES):
             partner = shuffled_pairs(count, seed)
-            strange += [_loop_errors(predictions[k], predictions[partner[k]]) for k in range(count)]
+            strange += [_loop_errors(predictions[k], predictions[partner[k]], num_frames) for k in range(count)]
     rows = {"own video": pose_metrics(own)}
     if strange:
         rows["shuffled pairs"] = pose_metrics(strange)
@@ -143,12 +144,9 @@ def score_distributions(generated_features: np.ndarray, real_features: np.ndarra
     return rows
 
 
-def _loop_errors(item: Arrays, other: Arrays) -> PoseErrors:
-    if "error" in other:
-        still = constant_poses(2 if "error" in item else len(item["poses"]))
-        return failed_pose_errors(still)
-    if "error" in item:
-        return failed_pose_errors(other["v2c_poses"])
+def _loop_errors(item: Arrays, other: Arrays, num_frames: int) -> PoseErrors:
+    if "error" in item or "error" in other:  # as many pairs as a sound clip has: means go over pairs
+        return failed_pose_errors(constant_poses(num_frames))
     return pose_errors(item["poses"], other["v2c_poses"])
 
 
@@ -170,7 +168,7 @@ def _consistency(views: Sequence[Mapping[str, np.ndarray]], features: FeatureFun
         depth, poses, intrinsics = (torch.as_tensor(view[name]).float() for name in ("depth", "poses", "intrinsics"))
         points = transform(poses, unproject(depth, intrinsics))  # (F,H,W,3), world = frame 1
         own = met3r_self(view["frames"], points, intrinsics, features)
-        warped = warp_error(view["frames"], depth, poses, intrinsics)
+        warped = warp_error(view["frames"], depth, poses, intrinsics, valid=depth > 0)
         rows.append(
             {"met3r_self": own.score, "visibility": float(own.visibility.mean()), **own.motion, "warp_ratio": warped["ratio"]}
         )

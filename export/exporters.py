@@ -20,7 +20,17 @@ from jog3r.export.splats import splat_bytes
 from jog3r.export.trajectories import kitti_text, tum_text
 from jog3r.export.video import encode_video
 
-__all__ = ["EXPORTERS", "RESULT_NAMES", "TARGETS", "check_free", "export_scene", "load_scene", "result_files", "write_results"]
+__all__ = [
+    "EXPORTERS",
+    "RESULT_NAMES",
+    "TARGETS",
+    "check_free",
+    "export_scene",
+    "left_from_earlier",
+    "load_scene",
+    "result_files",
+    "write_results",
+]
 
 MAX_GLB_POINTS = 500_000  # a browser turns this many without stutter
 MAX_SPLATS = 200_000
@@ -151,7 +161,14 @@ def load_scene(directory: str | Path) -> Scene:
     """
     directory = Path(directory)
     if (directory / "scene.npz").is_file():
-        return read_npz((directory / "scene.npz").read_bytes())
+        scene = read_npz((directory / "scene.npz").read_bytes())
+        if (directory / "cameras.json").is_file():
+            poses = read_cameras_json((directory / "cameras.json").read_bytes())[0]
+            if not (scene.poses[:, None] == poses).all((2, 3)).any(1).all():  # of a long video only key frames are in scene.npz
+                raise ValueError(
+                    f"{str(directory)!r}: scene.npz and cameras.json hold other poses; they are of different runs: remove one"
+                )
+        return scene
     missing = [name for name in ("cameras.json", "video.mp4") if not (directory / name).is_file()]
     if missing:
         raise ValueError(f"{str(directory)!r} holds no scene.npz and lacks {' and '.join(missing)}; give the folder of a run")
@@ -162,6 +179,12 @@ def load_scene(directory: str | Path) -> Scene:
             f"{str(directory)!r}: video.mp4 has {len(frames)} frames, cameras.json {len(poses)}; they are of different runs"
         )
     return Scene(frames, poses, intrinsics, fps=fps)
+
+
+def left_from_earlier(directory: str | Path, written: Iterable[str]) -> list[str]:
+    """Names of results and exports in a folder that a run which wrote `written` (names in the folder) did not replace."""
+    names = dict.fromkeys([*RESULT_NAMES, *TARGETS.values()])
+    return [name for name in names if name not in {*written} and (Path(directory) / name).exists()]
 
 
 def _known(names: Iterable[str]) -> list[str]:

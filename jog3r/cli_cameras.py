@@ -23,14 +23,27 @@ def read_true_cameras(path: Path) -> np.ndarray:
     if path.suffix == ".json":
         from jog3r.export.camera_files import read_cameras_json
 
-        return read_cameras_json(content)[0]
+        return _checked(path, read_cameras_json(content)[0])
     try:
         rows = np.array([[float(value) for value in line.split()] for line in content.decode().splitlines()[1:] if line.strip()])
         world_to_camera = np.tile(np.eye(4), (len(rows), 1, 1))
         world_to_camera[:, :3] = rows[:, 7:].reshape(-1, 3, 4)
-    except (ValueError, IndexError) as error:
+        poses = np.linalg.inv(world_to_camera)
+    except (ValueError, IndexError) as error:  # LinAlgError is a ValueError
         raise UsageError(f"--true_cameras {str(path)!r} is neither a cameras.json nor a RealEstate10K file: {error}") from error
-    return np.linalg.inv(world_to_camera)
+    return _checked(path, poses)
+
+
+def _checked(path: Path, poses: np.ndarray) -> np.ndarray:
+    """Refuse poses that the errors could not be taken against, before any work."""
+    from jog3r.evaluation.baselines import constant_poses
+    from jog3r.evaluation.camera_metrics import pose_errors
+
+    try:
+        pose_errors(constant_poses(len(poses)), poses)
+    except ValueError as error:
+        raise UsageError(f"--true_cameras {str(path)!r}: {error}") from error
+    return poses
 
 
 def compare_cameras(poses: np.ndarray, true_poses: np.ndarray) -> str:

@@ -28,9 +28,13 @@ class OutputFolder:
 
     def __enter__(self) -> Path:
         """The folder to fill."""
-        if self.path.exists() and not self.path.is_dir():
+        try:
+            exists = self.path.exists()
+        except OSError as error:  # a name that is too long
+            raise UsageError(f"--out {str(self.path)!r} cannot be written: {error.strerror}") from error
+        if exists and not self.path.is_dir():
             raise UsageError(f"--out {str(self.path)!r} is a file; name a folder")
-        if self.path.exists() and not self.overwrite:
+        if exists and not self.overwrite:
             raise UsageError(f"--out {str(self.path)!r} exists already; name a new folder or add --overwrite")
         anchor = self.path.absolute().parent
         while not anchor.exists():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jog3r.cli_files import OutputFolder, UsageError
-from jog3r.cli_tasks import TINY_NOTE, _check_exports, _folder_size, _generator, _stages, load_pipeline
+from jog3r.cli_tasks import TINY_NOTE, _check_exports, _folder_size, _generator, _stages, load_pipeline, written_line
 
 EVERY_FRAME = ("tum", "kitti")  # exports of cameras alone; the others show the key frames
 
@@ -32,12 +32,15 @@ def long_video_arguments(parser: argparse.ArgumentParser) -> None:
             dest="close_loops",
             help="look for places seen again" if name == "--close_loops" else argparse.SUPPRESS,
         )
-    group.add_argument("--keyframes", type=int, default=64, help="frames shown in point clouds and scene exports (default 64)")
+    group.add_argument("--keyframes", type=int, default=None, help="frames shown in point clouds and scene exports (default 64)")
 
 
 def is_long(options: argparse.Namespace) -> bool:
     """Whether windows are asked for; without, a video that is too long is refused with the ways out."""
-    return options.window is not None or options.overlap is not None or options.close_loops
+    asked = options.window is not None or options.overlap is not None or options.close_loops
+    if options.keyframes is not None and not asked:
+        raise UsageError("--keyframes chooses among the frames of a long video: add --window, --overlap or --close_loops")
+    return asked
 
 
 def run_long_reconstruct(options: argparse.Namespace) -> str:
@@ -47,8 +50,9 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
 
     if (options.height is None) != (options.width is None):
         raise UsageError("give both --height and --width, or neither")
-    if options.keyframes < 1:
-        raise UsageError(f"--keyframes must be at least 1, got {options.keyframes}")
+    keyframes = 64 if options.keyframes is None else options.keyframes
+    if keyframes < 1:
+        raise UsageError(f"--keyframes must be at least 1, got {keyframes}")
     _check_exports(options.export, has_geometry=True)
     true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
     with OutputFolder(options.out, options.overwrite) as folder:
@@ -76,9 +80,9 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
                 true_poses = true_poses[options.start : options.stop : options.stride]
                 if len(true_poses) != len(result):
                     raise UsageError(f"{str(options.true_cameras)!r} has {len(true_poses)} cameras for {len(result)} frames")
-            shown = _write(result, spool.frames(), video.fps, options, folder)
+            shown = _write(result, spool.frames(), video.fps, options.export, keyframes, folder)
         names = sorted(path.name for path in folder.iterdir())
-    lines = [f"{options.out}: {', '.join(names)}", _summary(result, shown, options.close_loops)]
+    lines = [written_line(options.out, names), _summary(result, shown, options.close_loops)]
     if options.model is None:
         lines.append(TINY_NOTE)
     if true_poses is not None:
@@ -103,19 +107,19 @@ def _summary(result: Any, shown: int, looked: bool) -> str:
     return text
 
 
-def _write(result: Any, frames: np.ndarray, fps: float, options: argparse.Namespace, folder: Path) -> int:
+def _write(result: Any, frames: np.ndarray, fps: float, exports: list[str], keyframes: int, folder: Path) -> int:
     """All results; returns how many key frames the clouds show."""
     from jog3r.export.exporters import EXPORTERS, result_files
     from jog3r.export.files import write_files
     from jog3r.export.scene import Scene
 
     cameras = Scene(frames, result.poses, result.intrinsics, fps=fps)
-    chosen = np.unique(np.linspace(0, len(result) - 1, min(options.keyframes, len(result))).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(result) - 1, min(keyframes, len(result))).round().astype(int))
     maps = [result.frame(int(index)) for index in chosen]
     pointmaps, confidence, depth = (torch.stack([getattr(m, name) for m in maps]) for name in ("pointmap", "confidence", "depth"))
     keys = Scene(frames[chosen], result.poses[chosen], result.intrinsics[chosen], pointmaps, confidence, depth, fps)
     contents = result_files(cameras) | EXPORTERS["ply"](keys) | EXPORTERS["glb"](keys)
-    for name in options.export:
+    for name in exports:
         contents |= EXPORTERS[name](cameras if name in EVERY_FRAME else keys)
     write_files(folder, contents, overwrite=True)
     return len(chosen)

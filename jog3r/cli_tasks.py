@@ -51,7 +51,7 @@ def run_generate(options: argparse.Namespace) -> str:
         else:
             _write_scene(output, options.fps, options.prompt, options.export, folder)
         names = sorted(path.name for path in folder.iterdir())
-    return f"{options.out}: {', '.join(names)}"
+    return written_line(options.out, names)
 
 
 def run_reconstruct(options: argparse.Namespace) -> str:
@@ -101,12 +101,20 @@ def run_reconstruct(options: argparse.Namespace) -> str:
         stage("writing")
         _write_scene(output, video.fps, "", options.export, folder)
         names = sorted(path.name for path in folder.iterdir())
-    lines = [f"{options.out}: {', '.join(names)}"]
+    lines = [written_line(options.out, names)]
     if options.model is None:
         lines.append(TINY_NOTE)
     if true_poses is not None:
         lines.append(compare_cameras(output.poses[0].cpu().numpy(), true_poses))
     return "\n".join(lines)
+
+
+def written_line(out: Path, names: list[str]) -> str:
+    """Folder and files written; with --overwrite also what was there before and stays, so that no two runs are mixed up."""
+    from jog3r.export.exporters import left_from_earlier
+
+    old = left_from_earlier(out, names)
+    return f"{out}: {', '.join(names)}" + (f"\nnote: left from an earlier run: {', '.join(old)}" if old else "")
 
 
 def load_pipeline(model: str | None, device: str = "cpu") -> Any:
@@ -118,8 +126,6 @@ def load_pipeline(model: str | None, device: str = "cpu") -> Any:
     name = tiny_checkpoint() if model is None else model
     if model is None and not os.path.isdir(name):
         raise UsageError("the bundled tiny checkpoint is not part of this installation; name a model with --model")
-    if not os.path.isdir(name) and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise UsageError(f"--model {name!r} is no folder of a pipeline (nor the name of a hub repository, owner/name)")
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -163,6 +169,8 @@ def _folder_size(model: str | None) -> tuple[int, int] | None:
 def _generator(seed: int) -> Any:
     import torch
 
+    if not -(2**63) <= seed < 2**64:
+        raise UsageError(f"--seed must fit into 64 bits, got {seed}")
     return torch.Generator().manual_seed(seed)
 
 

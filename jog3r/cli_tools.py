@@ -100,9 +100,12 @@ def run_serve(options: argparse.Namespace) -> str:
     script = Path(__file__).resolve().parent.parent / "spaces_app.py"
     if not script.is_file():
         raise UsageError("spaces_app.py is not part of this installation; run it from a checkout of the repository")
-    runpy.run_path(str(script), run_name="jog3r_space")["main"](
-        model=options.model, compare=options.compare, host=options.host, port=options.port
-    )
+    try:
+        runpy.run_path(str(script), run_name="jog3r_space")["main"](
+            model=options.model, compare=options.compare, host=options.host, port=options.port
+        )
+    except OSError as error:  # a repository that is not there, a port that is taken
+        raise UsageError(str(error)) from error
     return "stopped"
 
 

@@ -7,6 +7,7 @@ stay mapped from the file, so that loading costs the file's size in memory and n
 import ast
 import logging
 import re
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -114,6 +115,7 @@ def inspect_opensora(path: str | Path, **config: Any) -> Conversion:
             a configuration that contradicts the weights.
         TypeError: for an unknown option.
     """
+    _check_settings(Jog3rTransformer3DModel, config)
     checkpoint = read_checkpoint(path)
     sources, ignored, unknown = OPENSORA.plan(checkpoint.tensors)
     landmarks = ("x_embedder.proj.weight", "y_embedder.y_embedding", "y_embedder.y_proj.fc1.weight", "final_layer.linear.weight")
@@ -168,6 +170,7 @@ def inspect_dust3r_head(path: str | Path, num_layers: int | None = None, **confi
     Raises:
         FileNotFoundError, ValueError, TypeError: as in `inspect_opensora`.
     """
+    _check_settings(Pointmap3DHead, config)
     checkpoint = read_checkpoint(path)
     sizes, unknown_values = _dust3r_head_sizes(checkpoint, config)
     config = {"feature_norm": False} | unknown_values | config
@@ -204,6 +207,7 @@ def inspect_dust3r_baseline(path: str | Path, **config: Any) -> Conversion:
     Raises:
         FileNotFoundError, ValueError, TypeError: as in `inspect_opensora`.
     """
+    _check_settings(Dust3rBaseline, config)
     checkpoint = read_checkpoint(path)
     decoder_heads = config.pop("decoder_num_attention_heads", None)
     shared = {"num_attention_heads": decoder_heads} if decoder_heads is not None else {}
@@ -341,6 +345,19 @@ def _start_fresh(conversion: Conversion, modules: list[str]) -> None:
         for name, tensor in layer.state_dict().items():
             conversion.fresh[f"{module}.{name}"] = tensor
             conversion.filled[f"{module}.{name}"] = "a fresh start"
+
+
+def _check_settings(model: type[ModelMixin], config: dict[str, Any]) -> None:
+    """Refuse values of another type than the constructor's, and numbers that are not positive: no setting may be zero."""
+    hints = typing.get_type_hints(model.__init__)
+    for name in config.keys() & hints.keys():  # other names the constructor refuses
+        value = config[name]
+        kinds = [typing.get_origin(kind) or kind for kind in typing.get_args(hints[name]) or [hints[name]]]
+        fits = type(value) in kinds or (type(value) is int and float in kinds) or (type(value) is tuple and list in kinds)
+        if not fits or (type(value) in (int, float) and not value > 0):
+            limit = ", above 0" if {int, float} & {*kinds} else ""
+            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise ValueError(f"{name} must be {names}{limit}, got {value!r}")
 
 
 def _meta_model(

@@ -7,7 +7,8 @@ from typing import Any
 
 from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import create_repo, file_exists
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
 
 from jog3r.pipelines.model_card import model_card
 
@@ -28,14 +29,18 @@ class Jog3rCheckpointMixin:
         """Load from a folder, the hub or its cache, with the arguments of `DiffusionPipeline.from_pretrained`.
 
         Raises:
-            ValueError: the weights of a component do not fit its config.
+            ValueError: no such folder; the weights of a component do not fit its config, or their file is damaged.
         """
         name = str(pretrained_model_name_or_path)
+        check_model_name(name)
         folder = name if os.path.isdir(name) else cls.download(name, **kwargs)  # type: ignore[attr-defined]  # of DiffusionPipeline
-        pipe: Any = super().from_pretrained(folder, **kwargs)  # type: ignore[misc]  # of DiffusionPipeline, behind this class
+        try:
+            pipe: Any = super().from_pretrained(folder, **kwargs)  # type: ignore[misc]  # of DiffusionPipeline, behind this class
+        except SafetensorError as error:
+            raise ValueError(f"checkpoint {name!r}: a file of weights is damaged or cut off ({error})") from error
         pipe.register_to_config(_name_or_path=name)
         for component, module in pipe.components.items():
-            if isinstance(module, ModelMixin) and component not in kwargs:
+            if isinstance(module, ModelMixin | PreTrainedModel) and component not in kwargs:
                 _check_weights(component, module, Path(folder), kwargs.get("variant"))
         return pipe
 
@@ -73,21 +78,40 @@ class Jog3rCheckpointMixin:
             )
 
 
-def _check_weights(component: str, module: ModelMixin, folder: Path, variant: str | None) -> None:
-    """Refuse missing weights (diffusers fills them with noise or leaves them out behind a warning) and left-over ones."""
+def check_model_name(name: str) -> None:
+    """Refuse what is neither a folder nor can be a repository: the hub would answer with rules for names.
+
+    Raises:
+        ValueError: see above.
+    """
+    if not os.path.isdir(name) and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise ValueError(f"{name!r} is no folder of a pipeline (nor the name of a hub repository, owner/name)")
+
+
+def _check_weights(component: str, module: ModelMixin | PreTrainedModel, folder: Path, variant: str | None) -> None:
+    """Refuse missing weights (diffusers and transformers fill them with noise) and, in models of ours, left-over ones.
+
+    A text encoder may come in a file that holds a decoder, too.
+    """
     if getattr(module, "hf_quantizer", None) is not None:
         return  # quantised files hold other names on purpose
-    files = _weight_files(folder / component, variant)
+    ours = isinstance(module, ModelMixin)
+    files = _weight_files(folder / component, "diffusion_pytorch_model" if ours else "model", variant)
     if not files:
         return
     saved: set[str] = set()
     for file in files:
         with safe_open(file, framework="pt") as content:
             saved |= set(content.keys())
-    expected = set(module.state_dict())
+    expected = module.state_dict()
+    there = {expected[name].data_ptr() for name in saved & set(expected)}
+    missing = {
+        name for name in set(expected) - saved if ours or expected[name].data_ptr() not in there
+    }  # tied ones are stored once
+    left_over = saved - set(expected) if ours else set()
     complaints = [
         f"{len(names)} weights {verb}, such as {sorted(names)[0]!r}"
-        for names, verb in ((expected - saved, "are missing"), (saved - expected, "belong to no layer"))
+        for names, verb in ((missing, "are missing"), (left_over, "belong to no layer"))
         if names
     ]
     if complaints:
@@ -96,9 +120,9 @@ def _check_weights(component: str, module: ModelMixin, folder: Path, variant: st
         )
 
 
-def _weight_files(folder: Path, variant: str | None) -> list[Path]:
+def _weight_files(folder: Path, stem: str, variant: str | None) -> list[Path]:
     """The safetensors files, shards included, of that variant where it exists."""
-    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+    files = sorted(folder.glob(f"{stem}*.safetensors"))
     plain = [file for file in files if file.name.split(".")[1].split("-")[0] == "safetensors" or file.name.count(".") == 1]
     chosen = [file for file in files if variant is not None and file.name.split(".")[1].split("-")[0] == variant]
     return chosen or plain

@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 
+from jog3r.pipelines.checkpoint import check_model_name
 from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
@@ -20,8 +21,9 @@ def load_pipeline(model: str, **options: Any) -> Jog3rPipeline | Dust3rPipeline:
         options: for `from_pretrained`.
 
     Raises:
-        ValueError: the index is missing or names a pipeline of somebody else.
+        ValueError: no such folder, or its index is missing or names a pipeline of somebody else.
     """
+    check_model_name(str(model))
     index = Path(model) / "model_index.json"
     if Path(model).is_dir():
         if not index.is_file():

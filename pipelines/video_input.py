@@ -118,22 +118,26 @@ def _decode_file(path: Path, max_frames: int) -> np.ndarray:
     if path.stat().st_size == 0:
         raise ValueError(f"video file {str(path)!r} is empty")
     frames: list[np.ndarray] = []
+    packets = 0  # what the container states is their number; an edit list hides some of the frames in them
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise ValueError(f"{str(path)!r} holds no video stream")
             stream = container.streams.video[0]
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise ValueError(f"{str(path)!r} is damaged at frame {len(frames)}; export it again")
-                if len(frames) == max_frames:
-                    raise ValueError(too_many_frames(stream.frames or f"more than {max_frames}", max_frames))
-                frames.append(frame.to_ndarray(format="rgb24"))
+            for packet in container.demux(stream):
+                packets += packet.size > 0
+                for frame in packet.decode():
+                    if packet.is_corrupt or frame.is_corrupt:
+                        raise ValueError(f"{str(path)!r} is damaged at frame {len(frames)}; export it again")
+                    if len(frames) == max_frames:
+                        raise ValueError(too_many_frames(stream.frames or f"more than {max_frames}", max_frames))
+                    # The display matrix of telephones: both count counterclockwise.
+                    frames.append(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
             stated = stream.frames
     except av.FFmpegError as error:
         raise ValueError(
             f"{str(path)!r} cannot be read as a video ({error.strerror}); it is damaged, cut off or no video"
         ) from error
-    if len(frames) < stated or not frames:
-        raise ValueError(f"{str(path)!r} is cut off: {len(frames)} of {stated} frames decode; export it again")
+    if packets < stated or not frames:
+        raise ValueError(f"{str(path)!r} is cut off: {packets} of {stated} frames are there; export it again")
     return np.stack(frames)

@@ -50,6 +50,11 @@ class SpaceModel:
         return int(self.pipe.transformer.config.num_frames)
 
     @property
+    def max_video_frames(self) -> int:
+        """Frames that are taken of a video: some more than the model was made for."""
+        return min(4 * self.max_frames, self.pipe.max_video_frames)
+
+    @property
     def size(self) -> int:
         """Height and width in pixels."""
         return int(self.pipe.default_size)

@@ -89,10 +89,12 @@ def test_generate_writes_every_file_and_again_the_same(capsys, model, tmp_path):
 
 
 def test_generate_without_cameras(capsys, model, tmp_path):
-    code, *_ = run(
-        capsys, "generate", PROMPT, "--task", "t2v", "--num_inference_steps", 2, "--out", tmp_path / "v", "--model", model
-    )
-    assert code == 0 and [path.name for path in (tmp_path / "v").iterdir()] == ["video.mp4"]
+    options = ("--task", "t2v", "--num_inference_steps", 2, "--out", tmp_path / "v", "--model", model)
+    assert run(capsys, "generate", PROMPT, *options)[0] == 0
+    assert [path.name for path in (tmp_path / "v").iterdir()] == ["video.mp4"]
+    (tmp_path / "v" / "cameras.json").touch()  # with --overwrite results of two runs may lie side by side
+    printed = run(capsys, "generate", PROMPT, *options, "--overwrite")[1]
+    assert printed.splitlines()[1] == "note: left from an earlier run: cameras.json"
 
 
 def test_reconstruct_takes_any_size_and_length(capsys, model, clips, tmp_path):
@@ -124,7 +126,15 @@ def test_known_cameras_are_compared(capsys, model, clips, tmp_path):
     assert np.allclose(read_true_cameras(tmp_path / "true.txt")[:, 0, 3], 0.1 * np.arange(5))
     assert read_true_cameras(tmp_path / "a" / "cameras.json").shape == (5, 4, 4)
     (tmp_path / "bad.txt").write_text("no cameras\n1 2 3")
-    for name, message in (("bad.txt", "neither a cameras.json nor"), ("none.txt", "cannot be read: No such file")):
+    (tmp_path / "zero.txt").write_text("\n".join(["https://example.org", *[" ".join(["0"] * 19)] * 5]))
+    cameras["frames"][1]["pose"][0][0] = 1.01
+    (tmp_path / "bent.json").write_text(json.dumps(cameras))
+    for name, message in (
+        ("bad.txt", "neither a cameras.json nor"),
+        ("none.txt", "cannot be read: No such file"),
+        ("zero.txt", "Singular matrix"),
+        ("bent.json", "must be rigid 4x4 poses"),
+    ):
         assert message in refused(capsys, tmp_path / "c", "reconstruct", clips / "good.mp4", *options, tmp_path / name)
 
 
@@ -160,6 +170,7 @@ def test_bad_videos_are_refused(capsys, model, clips, tmp_path, video, message):
         (["generate", PROMPT, "--num_inference_steps", "many"], "invalid int value: 'many'"),
         (["generate", PROMPT, "--guidance_scale", "nan"], "guidance_scale"),
         (["generate", PROMPT, "--fps", "0"], "--fps must be positive"),
+        (["generate", PROMPT, "--seed", str(2**64)], "--seed must fit into 64 bits, got 18446744073709551616"),
         (["generate", PROMPT, "--export", "obj"], "unknown --export 'obj'; choose from colmap"),
         (["generate", PROMPT, "--task", "t2v", "--export", "npz"], "--export needs cameras"),
         (["generate", PROMPT, "--device", "abacus"], "--device 'abacus' cannot be used"),
@@ -222,6 +233,7 @@ def test_existing_and_unwritable_folders_are_refused(capsys, model, tmp_path):
         (tmp_path / "file", "is a file"),
         (tmp_path / "file" / "below", "cannot be written"),
         (Path("/proc/nowhere"), "cannot be written"),
+        (tmp_path / ("x" * 300), "cannot be written: File name too long"),
     ):
         code, _, errors = run(capsys, "generate", PROMPT, "--out", out, "--model", model)
         assert code == 2 and message in errors and len(errors.splitlines()) == 1
@@ -288,6 +300,21 @@ def test_convert_reports_what_it_cannot_read(capsys, tmp_path):
 def test_evaluate_knows_the_options_of_the_evaluation(capsys, tmp_path):
     assert "split must be validation or test" in refused(capsys, tmp_path / "out", "evaluate", "v2c", "--split", "train")
     assert "unrecognized arguments: --speed" in refused(capsys, tmp_path / "out", "evaluate", "v2c", "--speed", 3)
+    out = tmp_path / "out"
+    assert "registration must be fast or reference, got 'fats'" in refused(
+        capsys, out, "evaluate", "v2c", "--registration", "fats"
+    )
+    for model in ("./missing", "a/b/c"):
+        assert "is no folder of a pipeline" in refused(capsys, out, "evaluate", "v2c", "--model", model)
+    assert "device 'abacus' cannot be used" in refused(capsys, out, "evaluate", "v2c", "--device", "abacus")
+    (tmp_path / "weights.pt").write_text("no weights")
+    assert "cannot be read as weights" in refused(capsys, out, "evaluate", "t2vc", "--fvd", tmp_path / "weights.pt")
+
+
+def test_serve_refuses_a_model_that_is_not_there(capsys):
+    pytest.importorskip("gradio")
+    assert main(["serve", "--model", "./missing"]) == 2
+    assert "'./missing' is no folder of a pipeline" in capsys.readouterr().err
 
 
 def test_view_refuses_a_folder_without_a_scene(tmp_path, capsys):

@@ -66,6 +66,8 @@ def test_long_is_what_is_asked_for(video: Path, model: Path, tmp_path: Path) -> 
 
 def test_refusals_leave_nothing(video: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    with pytest.raises(UsageError, match="--keyframes chooses among the frames of a long video"):
+        is_long(options(video, model, out, "--keyframes", "3"))
     with pytest.raises(UsageError, match="--keyframes must be at least 1, got 0"):
         run_long_reconstruct(options(video, model, out, "--keyframes", "0"))
     with pytest.raises(ValueError, match="overlap=4 and window=4"):

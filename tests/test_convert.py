@@ -131,6 +131,11 @@ def test_report_is_complete_and_json(opensora: Path) -> None:
         ({"num_attention_heads": 4, "num_layers": 3}, "num_layers=3 was asked for, but .*opensora.pth has 2"),
         ({"num_attention_heads": 4, "feature_layer": 3}, "feature_layer counts blocks from 1 to num_layers=2, got 3"),
         ({"num_attention_heads": 4, "qk_norm": "rms_norm"}, "qk_norm='rms_norm' was asked for"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be int, above 0, got 0"),
+        ({"sample_size": "32px"}, "sample_size must be int, above 0, got '32px'"),
+        ({"space_scale": "0,5"}, "space_scale must be float, above 0, got '0,5'"),
+        ({"space_scale": 0}, "space_scale must be float, above 0, got 0"),
+        ({"qk_norm": 3}, "qk_norm must be str or null, got 3"),
     ],
 )
 def test_a_contradicting_config_is_refused(opensora: Path, config: dict, message: str) -> None:

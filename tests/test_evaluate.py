@@ -60,6 +60,8 @@ def test_failed_clips_count_and_are_named(clips):
     assert model["rotation_deg"] == pytest.approx(60, abs=1e-3)
     loop = score_closed_loop([{**perfect(clips[0]), "v2c_poses": clips[0].poses}, {"error": np.array("broke")}])
     assert loop["own video"]["num_failed"] == 1
+    assert loop["own video"]["num_pairs"] == 6 and loop["shuffled pairs"]["num_pairs"] == 5 * 6
+    assert loop["own video"]["rotation_deg"] == pytest.approx(90, abs=1e-3)  # half of the pairs at 180
 
 
 def test_closed_loop_compares_with_strangers(clips):
@@ -117,6 +119,7 @@ def test_given_clips_are_told_apart_by_their_content(pipe, clips, tmp_path):
 def test_wrong_calls_raise_and_broken_clips_are_recorded(pipe, clips, tmp_path, caplog):
     with pytest.raises(ValueError, match="backwards"):
         evaluate_v2c(pipe, clips, tmp_path / "a", registration_kwargs={"method": "backwards"})
+    assert not list((tmp_path / "a").iterdir())  # a call that cannot work does not claim the folder
 
     class SometimesBroken:
         components, calls = pipe.components, 0

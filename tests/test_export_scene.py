@@ -427,6 +427,13 @@ def test_a_run_has_the_five_files_and_reads_back(scene: Scene, tmp_path: Path) -
     np.testing.assert_array_equal(load_scene(tmp_path).pointmaps, scene.pointmaps)
     with pytest.raises(ValueError, match="exists already"):
         export_scene(scene, tmp_path, ["npz"])
+    other = Scene(scene.frames[1:], scene.poses[1:], scene.intrinsics[1:], fps=7.5)
+    export_scene(other, tmp_path, ["npz"], overwrite=True)
+    assert load_scene(tmp_path).num_frames == scene.num_frames - 1  # key frames of a long video
+    turned = other.poses @ np.diag([-1.0, -1.0, 1.0, 1.0])
+    export_scene(Scene(other.frames, turned, other.intrinsics, fps=7.5), tmp_path, ["npz"], overwrite=True)
+    with pytest.raises(ValueError, match="of different runs"):
+        load_scene(tmp_path)
     (tmp_path / "scene.npz").unlink()
     lossy = load_scene(tmp_path)
     assert lossy.pointmaps is None and lossy.fps == 7.5

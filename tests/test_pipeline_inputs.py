@@ -1,5 +1,7 @@
 """What the pipeline refuses, and every form in which it takes a video."""
 
+import struct
+
 import av
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import torch
 from PIL import Image
 from tiny_components import MAX_LENGTH, PROMPT, seeded, tiny_head, tiny_pipeline
 
+from jog3r.data.video import read_video
 from jog3r.pipelines.video_input import load_frames, resize
 
 VIDEO = torch.rand(3, 16, 16, 3, generator=seeded())
@@ -148,6 +151,7 @@ def write_video(path, num_frames=3, size=16):
         stream.pix_fmt = "yuv420p"
         for index in range(num_frames):
             frame = np.full((size, size, 3), 60 + 40 * index % 160, np.uint8)
+            frame[: size // 4, : size // 2] = 20  # a corner, so that turning shows
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
         container.mux(stream.encode(None))
 
@@ -156,8 +160,28 @@ def test_a_path_is_read(pipe, tmp_path):
     write_video(tmp_path / "clip.mp4")
     frames = load_frames(tmp_path / "clip.mp4")
     assert frames.shape == (1, 3, 3, 16, 16)
-    torch.testing.assert_close(frames.mean((0, 2, 3, 4)) * 255, torch.tensor([60.0, 100.0, 140.0]), atol=3, rtol=0)
+    torch.testing.assert_close(frames[..., 8:, :].mean((0, 2, 3, 4)) * 255, torch.tensor([60.0, 100.0, 140.0]), atol=3, rtol=0)
     assert pipe(video=str(tmp_path / "clip.mp4"), registration=False).pointmaps.shape == (1, 3, 16, 16, 3)
+
+
+def test_a_path_is_read_as_the_command_line_reads_it(tmp_path):
+    """A telephone's display matrix (turned clockwise by 90 degrees) and an edit list that hides the first four frames."""
+    write_video(tmp_path / "clip.mp4", 12, 16)
+    content = (tmp_path / "clip.mp4").read_bytes()
+    turned = bytearray(content)
+    at = content.index(b"tkhd") + 4 + 40
+    turned[at : at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 16 << 16, 0, 1 << 30)
+    (tmp_path / "turned.mp4").write_bytes(turned)
+    trimmed = bytearray(content)
+    at, ticks = content.index(b"elst") + 12, struct.unpack_from(">I", content, content.index(b"mdhd") + 16)[0]
+    seconds, start, rate = struct.unpack_from(">Iii", content, at)
+    trimmed[at : at + 12] = struct.pack(">Iii", seconds * 8 // 12, start + 4 * ticks // 8, rate)
+    (tmp_path / "trimmed.mp4").write_bytes(trimmed)
+    for name, count in (("clip.mp4", 12), ("turned.mp4", 12), ("trimmed.mp4", 8)):
+        frames = load_frames(tmp_path / name)
+        expected = torch.from_numpy(read_video(tmp_path / name).frames).permute(0, 3, 1, 2)[None] / 255
+        assert frames.shape[1] == count
+        torch.testing.assert_close(frames, expected, rtol=0, atol=0)
 
 
 def test_bad_files_are_refused(tmp_path):

@@ -153,6 +153,31 @@ def test_a_missing_tensor_is_refused(copy):
         Jog3rPipeline.from_pretrained(copy)
 
 
+def test_a_missing_tensor_of_the_text_encoder_is_refused(copy):
+    path = copy / "text_encoder" / "model.safetensors"
+    weights = load_file(path)
+    del weights["encoder.block.0.layer.0.SelfAttention.q.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match="'text_encoder' do not fit its config: 1 weights are missing, such as .*SelfAttention.q"
+    ):
+        Jog3rPipeline.from_pretrained(copy)
+
+
+def test_a_decoder_beside_the_text_encoder_does_not_matter(copy):
+    path = copy / "text_encoder" / "model.safetensors"
+    save_file({**load_file(path), "decoder.final_layer_norm.weight": torch.ones(4)}, path, metadata={"format": "pt"})
+    assert Jog3rPipeline.from_pretrained(copy).text_encoder is not None
+
+
+@pytest.mark.parametrize("component", ["text_encoder/model", "vae/diffusion_pytorch_model"])
+def test_a_file_that_is_cut_off_is_refused(copy, component):
+    path = copy / f"{component}.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises((ValueError, OSError), match="damaged|[Uu]nable to load|incomplete"):
+        Jog3rPipeline.from_pretrained(copy)
+
+
 def test_card_and_shim_are_written_but_never_over_existing_ones(folder, tmp_path):
     card = (folder / "README.md").read_text()
     assert "from jog3r import Jog3rPipeline" in card and "Pointmap3DHead" in card
