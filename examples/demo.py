@@ -7,7 +7,6 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from jog3r import Jog3rPipeline, tiny_checkpoint
@@ -15,6 +14,7 @@ from jog3r.data import procedural_clip
 from jog3r.evaluation import pose_errors, pose_metrics
 from jog3r.evaluation.baselines import constant_poses
 from jog3r.export.exporters import write_results
+from jog3r.export.pictures import overview_picture
 from jog3r.export.scene import Scene
 
 PROMPTS = {
@@ -31,27 +31,28 @@ def main() -> None:
     out = parser.parse_args().out
     pipe, generator = Jog3rPipeline.from_pretrained(tiny_checkpoint), torch.Generator()
 
-    results = {}
+    results, scenes = {}, []
     for name, prompt in PROMPTS.items():
         start = time.monotonic()
         results[name] = pipe(prompt, num_inference_steps=30, generator=generator.manual_seed(0))
-        write_results(Scene(**results[name].clip(0), fps=8.0, caption=prompt), out / name, overwrite=True)
+        scenes.append(Scene(**results[name].clip(0), fps=8.0, caption=prompt))
+        write_results(scenes[-1], out / name, overwrite=True)
         print(f"{out / name}: {prompt!r}, {time.monotonic() - start:.1f} s")
 
     clip = procedural_clip(0, split="test")
-    videos = {
-        "generated": (results["forward"].frames[0], results["forward"].poses[0].numpy()),
-        "rendered": (clip.frames, clip.poses),
-    }
+    forward = results["forward"]
+    videos = {"generated": (forward.frames[0], forward.poses[0].numpy()), "rendered": (clip.frames, clip.poses)}
     for name, (video, reference) in videos.items():
         found = pipe(video=video, generator=generator.manual_seed(0))
-        write_results(Scene(**found.clip(0), fps=8.0), out / f"cameras_of_{name}", overwrite=True)
+        scenes.append(Scene(**found.clip(0), fps=8.0, caption=f"cameras of the {name} video"))
+        write_results(scenes[-1], out / f"cameras_of_{name}", overwrite=True)
         truth = "its true cameras" if name == "rendered" else "the cameras it was generated with"
         print(f"{out / f'cameras_of_{name}'}: cameras found in the {name} video, against {truth}:")
         for method, poses in (("jog3r", found.poses[0].numpy()), ("constant pose", constant_poses(len(reference)))):
-            errors = pose_metrics([pose_errors(np.asarray(poses), reference)])
+            errors = pose_metrics([pose_errors(poses, reference)])
             print(f"  {method:14s} rotation {errors['rotation_deg']:5.2f} deg, translation {errors['translation_deg']:5.1f} deg")
-    print(f"Look at {out}/*/video.mp4, trajectory.png and pointcloud.glb (any glTF viewer).")
+    (out / "overview.png").write_bytes(overview_picture([*scenes[:3], scenes[-1]]))
+    print(f"Look at {out}/overview.png, then at {out}/*/video.mp4, trajectory.png and pointcloud.glb (any glTF viewer).")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from jog3r.export.rendering import LINE_RADIUS, camera_lines, orbit_views, point
 from jog3r.export.scene import Scene
 from jog3r.export.video import colorize, depth_frames
 
-__all__ = ["contact_sheet", "correspondences_picture", "strips_picture", "trajectory_picture"]
+__all__ = ["contact_sheet", "correspondences_picture", "overview_picture", "strips_picture", "trajectory_picture"]
 
 INK, _FAINT = "#22262e", "#8b93a1"
 _ENLARGED = (1, 2, 5, 10, 20, 50, 100)  # what ellipses are multiplied by
@@ -59,6 +59,32 @@ def trajectory_picture(scene: Scene) -> bytes:
         for column, name in enumerate(names):
             _draw_plan(figure.add_subplot(grid[0, column]), scene, name, length, whole=False)
     _time_bar(figure, scene.num_frames)
+    return figure_png(figure)
+
+
+def overview_picture(scenes: list[Scene]) -> bytes:
+    """A block for each scene, under its caption: eight evenly chosen frames, and points and cameras in perspective.
+
+    Args:
+        scenes: With pointmaps.
+
+    Returns:
+        PNG bytes.
+
+    Raises:
+        ValueError: No scene, or one without pointmaps.
+    """
+    if not scenes or any(scene.pointmaps is None for scene in scenes):
+        raise ValueError(f"an overview needs scenes with pointmaps, got {len(scenes)} scenes")
+    figure = Figure(figsize=(9.6, 3.5 * len(scenes)), dpi=100, facecolor="white", layout=tight_layout())
+    for block, scene in zip(np.atleast_1d(figure.subfigures(len(scenes), 1)), scenes, strict=True):
+        block.suptitle(scene.caption, fontsize=12, color=INK, x=0.01, ha="left")
+        grid = block.add_gridspec(2, 5, width_ratios=[1, 1, 1, 1, 1.95])
+        chosen = np.unique(np.linspace(0, scene.num_frames - 1, min(8, scene.num_frames)).round().astype(int))
+        for place, frame in enumerate(chosen):
+            show_image(block.add_subplot(grid[place // 4, place % 4]), scene.frames[frame])
+        depth = float(np.median(scene.depth[scene.valid_pixels(edge_tolerance=None)]))
+        _draw_perspective(block.add_subplot(grid[:, 4]), scene, camera_size(scene.poses, depth), title="")
     return figure_png(figure)
 
 
@@ -172,7 +198,7 @@ def correspondences_picture(scene: Scene, first: int = 0, last: int = -1, *, cou
 # Parts of the trajectory picture
 
 
-def _draw_perspective(axis: Axes, scene: Scene, length: float) -> None:
+def _draw_perspective(axis: Axes, scene: Scene, length: float, title: str = "scene and cameras") -> None:
     cloud = scene.points(min_confidence_quantile=0.1, max_points=100_000)
     view = orbit_views(scene, cloud, np.array([-25.0]), (860, 800), raise_deg=26)[0]
     lines, colors = camera_lines(scene, length, samples=150)
@@ -180,7 +206,7 @@ def _draw_perspective(axis: Axes, scene: Scene, length: float) -> None:
     radius = np.concatenate([point_radius(scene, cloud), np.full(len(lines), LINE_RADIUS * length)])
     points, colors = np.concatenate([cloud.points, lines]), np.concatenate([pale, colors])
     show_image(axis, render_points(view, points, colors, radius, background=_CANVAS, shading=0.25, oversampling=2))
-    axis.set_title("scene and cameras", fontsize=11, color=INK, loc="left")
+    axis.set_title(title, fontsize=11, color=INK, loc="left")
 
 
 def _draw_plan(axis: Axes, scene: Scene, name: str, length: float, *, whole: bool) -> None:

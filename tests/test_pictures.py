@@ -16,7 +16,13 @@ from PIL import Image
 
 from jog3r.export.correspondences import reciprocal_matches
 from jog3r.export.exporters import write_results
-from jog3r.export.pictures import contact_sheet, correspondences_picture, strips_picture, trajectory_picture
+from jog3r.export.pictures import (
+    contact_sheet,
+    correspondences_picture,
+    overview_picture,
+    strips_picture,
+    trajectory_picture,
+)
 from jog3r.export.rendering import View, look_at, orbit_views, render_points, spaced_cameras, turntable_video
 from jog3r.export.scene import Scene
 
@@ -81,6 +87,17 @@ def test_strips_and_contact_sheet(scene: Scene) -> None:
     ):
         with pytest.raises(ValueError, match=r"got|no pointmaps"):
             call()
+
+
+def test_overview_has_a_row_for_each_scene(scene: Scene) -> None:
+    one, two = (pixels(overview_picture([scene] * count)) for count in (1, 2))
+    assert two.shape[1] == one.shape[1] and two.shape[0] == pytest.approx(2 * one.shape[0], abs=1)
+    half = len(two) // 2
+    for part in (two[:half], two[half:]):  # both rows are filled: frames to the left, points and cameras to the right
+        assert saturation(part[:, : one.shape[1] // 2]).max() > 50 and saturation(part[:, -one.shape[1] // 4 :]).max() > 50
+    for scenes in ([], [Scene(scene.frames, scene.poses, scene.intrinsics)]):
+        with pytest.raises(ValueError, match="needs scenes with pointmaps"):
+            overview_picture(scenes)
 
 
 def test_matches_are_the_same_points(scene: Scene) -> None:
