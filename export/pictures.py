@@ -77,7 +77,8 @@ def overview_picture(scenes: list[Scene]) -> bytes:
     if not scenes or any(scene.pointmaps is None for scene in scenes):
         raise ValueError(f"an overview needs scenes with pointmaps, got {len(scenes)} scenes")
     figure = Figure(figsize=(9.6, 3.5 * len(scenes)), dpi=100, facecolor="white", layout=tight_layout())
-    for block, scene in zip(np.atleast_1d(figure.subfigures(len(scenes), 1)), scenes, strict=True):
+    blocks = figure.subfigures(len(scenes), 1, squeeze=False)[:, 0]
+    for block, scene in zip(blocks, scenes, strict=True):
         block.suptitle(scene.caption, fontsize=12, color=INK, x=0.01, ha="left")
         grid = block.add_gridspec(2, 5, width_ratios=[1, 1, 1, 1, 1.95])
         chosen = np.unique(np.linspace(0, scene.num_frames - 1, min(8, scene.num_frames)).round().astype(int))
