@@ -41,7 +41,7 @@ class PosedFrames:
         video: instead of images.
         distortion: (F, 4) k1, k2, p1, p2, or None.
         depths: F files of z depth, or None.
-        depth_scale: units a step of 16-bit depth images.
+        depth_scale: units a step of the depth files.
     """
 
     poses: np.ndarray

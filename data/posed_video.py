@@ -130,14 +130,15 @@ def _camera_folders(root: Path) -> list[Path]:
 
 
 def _read_depth(path: Path, scale: float, size: tuple[int, int]) -> np.ndarray:
-    """z depth (H, W) float32 from an .npy in units or a 16-bit .png of `scale` units a step; 0 is unknown."""
+    """z depth (H, W) float32 from an .npy or a 16-bit .png, both in steps of `scale` units as in nerfstudio; 0 is unknown."""
     try:
         if path.suffix == ".npy":
             depth = np.load(path, allow_pickle=False).astype(np.float32)
         else:
             with Image.open(path) as image:
-                depth = np.asarray(image).astype(np.float32) * np.float32(scale)
-    except (OSError, ValueError, UnidentifiedImageError) as error:
+                depth = np.asarray(image).astype(np.float32)
+        depth = depth * np.float32(scale)
+    except (OSError, EOFError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"depth {str(path)!r} cannot be read ({error})") from error
     if depth.ndim != 2:
         raise ValueError(f"depth {str(path)!r} must have one channel, got shape {depth.shape}")

@@ -21,7 +21,7 @@ from jog3r.data.video import IMAGE_SUFFIXES, read_video, resize_frames
 
 __all__ = [
     "CameraFile", "RealEstate10K", "Re10kEntry", "check_cameras", "parse_camera_file", "pixel_intrinsics", "posed_clip",
-    "read_camera_file", "read_captions", "read_posed_bytes", "read_posed_video", "read_split", "resize_posed",
+    "read_camera_file", "read_caption", "read_captions", "read_posed_bytes", "read_posed_video", "read_split", "resize_posed",
 ]  # fmt: skip
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -141,6 +141,22 @@ def read_captions(path: Path) -> dict[str, str]:
         captions[_stem(name)] = text
         captions.setdefault(_stem(Path(name).name), text)  # keys may be paths
     return captions
+
+
+def read_caption(value: Any, name: str) -> str | None:
+    """The caption of clip `name` out of a text, a list of texts (the first counts), or json with such a "caption", also as bytes.
+
+    Raises:
+        ValueError: bytes that are no json.
+    """
+    if isinstance(value, bytes):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"the caption of clip {name!r} is no json ({error})") from error
+    value = value.get("caption") if isinstance(value, dict) else value
+    value = value[0] if isinstance(value, list) and value else value
+    return value if isinstance(value, str) else None
 
 
 def read_split(path: Path, root: Path, cameras: Path) -> list[Re10kEntry]:

@@ -6,19 +6,26 @@ being the numbers of the official files behind the time. `index.json` beside the
 
 import io
 import json
+import pickle
+import struct
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from jog3r.data.clip import Clip
 from jog3r.data.realestate10k import check_cameras, posed_clip, read_captions, resize_posed
 from jog3r.data.source import MAX_FRAMES, list_hash
 
 __all__ = ["RealEstate10KChunks"]
+
+# All that torch.load raises for files of other kinds, random bytes and flipped bits.
+_UNREADABLE = (
+    AssertionError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error,
+)  # fmt: skip
 
 
 class RealEstate10KChunks:
@@ -80,7 +87,7 @@ class RealEstate10KChunks:
             frames = np.stack(
                 [np.asarray(Image.open(io.BytesIO(bytes(image.numpy()))).convert("RGB")) for image in clip["images"]]
             )
-        except (KeyError, AttributeError, UnidentifiedImageError, OSError) as error:
+        except (LookupError, AttributeError, TypeError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"clip {name!r} in {self._chunks[name]!r} is damaged or of another layout ({error!r})") from error
         if len(frames) != len(times):
             raise ValueError(f"clip {name!r} has {len(frames)} frames for {len(times)} cameras")
@@ -100,7 +107,7 @@ class RealEstate10KChunks:
                 try:
                     clips = torch.load(self._folder / file, map_location="cpu", weights_only=True)
                     self._open = (file, {clip["key"]: clip for clip in clips})
-                except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+                except _UNREADABLE as error:
                     reason = (str(error).splitlines() or [type(error).__name__])[0]
                     raise ValueError(f"chunk {file!r} is missing, damaged or of another layout ({reason})") from error
             clips_by_name = self._open[1]

@@ -4,14 +4,13 @@ A row has a name (`name`, in a WebDataset `__key__`), a video (`video` or `mp4`,
 or `txt`) and, if it can, a caption (`caption`, or `json` with a caption in it).
 """
 
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jog3r.data.clip import Clip
-from jog3r.data.realestate10k import parse_camera_file, posed_clip, read_captions, read_posed_bytes
+from jog3r.data.realestate10k import parse_camera_file, posed_clip, read_caption, read_captions, read_posed_bytes
 from jog3r.data.source import list_hash
 
 if TYPE_CHECKING:
@@ -85,11 +84,16 @@ class RealEstate10KTable:
         listed = {} if captions is None else read_captions(captions)
         wanted = [self._columns[part] for part in ("name", "caption") if part in self._columns]
         texts: dict[str, str | None] = {}
+        self._damaged: dict[str, str] = {}
         for row in rows.select_columns(wanted):
             name = str(row[self._columns["name"]])
             if name in texts:
                 raise ValueError(f"the table names {name!r} twice")
-            own = _caption(row[self._columns["caption"]]) if "caption" in self._columns else None
+            own = None
+            try:
+                own = read_caption(row[self._columns["caption"]], name) if "caption" in self._columns else None
+            except ValueError as error:  # of one clip, which is refused when it is its turn
+                self._damaged[name] = str(error)
             texts[name] = own if own is not None else listed.get(name, listed.get(name.rpartition("/")[2], default_caption))
         self.names: Sequence[str] = list(texts)
         self._texts = list(texts.values())
@@ -101,9 +105,11 @@ class RealEstate10KTable:
 
     def captions(self, index: int) -> tuple[str, str]:
         """The clip's caption, the same for both directions."""
-        caption = self._texts[index]
+        name, caption = self.names[index], self._texts[index]
+        if name in self._damaged:
+            raise ValueError(self._damaged[name])
         if caption is None:
-            raise ValueError(f"no caption for clip {self.names[index]!r}")
+            raise ValueError(f"no caption for clip {name!r}")
         return caption, caption
 
     def load(self, index: int) -> Clip:
@@ -145,12 +151,3 @@ def _find_columns(rows: "datasets.IterableDataset") -> dict[str, str]:
     if missing:
         raise ValueError(f"the table has no column for {', '.join(missing)}; it has {', '.join(names) or 'no rows'}")
     return {part: name for part, name in found.items() if name is not None}
-
-
-def _caption(value: Any) -> str | None:
-    """A text, a list of texts (the first counts) or a json object with a caption in it."""
-    if isinstance(value, bytes):
-        value = json.loads(value)
-    value = value.get("caption") if isinstance(value, dict) else value
-    value = value[0] if isinstance(value, list) and value else value
-    return value if isinstance(value, str) else None

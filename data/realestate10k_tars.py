@@ -3,14 +3,20 @@
 The tars are read in place: their headers are listed once, a clip is then two reads at known places. Local files, in any number.
 """
 
-import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jog3r.data.clip import Clip
-from jog3r.data.realestate10k import VIDEO_SUFFIXES, parse_camera_file, posed_clip, read_captions, read_posed_bytes
+from jog3r.data.realestate10k import (
+    VIDEO_SUFFIXES,
+    parse_camera_file,
+    posed_clip,
+    read_caption,
+    read_captions,
+    read_posed_bytes,
+)  # fmt: skip
 from jog3r.data.source import list_hash
 
 __all__ = ["RealEstate10KTars"]
@@ -60,10 +66,10 @@ class RealEstate10KTars:
         """The clip's caption, the same for both directions."""
         name = self.names[index]
         place = self._samples[name].get(".json")
-        caption = None if place is None else json.loads(_read(place)).get("caption")
+        caption = None if place is None else read_caption(_read(place), name)
         if caption is None:
             caption = self._captions.get(name, self._captions.get(PurePosixPath(name).name, self._default))
-        if not isinstance(caption, str):
+        if caption is None:
             raise ValueError(f"no caption for clip {name!r}")
         return caption, caption
 

@@ -156,5 +156,5 @@ def read_image(path: Path) -> np.ndarray:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{str(path)!r} is {image.width} x {image.height} pixels, too large; scale it down first")
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{str(path)!r} is no readable image ({error}); replace it") from error

@@ -321,7 +321,7 @@ def _read_image(path: Path, request: _Request) -> np.ndarray:
         with Image.open(path) as image:
             request.check_size(*image.size)
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{str(path)!r} is no readable image ({error}); remove or replace it") from error
 
 

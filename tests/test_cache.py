@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_components import tiny_text_encoder, tiny_tokenizer, tiny_vae
+from tiny_components import tiny_pipeline, tiny_text_encoder, tiny_tokenizer, tiny_transformer, tiny_vae
 from torch.utils.data import DataLoader
+from training_cases import settings
 
 from jog3r.data.cache import Cache, CachedCaption, CachedFrames, caption_rows, clip_rows, decode_frame, stream_frames, write_rows
 from jog3r.data.sampling import take_frames
@@ -18,6 +19,7 @@ from jog3r.training.clip_stream import ProceduralStream
 from jog3r.training.depth_checks import DepthChecks
 from jog3r.training.prepare import Preparation
 from jog3r.training.prepare_config import PrepareConfig
+from jog3r.training.streams import build_stream
 
 SIZE = (4, 16, 16)
 
@@ -166,6 +168,26 @@ def test_another_vae_size_or_caption_length_is_refused(folder: Path, vae) -> Non
         next(vae.parameters()).view(-1)[0] += 1e-3  # the smallest change counts
     with pytest.raises(ValueError, match="made with another vae"):
         CachedStream(cache, vae, 8, SIZE, 10, 0)
+
+
+def test_captions_of_another_text_encoder_are_refused_where_they_are_read(folder: Path, vae) -> None:
+    from transformers import T5EncoderModel
+
+    def start(pipeline, **options: object) -> CachedStream:
+        changes = {"data": "cache", "cache_dir": str(folder / "cache"), "num_frames": 4, **options}
+        return build_stream(settings(**changes), pipeline, 8, 10)
+
+    own = T5EncoderModel.from_pretrained(folder / "model" / "text_encoder")
+    start(tiny_pipeline(vae=vae, text_encoder=own))
+    other = tiny_pipeline(vae=vae)
+    with pytest.raises(ValueError, match="made with another text_encoder: model .*this run has"):
+        start(other)
+    start(other, generation_batch=0)  # no captions
+    start(other, train_text_encoder=True)  # embeds the captions itself
+    start(tiny_pipeline(vae=vae, text_encoder=None, tokenizer=None))
+    wider = tiny_pipeline(vae=vae, text_encoder=None, tokenizer=None, transformer=tiny_transformer(caption_channels=24))
+    with pytest.raises(ValueError, match="have 16 channels, the transformer takes 24"):
+        start(wider)
 
 
 def test_what_does_not_fit_the_run_is_refused(folder: Path, vae) -> None:

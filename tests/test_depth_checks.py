@@ -1,5 +1,7 @@
 """Which depth is believed when pointmaps are made of it, and the scale between depth and cameras."""
 
+import math
+
 import pytest
 import torch
 
@@ -78,3 +80,38 @@ def test_a_camera_that_stands_still_has_no_scale(geometry: tuple[torch.Tensor, .
     depth, valid, intrinsics, poses = geometry
     assert pose_scale(depth, valid, intrinsics, torch.eye(4).expand_as(poses)) == 1.0
     assert pose_scale(depth, torch.zeros_like(valid), intrinsics, poses) == 1.0
+
+
+def _sphere(pan_deg: float, num_frames: int = 17, size: int = 48) -> tuple[torch.Tensor, ...]:
+    """Exact depth in a sphere of radius 3 whose middle a camera of 60 degrees passes by 0.5 while it turns."""
+    focal = size / 2 / math.tan(math.radians(30))
+    poses, depth = torch.eye(4).repeat(num_frames, 1, 1), []
+    rows, columns = torch.meshgrid(torch.arange(float(size)), torch.arange(float(size)), indexing="ij")
+    rays = torch.stack([(columns - size / 2) / focal, (rows - size / 2) / focal, torch.ones(size, size)], -1)  # (H, W, 3)
+    for pose, time in zip(poses, torch.linspace(-0.5, 0.5, num_frames).tolist(), strict=True):
+        sine, cosine = math.sin(math.radians(pan_deg) * time), math.cos(math.radians(pan_deg) * time)
+        pose[:3, :3] = torch.tensor([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
+        pose[0, 3] = 0.5 * time
+        world = rays @ pose[:3, :3].T
+        a, b, c = (world * world).sum(-1), (world * pose[:3, 3]).sum(-1), (0.5 * time) ** 2 - 9
+        depth.append(((b * b - a * c).sqrt() - b) / a)
+    intrinsics = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]]).expand(num_frames, 3, 3)
+    return torch.stack(depth), torch.ones(num_frames, size, size, dtype=torch.bool), intrinsics, poses
+
+
+@pytest.mark.parametrize("pan_deg", [10, 75, 90, 300])
+def test_a_camera_that_turns_away_has_the_scale_of_one_that_does_not(pan_deg: float) -> None:
+    assert pose_scale(*_sphere(pan_deg)) == pytest.approx(1, rel=0.02)
+
+
+def test_unknown_pixels_are_no_lack_of_overlap() -> None:
+    depth, valid, intrinsics, poses = _sphere(10)
+    valid[:, 8:] = False  # a sixth of the pixels is left
+    assert pose_scale(depth, valid, intrinsics, poses) == pytest.approx(1, rel=0.02)
+
+
+def test_frames_that_see_nothing_of_each_other_have_no_scale() -> None:
+    with pytest.raises(ValueError, match="too little of a frame is seen in others"):
+        pose_scale(*_sphere(90, num_frames=2))
+    with pytest.raises(ValueError, match="too little of a frame is seen in others"):
+        pose_scale(*_sphere(1100))  # neighbours at 1/16 of the path are 69 degrees apart

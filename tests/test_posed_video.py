@@ -151,6 +151,48 @@ def test_a_distorted_video_is_straightened(tmp_path: Path) -> None:
     assert k[0, 2] - 0.5 == pytest.approx(float(clip.intrinsics[0, 0, 2]))
 
 
+def _write_depth(folder: Path, truth: Clip, kind: str) -> None:
+    """Depth of 2 units everywhere, in steps of a quarter."""
+    _write_nerfstudio(folder, truth, depth_unit_scale_factor=0.25)
+    path = folder / "transforms.json"
+    document = json.loads(path.read_text())
+    for number, frame in enumerate(document["frames"]):
+        frame["depth_file_path"] = f"{number}.{kind}"
+        if kind == "npy":
+            np.save(folder / f"{number}.npy", np.full((24, 32), 8.0))
+        else:
+            Image.fromarray(np.full((24, 32), 8, np.uint16)).save(folder / f"{number}.png")
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("kind", ["npy", "png"])
+def test_depth_of_either_kind_has_the_unit_that_the_file_states(tmp_path: Path, truth: Clip, kind: str) -> None:
+    _write_depth(tmp_path / "scene", truth, kind)
+    clip = PosedFolders(tmp_path, (24, 32), default_caption="").load(0)
+    assert clip.valid.all()
+    assert set(np.unique(clip.depth)) == {2.0}
+
+
+def test_the_unit_of_depth_is_a_millimetre_if_none_is_stated(tmp_path: Path, truth: Clip) -> None:
+    _write_depth(tmp_path / "scene", truth, "npy")
+    path = tmp_path / "scene" / "transforms.json"
+    path.write_text(path.read_text().replace("depth_unit_scale_factor", "other"))
+    assert set(np.unique(PosedFolders(tmp_path, (24, 32), default_caption="").load(0).depth)) == {np.float32(0.008)}
+
+
+def test_damaged_depth_is_named(tmp_path: Path, truth: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("npy", "png"):
+        _write_depth(tmp_path / kind, truth, kind)
+        for content in (b"", b"nothing of the kind", (tmp_path / kind / f"0.{kind}").read_bytes()[:60]):
+            (tmp_path / kind / f"5.{kind}").write_bytes(content)
+            with pytest.raises(ValueError, match=f"5.{kind}' cannot be read"):
+                PosedFolders(tmp_path / kind, (24, 32), default_caption="").load(0)
+    Image.fromarray(np.full((96, 128), 8, np.uint16)).save(tmp_path / "png" / "5.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 32)  # above twice of it Pillow refuses
+    with pytest.raises(ValueError, match="5.png' cannot be read .*exceeds limit"):
+        PosedFolders(tmp_path / "png", (24, 32), default_caption="").load(0)
+
+
 def test_folders_names_and_captions(tmp_path: Path, truth: Clip) -> None:
     _write_ours(tmp_path / "set" / "b", truth)
     _write_nerfstudio(tmp_path / "set" / "a", truth)

@@ -1,6 +1,7 @@
 """Preparation with real components: depth models of transformers, RealEstate10K's real clips, the command line."""
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from jog3r.training.cached_stream import CachedStream
 from jog3r.training.component_files import DepthModel, fingerprint, load_depth_model
 from jog3r.training.depth_checks import disagreement
 from jog3r.training.prepare import Preparation, main
-from jog3r.training.prepare_config import PrepareConfig, build_source
+from jog3r.training.prepare_config import SOURCE_OPTIONS, PrepareConfig, build_source
 from jog3r.training.step_log import read_steps
 
 
@@ -69,9 +70,15 @@ def _save_depth_anything(folder: Path, kind: str) -> None:
 
 def _config(output: Path, model: Path, **options: object) -> PrepareConfig:
     values: dict = {
-        "output_dir": str(output), "model": str(model), "source": "procedural", "num_clips": 2, "num_frames": 4, "height": 32,
-        "width": 48, "min_frames": 4, "caption_length": 8,
-    }  # fmt: skip
+        "output_dir": str(output),
+        "model": str(model),
+        "height": 32,
+        "width": 48,
+        "min_frames": 4,
+        "caption_length": 8,
+    }
+    if "source" not in options:
+        values |= {"source": "procedural", "num_clips": 2, "num_frames": 4}
     return PrepareConfig(**{**values, **options})
 
 
@@ -119,6 +126,29 @@ def test_translations_are_brought_to_the_unit_of_the_depth(tmp_path: Path, model
     assert disagreement(*tensors, 0, 3).nanmedian() < 0.01
 
 
+def test_a_video_whose_scale_cannot_be_found_is_skipped_with_the_reason(tmp_path: Path, model: Path) -> None:
+    class Turning(ProceduralSource):
+        def load(self, index: int) -> Clip:
+            clip = super().load(index)
+            if index == 1:
+                turn = np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]], np.float32)  # 90 degrees
+                for number in range(clip.num_frames):
+                    clip.poses[number, :3, :3] = np.linalg.matrix_power(turn, number)
+            return clip
+
+    _save_depth_anything(tmp_path / "depth", "metric")
+    config = _config(tmp_path / "cache", model, depth=str(tmp_path / "depth"), max_bad_share=0.5)
+    preparation = Preparation(config, Turning("train", 0, 2, 4, 32, 48))
+    truth = torch.from_numpy(ProceduralSource("train", 0, 1, 4, 32, 48).load(0).depth)
+    preparation.depth_model = lambda frames: truth
+    assert preparation.run()
+    [skipped] = json.loads((tmp_path / "cache" / "report.json").read_text())["skipped_videos"]
+    assert skipped["name"] == "train/00000001"
+    assert "too little of a frame is seen in others" in skipped["reason"]
+    cache = Cache(tmp_path / "cache")
+    assert [cache.name(index) for index in range(len(cache))] == ["train/00000000"]
+
+
 def test_real_clips_go_through_the_command(
     tmp_path: Path, model: Path, shared_data: Callable[[str], Path], capsys: pytest.CaptureFixture
 ) -> None:
@@ -151,6 +181,43 @@ def test_mistakes_end_in_one_line(tmp_path: Path, model: Path, caplog: pytest.Lo
             build_source(_config(tmp_path, model, source=source))
     with pytest.raises(ValueError, match="needs the option cameras"):
         build_source(_config(tmp_path, model, source="realestate10k", frames=str(tmp_path)))
+
+
+def test_a_model_that_is_nowhere_ends_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = ["--output_dir", str(tmp_path / "cache"), "--model", "/nope/x/y", "--source", "procedural"]
+    assert main(words) == 2
+    assert "error: " in caplog.text and "/nope/x/y" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "option", "value"),
+    [
+        ("realestate10k_tars", "split", "/does/not/exist.txt"),
+        ("realestate10k_table", "cameras", "/nope"),
+        ("realestate10k_chunks", "image_folder", "zz"),
+        ("realestate10k", "table_split", "test"),
+        ("realestate10k", "num_frames", 8),
+        ("posed", "num_clips", 3),
+        ("posed", "first_clip", 3),
+        ("posed", "procedural_split", "test"),
+        ("procedural", "captions", "captions.json"),
+        ("procedural", "frames", "folder"),
+        ("procedural", "resize_mode", "crop"),
+    ],
+)
+def test_options_that_a_source_ignores_are_refused(tmp_path: Path, model: Path, source: str, option: str, value: object) -> None:
+    takers = [name for name, options in SOURCE_OPTIONS.items() if option in options]
+    with pytest.raises(ValueError, match=f"^{option}={value} means nothing to source={source}; it is for {', '.join(takers)}$"):
+        _config(tmp_path, model, source=source, **{option: value})
+    _config(tmp_path, model, source=takers[0], **{option: value})
+
+
+def test_every_option_of_a_source_is_one_and_a_folder_has_no_splits(tmp_path: Path, model: Path) -> None:
+    known = {field.name for field in dataclasses.fields(PrepareConfig)}
+    assert {option for options in SOURCE_OPTIONS.values() for option in options} <= known
+    for option in ("table_split", "table_revision"):
+        with pytest.raises(ValueError, match=f"{option} means nothing to the folder"):
+            build_source(_config(tmp_path, model, source="realestate10k_table", frames=str(tmp_path), **{option: "test"}))
 
 
 def test_real_clips_go_through_twenty_joint_steps(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:

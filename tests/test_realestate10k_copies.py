@@ -15,7 +15,9 @@ from jog3r.data.clip import Clip
 from jog3r.data.realestate10k import RealEstate10K, read_camera_file
 from jog3r.data.realestate10k_chunks import RealEstate10KChunks
 from jog3r.data.realestate10k_table import RealEstate10KTable, open_table
-from jog3r.data.source import ClipSource
+from jog3r.data.realestate10k_tars import RealEstate10KTars
+from jog3r.data.source import ClipSource, read_image
+from jog3r.data.video import read_video
 
 SIZE = (16, 16)
 NAMES = ("a", "b", "c", "d", "e")
@@ -149,3 +151,81 @@ def test_damaged_chunks_are_named(files: Path) -> None:
         fresh.load(1)
     with pytest.raises(ValueError, match="cannot be read as the index"):
         RealEstate10KChunks(files, SIZE)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "content", [POINTER, np.random.default_rng(0).bytes(400), b"", b"\x80\x02.", b"\x80\x02]q", b"}a", b"G\x00."]
+)
+def test_chunks_of_anything_else_are_named(files: Path, content: bytes) -> None:
+    folder, _ = write_chunks(files)
+    (folder / "000001.torch").write_bytes(content)
+    with pytest.raises(ValueError, match="chunk '000001.torch' is missing, damaged or of another layout"):
+        RealEstate10KChunks(folder, SIZE, default_caption="").load(3)
+
+
+@pytest.mark.parametrize("change", [{"images": None}, {"images": [1]}, {"timestamps": torch.tensor(1)}, {"cameras": {}}])
+def test_clips_of_another_layout_are_named(files: Path, change: dict) -> None:
+    folder, _ = write_chunks(files)
+    clips = torch.load(folder / "000000.torch", weights_only=True)
+    torch.save([{**clips[0], **change}, *clips[1:]], folder / "000000.torch")
+    source = RealEstate10KChunks(folder, SIZE, default_caption="")
+    with pytest.raises(ValueError, match="clip 'a' in '000000.torch' is damaged or of another layout"):
+        source.load(0)
+    source.load(1)
+
+
+def test_images_that_would_fill_the_memory_are_named(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, frames = write_chunks(files)
+    source = RealEstate10KChunks(folder, SIZE, default_caption="")
+    (files / "images").mkdir()
+    for number in range(2):
+        Image.fromarray(frames[0]).save(files / "images" / f"{number}.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30 * 20 // 3)  # above twice of it Pillow refuses
+    with pytest.raises(ValueError, match="clip 'a' in '000000.torch' is damaged .*DecompressionBomb"):
+        source.load(0)
+    with pytest.raises(ValueError, match="0.png' is no readable image .*exceeds limit"):
+        read_image(files / "images" / "0.png")
+    with pytest.raises(ValueError, match="0.png' is no readable image .*exceeds limit"):
+        read_video(files / "images")
+
+
+@pytest.mark.parametrize(
+    ("content", "caption"),
+    [
+        (b'{"caption": "a hall"}', "a hall"),
+        (b'{"caption": ["a hall", "another"]}', "a hall"),
+        (b'["a hall"]', "a hall"),
+        (b'"a hall"', "a hall"),
+        (b'{"caption": null}', "listed"),
+        (b"{}", "listed"),
+        (b"[]", "listed"),
+        (b"7", "listed"),
+        (b'{"caption": "a h', None),
+        (b"\xff\xfe{", None),
+    ],
+)
+def test_captions_of_tars_and_tables_are_read_alike(files: Path, content: bytes, caption: str | None) -> None:
+    pytest.importorskip("datasets")
+    import pyarrow
+    import pyarrow.parquet
+
+    video, cameras = parts(files, "a")
+    with tarfile.open(files / "a.tar", "w") as archive:
+        for suffix, part in (("mp4", video), ("txt", cameras.encode()), ("json", content)):
+            _add(archive, f"a.{suffix}", part)
+    (files / "table").mkdir()
+    table = pyarrow.table({"name": ["a"], "video": [video], "cameras": [cameras], "json": [content]})
+    pyarrow.parquet.write_table(table, files / "table" / "a.parquet")
+    (files / "captions.json").write_text('{"a": "listed"}')
+    for source in (
+        RealEstate10KTars(files / "a.tar", SIZE, files / "captions.json", default_caption="default"),
+        RealEstate10KTable(open_table(str(files / "table")), SIZE, files / "captions.json", default_caption="default"),
+    ):
+        if caption is None:
+            with pytest.raises(ValueError, match="the caption of clip 'a' is no json"):
+                source.captions(0)
+        else:
+            assert source.captions(0) == (caption, caption)

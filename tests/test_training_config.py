@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jog3r.training.config import TrainConfig, load_config
+from jog3r.training.prepare_config import PrepareConfig
 from jog3r.training.train_vae import VaeConfig
 
 RECIPES = Path(__file__).resolve().parents[1] / "training" / "recipes"
@@ -51,6 +52,31 @@ def test_options_override_the_recipe() -> None:
 def test_refusals_name_the_option(words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config(TrainConfig, [*MINIMAL, *words])
+
+
+def test_texts_on_the_command_line_stand_as_they_are_and_null_is_nothing() -> None:
+    words = ["--output_dir", "5", "--model", "m", "--default_caption", "a room: the kitchen", "--captions", "*.json"]
+    words += ["--frames", "[x", "--depth", "none", "--split", "null", "--source", "realestate10k", "--num_threads", "null"]
+    config = load_config(PrepareConfig, words)
+    assert (config.output_dir, config.default_caption, config.captions) == ("5", "a room: the kitchen", "*.json")
+    assert (config.frames, config.depth, config.split, config.num_threads) == ("[x", "none", None, None)
+    for nothing in ("~", "Null", "NULL", ""):
+        assert load_config(TrainConfig, [*MINIMAL, f"--compile_backend={nothing}"]).compile_backend is None
+    assert load_config(TrainConfig, [*MINIMAL, "--push_to_hub", "true", "--hub_model_id", "@me/x"]).hub_model_id == "@me/x"
+
+
+def test_what_is_no_yaml_is_refused_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    for text, line in (("seed: 1\n\tnum_steps: 2\n", 2), ("seed: 1\nlora_targets: [a\n", 3), ("a: 1\nb: @x\n", 2)):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"recipe .*recipe.yaml', line {line} is no yaml"):
+            load_config(TrainConfig, ["--config", str(path)])
+    for word in ("[a", "@x", "*.json"):
+        with pytest.raises(ValueError, match="the value of --lora_targets, line 1 is no yaml"):
+            load_config(TrainConfig, [*MINIMAL, "--lora_targets", word])
+    path.write_text("1: 2\nother: 3\n")
+    with pytest.raises(ValueError, match="unknown option 1, other"):
+        load_config(TrainConfig, ["--config", str(path)])
 
 
 def test_missing_options_and_foreign_files_are_refused(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class CachedStream(Dataset):
         checks: DepthChecks | None = None,
     ):
         self.cache = Cache(directory)
-        self.cache.check_model("vae", fingerprint(vae), getattr(vae.config, "_name_or_path", None) or "the run's own")
+        self.cache.check_model("vae", fingerprint(vae), _name(vae))
         self.num_frames, self.caption_length = size[0], caption_length
         self.length, self.seed = length, seed
         self.reverse_probability = reverse_probability
@@ -74,6 +74,24 @@ class CachedStream(Dataset):
 
     def __len__(self) -> int:
         return self.length
+
+    def check_captions(self, caption_channels: int, text_encoder: nn.Module | None) -> None:
+        """Refuse caption embeddings that are not those of the run.
+
+        Args:
+            caption_channels: that the transformer takes.
+            text_encoder: of the run, if its embeddings are to be the cache's.
+
+        Raises:
+            ValueError: embeddings of another width, or of another text encoder.
+        """
+        if self.cache.caption_channels != caption_channels:
+            raise ValueError(
+                f"the captions of the cache {str(self.cache.directory)!r} have {self.cache.caption_channels} channels, the "
+                f"transformer takes {caption_channels}; prepare it with the model's text encoder"
+            )
+        if text_encoder is not None:
+            self.cache.check_model("text_encoder", fingerprint(text_encoder), _name(text_encoder))
 
     def selection(self, position: int) -> tuple[int, FrameSelection]:
         """Which video of the cache, and which of its frames, stand at `position`; nothing is read for it."""
@@ -144,3 +162,7 @@ class CachedStream(Dataset):
         ids[:count], mask[:count] = torch.from_numpy(caption.ids), 1
         embeddings[:count] = torch.from_numpy(caption.embeddings.astype(np.float32))
         return {"caption_ids": ids, "caption_mask": mask, "caption_embeds": embeddings}
+
+
+def _name(model: nn.Module) -> str:
+    return getattr(model.config, "_name_or_path", None) or "the run's own"

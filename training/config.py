@@ -8,38 +8,56 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 Config = TypeVar("Config")
+_NOTHING = ("", "~", "null", "Null", "NULL")  # as yaml writes None
 
 
 def load_config(cls: type[Config], arguments: Sequence[str]) -> Config:
     """Build the dataclass `cls` from command-line words `--config FILE --option value ...`.
 
     Options override the file, the file overrides the one that its `base` names, and that the defaults. Words for values are
-    read as yaml (`3e-4`, `true`, `[1, 2]`). An option of `cls.IMPLIED` brings others along where these are not given, too.
+    read as yaml (`3e-4`, `true`, `[1, 2]`), those of options that are texts as they stand. An option of `cls.IMPLIED` brings
+    others along where these are not given, too.
 
     Raises:
-        ValueError: unknown option, missing value, value of another type, or a combination that `cls` refuses.
+        ValueError: unknown option, missing value, value of another type, no yaml, or a combination that `cls` refuses.
     """
-    import yaml
-
     overrides = _pair_words(arguments)
     recipe = overrides.pop("config", None)
     values = {} if recipe is None else _read_recipe(Path(recipe))
     for name, implied in getattr(cls, "IMPLIED", {}).items():
         if name in overrides:
             values |= implied
-    values |= {name: yaml.safe_load(word) for name, word in overrides.items()}
+    hints = typing.get_type_hints(cls)
+    values |= {name: _read_word(name, word, hints.get(name)) for name, word in overrides.items()}
     return from_mapping(cls, values)
+
+
+def _read_word(name: str, word: str, wanted: Any) -> Any:
+    """A word of the command line as a value of an option annotated `wanted`; None is the annotation of unknown ones."""
+    if wanted == str | None and word in _NOTHING:
+        return None
+    return word if wanted in (str, str | None, None) else _read_yaml(word, f"the value of --{name}")
+
+
+def _read_yaml(text: str, place: str) -> Any:
+    """`yaml.safe_load`; a `ValueError` that names `place` and the line if that is no yaml."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f", line {mark.line + 1}"
+        raise ValueError(f"{place}{line} is no yaml: {getattr(error, 'problem', None) or error}") from error
 
 
 def _read_recipe(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Options of a recipe over those of the recipe that its `base`, a path from its own folder, names."""
-    import yaml
-
     if not path.is_file():
         raise ValueError(f"recipe {str(path)!r} does not exist" + (f"; {readers[-1]} names it as its base" if readers else ""))
     if path.resolve() in readers:
         raise ValueError(f"recipe {str(path)!r} is, over some others, its own base")
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    values = _read_yaml(path.read_text(encoding="utf-8"), f"recipe {str(path)!r}") or {}
     if not isinstance(values, dict):
         raise ValueError(f"recipe {str(path)!r} must be a yaml mapping of options, got {type(values).__name__}")
     base = values.pop("base", None)
@@ -54,7 +72,7 @@ def from_mapping(cls: type[Config], values: dict[str, Any]) -> Config:
     """Build the dataclass `cls` from a mapping, refusing unknown names and wrong types."""
     types_by_name = typing.get_type_hints(cls)
     known = {entry.name for entry in dataclasses.fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass
-    unknown = sorted(set(values) - known)
+    unknown = sorted(str(name) for name in set(values) - known)  # yaml has other keys than texts
     if unknown:
         raise ValueError(f"unknown option {', '.join(unknown)}; {cls.__name__} knows {', '.join(sorted(known))}")
     missing = [

@@ -3,7 +3,10 @@
 Letters: F frames, H W pixels. Depth is z; poses are camera-to-world.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from math import isfinite, log
 
 import torch
 from torch import Tensor
@@ -21,6 +24,7 @@ __all__ = [
 
 
 TRUNCATION = 0.1  # of disagreements in ln z when the scale of a path is sought
+LONG_PATH = 3.0  # in median depths: frames that overlap though the path were this long are safely close to each other
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ def pose_scale(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, 
 
     The factor that minimises the truncated disagreement |ln z seen - ln z expected| over pairs of frames, by a grid of factors
     refined twice. Both scales being free, it is sought around (median depth) / (extent of the path), from 1/1000 to 10 times.
+    The pairs are as far apart as frames overlap: where the camera turns away, closer ones are taken.
 
     Args:
         depth, valid: (F, H, W).
@@ -131,36 +136,66 @@ def pose_scale(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, 
 
     Returns:
         The factor, 1 when the camera does not move or nothing is known.
+
+    Raises:
+        ValueError: not even frames a sixteenth of the video apart overlap enough.
     """
     centres = poses[:, :3, 3]
     extent = float((centres - centres[0]).norm(dim=-1).max())
     if extent == 0 or not bool(valid.any()):
         return 1.0
     step = max(1, int((depth.shape[1] * depth.shape[2] / max_pixels) ** 0.5))
-    last = depth.shape[0] - 1
-    pairs = [(0, last), (last, 0), (0, last // 2), (last // 2, last), (last // 4, 3 * last // 4)]
-    pairs = sorted({pair for pair in pairs if pair[0] != pair[1]})
-
-    def cost(factor: float) -> float:
-        scaled = poses.clone()
-        scaled[:, :3, 3] *= factor
-        errors = torch.stack([disagreement(depth, valid, intrinsics, scaled, *pair, step) for pair in pairs])
-        known = errors[errors.isfinite()]
-        # A factor that sends nearly everything out of view could agree on the little that is left.
-        if len(known) < 0.2 * errors.numel():
-            return float("inf")
-        # Truncated: what is hidden in the other frame disagrees at any factor.
-        return float(known.clamp(max=TRUNCATION).mean())
-
     centre = float(torch.log(depth[valid].median() / extent))
-    low, high = centre - 6.9, centre + 2.3
-    best = centre
+    choices = _pairs_ever_closer(depth.shape[0] - 1)
+    for pairs in choices:
+        # Shares are of known pixels: a video with much sky overlaps no less for it.
+        num_known = sum(int(valid[source, ::step, ::step].sum()) for source, _ in pairs)
+
+        def cost(logarithm: float, pairs: list[tuple[int, int]] = pairs, num_known: int = num_known) -> float:
+            scaled = poses.clone()
+            scaled[:, :3, 3] *= float(torch.tensor(logarithm).exp())
+            errors = torch.stack([disagreement(depth, valid, intrinsics, scaled, *pair, step) for pair in pairs])
+            errors = errors[errors.isfinite()]
+            # A factor that sends nearly everything out of view could agree on the little that is left.
+            if len(errors) < max(1, 0.2 * num_known):
+                return float("inf")
+            # Truncated: what is hidden in the other frame disagrees at any factor.
+            return float(errors.clamp(max=TRUNCATION).mean())
+
+        # Of the closest pairs there is no choice any more: two frames that are all of a video need not overlap on any path.
+        overlap_to = centre + log(LONG_PATH) if pairs is not choices[-1] else centre - 6.9
+        best = _lowest(cost, centre - 6.9, centre + 2.3, overlap_to)
+        if best is not None:
+            return float(torch.tensor(best).exp())
+    raise ValueError("too little of a frame is seen in others to bring its cameras to the unit of the depth (align_scale)")
+
+
+def _pairs_ever_closer(last: int) -> list[list[tuple[int, int]]]:
+    """Pairs of frames 0 to `last`: over the whole video first, then both directions of neighbours 1/2, ... 1/16 of it apart."""
+    pairs = {(0, last), (last, 0), (0, last // 2), (last // 2, last), (last // 4, 3 * last // 4)}
+    choices = [sorted(pair for pair in pairs if pair[0] != pair[1])]
+    for parts in (2, 4, 8, 16):
+        if parts <= last:
+            stops = [last * part // parts for part in range(parts + 1)]  # no gaps: wherever the camera moves, a pair sees it
+            choices.append([pair for one, other in pairwise(stops) for pair in ((one, other), (other, one))])
+    return choices
+
+
+def _lowest(cost: Callable[[float], float], low: float, high: float, finite_to: float) -> float | None:
+    """Where between `low` and `high` the cost is lowest.
+
+    None if it is infinite anywhere from `low` to `finite_to` or to beside the lowest: what is lower may hide there.
+    """
+    best = low
     for points in (32, 13, 13):
         grid = torch.linspace(low, high, points).tolist()
-        best = min(grid, key=lambda value: cost(float(torch.tensor(value).exp())))
-        spacing = (high - low) / (points - 1)
+        costs = [cost(value) for value in grid]
+        place = costs.index(min(costs))
+        if points == 32 and not all(isfinite(costs[i]) for i in range(points) if i <= place + 1 or grid[i] <= finite_to):
+            return None
+        best, spacing = grid[place], (high - low) / (points - 1)
         low, high = best - spacing, best + spacing
-    return float(torch.tensor(best).exp())
+    return best
 
 
 def _visit(

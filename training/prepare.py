@@ -190,13 +190,14 @@ class Preparation:
             with write_rows(aside) as rows:
                 for index, clip in self._load(self._indices(number)):
                     name = self.source.names[index]
-                    if isinstance(clip, str):
-                        skipped.append({"name": name, "reason": clip})
+                    frames = clip if isinstance(clip, str) else self._frames(clip)
+                    if isinstance(frames, str):
+                        skipped.append({"name": name, "reason": frames})
                         self._check_share(skipped_before + len(skipped), skipped)
                     else:
                         caption_ids = self.caption_ids[index]
-                        rows.append(clip_rows(name, self._frames(clip), caption_ids))
-                        videos.append({"name": name, "num_frames": clip.num_frames, "caption_ids": list(caption_ids)})
+                        rows.append(clip_rows(name, frames, caption_ids))
+                        videos.append({"name": name, "num_frames": len(frames.poses), "caption_ids": list(caption_ids)})
                     bar.update()
                 if not videos:
                     aside.touch()
@@ -240,7 +241,8 @@ class Preparation:
         return text
 
     @torch.no_grad()
-    def _frames(self, clip: Clip) -> CachedFrames:
+    def _frames(self, clip: Clip) -> CachedFrames | str:
+        """What the cache holds of a video, or the reason why it cannot be used."""
         config = self.config
         frames = torch.from_numpy(clip.frames)  # (F, H, W, 3)
         pixels = frames.permute(0, 3, 1, 2).float().div(127.5).sub(1)[None]  # (1, F, 3, H, W)
@@ -255,7 +257,10 @@ class Preparation:
         valid = valid & known_depth(depth, config.max_depth)
         if self.depth_model is not None and config.align_scale:
             poses = poses.clone()
-            poses[:, :3, 3] *= pose_scale(depth, valid, intrinsics, poses)
+            try:
+                poses[:, :3, 3] *= pose_scale(depth, valid, intrinsics, poses)
+            except ValueError as error:
+                return str(error)
         return CachedFrames(
             latents.transpose(0, 1).half().cpu().numpy(),  # (F, C, h, w)
             depth.numpy(),
@@ -364,7 +369,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         prepare(load_config(PrepareConfig, arguments))
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # such as a model that is neither a folder nor on the hub
         logger.error("error: %s", error)
         return 2
     return 0

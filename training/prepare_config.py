@@ -1,5 +1,6 @@
 """Options of `jog3r prepare` and the source of videos that they name."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,16 @@ from jog3r.data.realestate10k_tars import RealEstate10KTars
 from jog3r.data.source import ClipSource, ProceduralSource
 
 __all__ = ["PrepareConfig", "build_source"]
+
+_VIDEOS = ("frames", "captions", "default_caption", "resize_mode")
+SOURCE_OPTIONS = {  # what each source takes; to another one the option would mean nothing, so it is refused
+    "realestate10k": (*_VIDEOS, "cameras", "split"),
+    "realestate10k_tars": _VIDEOS,
+    "realestate10k_table": (*_VIDEOS, "table_split", "table_revision"),
+    "realestate10k_chunks": _VIDEOS,
+    "posed": (*_VIDEOS, "image_folder"),
+    "procedural": ("procedural_split", "first_clip", "num_clips", "num_frames"),
+}
 
 
 @dataclass
@@ -64,6 +75,14 @@ class PrepareConfig:
             raise ValueError(f"max_bad_share must lie in [0, 1], got {self.max_bad_share}")
         if self.max_depth <= 0:
             raise ValueError(f"max_depth must be positive, got {self.max_depth}")
+        self._check_source_options()
+
+    def _check_source_options(self) -> None:
+        for field in dataclasses.fields(self):
+            takers = [source for source, options in SOURCE_OPTIONS.items() if field.name in options]
+            value = getattr(self, field.name)
+            if takers and self.source not in takers and value != field.default:
+                raise ValueError(f"{field.name}={value} means nothing to source={self.source}; it is for {', '.join(takers)}")
 
 
 def build_source(config: PrepareConfig) -> ClipSource:
@@ -81,6 +100,11 @@ def build_source(config: PrepareConfig) -> ClipSource:
     if config.source == "realestate10k_chunks":
         return RealEstate10KChunks(Path(config.frames), size, captions, config.resize_mode, config.default_caption)
     if config.source == "realestate10k_table":
+        given = [name for name in ("table_split", "table_revision") if getattr(config, name) != getattr(PrepareConfig, name)]
+        if given and Path(config.frames).is_dir():
+            raise ValueError(
+                f"{', '.join(given)} means nothing to the folder {config.frames!r}; it is for repositories of the hub"
+            )
         rows = open_table(config.frames, config.table_split, config.table_revision)
         return RealEstate10KTable(rows, size, captions, config.resize_mode, config.default_caption)
     if config.cameras is None:

@@ -28,6 +28,10 @@ def build_stream(config: TrainConfig, pipeline: Any, caption_length: int, length
             folder, pipeline.vae, caption_length, size, length, config.seed,
             reverse_probability=config.reverse_probability, checks=checks,
         )  # fmt: skip
+        if config.generation_batch:
+            # One that is trained embeds the captions itself, and is no longer the cache's after its first step.
+            text_encoder = None if config.train_text_encoder else pipeline.text_encoder
+            stream.check_captions(pipeline.transformer.config.caption_channels, text_encoder)
         stream.check_missing(config.max_missing_share)
         return stream
     vae, tokenizer = getattr(pipeline, "vae", None), getattr(pipeline, "tokenizer", None)  # a DUSt3R has neither
