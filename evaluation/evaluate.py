@@ -57,6 +57,7 @@ class EvaluationOptions:
         num_inference_steps: of the sampling.
         guidance_scale: None: the pipeline's default.
         registration: "fast" or "reference".
+        both_directions: video to cameras reads each video backwards, too (see `Jog3rPipeline.__call__`).
         features: folder or hub id of a feature network (DINO); None: met3r_self on colours, no distances with it.
         features_sha256: pinned hash of its weights; a must for a hub id.
         fvd: weights file of I3D; None: no FVD.
@@ -78,6 +79,7 @@ class EvaluationOptions:
     num_inference_steps: int = 30
     guidance_scale: float | None = None
     registration: str = "fast"
+    both_directions: bool = False
     features: str | None = None
     features_sha256: str | None = None
     fvd: str | None = None
@@ -126,10 +128,14 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
         raise ValueError(f"device {config.device!r} cannot be used: {str(error).splitlines()[0]}") from error
     if config.task != "v2c" and not hasattr(pipeline, "transformer"):
         raise ValueError(f"{type(pipeline).__name__} generates nothing: evaluate it with task v2c, not {config.task}")
+    if config.both_directions and not hasattr(pipeline, "transformer"):
+        raise ValueError(f"{type(pipeline).__name__} sees pairs of images: both_directions would change nothing")
     pipeline.set_progress_bar_config(disable=True)
     size = pipeline.output_size(config.num_frames, config.height, config.width)
     out = Path(config.out)
-    call = {"registration_kwargs": {"method": config.registration}}
+    call: dict[str, Any] = {"registration_kwargs": {"method": config.registration}}
+    if config.both_directions:
+        call["both_directions"] = True
     results: dict[str, Any] = {"model": config.model, "jog3r": __version__, "torch": torch.__version__}
     reports = [f"# Evaluation of {config.model}"]
     if config.task in ("v2c", "all"):
@@ -204,7 +210,7 @@ def evaluate_t2vc(
         features: feature network for `met3r_self` and a distance to real clips; None: colours, no distance.
         fvd: I3D, for FVD.
         sampling: arguments of the text-to-video call, such as `num_inference_steps`.
-        call: arguments of both calls.
+        call: arguments of both calls; `both_directions` goes to V2C alone.
 
     Returns:
         `settings`, `closed_loop`, `captions`, `consistency`, `distributions`, `errors`.
@@ -215,13 +221,16 @@ def evaluate_t2vc(
             f" and {None if real_clips is None else len(real_clips)} clips"
         )
     sampling = dict(sampling or {})
+    t2vc_call = {name: value for name, value in call.items() if name != "both_directions"}
     common = _common_config(pipeline, seed, call)
     config = {"task": "t2vc", **common, "sampling": sampling, "captions": _described_captions(captions, real_clips)}
     store = Predictions(Path(out) / "t2vc", config)
 
     def generate(k: int) -> dict[str, np.ndarray]:
         started = time.perf_counter()
-        output = pipeline(prompt=captions[k], task="t2v+c", generator=_seeded(seed + k), output_type="np", **sampling, **call)
+        output = pipeline(
+            prompt=captions[k], task="t2v+c", generator=_seeded(seed + k), output_type="np", **sampling, **t2vc_call
+        )
         frames = _to_uint8(output.frames[0])
         arrays: dict[str, np.ndarray] = {
             "frames": frames,
@@ -335,6 +344,7 @@ def _described_captions(captions: Sequence[str], clips: Sequence[Clip] | None) -
 def _settings(config: Mapping[str, Any], count: int) -> dict[str, Any]:
     source = config.get("clips", config.get("captions"))
     described = {key: value for key, value in source.items() if key != "sha256"} if isinstance(source, dict) else {}
+    described |= {"V2C": "both directions"} if config["call"].get("both_directions") else {}
     return {"N": count, **described, "seed": config["seed"], "weights": config["weights"], "jog3r": config["jog3r"]}
 
 

@@ -124,6 +124,7 @@ def _reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
     _option(
         parser, "true_cameras", type=Path, default=None, metavar="FILE", help="RealEstate10K or cameras.json: print the errors"
     )
+    _option(parser, "both_directions", action="store_true", help="read the video backwards, too: twice the time, smaller errors")
     long_video_arguments(parser)
     parser.set_defaults(run=run_reconstruct)
 

@@ -75,6 +75,7 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
                 generator=_generator(options.seed),
                 reconstruction_timestep=options.reconstruction_timestep,
                 registration_kwargs={"method": options.registration},
+                both_directions=options.both_directions,
             )
             if true_poses is not None:
                 true_poses = true_poses[options.start : options.stop : options.stride]

@@ -97,6 +97,7 @@ def run_reconstruct(options: argparse.Namespace) -> str:
             generator=_generator(options.seed),
             reconstruction_timestep=options.reconstruction_timestep,
             registration_kwargs={"method": options.registration},
+            both_directions=options.both_directions,
         )
         stage("writing")
         _write_scene(output, video.fps, "", options.export, folder)

@@ -77,7 +77,11 @@ def evaluation_options() -> dict[str, dict[str, Any]]:
         kind = next(kind for kind in (*typing.get_args(hints[field.name]), hints[field.name]) if kind is not type(None))
         required = field.default is dataclasses.MISSING and field.name != "model"
         default = None if field.default is dataclasses.MISSING else field.default
+        if kind is bool:
+            settings[field.name] = {"action": "store_true"}
+            continue
         settings[field.name] = {"type": kind, "default": default, "required": required, "help": f"default: {default}"}
+    settings["both_directions"]["help"] = "video to cameras reads each video backwards, too"
     settings["model"]["help"] = "folder or hub repository (default: the bundled tiny checkpoint)"
     settings["out"]["help"] = "output folder; an earlier one of the same options is resumed"
     return settings

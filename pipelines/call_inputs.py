@@ -50,6 +50,8 @@ class CallInputs:
     output_type: str
     callback_inputs: list[str]
     decode_chunk_size: int | None
+    registration: bool
+    both_directions: bool
 
     def check(self, pipe: "Jog3rPipeline") -> str:
         """Refuse what cannot work with the components of `pipe`.
@@ -66,6 +68,11 @@ class CallInputs:
         task = check_task(self.task, self.video is not None, has_prompt, pipe.pointmap_head is not None)
         check_choices(self.output_type, self.callback_inputs, pipe._callback_tensor_inputs)
         self._check_numbers(pipe)
+        if self.both_directions and (task != "v2c" or not self.registration):
+            raise ValueError(
+                f'both_directions reads a given video twice and registers the pairs together: it needs task "v2c" and '
+                f"registration, got task {task!r} and registration={self.registration}"
+            )
         if task == "v2c":
             self._check_video_task(pipe)
         else:

@@ -190,8 +190,8 @@ def reconstruct_long_video(  # noqa: PLR0913  # the options of one call, as ever
         close_loops: look for places seen again, with these options or the default ones. Half of the frames are then kept.
         store: takes the maps of the frames; default: float16 in memory.
         progress: show a bar.
-        **options: height and width to stretch to; reconstruction_timestep, generator, decode_chunk_size, registration_kwargs:
-            see `Jog3rPipeline.__call__`.
+        **options: height and width to stretch to; reconstruction_timestep, generator, decode_chunk_size, registration_kwargs,
+            both_directions: see `Jog3rPipeline.__call__`.
 
     Raises:
         ValueError: sizes that make no windows, fewer than 2 frames, frames of different sizes or sizes that are no whole tokens,
@@ -222,6 +222,7 @@ class PipelineWindows:
         generator: torch.Generator | None = None,
         decode_chunk_size: int | None = None,
         registration_kwargs: dict[str, Any] | None = None,
+        both_directions: bool = False,
     ) -> None:
         if pipeline.pointmap_head is None:
             raise ValueError("cameras need the pointmap head, which this pipeline was loaded without")
@@ -233,7 +234,7 @@ class PipelineWindows:
             check_number("reconstruction_timestep", reconstruction_timestep, 0, num_train_timesteps(pipeline.scheduler) - 1)
         self.pipeline = pipeline
         self.timestep = pipeline.default_reconstruction_timestep if reconstruction_timestep is None else reconstruction_timestep
-        self.generator, self.chunk = generator, decode_chunk_size
+        self.generator, self.chunk, self.both_directions = generator, decode_chunk_size, both_directions
         self.registration_kwargs = registration_kwargs or {}
 
     @torch.no_grad()
@@ -241,8 +242,8 @@ class PipelineWindows:
         """Frames, each (3, H, W) uint8, to their geometry on the CPU."""
         pipe = self.pipeline
         video = pipe.prepare_video(torch.stack(frames))
-        features = pipe.extract_features(pipe.encode_video(video, self.chunk), self.timestep, self.generator)
-        pairs = pipe.predict_pointmaps(features, *video.shape[-2:])
+        latents = pipe.encode_video(video, self.chunk)
+        pairs, features = pipe.reconstruct_pairs(latents, self.timestep, self.generator, self.both_directions)
         found = pipe.register(pairs, len(frames), **self.registration_kwargs)[0]
         return WindowGeometry(
             *(getattr(found, name).cpu() for name in ("poses", "intrinsics", "depth", "confidence")),

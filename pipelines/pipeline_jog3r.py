@@ -202,6 +202,25 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             )
         return output.features
 
+    def reconstruct_pairs(
+        self,
+        latents: Tensor,
+        timestep: float,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        both_directions: bool = False,
+    ) -> tuple[Pointmap3DHeadOutput, Tensor]:
+        """Clean latents (B, C, F, h, w) to the pointmaps of all pairs (0, f), and the features (B, F, N, D) they come from.
+
+        With `both_directions` also of the pairs (F-1, f), from a second pass over the video backwards.
+        """
+        height, width = (self.vae_scale_factor * side for side in latents.shape[-2:])
+        features = self.extract_features(latents, timestep, generator)
+        pairs = self.predict_pointmaps(features, height, width)
+        if both_directions:
+            backwards = self.extract_features(latents.flip(2), timestep, generator)
+            pairs = reconstruction.join_directions(pairs, self.predict_pointmaps(backwards, height, width))
+        return pairs, features
+
     def decode_latents(self, latents: Tensor, output_type: str = "pil", chunk_size: int | None = None) -> Any:
         """Clean latents (B, C, F, h, w) to frames of `output_type`; "latent" gives them back.
 
@@ -270,6 +289,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
         attention_kwargs: dict[str, Any] | None = None,
         decode_chunk_size: int | None = None,
         registration_kwargs: dict[str, Any] | None = None,
+        both_directions: bool = False,
     ) -> Jog3rPipelineOutput | tuple:
         """Generate a video, with or without its geometry, from a prompt; or find the geometry of a video.
 
@@ -302,6 +322,8 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             attention_kwargs: `{"scale": float}` scales LoRA layers.
             decode_chunk_size: frames that go through the VAE at once.
             registration_kwargs: for `register_pointmaps`, such as `{"method": "reference"}`.
+            both_directions: "v2c": read the video backwards, too, and register both sets of pairs together. Every frame is then
+                seen twice, from the first and from the last frame: more accurate for twice the time. Beyond the paper.
 
         Returns:
             `Jog3rPipelineOutput`.
@@ -334,18 +356,20 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             output_type=output_type,
             callback_inputs=callback_on_step_end_tensor_inputs,
             decode_chunk_size=decode_chunk_size,
+            registration=registration,
+            both_directions=both_directions,
         )
         task = self.check_inputs(inputs)
         self._guidance_scale, self._attention_kwargs, self._interrupt = guidance_scale, attention_kwargs, False
 
         if task == "v2c":
-            # 2. Encode the video, noise it a little, read the features in one pass
+            # 2. Encode the video, noise it a little, read the features in one pass, decode all pairs
             video_frames = self.prepare_video(video, height, width)
             height, width = video_frames.shape[-2:]
             latents = self.encode_video(video_frames, decode_chunk_size)
             if reconstruction_timestep is None:
                 reconstruction_timestep = self.default_reconstruction_timestep
-            features = self.extract_features(latents, reconstruction_timestep, generator)
+            pairs, _ = self.reconstruct_pairs(latents, reconstruction_timestep, generator, both_directions)
             frames = self.present_video(video_frames, latents, output_type)
         else:
             # 2. Encode the prompt
@@ -378,14 +402,15 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
                 step_kwargs=self.prepare_step_kwargs(generator, eta),
                 on_step_end=self._bind_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, captions),
             )
-            # 5. Decode
+            # 5. Decode video and, where features were read, pairs: an interrupted call may end before the tap
             frames = self.decode_latents(latents, output_type, decode_chunk_size)
+            tapped = task == "t2v+c" and features is not None
+            pairs = self.predict_pointmaps(features, height, width) if tapped else None
 
-        # 6. Geometry from the features
+        # 6. Geometry from the pairs
         geometry: dict[str, Any] = {}
-        if task != "t2v" and features is not None:  # an interrupted call may end before the tap
-            pairs = self.predict_pointmaps(features, height, width)
-            geometry = self.assemble_geometry(pairs, features.shape[1], registration, registration_kwargs)
+        if pairs is not None:
+            geometry = self.assemble_geometry(pairs, latents.shape[2], registration, registration_kwargs)
             geometry.update(pairwise=pairs, reconstruction_timestep=reconstruction_timestep)
 
         self.maybe_free_model_hooks()

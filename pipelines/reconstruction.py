@@ -112,6 +112,18 @@ def check_variance(scheduler: Any, in_channels: int, out_channels: int) -> None:
         )
 
 
+def join_directions(forwards: Pointmap3DHeadOutput, backwards: Pointmap3DHeadOutput) -> Pointmap3DHeadOutput:
+    """The pairs of a video, and those of the same video backwards, as one set of pairs in the video's own frame numbers.
+
+    Args:
+        forwards, backwards: prediction for the pairs (0, f), f = 1..F-1, of either.
+    """
+    last = int(forwards.pairs.max())
+    names = ("anchor_pointmaps", "anchor_confidence", "pointmaps", "confidence")
+    maps = {name: torch.cat([getattr(forwards, name), getattr(backwards, name)], dim=1) for name in names}
+    return Pointmap3DHeadOutput(**maps, pairs=torch.cat([forwards.pairs, last - backwards.pairs]))
+
+
 def merge_pairs(pairs: Pointmap3DHeadOutput) -> tuple[Tensor, Tensor]:
     """All frames' pointmaps without registration: what the head says, every pair with its own unknown scale.
 

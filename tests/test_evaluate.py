@@ -110,6 +110,16 @@ def test_changed_configuration_is_refused(pipe, clips, tmp_path):
         evaluate_v2c(pipe, clips, tmp_path / "other" / "letter.txt")
 
 
+def test_both_directions_are_read_where_asked_for(pipe, clips, tmp_path):
+    one, both = (evaluate_v2c(pipe, clips, tmp_path / str(k), **call) for k, call in enumerate(({}, {"both_directions": True})))
+    assert "V2C both directions" in v2c_report(both) and "both directions" not in v2c_report(one)
+    assert both["first"]["model"]["rotation_deg"] != one["first"]["model"]["rotation_deg"]
+    captions = [procedural_caption(k, "validation") for k in range(2)]
+    sampling = {"num_inference_steps": 20}
+    found = evaluate_t2vc(pipe, captions, tmp_path / "t", sampling=sampling, both_directions=True)
+    assert found["settings"]["V2C"] == "both directions" and found["closed_loop"]["own video"]["num_failed"] == 0
+
+
 def test_given_clips_are_told_apart_by_their_content(pipe, clips, tmp_path):
     evaluate_v2c(pipe, [clips[0]], tmp_path / "v2c")
     with pytest.raises(ValueError, match="sha256"):

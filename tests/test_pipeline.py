@@ -222,6 +222,21 @@ def test_v2c_is_one_pass_that_stops_at_the_tap(pipe):
     np.testing.assert_array_equal((output.frames[0] * 255).round().astype(np.uint8), video.numpy())
 
 
+def test_v2c_in_both_directions_is_the_video_and_the_video_backwards(pipe):
+    video, noise = torch.rand(4, 16, 16, 3, generator=seeded()), seeded(3)
+    output = pipe(video=video, generator=seeded(3), both_directions=True, output_type="pt")
+    assert output.pairwise.pairs.tolist() == [[0, 1], [0, 2], [0, 3], [3, 2], [3, 1], [3, 0]]
+    assert output.poses.shape == (1, 4, 4, 4) and output.frames.shape == (1, 4, 3, 16, 16)
+    halves = [pipe(video=clip, generator=noise, registration=False).pairwise for clip in (video, video.flip(0))]
+    for name in ("anchor_pointmaps", "anchor_confidence", "pointmaps", "confidence"):
+        expected = torch.cat([getattr(half, name) for half in halves], dim=1)
+        torch.testing.assert_close(getattr(output.pairwise, name), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="it needs task \"v2c\" and registration, got task 't2v\\+c'"):
+        pipe(PROMPT, both_directions=True)
+    with pytest.raises(ValueError, match="registration=False"):
+        pipe(video=video, both_directions=True, registration=False)
+
+
 def test_v2c_of_a_batch_resized(pipe):
     video = torch.rand(2, 3, 3, 30, 20, generator=seeded())
     output = pipe(video=video, height=24, width=16, generator=[seeded(0), seeded(1)], output_type="pt")
