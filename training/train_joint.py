@@ -179,7 +179,7 @@ class Run:
         """Load the newest intact checkpoint, if any; the number of the next step.
 
         Raises:
-            ValueError: the checkpoint belongs to other data, another global batch or other trained parameters.
+            ValueError: the checkpoint belongs to other data, another global batch, other trained parameters or another optimizer.
         """
         path = agree_on_checkpoint(self.directory, self.accelerator)
         if path is None:
@@ -187,8 +187,8 @@ class Run:
         if self.config.resume == "never":
             raise ValueError(f"resume=never, but {str(self.directory)!r} holds {path.name}: name a new output_dir, or delete it")
         saved = read_run(path)
-        check_same_data(path, saved, self.progress(0))
-        load_checkpoint(self.accelerator, self.state, path)
+        changed = check_same_data(path, saved, self.progress(0))
+        load_checkpoint(self.accelerator, self.state, path, changed)
         logger.info("resumed from %s", path)
         return saved["step"]
 
