@@ -56,6 +56,19 @@ def test_trained_layers_are_saved_loaded_fused_and_unfused(tmp_path: Path) -> No
     torch.testing.assert_close(call(pipe)[0], frames, rtol=1e-4, atol=1e-5)
 
 
+def test_without_a_head_the_layers_alone_are_saved_and_the_card_says_so(tmp_path: Path) -> None:
+    pipe = tiny_pipeline(pointmap_head=None)
+    run = run_here(tmp_path, pipe, trainable="lora", num_steps=2, learning_rate=1e-2, reconstruction_batch=0)
+    assert sorted(path.name for path in (run / "lora").iterdir()) == ["README.md", LORA_FILE]
+    card = (run / "lora" / "README.md").read_text()
+    assert "load_lora_weights" in card and "Pointmap3DHead" not in card
+    base, trained = Jog3rPipeline.from_pretrained(tmp_path / "init"), Jog3rPipeline.from_pretrained(run / "pipeline")
+    base.load_lora_weights(run / "lora")
+    options = dict(num_inference_steps=2, num_frames=3, output_type="pt")
+    expected, found = (one("a room", task="t2v", generator=seeded(), **options).frames for one in (trained, base))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_the_layers_and_the_head_are_trained_and_nothing_else() -> None:
     joint, trained = built(settings(trainable="lora", lora_rank=3, lora_alpha=6, lora_targets=("temporal_attn.to_q", "linear_1")))
     names = {name for name, _ in trained}

@@ -113,6 +113,10 @@ def test_a_head_with_other_attention_starts_fresh() -> None:
 def test_a_pipeline_of_the_other_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="is a Jog3rPipeline: set model=jog3r, got model=dust3r"):
         built(settings(model="dust3r", generation_batch=0))
+    built(settings(max_reconstruction_timestep=999))
+    with pytest.raises(ValueError, match="max_reconstruction_timestep must be at most 999, .*, got 1000"):
+        built(settings(max_reconstruction_timestep=1000))
+    built(settings(max_reconstruction_timestep=1000, reconstruction_batch=0))
     with pytest.raises(ValueError, match="has no pointmap_head to train"):
         built(settings(), tiny_pipeline(pointmap_head=None))
 

@@ -185,6 +185,19 @@ def test_dust3r_baseline_trains_on_the_same_road_and_reads_videos(tmp_path: Path
         pipe(video=torch.rand(3, 12, 16, 3))
 
 
+def test_zero_switches_clipping_and_samples_off(tmp_path: Path) -> None:
+    folders = [
+        run_here(tmp_path, output_dir=str(tmp_path / str(limit)), num_steps=2, max_grad_norm=limit, sample_every=0)
+        for limit in (0.0, 1e9, 1e-3)
+    ]
+    unclipped, loose, tight = (weights_of(folder / "pipeline") for folder in folders)
+    assert all(torch.equal(loose[name], value) for name, value in unclipped.items())
+    assert any(not torch.equal(tight[name], value) for name, value in unclipped.items())
+    start = weights_of(tmp_path / "init")
+    assert any(not torch.equal(start[name], value) for name, value in unclipped.items())
+    assert not any((folder / "samples").exists() for folder in folders)
+
+
 def test_pipelines_load_by_their_index(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model_index"):
         load_pipeline(str(tmp_path))

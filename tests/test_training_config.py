@@ -45,6 +45,11 @@ def test_options_override_the_recipe() -> None:
         (["--max_missing_share", "5"], "max_missing_share is a share"),
         (["--loader_timeout", "-1"], "loader_timeout must be at least 0"),
         (["--keep_checkpoints", "0"], "keep_checkpoints"),
+        (["--sample_every", "-1"], "sample_every must be at least 0, got -1"),
+        (["--max_reconstruction_timestep", "-1"], "max_reconstruction_timestep must be at least 0"),
+        (["--trainable", "temporal", "--frozen_blocks", "-1"], "frozen_blocks must be at least 0"),
+        (["--max_grad_norm", "-1"], "max_grad_norm must be at least 0"),
+        (["--num_threads", "0"], "num_threads must be at least 1, got 0"),
         (["--trainable", "none", "--reconstruction_batch", "0"], "3D head"),
         (["--config", "nowhere.yaml"], "does not exist"),
     ],
@@ -77,6 +82,11 @@ def test_what_is_no_yaml_is_refused_with_its_place(tmp_path: Path) -> None:
     path.write_text("1: 2\nother: 3\n")
     with pytest.raises(ValueError, match="unknown option 1, other"):
         load_config(TrainConfig, ["--config", str(path)])
+
+
+def test_preparing_needs_a_thread() -> None:
+    with pytest.raises(ValueError, match="num_threads must be at least 1, got 0"):
+        load_config(PrepareConfig, ["--output_dir", "a", "--model", "b", "--num_threads", "0"])
 
 
 def test_missing_options_and_foreign_files_are_refused(tmp_path: Path) -> None:

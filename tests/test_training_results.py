@@ -5,6 +5,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from training_cases import run_here, settings
 from training_runs import weights_of
 
 from jog3r import Dust3rBaseline, Dust3rPipeline, Pointmap3DHead
-from jog3r.training import results
+from jog3r.data.procedural import procedural_clip
+from jog3r.training import results, samples
 from jog3r.training.optimization import build_optimizers
 from jog3r.training.samples import check_tracker, save_samples
 
@@ -112,6 +114,51 @@ def test_pictures_show_frames_depth_and_paths(tmp_path: Path) -> None:
     assert pipe.transformer.training and not pipe.pointmap_head.training
     only_generated = save_samples(pipe, settings(sample_steps=2, reconstruction_batch=0), tmp_path, 8)
     assert set(only_generated) == {"frames"}
+
+
+def test_captions_are_read_beside_the_pipelines_call(tmp_path: Path) -> None:
+    """The frames are those of a call with the captions themselves."""
+    pipe, config = tiny_pipeline(), settings(sample_steps=2)
+    clips = [procedural_clip(index, "validation", 3, 16, 16) for index in range(2)]
+    generated = samples._generate(pipe, clips, config)
+    options = dict(num_frames=3, height=16, width=16, num_inference_steps=2, guidance_scale=3.0, output_type="np")
+    captions = [clip.caption for clip in clips]
+    expected = pipe(captions, task="t2v", generator=torch.Generator().manual_seed(0), **options).frames
+    np.testing.assert_array_equal(generated, (expected * 255).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("missing", ["text_encoder", "tokenizer"])
+def test_without_text_encoder_or_tokenizer_nothing_is_generated(
+    missing: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures = save_samples(tiny_pipeline(**{missing: None}), settings(), tmp_path, 1)
+    assert set(pictures) == {"frames", "cameras"}
+    assert Image.open(pictures["frames"]).height == 6 * 2 * 16 * 8  # rows of real frames and depth alone
+    assert "nothing is generated for the samples: the pipeline has no text encoder or no tokenizer" in caplog.text
+
+
+class Placed(torch.nn.Module):
+    """Says where it was put: a second device is not here."""
+
+    def __init__(self, device: str):
+        super().__init__()
+        self.device = device
+
+    def to(self, device: str) -> "Placed":
+        self.device = device
+        return self
+
+
+def test_samples_are_drawn_on_the_trained_models_device() -> None:
+    parts = dict(vae="cpu", text_encoder="cpu", transformer="cuda:0", pointmap_head="cuda:0")
+    components = {name: Placed(device) for name, device in parts.items()}
+    pipe = SimpleNamespace(components={**components, "scheduler": None}, set_progress_bar_config=lambda **_: None)
+    with pytest.raises(KeyError), samples._in_evaluation(pipe):
+        assert {name: part.device for name, part in components.items()} == {**parts, "vae": "cuda:0"}
+        assert not any(part.training for part in components.values())
+        raise KeyError
+    assert {name: part.device for name, part in components.items()} == parts
+    assert all(part.training for part in components.values())
 
 
 def test_a_dust3r_shows_what_it_finds(tmp_path: Path) -> None:

@@ -89,6 +89,13 @@ def _check_kind(pipeline: Any, config: TrainConfig) -> None:
         raise ValueError(f"{config.init_from!r} is a {type(pipeline).__name__}: set model={kind}, got model={config.model}")
     if kind == "jog3r" and config.reconstruction_batch and pipeline.pointmap_head is None:
         raise ValueError(f"{config.init_from!r} has no pointmap_head to train: add one, or set reconstruction_batch=0")
+    if kind == "jog3r" and config.reconstruction_batch:
+        last = pipeline.scheduler.config.num_train_timesteps - 1
+        if config.max_reconstruction_timestep > last:
+            raise ValueError(
+                f"max_reconstruction_timestep must be at most {last}, the last time step of the scheduler in "
+                f"{config.init_from!r}, got {config.max_reconstruction_timestep}"
+            )
 
 
 def reached_blocks(transformer: Jog3rTransformer3DModel, config: TrainConfig) -> int:

@@ -2,7 +2,7 @@
 
     step-0000200/trained.safetensors  what is trained, by name; the rest of the model is in the folder that the run started from
     step-0000200/average.safetensors  the averaged weights
-    step-0000200/progress.pt          optimizers and schedules
+    step-0000200/progress.pt          optimizers, and how many steps the average has seen
     step-0000200/run.json             step, clips a step, options
     step-0000200/checksums.json       SHA-256 of each
 
@@ -14,8 +14,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ from jog3r.training.failures import TrainingStopped
 
 logger = logging.getLogger(__name__)
 _PREFIX = "step-"
+_NAME = re.compile(rf"{_PREFIX}\d{{7,}}")  # what is called otherwise, such as a copy step-best, is the user's
 _SEAL = "checksums.json"
+_OPTIONS = ("initial_lr", "weight_decay")  # of a group of parameters: of this run, whatever the checkpoint's were
 
 
 @dataclass
@@ -43,7 +46,8 @@ class TrainingState:
     Attributes:
         trained: parameters by name; sharded ones as DTensors.
         average: their moving average, in the same order.
-        optimizers, schedules: as `accelerator.prepare` returned them.
+        optimizers: as `accelerator.prepare` returned them.
+        schedules: of their learning rates; functions of the step, so that no checkpoint holds them.
     """
 
     trained: list[tuple[str, nn.Parameter]]
@@ -78,6 +82,7 @@ def save_checkpoint(accelerator: Accelerator, state: TrainingState, directory: P
     accelerator.wait_for_everyone()
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         accelerator.save_state(str(aside / "deepspeed"))
+        accelerator.wait_for_everyone()  # every process writes its own shards, and the seal is for all of them
     weights, content = _gather(accelerator, state)
     if accelerator.is_main_process:
         try:
@@ -102,38 +107,50 @@ def save_checkpoint(accelerator: Accelerator, state: TrainingState, directory: P
     return final
 
 
-def load_checkpoint(accelerator: Accelerator, state: TrainingState, path: Path) -> None:
-    """Put the checkpoint at `path` into `state`.
+def load_checkpoint(accelerator: Accelerator, state: TrainingState, path: Path, changed: Sequence[str]) -> None:
+    """Put the checkpoint at `path` into `state`; learning rates, weight decay and the average's decay stay those of `state`.
+
+    Args:
+        accelerator: of the run.
+        state: what to fill; untouched when anything is refused.
+        path: of the checkpoint.
+        changed: what `check_same_data` returned, for the message.
 
     Raises:
-        ValueError: it trains other parameters, or is DeepSpeed's of another number of processes.
+        ValueError: it trains other parameters, has other optimizers, or is DeepSpeed's of another number of processes.
     """
-    if (path / "deepspeed").is_dir() != (accelerator.distributed_type == DistributedType.DEEPSPEED):
+    deepspeed, run = accelerator.distributed_type == DistributedType.DEEPSPEED, read_run(path)
+    if (path / "deepspeed").is_dir() != deepspeed:
         raise ValueError(f"{str(path)!r}: runs with and without DeepSpeed cannot read each other's checkpoints; launch as before")
+    before, now = run["num_processes"], accelerator.num_processes
+    if deepspeed and before != now:
+        raise ValueError(f"{str(path)!r} holds DeepSpeed's shards of {before} processes, this run has {now}")
     average = load_file(path / "average.safetensors")
     content = torch.load(path / "progress.pt", map_location="cpu", weights_only=True)
+    _check_same_parameters(state, average, path, changed)
+    if not deepspeed:
+        _check_same_optimizers(state, content["optimizers"], path, changed)
+    options = [[{name: group[name] for name in _OPTIONS} for group in one.optimizer.param_groups] for one in state.schedules]
     shadows = [
         _placed_like(average[name], shadow) for (name, _), shadow in zip(state.trained, state.average.shadow_params, strict=True)
     ]
-    state.average.load_state_dict({**content["average"], "shadow_params": shadows})
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        before = read_run(path)["num_processes"]
-        if before != accelerator.num_processes:
-            raise ValueError(
-                f"{str(path)!r} holds DeepSpeed's shards of {before} processes, this run has {accelerator.num_processes}"
-            )
+    state.average.load_state_dict({**content["average"], "decay": state.average.decay, "shadow_params": shadows})
+    if deepspeed:
         accelerator.load_state(str(path / "deepspeed"))
-        return
-    _load_parameters(state.trained, load_file(path / "trained.safetensors"), path)
-    for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
-        optimizer.load_state_dict(_placed_optimizer_state(optimizer, saved))
-    for schedule, saved in zip(state.schedules, content["schedules"], strict=True):
-        schedule.load_state_dict(saved)
+    else:
+        weights = load_file(path / "trained.safetensors")
+        with torch.no_grad():
+            for name, parameter in state.trained:
+                parameter.copy_(_placed_like(weights[name], parameter))
+        for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(_placed_optimizer_state(optimizer, saved))
+    for schedule, groups in zip(state.schedules, options, strict=True):
+        _set_options(schedule, groups, run["step"])
 
 
 def find_checkpoint(directory: Path) -> Path | None:
     """The newest intact checkpoint of `directory`; a torn one is named in a warning and passed over."""
-    for path in sorted(directory.glob(f"{_PREFIX}*"), reverse=True):
+    for path in reversed(_checkpoints(directory)):
         complaint = _complaint(path)
         if complaint is None:
             return path
@@ -153,7 +170,7 @@ def read_run(path: Path) -> dict[str, Any]:
     return json.loads((path / "run.json").read_text(encoding="utf-8"))
 
 
-def check_same_data(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+def check_same_data(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Refuse to go on where the position in the stream would mean other clips; changed options are named in the log.
 
     Args:
@@ -161,8 +178,11 @@ def check_same_data(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> N
         saved: its `read_run`.
         now: the same of this run.
 
+    Returns:
+        The changed options, such as "num_steps 100 -> 200".
+
     Raises:
-        ValueError: another global batch or other data.
+        ValueError: another global batch, other data or another optimizer.
     """
     if "clips_per_step" not in saved:
         raise ValueError(f"{str(path)!r} was written by another version of jog3r: start anew from a pipeline folder")
@@ -175,10 +195,17 @@ def check_same_data(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> N
         )
     if saved["data"] != now["data"]:
         raise ValueError(f"{str(path)!r} was made with other data: {saved['data']}, now {now['data']}; name a new output_dir")
-    before, after = saved["settings"], now["settings"]
-    changed = [name for name in after if name in before and before[name] != after[name] and name != "output_dir"]
-    for name in changed:
-        logger.info("changed since the checkpoint: %s %s -> %s", name, before[name], after[name])
+    before, after = saved["settings"], json.loads(json.dumps(now["settings"]))  # json has lists for tuples
+    names = [name for name in after if name in before and before[name] != after[name] and name != "output_dir"]
+    if "optimizer" in names:
+        raise ValueError(
+            f"{str(path)!r} was made with optimizer={before['optimizer']}, this run has {after['optimizer']}, which cannot "
+            "read its state: go on with the one it was made with, or name a new output_dir"
+        )
+    changed = [f"{name} {before[name]} -> {after[name]}" for name in names]
+    for text in changed:
+        logger.info("changed since the checkpoint: %s", text)
+    return changed
 
 
 # Writing
@@ -188,11 +215,10 @@ def _gather(accelerator: Accelerator, state: TrainingState) -> tuple[dict[str, d
     """Weights by file name, and what goes into `progress.pt`; gathering what is sharded takes all processes."""
     weights = {"average.safetensors": state.averaged_weights()}
     scalars = {name: value for name, value in state.average.state_dict().items() if name != "shadow_params"}
-    content: dict[str, Any] = {"optimizers": [], "schedules": [], "average": scalars}
+    content: dict[str, Any] = {"optimizers": [], "average": scalars}
     if accelerator.distributed_type != DistributedType.DEEPSPEED:  # its engine has saved the rest
         weights["trained.safetensors"] = {name: _whole(parameter) for name, parameter in state.trained}
         content["optimizers"] = [_whole_tree(optimizer.state_dict()) for optimizer in state.optimizers]
-        content["schedules"] = [schedule.state_dict() for schedule in state.schedules]
     return weights, content
 
 
@@ -208,7 +234,7 @@ def _seal(aside: Path) -> None:
 
 def _drop_old(directory: Path, newest: Path, keep: int) -> None:
     """Delete all but `newest` and the `keep` - 1 before it; those numbered higher were torn, or they would have been resumed."""
-    paths = sorted(directory.glob(f"{_PREFIX}*"))
+    paths = _checkpoints(directory)
     place = paths.index(newest)
     for path in [*paths[: max(0, place + 1 - keep)], *paths[place + 1 :]]:
         shutil.rmtree(path)
@@ -232,17 +258,46 @@ def _whole_tree(value: Any) -> Any:
 # Reading
 
 
-def _load_parameters(trained: Iterable[tuple[str, nn.Parameter]], saved: dict[str, torch.Tensor], path: Path) -> None:
-    parameters = dict(trained)
-    strangers = sorted({*parameters} ^ {*saved})
+def _checkpoints(directory: Path) -> list[Path]:
+    """The folders with a checkpoint's name, oldest first."""
+    paths = [path for path in directory.glob(f"{_PREFIX}*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(paths, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+
+
+def _check_same_parameters(state: TrainingState, saved: dict[str, torch.Tensor], path: Path, changed: Sequence[str]) -> None:
+    shapes = {name: value.shape for (name, _), value in zip(state.trained, state.average.shadow_params, strict=True)}
+    strangers = sorted({*shapes} ^ {*saved})
     if strangers:
-        raise ValueError(
-            f"{str(path)!r} trains other parameters than this run ({len(strangers)} differ, the first is {strangers[0]!r}); go "
-            "on with the options it was made with, or name a new output_dir"
-        )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(_placed_like(saved[name], parameter))
+        text = f"trains other parameters than this run ({len(strangers)} differ, the first is {strangers[0]!r})"
+        raise ValueError(f"{str(path)!r} {text}; {_remedy(changed)}")
+    others = [name for name, shape in shapes.items() if saved[name].shape != shape]
+    if others:
+        first = f"{others[0]!r} {tuple(saved[others[0]].shape)}, here {tuple(shapes[others[0]])}"
+        text = f"has parameters of other shapes than this run ({len(others)} differ, the first is {first})"
+        raise ValueError(f"{str(path)!r} {text}; {_remedy(changed)}")
+
+
+def _check_same_optimizers(state: TrainingState, saved: list[dict[str, Any]], path: Path, changed: Sequence[str]) -> None:
+    sizes, saved_sizes = (
+        [[len(group["params"]) for group in groups] for groups in optimizers]
+        for optimizers in ([one.param_groups for one in state.optimizers], [one["param_groups"] for one in saved])
+    )
+    if sizes != saved_sizes:
+        text = f"has optimizers of {saved_sizes} parameters a group, this run of {sizes}"
+        raise ValueError(f"{str(path)!r} {text}; {_remedy(changed)}")
+
+
+def _remedy(changed: Sequence[str]) -> str:
+    options = ", ".join(changed) or "none"
+    return f"go on with the options and the init_from it was made with (options changed: {options}), or name a new output_dir"
+
+
+def _set_options(schedule: Any, groups: list[dict[str, float]], step: int) -> None:
+    """Put this run's options into the groups of a schedule's optimizer, and the schedule behind step `step`."""
+    schedule.last_epoch = step
+    rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    for group, options, (rate, factor) in zip(schedule.optimizer.param_groups, groups, rates, strict=True):
+        group.update(options, lr=rate * factor(step))
 
 
 def _placed_like(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -274,7 +329,7 @@ def _complaint(path: Path) -> str | None:
         return f"no {_SEAL}"
     try:
         expected = json.loads(seal.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no json, or not even UTF-8
         return f"{_SEAL} is not readable: {error}"
     for name, checksum in expected.items():
         if not (path / name).is_file():

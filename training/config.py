@@ -177,7 +177,7 @@ class TrainConfig:
     reconstruction_warmup_steps: int = 0  # lambda rises linearly from 0
     confidence_alpha: float = 0.2
     caption_dropout: float = 0.1
-    max_reconstruction_timestep: int = 100  # of num_train_timesteps
+    max_reconstruction_timestep: int = 100  # below the scheduler's num_train_timesteps
     variational_bound: bool = False  # trains a learned variance
     # optimisation
     num_steps: int = 1000
@@ -187,7 +187,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     warmup_steps: int = 100
     decay_fraction: float = 0.0  # share of the steps, at the end, over which the learning rate falls to zero
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = 1.0  # 0: gradients are not clipped
     gradient_accumulation_steps: int = 1
     gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "bf16"] = "no"
@@ -200,7 +200,7 @@ class TrainConfig:
     resume: Literal["auto", "never"] = "auto"
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
-    sample_every: int = 500
+    sample_every: int = 500  # 0: no samples
     sample_steps: int = 20
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
     push_to_hub: bool = False  # upload the result at the end
@@ -226,11 +226,17 @@ class TrainConfig:
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         self._check_what_is_trained_and_kept()
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
         at_least_one = ("num_steps", "num_frames", "checkpoint_every", "keep_checkpoints", "gradient_accumulation_steps")
-        bounds = dict.fromkeys(at_least_one, 1) | dict.fromkeys(("seed", "num_workers", "loader_timeout"), 0)
+        at_least_zero = ("seed", "num_workers", "loader_timeout", "sample_every", "max_grad_norm", "frozen_blocks")
+        bounds = dict.fromkeys((*at_least_one, "num_threads"), 1)
+        bounds |= dict.fromkeys((*at_least_zero, "max_reconstruction_timestep"), 0)
         for name, bound in bounds.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {value}")
 
     def _check_what_is_trained_and_kept(self) -> None:
         if self.push_to_hub != (self.hub_model_id is not None):

@@ -71,6 +71,8 @@ class PrepareConfig:
         for name in ("clips_per_shard", "captions_per_shard", "batch_size", "loader_threads", "caption_length", "min_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ValueError(f"num_threads must be at least 1, got {self.num_threads}")
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share must lie in [0, 1], got {self.max_bad_share}")
         if self.max_depth <= 0:

@@ -29,31 +29,45 @@ pipe = Jog3rPipeline.from_pretrained("BASE FOLDER", pointmap_head=head)
 pipe.load_lora_weights("THIS FOLDER")
 ```
 """
+_LORA_CARD_WITHOUT_HEAD = """---
+library_name: diffusers
+tags: [lora, jog3r]
+---
+LoRA layers of JOG3R's transformer, trained on generation alone: the base keeps its 3D head, if it has one.
+
+```python
+from jog3r import Jog3rPipeline
+
+pipe = Jog3rPipeline.from_pretrained("BASE FOLDER")
+pipe.load_lora_weights("THIS FOLDER")
+```
+"""
 
 
 def save_results(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig) -> Path:
     """Write `pipeline/` into the run's folder, and with LoRA `lora/`; returns the folder to hand on.
 
-    `lora/` holds the layers as `load_lora_weights` reads them, and beside them the head, which is always trained. In `pipeline/`
-    the layers are added into the weights; so they are in `pipeline` afterwards.
+    `lora/` holds the layers as `load_lora_weights` reads them, and beside them the head where the run has trained it. In
+    `pipeline/` the layers are added into the weights; so they are in `pipeline` afterwards.
     """
     directory = Path(config.output_dir)
     if config.trainable == "lora" and isinstance(pipeline, Jog3rPipeline):
-        _replace(directory / LORA, lambda folder: _save_lora(pipeline, folder))
+        _replace(directory / LORA, lambda folder: _save_lora(pipeline, folder, config.reconstruction_batch > 0))
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
     _replace(directory / PIPELINE, pipeline.save_pretrained)
     return directory / (LORA if config.trainable == "lora" else PIPELINE)
 
 
-def _save_lora(pipeline: Jog3rPipeline, folder: Path) -> None:
+def _save_lora(pipeline: Jog3rPipeline, folder: Path, with_head: bool) -> None:
     from peft import get_peft_model_state_dict
 
     transformer: Any = pipeline.transformer
     settings = transformer.peft_config["default"].to_dict()
     pipeline.save_lora_weights(folder, get_peft_model_state_dict(transformer), transformer_lora_adapter_metadata=settings)
-    pipeline.pointmap_head.save_pretrained(folder / "pointmap_head")
-    (folder / "README.md").write_text(_LORA_CARD, encoding="utf-8")
+    if with_head:
+        pipeline.pointmap_head.save_pretrained(folder / "pointmap_head")
+    (folder / "README.md").write_text(_LORA_CARD if with_head else _LORA_CARD_WITHOUT_HEAD, encoding="utf-8")
 
 
 def _replace(folder: Path, write: Any) -> None:

@@ -34,7 +34,8 @@ def save_samples(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig, 
     `step-0000123-cameras.png` has the clips' paths from above: the true one, and the one found.
 
     Returns:
-        The pictures by name, "frames" and "cameras"; what the configuration does not train is left out.
+        The pictures by name, "frames" and "cameras"; what the configuration does not train is left out, and, with a warning,
+        generation where the pipeline has no text encoder or no tokenizer.
     """
     clips = [procedural_clip(index, "validation", config.num_frames, config.height, config.width) for index in range(NUM_CLIPS)]
     generated = found = None
@@ -49,7 +50,7 @@ def save_samples(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig, 
     _sheet(clips, generated, found).save(pictures["frames"])
     if found is not None:
         pictures["cameras"] = directory / f"step-{step:07d}-cameras.png"
-        _paths_from_above(clips, found.poses.numpy()).savefig(pictures["cameras"])
+        _paths_from_above(clips, found.poses.cpu().numpy()).savefig(pictures["cameras"])
     return pictures
 
 
@@ -76,22 +77,38 @@ def log_pictures(trackers: list[Any], pictures: dict[str, Path], step: int) -> N
 
 @contextmanager
 def _in_evaluation(pipeline: Any) -> Iterator[None]:
-    modules = [module for module in pipeline.components.values() if isinstance(module, torch.nn.Module)]
-    modes = [module.training for module in modules]
+    """In evaluation mode and on the device of what is trained; but a T5-XXL, six times the rest, stays where it is."""
+    modules = {name: module for name, module in pipeline.components.items() if isinstance(module, torch.nn.Module)}
+    before = {name: (module.training, module.device) for name, module in modules.items()}
+    moved = {name: module for name, module in modules.items() if name != "text_encoder"}
+    device = modules["transformer" if "transformer" in modules else "baseline"].device
     pipeline.set_progress_bar_config(disable=True)
-    for module in modules:
-        module.eval()
     try:
+        for module in modules.values():
+            module.eval()
+        for module in moved.values():
+            module.to(device)
         yield
     finally:
-        for module, training in zip(modules, modes, strict=True):
-            module.train(training)
+        for name, module in modules.items():
+            module.train(before[name][0])
+        for name, module in moved.items():
+            module.to(before[name][1])
 
 
-def _generate(pipeline: Any, clips: list[Clip], config: TrainConfig) -> np.ndarray:
-    """Frames (K, F, H, W, 3) uint8 from the clips' captions."""
+def _generate(pipeline: Any, clips: list[Clip], config: TrainConfig) -> np.ndarray | None:
+    """Frames (K, F, H, W, 3) uint8 from the clips' captions; None, with a message, without text encoder or tokenizer."""
+    if pipeline.text_encoder is None or pipeline.tokenizer is None:
+        logger.warning("nothing is generated for the samples: the pipeline has no text encoder or no tokenizer to read captions")
+        return None
+    captions = [clip.caption for clip in clips]
+    with torch.no_grad():  # on the text encoder's own device
+        embeds, mask, _, _ = pipeline.encode_prompt(
+            captions, do_classifier_free_guidance=False, device=pipeline.text_encoder.device
+        )
     frames = pipeline(
-        [clip.caption for clip in clips],
+        prompt_embeds=embeds,
+        prompt_attention_mask=mask,
         task="t2v",
         num_frames=config.num_frames,
         height=config.height,
@@ -123,7 +140,7 @@ def _sheet(clips: list[Clip], generated: np.ndarray | None, found: Jog3rPipeline
         of_clip = [] if generated is None else [generated[index]]
         of_clip += [clip.frames]
         if found is not None:
-            of_clip += [_depth_colors(found.depth[index].numpy())]
+            of_clip += [_depth_colors(found.depth[index].cpu().numpy())]
         rows += [np.concatenate(list(frames[shown]), axis=1) for frames in of_clip]
     sheet = Image.fromarray(np.concatenate(rows))
     factor = max(1, 128 // height)

@@ -8,6 +8,7 @@ at the end `pipeline/`, a folder for `Jog3rPipeline.from_pretrained`. Options: `
 
 import dataclasses
 import logging
+import math
 import multiprocessing
 import sys
 import time
@@ -128,7 +129,7 @@ class Run:
                 accelerator.backward(losses["loss"])
             for name, value in zip(losses, means.tolist(), strict=True):
                 logs[name] = logs.get(name, 0.0) + value / config.gradient_accumulation_steps
-        norm = accelerator.clip_grad_norm_([value for _, value in self.state.trained], config.max_grad_norm)
+        norm = accelerator.clip_grad_norm_([value for _, value in self.state.trained], config.max_grad_norm or math.inf)
         logs["gradient_norm"] = 0.0 if norm is None else float(norm)  # None: DeepSpeed has not stepped yet
         if not torch.isfinite(torch.tensor(logs["gradient_norm"])):
             self._stop_non_finite(step, logs, micro_batches)
@@ -178,7 +179,7 @@ class Run:
         """Load the newest intact checkpoint, if any; the number of the next step.
 
         Raises:
-            ValueError: the checkpoint belongs to other data, another global batch or other trained parameters.
+            ValueError: the checkpoint belongs to other data, another global batch, other trained parameters or another optimizer.
         """
         path = agree_on_checkpoint(self.directory, self.accelerator)
         if path is None:
@@ -186,8 +187,8 @@ class Run:
         if self.config.resume == "never":
             raise ValueError(f"resume=never, but {str(self.directory)!r} holds {path.name}: name a new output_dir, or delete it")
         saved = read_run(path)
-        check_same_data(path, saved, self.progress(0))
-        load_checkpoint(self.accelerator, self.state, path)
+        changed = check_same_data(path, saved, self.progress(0))
+        load_checkpoint(self.accelerator, self.state, path, changed)
         logger.info("resumed from %s", path)
         return saved["step"]
 
@@ -263,7 +264,7 @@ def train(config: TrainConfig, stop: StopSignal | None = None) -> Path | None:
                 if log is not None:
                     log.sync()
                 run.save(done)
-            if done % config.sample_every == 0:
+            if config.sample_every and done % config.sample_every == 0:
                 run.save_samples(done)
             if paused and done < config.num_steps:
                 logger.info("paused after step %d: the same command goes on from there", done)
