@@ -11,7 +11,7 @@ PROMPT_HINT = (
 
 TINY_LIMITS = (
     "This is the bundled tiny model: trained on one CPU, on nothing but rendered rooms of 64 x 64 pixels. It shows how "
-    "everything works; it is no product. On real videos its cameras are no better than a camera that never moves."
+    "everything works; it is no product. On real videos its cameras are hardly better than a camera that never moves."
 )
 SHARED_LIMITS = (
     "Static scenes only; lengths have no unit; at most a few seconds are looked at. Check results before relying on them."
