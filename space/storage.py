@@ -68,7 +68,11 @@ class ServerFolder:
         """Delete what is older than `keep_seconds`, abandoned uploads included; returns how many files went."""
         limit = time.time() - self.keep_seconds
         count = 0
-        for path in sorted(self.path.rglob("*"), reverse=True):  # children before their folders
+        try:
+            paths = sorted(self.path.rglob("*"), reverse=True)  # children before their folders
+        except FileNotFoundError:  # closed meanwhile, by another thread
+            return 0
+        for path in paths:
             try:
                 if path.name == ".lock" or path.parent == self.path or path.lstat().st_mtime > limit:
                     continue
