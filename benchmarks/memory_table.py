@@ -38,7 +38,7 @@ def row(config: TrainConfig, memory: StepMemory) -> str:
 
 def allocated_peak(joint: nn.Module, batch: dict[str, torch.Tensor], draws: Any, config: TrainConfig) -> int:
     """The most bytes that the allocator gave out in one forward and backward pass, from the profiler's record."""
-    for _, parameter in select_trainable(joint, config):  # type: ignore[arg-type]
+    for _, parameter in select_trainable(joint, config):
         parameter.grad = torch.zeros_like(parameter)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         sum(joint(batch, draws, config).values()).backward()
@@ -53,7 +53,7 @@ def allocated_peak(joint: nn.Module, batch: dict[str, torch.Tensor], draws: Any,
 def counted_and_allocated(**changes: Any) -> tuple[int, int]:
     """Bytes of activations of a small model's step: counted, and given by the allocator."""
     sizes = dict(num_frames=8, height=64, width=64, generation_batch=1, reconstruction_batch=1, frozen_blocks=1)
-    config = TrainConfig(init_from="", output_dir="", **{**sizes, **changes})  # type: ignore[arg-type]
+    config = TrainConfig(init_from="", output_dir="", **{**sizes, **changes})
     width = dict(num_attention_heads=4, attention_head_dim=32)
     transformer = Jog3rTransformer3DModel(num_layers=6, feature_layer=5, caption_channels=64, **width)
     head = Pointmap3DHead(feature_dim=128, hidden_dim=64, num_layers=2, num_attention_heads=2)

@@ -109,7 +109,7 @@ def _person(url: str, number: int, end: float, tally: Tally, options: argparse.N
         whole = _frames(url, result[5]) == options.frames
         with tally.lock:
             tally.spans.append((begin, done))
-            tally.computing.append(float(re.search(r"Done in ([\d.]+)", result[0])[1]))  # type: ignore[index]
+            tally.computing.append(float(re.search(r"Done in ([\d.]+)", result[0])[1]))
             tally.outcomes["answered" if mine and whole else "MIXED UP"] += 1
 
 

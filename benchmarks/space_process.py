@@ -49,7 +49,7 @@ class Server:
     def megabytes(self) -> float:
         """Resident memory."""
         text = Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024  # type: ignore[index]
+        return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
 
     @property
     def cpu_seconds(self) -> float:

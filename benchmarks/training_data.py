@@ -83,7 +83,7 @@ def main() -> int:
         folder = Path(scratch)
         size = {"num_frames": 16, "height": 64, "width": 64, "caption_length": 32, "num_threads": 1}
         Preparation(
-            PrepareConfig(str(folder / "cache"), str(options.model), "procedural", num_clips=options.videos, **size)  # type: ignore
+            PrepareConfig(str(folder / "cache"), str(options.model), "procedural", num_clips=options.videos, **size)
         ).run()
         share = print_waiting(training_config(folder, options, options.steps))
         growth = print_memory(training_config(folder, options, -(-options.clips // 2)), options.clips)

@@ -83,10 +83,11 @@ def _start(pose: np.ndarray, focal_px: float, height: int, width: int) -> _Frame
     y = (np.arange(height, dtype=np.float32) + _OFFSETS[:, 1:] - height / 2) / np.float32(focal_px)
     x, y = x[:, None, :].astype(np.float32), y[:, :, None].astype(np.float32)  # (5, 1, W), (5, H, 1)
     turn = pose[:3, :3].astype(np.float32)
-    direction = tuple(np.ascontiguousarray((turn[i, 0] * x + turn[i, 2]) + turn[i, 1] * y) for i in range(3))
-    shape = direction[0].shape
+    across, down, along = (np.ascontiguousarray((turn[i, 0] * x + turn[i, 2]) + turn[i, 1] * y) for i in range(3))
+    shape = across.shape
     empty = np.zeros(shape, np.float32)
-    return _Frame(direction, pose[:3, 3].copy(), empty, np.full(shape, 255, np.uint8), np.ones(shape, np.float32))  # type: ignore[arg-type]
+    colour, shade = np.full(shape, 255, np.uint8), np.ones(shape, np.float32)
+    return _Frame((across, down, along), pose[:3, 3].copy(), empty, colour, shade)
 
 
 def _room_depth(frame: _Frame, layout: Layout) -> tuple[np.ndarray, np.ndarray]:

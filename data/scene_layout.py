@@ -212,7 +212,7 @@ def _visible_share(objects: list[PlacedObject], path: CameraPath) -> np.ndarray:
 def draw_layout(draw: Draw, words: SceneWords) -> Layout:
     """A layout in which every object of `words` is seen in the clip and the camera keeps its clearance."""
     path = draw_path(draw, words.motion)
-    furniture = [build_furniture(draw, kind, PALETTE["objects"][colour]) for colour, kind in words.objects]  # type: ignore[arg-type]
+    furniture = [build_furniture(draw, kind, PALETTE["objects"][colour]) for colour, kind in words.objects]
     furniture.sort(key=lambda _: draw.uniform(0.0, 1.0))
     positions = path.cam_to_room(np.linspace(0.0, 1.0, _PATH_STEPS))[:, :3, 3]
     best: list[PlacedObject] = []

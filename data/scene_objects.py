@@ -196,4 +196,4 @@ def build_furniture(draw: Draw, kind: str, colour: Colour) -> Furniture:
         core_low, core_high = np.subtract(main.centre, main.half), np.add(main.centre, main.half)
     footprint = np.maximum(-low, high)
     core = tuple(float(value) for value in (*core_low, *core_high))
-    return Furniture(solids, (float(footprint[0]), float(footprint[2])), core)  # type: ignore[arg-type]
+    return Furniture(solids, (float(footprint[0]), float(footprint[2])), core)  # type: ignore[arg-type]  # six numbers

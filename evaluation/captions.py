@@ -233,8 +233,12 @@ def _agreement(
 
 def _pixel_scores(video: Tensor) -> Tensor:
     """Log-likelihood (F,H,W,K), up to a constant, of each palette entry at each pixel of video (F,3,H,W) in 0..255."""
-    groups = ((PALETTE["walls"].values(), _WALL_SHADE), (PALETTE["floor"].values(), _OTHER_SHADE))
-    groups = (*groups, (PALETTE["objects"].values(), _OTHER_SHADE), (_UNNAMED, _UNNAMED_SHADE))  # type: ignore[assignment]
+    groups: list[tuple[Iterable, tuple[float, float]]] = [
+        (PALETTE["walls"].values(), _WALL_SHADE),
+        (PALETTE["floor"].values(), _OTHER_SHADE),
+        (PALETTE["objects"].values(), _OTHER_SHADE),
+        (_UNNAMED, _UNNAMED_SHADE),
+    ]
     palette = torch.tensor([colour for colours, _ in groups for colour in colours], dtype=torch.float32)  # (K,3)
     usual = torch.tensor([shade for colours, shade in groups for _ in colours])  # (K,2)
     pixel = video.permute(0, 2, 3, 1)  # (F,H,W,3)

@@ -65,7 +65,7 @@ class Predictions:
         target = self.path(index)
         aside = target.with_suffix(f".{os.getpid()}.part")
         with aside.open("wb") as file:
-            np.savez_compressed(file, **{name: np.asarray(value) for name, value in arrays.items()})  # type: ignore[arg-type]
+            np.savez_compressed(file, **{name: np.asarray(value) for name, value in arrays.items()})  # type: ignore[arg-type]  # numpy types every name as allow_pickle
         aside.replace(target)
 
     def load(self, index: int) -> dict[str, np.ndarray]:

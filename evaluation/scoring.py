@@ -1,7 +1,7 @@
 """Loop 2: scores from stored predictions and true clips. Nothing here runs a model, but for an optional feature network."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from jog3r.evaluation.consistency import FeatureFunction, met3r_self, warp_error
 from jog3r.evaluation.video_metrics import bootstrap_interval, frechet_distance, kernel_distance, real_floor
 from jog3r.geometry.cameras import transform, unproject
 
+RELATIVES: tuple[Literal["first", "all"], ...] = ("first", "all")
 NUM_BINS = 4
 NUM_SHUFFLES = 5
 
@@ -28,17 +29,15 @@ def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip]) -> dict[str,
         clips: the true ones, in the same order.
     """
     result: dict[str, Any] = {}
-    for relative in ("first", "all"):
+    for relative in RELATIVES:
         rows: dict[str, list[PoseErrors]] = {"model": [], "constant pose": [], "always forward": []}
         for prediction, clip in zip(predictions, clips, strict=True):
             true = clip.poses
             rows["model"].append(
-                failed_pose_errors(true, relative)  # type: ignore[arg-type]
-                if "error" in prediction
-                else pose_errors(prediction["poses"], true, relative)  # type: ignore[arg-type]
+                failed_pose_errors(true, relative) if "error" in prediction else pose_errors(prediction["poses"], true, relative)
             )
-            rows["constant pose"].append(pose_errors(constant_poses(len(true)), true, relative))  # type: ignore[arg-type]
-            rows["always forward"].append(pose_errors(forward_poses(len(true)), true, relative))  # type: ignore[arg-type]
+            rows["constant pose"].append(pose_errors(constant_poses(len(true)), true, relative))
+            rows["always forward"].append(pose_errors(forward_poses(len(true)), true, relative))
         result[relative] = {name: pose_metrics(errors) for name, errors in rows.items()}
         if relative == "first":
             result["by_baseline"] = pose_metrics_by_bin(rows["model"], _quantile_edges(rows["model"], "baseline"), "baseline")

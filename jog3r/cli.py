@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jog3r.cli_files import UsageError
 
@@ -69,10 +70,10 @@ def _version() -> str:
     return f"jog3r {__version__}"
 
 
-def _option(parser: argparse.ArgumentParser, name: str, **settings: object) -> None:
+def _option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
     """`--name`, also with dashes for underscores."""
     names = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-    parser.add_argument(*names, dest=name, **settings)  # type: ignore[arg-type]
+    parser.add_argument(*names, dest=name, **settings)
 
 
 def _output_options(parser: argparse.ArgumentParser) -> None:

@@ -424,7 +424,7 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
             return taps[0]
         shares = self.feature_weights.softmax(0)  # (K,)
         normalised = [F.layer_norm(tap, (self.width,), eps=self.config.norm_eps) for tap in taps]
-        return sum(share * tap for share, tap in zip(shares, normalised, strict=True))  # type: ignore[return-value]
+        return sum(share * tap for share, tap in zip(shares, normalised, strict=True))  # type: ignore[return-value]  # never the 0 of nothing
 
     def _run_block(self, block: nn.Module, *arguments: Any) -> torch.Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing:

@@ -50,7 +50,7 @@ class Jog3rCheckpointMixin:
             raise ValueError(
                 "save_pretrained(push_to_hub=True) would upload a card with the wrong import; call push_to_hub(repo_id)"
             )
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]  # of DiffusionPipeline
         for file_name, text in (("README.md", model_card(self)), ("pipeline.py", PIPELINE_SHIM)):
             path = Path(save_directory) / file_name
             if not path.exists():

@@ -67,7 +67,7 @@ class Jog3rLoraLoaderMixin(LoraBaseMixin):
         )
 
     @classmethod
-    def save_lora_weights(  # type: ignore[override]
+    def save_lora_weights(  # type: ignore[override]  # each pipeline of diffusers names its own components
         cls,
         save_directory: str | PathLike,
         transformer_lora_layers: dict[str, torch.nn.Module | torch.Tensor],

@@ -327,7 +327,7 @@ def blender_pixels(script: str) -> list:
     )
     sys.modules["bpy"] = bpy
     try:
-        exec(compile(script, "camera.py", "exec"), {"__file__": "camera.py", "__name__": "__main__"})  # noqa: S102
+        exec(compile(script, "camera.py", "exec"), {"__file__": "camera.py", "__name__": "__main__"})  # noqa: S102  # our own script, as Blender runs it
     finally:
         del sys.modules["bpy"]
     return [scene_stub, made[0], keys]

@@ -140,7 +140,7 @@ def test_null_caption_attends_to_as_many_tokens_as_the_prompt(pipe):
 
 
 def test_prompt_guidance_and_negative_prompt_matter(pipe):
-    run = lambda **kwargs: pipe(**{"prompt": PROMPT, "task": "t2v", "generator": seeded(), **FAST, **kwargs}).frames  # noqa: E731
+    run = lambda **kwargs: pipe(**{"prompt": PROMPT, "task": "t2v", "generator": seeded(), **FAST, **kwargs}).frames
     plain = run()
     for change in ({"prompt": "a red chair"}, {"guidance_scale": 1.0}, {"guidance_scale": 5.0}, {"negative_prompt": "red"}):
         assert not torch.equal(plain, run(**change)), change
@@ -192,7 +192,7 @@ def test_callback_sees_and_changes_tensors(pipe):
 
 def test_callback_may_exchange_the_prompt_midway(pipe):
     other = pipe.encode_prompt("a red chair")[0]
-    swap = lambda pipe, step, t, tensors: {"prompt_embeds": other}  # noqa: E731
+    swap = lambda pipe, step, t, tensors: {"prompt_embeds": other}
     kwargs = dict(task="t2v", callback_on_step_end_tensor_inputs=["prompt_embeds"], **FAST)
     swapped = pipe(PROMPT, callback_on_step_end=swap, generator=seeded(), **kwargs)
     assert not torch.equal(swapped.frames, pipe(PROMPT, generator=seeded(), **kwargs).frames)
@@ -353,7 +353,7 @@ def test_single_frame_video_without_cameras(pipe):
 def test_lora_layers_load_scale_fuse_and_unload(tmp_path):
     peft = pytest.importorskip("peft")
     pipe = tiny_pipeline()
-    run = lambda **kwargs: pipe(PROMPT, task="t2v", generator=seeded(), **FAST, **kwargs).frames  # noqa: E731
+    run = lambda **kwargs: pipe(PROMPT, task="t2v", generator=seeded(), **FAST, **kwargs).frames
     plain = run()
     donor = tiny_transformer()
     donor.add_adapter(peft.LoraConfig(r=2, target_modules=["temporal_attn.to_q", "temporal_attn.to_v"], init_lora_weights=False))

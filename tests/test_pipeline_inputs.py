@@ -109,7 +109,7 @@ def test_refuses_components_that_do_not_fit():
 
 
 def test_nan_that_arises_while_sampling_is_refused(pipe):
-    poison = lambda pipe, step, t, tensors: {"latents": tensors["latents"] * float("nan")}  # noqa: E731
+    poison = lambda pipe, step, t, tensors: {"latents": tensors["latents"] * float("nan")}
     with pytest.raises(ValueError, match="the denoised latents hold"):
         pipe(PROMPT, task="t2v", num_inference_steps=1, callback_on_step_end=poison)
 

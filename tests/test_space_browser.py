@@ -20,12 +20,12 @@ import pytest
 
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from page_checks import fits_the_width, has_names, is_legible  # noqa: E402
-from PIL import Image  # noqa: E402
-from space_files import write_video  # noqa: E402
-from space_server import Running, running_space  # noqa: E402
+from page_checks import fits_the_width, has_names, is_legible
+from PIL import Image
+from space_files import write_video
+from space_server import Running, running_space
 
-from jog3r.data.video import read_video  # noqa: E402
+from jog3r.data.video import read_video
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path and none named by CHROMIUM")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 pytest.importorskip("gradio")
-from gradio_client import Client, handle_file  # noqa: E402
-from space_files import hostile_files  # noqa: E402
-from space_server import PROMPT, Running, running_space  # noqa: E402
+from gradio_client import Client, handle_file
+from space_files import hostile_files
+from space_server import PROMPT, Running, running_space
 
-from jog3r.space.limits import SpaceLimits  # noqa: E402
+from jog3r.space.limits import SpaceLimits
 
 GOOD = (PROMPT, 0, 20, 1.0, 4)  # prompt, seed, steps, guidance, frames
 UPLOAD_BYTES = 2 * 2**20

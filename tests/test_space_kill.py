@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("gradio")
-from gradio_client import Client  # noqa: E402
-from space_server import PROMPT, save_tiny_model  # noqa: E402
+from gradio_client import Client
+from space_server import PROMPT, save_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD = (PROMPT, 0, 20, 1.0, 4)

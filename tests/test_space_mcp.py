@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip("gradio")
 mcp = pytest.importorskip("mcp", reason="the package mcp is not installed")
-from mcp.client.streamable_http import streamable_http_client  # noqa: E402
-from space_files import write_video  # noqa: E402
-from space_server import PROMPT, Running, running_space  # noqa: E402
+from mcp.client.streamable_http import streamable_http_client
+from space_files import write_video
+from space_server import PROMPT, Running, running_space
 
 GOOD = {"prompt": PROMPT, "seed": 3, "steps": 20, "guidance": 1.0, "frames": 4}
 

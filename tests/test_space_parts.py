@@ -17,23 +17,23 @@ import pytest
 import torch
 
 pytest.importorskip("gradio")
-import gradio as gr  # noqa: E402
-from space_files import write_video  # noqa: E402
-from space_server import LIMITS  # noqa: E402
+import gradio as gr
+from space_files import write_video
+from space_server import LIMITS
 
-from jog3r.data import procedural_clip  # noqa: E402
-from jog3r.export.scene import Scene  # noqa: E402
-from jog3r.space.gate import Gate  # noqa: E402
-from jog3r.space.gpu import gpu  # noqa: E402
-from jog3r.space.jobs import Done, Job, Step, run_job, watch  # noqa: E402
-from jog3r.space.limits import GenerateSettings, Refused, check_prompt  # noqa: E402
-from jog3r.space.model import Result  # noqa: E402
-from jog3r.space.pieces import banner, generate_code, pose_table, progress, reconstruct_code  # noqa: E402
-from jog3r.space.results import write_correspondences, write_scene_files  # noqa: E402
-from jog3r.space.server import follow, one_sentence  # noqa: E402
-from jog3r.space.storage import ServerFolder  # noqa: E402
-from jog3r.space.upkeep import release_memory, start_upkeep  # noqa: E402
-from jog3r.space.uploads import Upload, decode_upload  # noqa: E402
+from jog3r.data import procedural_clip
+from jog3r.export.scene import Scene
+from jog3r.space.gate import Gate
+from jog3r.space.gpu import gpu
+from jog3r.space.jobs import Done, Job, Step, run_job, watch
+from jog3r.space.limits import GenerateSettings, Refused, check_prompt
+from jog3r.space.model import Result
+from jog3r.space.pieces import banner, generate_code, pose_table, progress, reconstruct_code
+from jog3r.space.results import write_correspondences, write_scene_files
+from jog3r.space.server import follow, one_sentence
+from jog3r.space.storage import ServerFolder
+from jog3r.space.upkeep import release_memory, start_upkeep
+from jog3r.space.uploads import Upload, decode_upload
 
 MARKUP = '"><script>alert(1)</script>'
 

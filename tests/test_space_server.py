@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 pytest.importorskip("gradio")
-from gradio_client import Client, handle_file  # noqa: E402
-from PIL import Image  # noqa: E402
-from space_files import write_video  # noqa: E402
-from space_server import PROMPT, Running, running_space  # noqa: E402
+from gradio_client import Client, handle_file
+from PIL import Image
+from space_files import write_video
+from space_server import PROMPT, Running, running_space
 
-from jog3r.data.video import read_video  # noqa: E402
+from jog3r.data.video import read_video
 
 GOOD = (PROMPT, 0, 20, 1.0, 4)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("gradio")
-from gradio_client import Client  # noqa: E402
-from space_server import PROMPT, running_space  # noqa: E402
+from gradio_client import Client
+from space_server import PROMPT, running_space
 
 
 def test_a_request_out_of_time_is_stopped(tmp_path: Path):

@@ -59,7 +59,8 @@ def test_the_empty_caption_is_projected_once_a_block_for_all_clips() -> None:
     for block in joint.transformer.transformer_blocks:
         block.cross_attn.to_k.register_forward_hook(lambda _, arguments, __: rows.append(arguments[0].shape[0]))
     joint(*batch_and_draws(config), config)
-    # the captions of 2 generation clips and the empty one, not 5 clips'; the tapped block runs once for each half
+    # The captions of 2 generation clips and the empty one, not 5 clips'. The tapped block runs once for each half, and a block is
+    # only ever called whole: its weights may be sharded (FSDP), so none of it can be computed beforehand for both.
     assert rows == [3] * 4
 
 

@@ -138,13 +138,13 @@ class Hanging(Dataset):
 
 def test_a_loader_that_stalls_or_fails_says_so(tmp_path: Path) -> None:
     config = TrainConfig("a", str(tmp_path), generation_batch=1, reconstruction_batch=0, num_steps=3, loader_timeout=0.5)
-    batches = iter(build_loader(Hanging(), BatchShare(1, 0), config, 0))  # type: ignore[arg-type]
+    batches = iter(build_loader(Hanging(), BatchShare(1, 0), config, 0))
     assert int(next(batches)["position"]) == 0
     with pytest.raises(RuntimeError, match="timed out") as stalled:
         next(batches)
     message = str(train_joint.loader_failure(stalled.value, 1, config.loader_timeout))
     assert "no data for step 1: the data loader gave nothing for 0.5 s (loader_timeout)" in message
-    damaged = iter(build_loader(Hanging(), BatchShare(2, 0, process=1, num_processes=2), config, 0))  # type: ignore[arg-type]
+    damaged = iter(build_loader(Hanging(), BatchShare(2, 0, process=1, num_processes=2), config, 0))
     with pytest.raises(ValueError, match="Caught ValueError") as failed:
         next(damaged)
     assert str(train_joint.loader_failure(failed.value, 0, 0.0)).startswith("no data for step 0: ValueError: clip 2 is damaged;")

@@ -47,7 +47,7 @@ class Hub(BaseHTTPRequestHandler):
             answer = {"errors": [], "warnings": []}
         self._answer(answer)
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._answer({"id": "owner/name", "sha": "0" * 40, "siblings": [], "private": True})
 
     def _answer(self, values: dict) -> None:
@@ -74,7 +74,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> type[Hub]:
 
 
 def _with_endpoint(initialise: object, endpoint: str) -> object:
-    return lambda self: initialise(self, endpoint=endpoint, token="hf_test")  # type: ignore[operator]
+    return lambda self: initialise(self, endpoint=endpoint, token="hf_test")
 
 
 def test_the_result_is_uploaded(hub: type[Hub], tmp_path: Path) -> None:

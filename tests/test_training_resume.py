@@ -151,7 +151,7 @@ class TwoWithDeepSpeed(SimpleNamespace):
 def test_the_seal_covers_the_shards_of_all_processes(tmp_path: Path) -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     state = TrainingState([("weight", weight)], EMAModel([weight]), [], [])
-    path = save_checkpoint(TwoWithDeepSpeed(), state, tmp_path, {"step": 1}, keep=1)  # type: ignore[arg-type]
+    path = save_checkpoint(TwoWithDeepSpeed(), state, tmp_path, {"step": 1}, keep=1)
     sealed = json.loads((path / "checksums.json").read_text())
     assert {"deepspeed/shard_0", "deepspeed/shard_1"} <= sealed.keys()
     assert find_checkpoint(tmp_path) == path

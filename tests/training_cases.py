@@ -32,7 +32,7 @@ def settings(**changes: object) -> TrainConfig:
         num_workers=0,
         tracker="none",
     )
-    return TrainConfig(**{**arguments, **changes})  # type: ignore[arg-type]
+    return TrainConfig(**{**arguments, **changes})
 
 
 def built(config: TrainConfig, pipeline: Jog3rPipeline | None = None) -> tuple[JointModel, list[tuple[str, torch.nn.Parameter]]]:

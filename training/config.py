@@ -77,7 +77,7 @@ def from_mapping(cls: type[Config], values: dict[str, Any]) -> Config:
         raise ValueError(f"unknown option {', '.join(unknown)}; {cls.__name__} knows {', '.join(sorted(known))}")
     missing = [
         entry.name
-        for entry in dataclasses.fields(cls)  # type: ignore[arg-type]
+        for entry in dataclasses.fields(cls)  # type: ignore[arg-type]  # cls is a dataclass
         if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING and entry.name not in values
     ]
     if missing:

@@ -63,7 +63,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
 def name_blocks(model: nn.Module) -> None:
     """Tell FSDP, which wraps block by block, the classes of all blocks in `model`: its parts know theirs, the whole does not."""
     known = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
-    model._no_split_modules = sorted(known & {type(module).__name__ for module in model.modules()})  # type: ignore[assignment]
+    model._no_split_modules = sorted(known & {type(module).__name__ for module in model.modules()})  # type: ignore[assignment]  # torch types attributes as modules
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

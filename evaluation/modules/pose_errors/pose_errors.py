@@ -1,6 +1,6 @@
 """Hugging Face `evaluate` module: errors of every pair of frames of every clip, unreduced."""
 
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import evaluate
@@ -21,8 +21,10 @@ class PoseErrors(evaluate.Metric):
             features=datasets.Features({"predictions": _POSES, "references": _POSES}),
         )
 
-    def _compute(self, predictions: list, references: list, relative: str = "first", min_baseline: float = 0.0) -> dict[str, Any]:
+    def _compute(
+        self, predictions: list, references: list, relative: Literal["first", "all"] = "first", min_baseline: float = 0.0
+    ) -> dict[str, Any]:
         pairs = zip(predictions, references, strict=True)
-        clips = [pose_errors(predicted, true, relative, min_baseline) for predicted, true in pairs]  # type: ignore[arg-type]
+        clips = [pose_errors(predicted, true, relative, min_baseline) for predicted, true in pairs]
         names = ("rotation_deg", "translation_deg", "translation_folded_deg")
         return {name: [clip[name].tolist() for clip in clips] for name in names}

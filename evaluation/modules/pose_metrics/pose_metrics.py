@@ -1,6 +1,6 @@
 """Hugging Face `evaluate` module: rotation and translation errors, RRA, RTA, mAA and AUC of camera poses, over clips."""
 
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import evaluate
@@ -21,6 +21,8 @@ class PoseMetrics(evaluate.Metric):
             features=datasets.Features({"predictions": _POSES, "references": _POSES}),
         )
 
-    def _compute(self, predictions: list, references: list, relative: str = "first", min_baseline: float = 0.0) -> dict[str, Any]:
+    def _compute(
+        self, predictions: list, references: list, relative: Literal["first", "all"] = "first", min_baseline: float = 0.0
+    ) -> dict[str, Any]:
         pairs = zip(predictions, references, strict=True)
-        return pose_metrics([pose_errors(predicted, true, relative, min_baseline) for predicted, true in pairs])  # type: ignore[arg-type]
+        return pose_metrics([pose_errors(predicted, true, relative, min_baseline) for predicted, true in pairs])
