@@ -7,6 +7,9 @@ JOG3R_MODEL and JOG3R_COMPARE_MODEL name the models where the options do not.
 
 import argparse
 import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,10 +23,13 @@ from starlette.middleware import Middleware
 from jog3r import tiny_checkpoint
 from jog3r.space.clips import EXAMPLE_CLIPS, EXAMPLE_PROMPTS, write_example
 from jog3r.space.gate import Gate
+from jog3r.space.jobs import stop_running
+from jog3r.space.leftovers import SESSIONS, Leftovers
 from jog3r.space.limits import GenerateSettings, Refused, check_whole
 from jog3r.space.model import GENERATED_FPS, find_cameras, generate_video
 from jog3r.space.pieces import IDLE, NO_POINTS, banner, generate_code, point_view, pose_table, reconstruct_code, summary
 from jog3r.space.results import write_clip, write_consistency, write_correspondences, write_scene_files
+from jog3r.space.room import UploadRoom
 from jog3r.space.server import Space, follow, one_sentence, open_space
 from jog3r.space.style import CSS, HEAD, theme
 from jog3r.space.texts import ABOUT, INTRODUCTION, PROMPT_HINT, compare_note, limits_note
@@ -280,21 +286,20 @@ def build(space: Space) -> gr.Blocks:
             _compare_tab(space)
         with gr.Tab("About"):
             gr.Markdown(ABOUT)
-    return page.queue(max_size=space.limits.waiting)
+    return page.queue(max_size=space.limits.waiting, api_open=False)  # nobody passes by the queue
 
 
 def launch(space: Space, host: str | None = None, port: int | None = None, block: bool = True) -> gr.Blocks:
     """Serve the page; returns it when `block` is False."""
     page = build(space)
-    gate = Middleware(
-        Gate, upload_bytes=space.limits.upload_bytes, has_room=lambda: space.folder.size() < space.limits.keep_bytes
-    )
+    room = UploadRoom(space.folder, space.limits)
+    gate = Middleware(Gate, upload_bytes=space.limits.upload_bytes, room=room, tidy=Leftovers(page))
     page.launch(
         server_name=host,
         server_port=port,
         prevent_thread_lock=not block,
         max_file_size=space.limits.upload_bytes,
-        state_session_capacity=200,  # sessions hold nothing of ours, but Gradio keeps the last components of each
+        state_session_capacity=SESSIONS,
         app_kwargs={"middleware": [gate]},
         theme=theme(),
         css=CSS,
@@ -308,13 +313,16 @@ def launch(space: Space, host: str | None = None, port: int | None = None, block
 
 
 def main(model: str | None = None, compare: str | None = None, host: str | None = None, port: int | None = None) -> None:
-    """Serve the page until interrupted."""
+    """Serve the page until interrupted or terminated."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # or people's files would stay
     bundled = tiny_checkpoint()
     model = model or os.environ.get("JOG3R_MODEL") or bundled
     space = open_space(model, compare or os.environ.get("JOG3R_COMPARE_MODEL"), bundled=bundled)
     try:
         launch(space, host, port)
     finally:
+        stop_running()
         space.folder.close()
 
 

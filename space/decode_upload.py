@@ -28,7 +28,7 @@ class DecodeSettings:
     """What to take of an upload, and the limits of `SpaceLimits` that bound it.
 
     Attributes:
-        num_frames: Frames to keep, evenly over the clip.
+        num_frames: Most frames to keep, evenly over the clip.
         size: Height and width to crop and scale to.
         max_bytes, max_seconds, max_frames, max_side, max_pixels: See `SpaceLimits`.
         cpu_seconds: Computing time of the process.
@@ -75,8 +75,7 @@ def _decode(path: Path, settings: DecodeSettings) -> tuple[np.ndarray, float, in
     count = _count_frames(path, settings)
     if count < 2:
         raise Refused(f"The video has {count} frame; at least 2 are needed.")
-    num_frames = min(settings.num_frames, count)
-    stride = (count - 1) // (num_frames - 1)
+    num_frames, stride = _even(count, settings.num_frames)
     video = read_video(
         path,
         max_frames=num_frames,
@@ -87,6 +86,14 @@ def _decode(path: Path, settings: DecodeSettings) -> tuple[np.ndarray, float, in
         limits=VideoLimits(settings.max_seconds, settings.max_side),
     )
     return video.frames, video.fps, stride
+
+
+def _even(count: int, most: int) -> tuple[int, int]:
+    """Frames to take, at most `most` of `count`, and the stride that comes nearest to the clip's end."""
+    shorter = max(1, (count - 1) // (most - 1))
+    strides = (shorter, shorter + 1)  # the longer one takes fewer frames, and often spans much more
+    numbers = [min(most, (count - 1) // stride + 1) for stride in strides]
+    return max(zip(numbers, strides, strict=True), key=lambda pair: ((pair[0] - 1) * pair[1], pair[0]))
 
 
 def _check_file(path: Path, settings: DecodeSettings) -> None:

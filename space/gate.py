@@ -4,14 +4,20 @@ Gradio's server can do more than this Space offers: fetch addresses on behalf of
 also reads a whole request before it looks at it. The gate refuses by path, size and content first.
 """
 
+import asyncio
 import json
 import math
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
+import anyio.to_thread
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jog3r.space.limits import Refused
+from jog3r.space.room import UploadRoom
 
 __all__ = ["Gate"]
 
@@ -29,6 +35,14 @@ _UPLOAD = f"{_API}/upload"
 _JSON_BYTES = 64 * 1024
 _MCP_BYTES = 4 * 2**20  # MCP has no uploads: a clip comes inside the JSON
 _MULTIPART_BYTES = 4096  # what a form adds to the file itself
+_UPLOAD_PARTS = 4  # the page and its clients send one file at a time
+_PART = b"content-disposition:"  # begins each of them
+_UPLOAD_SECONDS = 120.0
+_ADDRESS_BYTES = 1024  # of the path, and of what follows the question mark
+# Gradio keeps what it is told under these names, so they must not be as long as a request.
+_NAMES = ("session_hash", "event_id", "trigger_id")
+_NAME = re.compile(r"[\w-]{1,64}")
+_TIDY_SECONDS = 60.0
 
 
 class Gate:
@@ -37,28 +51,51 @@ class Gate:
     Args:
         app: What is behind.
         upload_bytes: Largest upload.
-        has_room: Whether files of another upload may be kept.
+        room: Where uploads find room.
+        tidy: Called now and then on the event loop, between requests.
     """
 
-    def __init__(self, app: ASGIApp, upload_bytes: int, has_room: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, upload_bytes: int, room: UploadRoom, tidy: Callable[[], None]) -> None:
         self.app = app
         self.upload_bytes = upload_bytes
-        self.has_room = has_room
+        self.room = room
+        self.tidy = tidy
+        self._tidied = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with one sentence."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if time.monotonic() > self._tidied + _TIDY_SECONDS:
+            self._tidied = time.monotonic()
+            self.tidy()
         try:
             receive = await self._admit(scope, receive)
+            if _is_upload(scope):
+                await self._upload(scope, receive, send)
+                return
         except _Refusal as refusal:
             await JSONResponse({"detail": str(refusal)}, refusal.status)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self.upload_bytes + _MULTIPART_BYTES
+        length = int(dict(scope["headers"]).get(b"content-length", limit))
+        try:
+            await anyio.to_thread.run_sync(self.room.enter, length)
+        except Refused as refused:
+            raise _Refusal(507, str(refused)) from None
+        try:
+            await self.app(scope, _bounded(receive, limit), send)
+        finally:
+            self.room.leave(length)
+
     async def _admit(self, scope: Scope, receive: Receive) -> Receive:
-        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+        path = _path(scope)
+        if max(len(scope["path"].encode()), len(scope.get("query_string", b""))) > _ADDRESS_BYTES:
+            raise _Refusal(414, f"The address is too long; at most {_ADDRESS_BYTES} bytes are taken.")
         if not _OPEN.fullmatch(path):
             raise _Refusal(404, "There is no such page.")
         if path.startswith(f"{_API}/file=") and (".." in path or ":" in path or "\0" in path):
@@ -69,10 +106,8 @@ class Gate:
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > limit:
             raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
-        if path.rstrip("/") == _UPLOAD:
-            if not self.has_room():
-                raise _Refusal(507, "There are too many uploads here at the moment; please try again in an hour.")
-            return _bounded(receive, limit)
+        if _is_upload(scope):
+            return receive
         body = await _read(receive, limit)
         _check_json(body)
         return _replay(body, receive)
@@ -90,6 +125,14 @@ class _Refusal(Exception):
         self.status = status
 
 
+def _path(scope: Scope) -> str:
+    return scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+
+
+def _is_upload(scope: Scope) -> bool:
+    return scope["method"] in ("POST", "PUT", "PATCH") and _path(scope).rstrip("/") == _UPLOAD
+
+
 async def _read(receive: Receive, limit: int) -> bytes:
     body = b""
     while True:
@@ -104,14 +147,22 @@ async def _read(receive: Receive, limit: int) -> bytes:
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:
-    """The same body, cut off as a broken connection once it is longer than its header may say."""
-    seen = 0
+    """The same body, cut off as a broken connection once it is longer than its header may say, too slow, or of many files."""
+    seen, parts, tail = 0, 0, b""
+    end = time.monotonic() + _UPLOAD_SECONDS
 
     async def bounded() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if seen > limit else message
+        nonlocal seen, parts, tail
+        try:
+            message = await asyncio.wait_for(receive(), end - time.monotonic())
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        body = message.get("body", b"")
+        seen += len(body)
+        text = tail + body.lower()
+        parts += text.count(_PART)
+        tail = text[1 - len(_PART) :]
+        return {"type": "http.disconnect"} if seen > limit or parts > _UPLOAD_PARTS else message
 
     return bounded
 
@@ -144,10 +195,13 @@ def _finite(text: str) -> float:
 
 
 def _check_files(value: Any, depth: int = 0) -> None:
-    """No file may be an address: Gradio would fetch it."""
+    """No file may be an address: Gradio would fetch it. And no name may be longer than names are."""
     if depth > 16:
         raise _Refusal(400, "The request is nested too deeply.")
     if isinstance(value, dict):
+        for name in _NAMES:
+            if value.get(name) is not None and not _NAME.fullmatch(str(value[name])):
+                raise _Refusal(400, f"{name} must be 1 to 64 letters, digits or dashes.")
         if "path" in value and (not isinstance(value["path"], str) or "://" in value["path"] or "\0" in value["path"]):
             raise _Refusal(400, "Files must be uploaded; addresses are not fetched.")
         value = list(value.values())

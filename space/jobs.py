@@ -4,9 +4,11 @@ A generator that is closed (the person pressed Stop or left the page) or runs ou
 computation notices at the next layer of the network, because `watch` puts a check in front of every layer.
 """
 
+import logging
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,9 +19,11 @@ import torch
 
 from jog3r.space.limits import Refused
 
-__all__ = ["Done", "Job", "Step", "Stopped", "run_job", "watch"]
+__all__ = ["WRONG", "Done", "Failed", "Job", "Step", "Stopped", "run_job", "stop_running", "watch"]
 
-_PULSE_SECONDS = 0.3  # the longest silence of the generator; a closed one is noticed between two events
+WRONG = "Something went wrong here; please try again."
+_log = logging.getLogger(__name__)
+_PULSE_SECONDS = 0.7  # the longest silence of the generator; a closed one is noticed between two events
 _GRACE_SECONDS = 3.0  # after the time limit, for a computation that is between two checks
 
 
@@ -47,6 +51,19 @@ class Done:
     """The result of a job."""
 
     value: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """There is no result.
+
+    An event, not an exception: of an exception in its GPU process ZeroGPU passes on the class alone, and prints the message.
+
+    Attributes:
+        sentence: For the person who asked.
+    """
+
+    sentence: str
 
 
 class Job:
@@ -107,7 +124,7 @@ _new_worker()
 os.register_at_fork(after_in_child=_new_worker)  # ZeroGPU forks, and threads do not survive a fork
 
 
-def run_job(work: Callable[[Job], Any], seconds: float) -> Generator[Step | Done | None, None, None]:
+def run_job(work: Callable[[Job], Any], seconds: float) -> Generator[Step | Done | Failed | None, None, None]:
     """Run `work` on the model's thread.
 
     Args:
@@ -115,11 +132,8 @@ def run_job(work: Callable[[Job], Any], seconds: float) -> Generator[Step | Done
         seconds: Time limit of the computation.
 
     Yields:
-        Each `Step`; None when there is nothing new, at least every 0.3 s; at last `Done`.
-
-    Raises:
-        Refused: The time is over.
-        Exception: What `work` raised.
+        Each `Step`; None when there is nothing new, at least every 0.7 s; at last `Done`, or `Failed` if the time is over or
+        `work` raised something, of which the log gets kind and place, and not the message: it could hold what was asked for.
     """
     job = Job(seconds)
     future = _worker.submit(_work, work, job)
@@ -133,30 +147,49 @@ def run_job(work: Callable[[Job], Any], seconds: float) -> Generator[Step | Done
             if event is _END:
                 break
             if time.monotonic() > job.deadline + _GRACE_SECONDS:
-                raise job.late()
+                yield Failed(str(job.late()))
+                return
             yield event
-        yield Done(_result(future))
+        yield _outcome(future)
     finally:
         # No waiting here: the caller may be the server's event loop. The next job waits in the worker's own queue.
         job.stop()
         future.cancel()
 
 
+def stop_running() -> None:
+    """Ask the computation of this moment to stop and begin no other: the server ends."""
+    _worker.shutdown(wait=False, cancel_futures=True)
+    _new_worker()
+    job = _last
+    if job is not None:
+        job.stop()
+
+
+_last: Job | None = None  # that was started; the worker has one thread
+
+
 def _work(work: Callable[[Job], Any], job: Job) -> Any:
+    global _last
     job.start()
-    _running.job = job
+    _running.job = _last = job
     try:
         job.check()
         return work(job)
     finally:
-        _running.job = None
+        _running.job = _last = None
 
 
-def _result(future: Future) -> Any:
+def _outcome(future: Future) -> Done | Failed:
     try:
-        return future.result()
+        return Done(future.result())
     except Stopped:
-        raise Refused("The request was stopped.") from None
+        return Failed("The request was stopped.")
+    except Refused as refusal:
+        return Failed(str(refusal))
+    except Exception as error:  # noqa: BLE001  # nothing that goes wrong may reach a stranger as it is
+        _log.error("a computation failed with %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+        return Failed(WRONG)
 
 
 def watch(model: torch.nn.Module) -> None:

@@ -20,7 +20,8 @@ class SpaceLimits:
         request_seconds: A request that computes longer is stopped.
         waiting: Requests that may wait; more are turned away at once.
         keep_seconds: Age at which files of requests and uploads are deleted.
-        keep_bytes: When files of requests and uploads take more, no further uploads are taken.
+        keep_bytes, keep_files: When files of requests and uploads take more, the oldest go before their time.
+        uploads_at_once: Uploads that may come in at the same time.
         prompt_characters: Longest prompt.
         min_steps, max_steps: Sampling steps.
         max_guidance: Largest guidance scale; the smallest is 1 (none).
@@ -37,6 +38,8 @@ class SpaceLimits:
     waiting: int = 20
     keep_seconds: int = 3600
     keep_bytes: int = 2 * 2**30
+    keep_files: int = 20_000
+    uploads_at_once: int = 20
     prompt_characters: int = 500
     min_steps: int = 20
     max_steps: int = 100

@@ -13,7 +13,7 @@ from PIL import Image
 from jog3r.export.scene import Scene
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.space.gpu import gpu
-from jog3r.space.jobs import Done, Job, Step, run_job, watch
+from jog3r.space.jobs import Done, Failed, Job, Step, run_job, watch
 from jog3r.space.limits import GenerateSettings
 
 __all__ = ["GENERATED_FPS", "Result", "SpaceModel", "find_cameras", "generate_video", "load_model"]
@@ -97,7 +97,7 @@ def _generation_seconds(_: str, settings: GenerateSettings, *__: Any) -> int:
 @gpu(_generation_seconds)
 def generate_video(
     path: str, settings: GenerateSettings, with_cameras: bool, seconds: float
-) -> Generator[Step | Done | None, None, None]:
+) -> Generator[Step | Done | Failed | None, None, None]:
     """Text to video, with cameras or without.
 
     Args:
@@ -107,7 +107,7 @@ def generate_video(
         seconds: Time limit.
 
     Yields:
-        Steps with previews, then `Done`: a `Result`, or the frames (F, H, W, 3) uint8 without cameras.
+        Steps with previews, then `Done`: a `Result`, or the frames (F, H, W, 3) uint8 without cameras; or `Failed`.
     """
     pipe = load_model(path).pipe
 
@@ -136,7 +136,7 @@ def generate_video(
 
 
 @gpu(30)
-def find_cameras(path: str, frames: np.ndarray, fps: float, seconds: float) -> Generator[Step | Done | None, None, None]:
+def find_cameras(path: str, frames: np.ndarray, fps: float, seconds: float) -> Generator[Step | Done | Failed | None, None, None]:
     """Video to cameras.
 
     Args:
@@ -146,7 +146,7 @@ def find_cameras(path: str, frames: np.ndarray, fps: float, seconds: float) -> G
         seconds: Time limit.
 
     Yields:
-        None while it works, then `Done` with a `Result`.
+        None while it works, then `Done` with a `Result`, or `Failed`.
     """
     pipe = load_model(path).pipe
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -12,16 +13,18 @@ from typing import Any
 import gradio as gr
 import gradio.mcp
 
-from jog3r.space.jobs import Done, Step
+from jog3r.space.jobs import WRONG, Done, Failed, Step
+from jog3r.space.leftovers import bound_gradio
 from jog3r.space.limits import Refused, SpaceLimits
 from jog3r.space.model import SpaceModel, load_model
 from jog3r.space.pieces import progress
 from jog3r.space.storage import ServerFolder
-from jog3r.space.upkeep import start_upkeep
+from jog3r.space.upkeep import few_arenas, start_upkeep
 
 __all__ = ["Space", "follow", "one_sentence", "open_space"]
 
 _log = logging.getLogger(__name__)
+_SHOWN_SECONDS = 0.3  # between two steps that are shown: each update of the page costs the server some milliseconds
 _PROMPT_LOGGER = "jog3r.pipelines.captions"  # warns about long prompts by quoting them
 
 
@@ -59,6 +62,7 @@ def open_space(
     Raises:
         ValueError, OSError: A model cannot be loaded, or `model` finds no cameras.
     """
+    few_arenas()
     limits = limits or SpaceLimits()
     logging.getLogger(_PROMPT_LOGGER).setLevel(logging.ERROR)
     first = load_model(model, "bundled tiny model" if model == bundled else None)
@@ -67,6 +71,7 @@ def open_space(
     second = load_model(compare) if compare else None
     folder = ServerFolder(limits.keep_seconds, parent)
     start_upkeep(folder)
+    bound_gradio()
     os.environ["GRADIO_TEMP_DIR"] = str(folder.served)
     gradio.mcp.DEFAULT_TEMP_DIR = str(folder.served)  # took its value when it was imported
     return Space(first, second, model == bundled, limits, folder)
@@ -83,15 +88,17 @@ def one_sentence(what: str) -> Iterator[None]:
         yield
     except Refused as refusal:
         raise gr.Error(str(refusal), title="Not done", print_exception=False) from None
-    except gr.Error:
+    except gr.Error as error:
+        if "worker error" in str(error.title):  # of ZeroGPU, whose message is the name of a class
+            raise gr.Error(WRONG, title="Error", print_exception=False) from None
         raise
     except Exception as error:  # noqa: BLE001  # nothing that goes wrong may reach a stranger as it is
         # Without the message: it could hold the prompt.
         _log.error("%s failed with %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-        raise gr.Error("Something went wrong here; please try again.", title="Error", print_exception=False) from None
+        raise gr.Error(WRONG, title="Error", print_exception=False) from None
 
 
-def follow(events: Generator[Step | Done | None, None, None], outputs: int) -> Generator[tuple[Any, ...], None, Any]:
+def follow(events: Generator[Step | Done | Failed | None, None, None], outputs: int) -> Generator[tuple[Any, ...], None, Any]:
     """Turn the events of a job into updates of the page; `result = yield from follow(...)`.
 
     Args:
@@ -99,15 +106,24 @@ def follow(events: Generator[Step | Done | None, None, None], outputs: int) -> G
         outputs: How many components the callback updates; the first shows the progress, the others stay as they are.
 
     Yields:
-        Updates of the components.
+        Updates of the components: steps with a preview, of the others not more than can be read.
 
     Returns:
         The job's result.
+
+    Raises:
+        Refused: The job failed.
     """
     rest = (gr.skip(),) * (outputs - 1)
+    shown = float("-inf")
     with closing(events):  # stops the job when the person has gone
         for event in events:
             if isinstance(event, Done):
                 return event.value
+            if isinstance(event, Failed):
+                raise Refused(event.sentence)
+            if event is not None and event.preview is None and time.monotonic() < shown + _SHOWN_SECONDS:
+                continue
+            shown = time.monotonic()
             yield (gr.skip() if event is None else progress(event), *rest)
     raise RuntimeError("the job ended without a result")

@@ -56,13 +56,40 @@ class ServerFolder:
         folder.mkdir()
         return str(shutil.copy(path, folder / path.name))
 
-    def size(self) -> int:
-        """Bytes of all files in it."""
-        total = 0
-        for path in self.path.rglob("*"):
-            with suppress(FileNotFoundError):  # deleted meanwhile
-                total += path.lstat().st_size
-        return total
+    def usage(self) -> tuple[int, int]:
+        """Bytes and number of all files in it."""
+        sizes = [size for _, size, _ in self._files()]
+        return sum(sizes), len(sizes)
+
+    def remove_oldest(self, to_bytes: int, to_files: int, spare_seconds: float) -> None:
+        """Delete files, the oldest first, until the others take at most so much.
+
+        Args:
+            to_bytes, to_files: What may stay.
+            spare_seconds: Age below which files stay in any case.
+        """
+        files = sorted(self._files())
+        total, count = sum(size for _, size, _ in files), len(files)
+        limit = time.time() - spare_seconds
+        for changed, size, path in files:
+            if changed > limit or (total <= to_bytes and count <= to_files):
+                return
+            with suppress(OSError):  # gone already
+                path.unlink()
+                total, count = total - size, count - 1
+                if path.parent.parent != self.path:
+                    path.parent.rmdir()  # if this was all that it held
+
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """Time of the last change, size and path of every file."""
+        found = []
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                path = Path(folder, name)
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    status = path.lstat()
+                    found.append((status.st_mtime, status.st_size, path))
+        return [file for file in found if file[2].name != ".lock"]
 
     def remove_old(self) -> int:
         """Delete what is older than `keep_seconds`, abandoned uploads included; returns how many files went."""

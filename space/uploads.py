@@ -21,6 +21,8 @@ __all__ = ["Upload", "decode_upload"]
 _log = logging.getLogger(__name__)
 _CODE = Path(jog3r.__file__).resolve().parent.parent  # what holds the package, installed or not
 _PULSE_SECONDS = 0.2
+# What a process needs that meets strangers' files; the server's other variables may be secrets.
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 class Upload(NamedTuple):
@@ -38,7 +40,7 @@ def decode_upload(
 
     Args:
         path: The uploaded file.
-        num_frames: Frames to keep, evenly over the clip; fewer if it has fewer.
+        num_frames: Most frames to keep, evenly over the clip.
         size: Height and width to crop and scale to.
         limits: See `SpaceLimits`.
         folder: The request's folder.
@@ -62,7 +64,8 @@ def decode_upload(
     out = folder / "upload.npz"
     command = [sys.executable, "-m", "jog3r.space.decode_upload", str(path.resolve()), str(out.resolve()), settings.to_json()]
     python_path = os.pathsep.join(filter(None, [str(_CODE), os.getenv("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    environment |= {"PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command,
         cwd=folder,

@@ -77,7 +77,10 @@ def test_a_killed_server_starts_again_and_serves_nothing_old(tmp_path: Path):
         result = client.predict(*GOOD, api_name="/generate")
         glb = next(path for path in result[5] if path.endswith(".glb"))
         assert "Done" in result[0] and Path(glb).read_bytes()[:4] == b"glTF"
+        client.submit(PROMPT, 0, 100, 2.5, 4, api_name="/generate")
+        time.sleep(0.5)
     finally:
         process.terminate()
-        process.wait()
+        code = process.wait(60)
+    assert code == 0 and not list(folder.glob("jog3r-space-*"))  # an ended server leaves nothing, even in the middle of a request
     assert PROMPT not in (folder / "log.txt").read_text()

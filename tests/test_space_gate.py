@@ -1,0 +1,213 @@
+"""The gate in front of Gradio and the room for uploads."""
+
+import asyncio
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio")
+from space_server import LIMITS
+
+from jog3r.space import gate as gate_module
+from jog3r.space.gate import Gate
+from jog3r.space.limits import Refused
+from jog3r.space.room import UploadRoom
+from jog3r.space.storage import ServerFolder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> ServerFolder:
+    global _folder
+    _folder = ServerFolder(3600, tmp_path_factory.mktemp("gate"))
+    return _folder
+
+
+_folder: ServerFolder
+
+
+def _ask(
+    path: str,
+    method: str = "GET",
+    body: bytes | list[bytes] = b"",
+    headers: dict[str, str] | None = None,
+    room: UploadRoom | None = None,
+    query: str = "",
+) -> tuple[int, bytes]:
+    """Status and body that the gate answers, 200 where it lets through, 499 where it breaks the connection."""
+    chunks = [body] if isinstance(body, bytes) else body
+    sent = []
+    parts = [{"type": "http.request", "body": chunk, "more_body": k < len(chunks) - 1} for k, chunk in enumerate(chunks)]
+
+    async def behind(scope, receive, send):
+        while method == "POST":
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                await send({"type": "http.response.start", "status": 499, "headers": []})
+                await send({"type": "http.response.body", "body": b""})
+                return
+            if not message.get("more_body"):
+                break
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"passed"})
+
+    async def receive():
+        return parts.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    scope = {"type": "http", "path": path, "method": method, "headers": pairs, "root_path": "", "query_string": query.encode()}
+    room = room or UploadRoom(_folder, LIMITS)
+    asyncio.run(Gate(behind, upload_bytes=10_000, room=room, tidy=lambda: None)(scope, receive, send))
+    return sent[0]["status"], sent[1]["body"]
+
+
+@pytest.mark.parametrize("path", [
+    "/", "/config", "/theme.css", "/assets/a/b.js", "/gradio_api/info", "/gradio_api/queue/data", "/gradio_api/file=/tmp/x/y.mp4",
+    "/gradio_api/heartbeat/abc", "/gradio_api/call/generate/0a",
+])  # fmt: skip
+def test_the_gate_opens_for_the_page(path):
+    assert _ask(path)[0] == 200
+
+
+@pytest.mark.parametrize("path", [
+    "/gradio_api/proxy=http://example.com", "/gradio_api/process_recording", "/gradio_api/vibe-edit", "/monitoring", "/docs",
+    "/gradio_api/run-history/connect", "/gradio_api/runs", "/gradio_api/component_server", "/.env", "/openapi.json",
+    "/gradio_api/custom_component/a/b/c/d", "/gradio_api/stream/a/b/1/playlist.m3u8", "/gradio_api/dev/reload", "/login",
+])  # fmt: skip
+def test_the_gate_is_shut_for_the_rest(path):
+    assert _ask(path)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["http://127.0.0.1:1/", "https://example.com/a", "/tmp/a/../../etc/passwd", "/tmp/a\0b", "file:///etc"]
+)
+def test_the_gate_serves_no_addresses_and_no_way_out(path):
+    assert _ask(f"/gradio_api/file={path}")[0] == 403
+
+
+@pytest.mark.parametrize("value, status", [
+    ({"data": ["a room", 0, 30, 2.5, 16], "session_hash": "abc"}, 200),
+    ({"data": [{"path": "/tmp/x/clip.mp4", "meta": {"_type": "gradio.FileData"}}]}, 200),
+    ({"data": [{"path": "http://10.0.0.1/x.mp4", "meta": {"_type": "gradio.FileData"}}]}, 400),
+    ({"data": [{"video": {"path": "https://example.com/x.mp4"}}]}, 400),
+    ({"data": [{"path": ["/etc/passwd"]}]}, 400),
+    ({"data": [float("nan")]}, 400),
+    ({"data": [float("inf")]}, 400),
+    ({"data": ["x" * 70_000]}, 413),
+    ({"data": [], "session_hash": "x" * 65}, 400),
+    ({"data": [], "session_hash": ["x"]}, 400),
+    ({"data": [], "event_id": "x" * 60_000}, 400),
+    ({"data": [], "session_hash": None, "trigger_id": 7, "event_id": "0" * 32}, 200),
+])  # fmt: skip
+def test_the_gate_reads_requests_before_gradio_does(value, status):
+    assert _ask("/gradio_api/queue/join", "POST", json.dumps(value).encode())[0] == status
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 5000, b"[" * 40 + b"]" * 40, b"NaN", b"[1e999]", b"-1e999"])
+def test_the_gate_refuses_what_is_no_json(body):
+    assert _ask("/gradio_api/queue/join", "POST", body)[0] == 400
+
+
+def test_the_gate_refuses_large_uploads_by_their_header():
+    assert _ask("/gradio_api/upload", "POST", b"x", {"content-length": "20000"})[0] == 413
+    assert _ask("/gradio_api/upload", "POST", b"x", {"content-length": "-1"})[0] == 413
+    assert _ask("/gradio_api/upload", "POST", b"x", {"content-length": "9000"})[0] == 200
+
+
+def test_the_gate_takes_no_uploads_when_the_disk_is_taken_but_the_page_works(folder):
+    full = UploadRoom(folder, replace(LIMITS, keep_bytes=100))
+    status, text = _ask("/gradio_api/upload", "POST", b"x", {"content-length": "9000"}, full)
+    assert status == 507 and b"try again" in text
+    assert _ask("/", room=full)[0] == 200 and _ask("/gradio_api/queue/join", "POST", b"{}", room=full)[0] == 200
+
+
+def test_the_gate_refuses_long_addresses():
+    assert _ask("/gradio_api/upload_progress", query="upload_id=" + "x" * 2000)[0] == 414
+    assert _ask("/gradio_api/heartbeat/" + "x" * 2000)[0] == 414
+    assert _ask("/gradio_api/upload_progress", query="upload_id=abc")[0] == 200
+
+
+def test_the_gate_breaks_off_uploads_of_many_files_wherever_the_pieces_are_cut():
+    one = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nb\r\n'
+    upload = ("/gradio_api/upload", "POST")
+    assert _ask(*upload, one * 4)[0] == 200 and _ask(*upload, one * 5)[0] == 499
+    text = one * 5
+    assert all(_ask(*upload, [text[:cut], text[cut:]])[0] == 499 for cut in range(len(one) * 4, len(one) * 4 + 40))
+    assert _ask(*upload, [text[k : k + 7] for k in range(0, len(one) * 4, 7)])[0] == 200
+
+
+def test_the_gate_breaks_off_uploads_that_take_too_long(monkeypatch):
+    monkeypatch.setattr(gate_module, "_UPLOAD_SECONDS", 0.0)
+    assert _ask("/gradio_api/upload", "POST", b"x", {"content-length": "1"})[0] == 499
+
+
+def test_the_gate_tidies_now_and_then(monkeypatch, folder):
+    calls = []
+
+    async def behind(scope, receive, send): ...
+
+    gate = Gate(behind, 10_000, UploadRoom(folder, LIMITS), tidy=lambda: calls.append(1))
+    scope = {"type": "http", "path": "/", "method": "GET", "headers": [], "query_string": b""}
+    asyncio.run(gate(scope, None, None))
+    assert not calls
+    monkeypatch.setattr(gate_module, "_TIDY_SECONDS", -1.0)
+    asyncio.run(gate(scope, None, None))
+    assert calls == [1]
+
+
+# Room for uploads
+
+
+def _file(folder: ServerFolder, name: str, size: int, age: float) -> Path:
+    path = folder.served / name / "clip.mp4"
+    path.parent.mkdir()
+    path.write_bytes(b"x" * size)
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_the_oldest_files_make_room_and_young_ones_stay(tmp_path):
+    folder = ServerFolder(3600, tmp_path)
+    old, middle, young = (_file(folder, name, 400, age) for name, age in (("a", 900), ("b", 600), ("c", 1)))
+    room = UploadRoom(folder, replace(LIMITS, keep_bytes=1300))
+    room.enter(100)
+    assert old.exists()
+    room.enter(50)  # more than fits beside the first, which still comes in
+    assert not old.exists() and not old.parent.exists() and not middle.exists() and young.exists()
+    with pytest.raises(Refused, match="in a few minutes"):
+        room.enter(1000)  # what is young stays
+    assert young.exists()
+    folder.close()
+
+
+def test_uploads_at_once_are_bounded_and_those_cut_off_do_not_count(tmp_path):
+    folder = ServerFolder(3600, tmp_path)
+    room = UploadRoom(folder, replace(LIMITS, uploads_at_once=2))
+    room.enter(10)
+    room.enter(10)
+    with pytest.raises(Refused, match="in a minute"):
+        room.enter(10)
+    room.leave(10)
+    room.enter(10)
+    folder.close()
+
+
+def test_the_number_of_files_is_bounded(tmp_path):
+    folder = ServerFolder(3600, tmp_path)
+    paths = [_file(folder, str(k), 1, 900 - k) for k in range(6)]
+    UploadRoom(folder, replace(LIMITS, keep_files=6)).enter(1)
+    assert [path.exists() for path in paths] == [False] * 3 + [True] * 3
+    folder.close()
+
+
+def test_mcp_may_carry_a_clip_and_nothing_else_may():
+    body = json.dumps({"video": "x" * 100_000}).encode()
+    assert _ask("/gradio_api/mcp/", "POST", body)[0] == 200
+    assert _ask("/gradio_api/mcp/", "POST", b"", {"content-length": str(5 * 2**20)})[0] == 413
+    assert _ask("/gradio_api/queue/join", "POST", body)[0] == 413

@@ -1,0 +1,117 @@
+"""What a running Space keeps of requests that are over: files, names, sessions, memory."""
+
+import ctypes
+import json
+import platform
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio")
+from gradio.routes import file_upload_statuses
+from gradio_client import Client
+from space_server import PROMPT, Running, running_space
+
+from jog3r.space import leftovers
+from jog3r.space.leftovers import SESSIONS, Leftovers
+from jog3r.space.upkeep import few_arenas
+
+GOOD = (PROMPT, 0, 20, 1.0, 4)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running_space(tmp_path_factory.mktemp("space")) as running:
+        yield running
+
+
+def _post(running: Running, path: str, value: object) -> dict:
+    request = urllib.request.Request(
+        f"{running.url}gradio_api/{path}", json.dumps(value).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        return json.load(answer)
+
+
+def _tidy(running: Running, times: int) -> None:
+    drop = Leftovers(running.page)
+    for _ in range(times):
+        drop()
+
+
+def test_sessions_of_answered_requests_are_dropped(running: Running, monkeypatch):
+    Client(running.url, verbose=False, download_files=False).predict(*GOOD, api_name="/generate")
+    queue = running.page._queue
+    assert queue.pending_messages_per_session
+    _tidy(running, 2)
+    assert queue.pending_messages_per_session  # somebody may still come for them
+    monkeypatch.setattr(leftovers, "_UNFETCHED_SECONDS", 0.0)
+    _tidy(running, 1)
+    assert not queue.pending_messages_per_session and not queue.pending_event_ids_session
+
+
+def test_a_result_that_nobody_fetches_is_dropped_and_one_under_way_is_not(running: Running, monkeypatch):
+    monkeypatch.setattr(leftovers, "_UNFETCHED_SECONDS", 0.0)
+    queue = running.page._queue
+    event = _post(running, "call/generate", {"data": [PROMPT, 0, 100, 1.0, 4]})["event_id"]
+    _tidy(running, 2)
+    assert event in queue.event_ids_to_events and queue.pending_messages_per_session
+    end = time.monotonic() + 300
+    while event in queue.event_ids_to_events:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    _tidy(running, 1)
+    assert not queue.pending_messages_per_session and not queue.pending_event_ids_session
+
+
+def test_waiting_for_uploads_that_never_come_leaves_nothing(running: Running):
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{running.url}gradio_api/upload_progress?upload_id=never", timeout=60)
+    assert "never" in file_upload_statuses._signals
+    file_upload_statuses.track("cut-off")
+    drop = Leftovers(running.page)
+    drop()
+    assert "never" not in file_upload_statuses._signals
+    assert "cut-off" in file_upload_statuses._statuses  # it may still come in
+    drop()
+    assert "cut-off" not in file_upload_statuses._statuses and "cut-off" not in file_upload_statuses._signals
+
+
+def test_names_of_deleted_files_are_dropped(running: Running, tmp_path: Path):
+    there = tmp_path / "there.mp4"
+    there.write_bytes(b"x")
+    running.page.upload_file_set |= {str(there), str(tmp_path / "gone.mp4")}
+    _tidy(running, 1)
+    assert str(there) in running.page.upload_file_set and str(tmp_path / "gone.mp4") not in running.page.upload_file_set
+
+
+def test_gradio_is_bounded(running: Running):
+    assert running.page._queue.ANALYTICS_MAX_EVENTS <= 100
+    assert running.page.state_session_capacity == SESSIONS
+
+
+def test_nobody_passes_by_the_queue(running: Running):
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        _post(running, "run/generate", {"data": list(GOOD)})
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has arenas")
+def test_threads_share_two_arenas():
+    code = (
+        "import ctypes, sys, threading; sys.path.insert(0, sys.argv[1]);"
+        "from jog3r.space.upkeep import few_arenas; assert few_arenas();"
+        "meet = threading.Barrier(9);"
+        "work = lambda: (ctypes.CDLL(None).malloc(1000), meet.wait(60), meet.wait(60));"
+        "threads = [threading.Thread(target=work) for _ in range(8)]; [t.start() for t in threads]; meet.wait(60);"
+        "ctypes.CDLL(None).malloc_stats(); meet.wait(60)"
+    )
+    root = str(Path(__file__).resolve().parents[1])
+    done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stderr.count("Arena ") <= 2, done.stderr
+    assert few_arenas() and hasattr(ctypes.CDLL(None), "mallopt")
