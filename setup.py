@@ -54,7 +54,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",  # as diffusers
     packages=packages,
     py_modules=["spaces_app"],  # `jog3r serve` finds it beside the package
     package_dir=package_dir,
@@ -67,5 +67,5 @@ setup(
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["jog3r = jog3r.cli:main"]},
-    classifiers=["Programming Language :: Python :: 3", "License :: OSI Approved :: Apache Software License"],
+    classifiers=["Programming Language :: Python :: 3", "Programming Language :: Python :: 3.11"],
 )

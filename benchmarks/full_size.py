@@ -4,7 +4,7 @@
 
 One guided denoising step of 16 frames at 256 x 256 pixels, then cameras of a real clip at that size; prints seconds and peak
 memory of each part. The text encoder of T5-XXL's architecture is built without memory, to count it; one of its width but a
-single layer runs. Needs 4 GB of disk, 12 GB of memory and some ten minutes of one processor core.
+single layer runs. Needs 4 GB of disk, 5 GB of memory and a quarter of an hour of one processor core.
 """
 
 import argparse

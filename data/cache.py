@@ -177,7 +177,9 @@ def _pyarrow() -> Any:
     try:
         import pyarrow
     except ImportError as error:
-        raise ImportError("caches of prepared videos need the library `pyarrow`: pip install jog3r[train]") from error
+        raise ImportError(
+            "caches of prepared videos need the library `pyarrow`: pip install '.[train]' in the checkout of jog3r"
+        ) from error
     return pyarrow
 
 
@@ -324,6 +326,8 @@ def stream_frames(directory: Path) -> "datasets.IterableDataset":
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise ImportError("stream_frames needs the library `datasets`: pip install jog3r[train]") from error
+        raise ImportError(
+            "stream_frames needs the library `datasets`: pip install '.[train]' in the checkout of jog3r"
+        ) from error
     files = [str(path) for path in sorted(directory.glob("clips-*.parquet"))]
     return load_dataset("parquet", data_files=files, split="train", streaming=True)

@@ -99,7 +99,9 @@ def procedural_dataset(
     try:
         from datasets import IterableDataset
     except ImportError as error:
-        raise ImportError("procedural_dataset needs the library `datasets`: pip install jog3r[train]") from error
+        raise ImportError(
+            "procedural_dataset needs the library `datasets`: pip install '.[train]' in the checkout of jog3r"
+        ) from error
     first, last = _index_range(split, start, stop)
     if not 1 <= num_shards <= last - first:
         raise ValueError(f"num_shards must lie in 1..{last - first}, the number of clips, got {num_shards}")

@@ -38,7 +38,7 @@ def open_table(place: str, split: str = "train", revision: str | None = None) ->
         from datasets import load_dataset
         from datasets.exceptions import DatasetNotFoundError
     except ImportError as error:
-        raise ImportError("tables need the library `datasets`: pip install jog3r[train]") from error
+        raise ImportError("tables need the library `datasets`: pip install '.[train]' in the checkout of jog3r") from error
     if Path(place).is_dir():
         kinds = {"parquet": "*.parquet", "webdataset": "*.tar"}
         files = {kind: sorted(str(path) for path in Path(place).glob(pattern)) for kind, pattern in kinds.items()}

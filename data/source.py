@@ -114,7 +114,7 @@ def clip_dataset(
     try:
         from datasets import IterableDataset
     except ImportError as error:
-        raise ImportError("clip_dataset needs the library `datasets`: pip install jog3r[train]") from error
+        raise ImportError("clip_dataset needs the library `datasets`: pip install '.[train]' in the checkout of jog3r") from error
     count = len(source.names)
     if not 1 <= num_shards <= count:
         raise ValueError(f"num_shards must lie in 1..{count}, the number of videos, got {num_shards}")

@@ -1,6 +1,6 @@
 """Text to video, without cameras.
 
-python examples/generate.py "a room with blue walls and a red sofa, the camera moves forward" --out video.mp4
+python examples/generate.py "a room with blue walls and a brown floor, with a red sofa, the camera moves forward" --out video.mp4
 """
 
 import argparse
@@ -13,7 +13,7 @@ from jog3r import Jog3rPipeline, tiny_checkpoint
 from jog3r.export.files import write_file
 from jog3r.export.video import encode_video
 
-PROMPT = "a room with blue walls and a brown floor. a red sofa. the camera moves forward."
+PROMPT = "a room with blue walls and a brown floor, with a red sofa, the camera moves forward"
 
 
 def main() -> None:

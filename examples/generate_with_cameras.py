@@ -1,6 +1,7 @@
 """Text to video with pointmaps and cameras, in one sampling.
 
-python examples/generate_with_cameras.py "a room with green walls, the camera turns left" --out scene
+python examples/generate_with_cameras.py --out scene \\
+    "a room with green walls and a gray floor, with a blue chair, the camera turns left"
 """
 
 import argparse
@@ -12,7 +13,7 @@ from jog3r import Jog3rPipeline, tiny_checkpoint
 from jog3r.export.exporters import write_results
 from jog3r.export.scene import Scene
 
-PROMPT = "a room with green walls and a gray floor. a blue chair and a yellow lamp. the camera turns left."
+PROMPT = "a room with green walls and a gray floor, with a blue chair and a yellow lamp, the camera turns left"
 
 
 def main() -> None:

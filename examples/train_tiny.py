@@ -40,7 +40,8 @@ def main() -> None:
         parser.exit(message="paused; the same command goes on\n")
 
     pipe = Jog3rPipeline.from_pretrained(folder)
-    output = pipe("a room with white walls, the camera moves left", generator=torch.Generator().manual_seed(0))
+    prompt = "a room with white walls and a gray floor, with a green chair, the camera moves left"
+    output = pipe(prompt, generator=torch.Generator().manual_seed(0))
     print(f"{Path(folder)}: trained {options.steps} steps; poses {tuple(output.poses.shape)}")
 
 

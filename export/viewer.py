@@ -38,7 +38,7 @@ def view_scene(directory: str | Path, *, host: str = "127.0.0.1", port: int = 80
         import viser
     except ImportError as error:
         raise ImportError(
-            "the viewer needs viser: pip install 'jog3r[viewer]' (or open pointcloud.glb in any 3D viewer)"
+            "the viewer needs viser: pip install '.[viewer]' in the checkout of jog3r (or open pointcloud.glb in any 3D viewer)"
         ) from error
     scene = load_scene(directory)
     cloud = _load_cloud(scene, Path(directory))

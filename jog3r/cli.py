@@ -96,7 +96,8 @@ def _output_options(parser: argparse.ArgumentParser) -> None:
 def _generate_arguments(parser: argparse.ArgumentParser) -> None:
     from jog3r.cli_tasks import run_generate
 
-    parser.add_argument("prompt", help="what to show, for example 'a room with blue walls, the camera moves forward'")
+    example = "a room with blue walls and a brown floor, with a red sofa, the camera moves forward"
+    parser.add_argument("prompt", help=f"what to show, for example '{example}'")
     _output_options(parser)
     parser.add_argument("--task", choices=("t2v+c", "t2v"), default="t2v+c", help="with cameras (default) or the video alone")
     _option(parser, "num_frames", type=int, default=None, help="default: what the model was made for")

@@ -53,16 +53,12 @@ cameras are, so one set of weights does three things: text to video, text to vid
 3. A global registration finds one pose and focal length for all frames, and depth.
 
 ## Use it yourself
-```
-git clone https://github.com/jog3r/jog3r
-cd jog3r
-make demo
-```
+Clone the repository and run `make demo` in its folder.
 Every result above comes with the Python that reproduces it. This page is also an API: see "Use via API" below, and
 `docs/space.md` in the repository.
 
 ## Train your own
-`make tiny` trains the bundled checkpoint on one CPU; `accelerate launch training/train_joint.py --config
+`make tiny` runs the stages of the bundled model's training on one CPU; `accelerate launch training/train_joint.py --config
 training/recipes/paper.yaml` is the paper's recipe. Start this page with your model: `JOG3R_MODEL=my_folder jog3r serve`.
 
 ## What happens to your data

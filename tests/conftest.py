@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: where the reference tensors and real clips lie, when they are there."""
+"""Fixtures shared by all tests: a tiny model, and where the reference tensors and real clips lie, when they are there."""
 
 import json
 from collections.abc import Callable
@@ -14,6 +14,16 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny random pipeline, one for all tests: to read, or to copy."""
+    from tiny_components import tiny_pipeline  # not above: half of the tests need no model
+
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_pipeline().save_pretrained(path)
+    return path
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import torch
 from original_checkpoints import opensora_shapes, random_weights
 from safetensors.torch import load_file, save_file
-from tiny_components import PROMPT, tiny_pipeline
+from tiny_components import PROMPT
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
 from jog3r.cli import main
@@ -21,13 +21,6 @@ from jog3r.cli_cameras import read_true_cameras
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = {"video.mp4", "pointcloud.ply", "pointcloud.glb", "cameras.json", "trajectory.png"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    tiny_pipeline().save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")

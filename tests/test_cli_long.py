@@ -7,19 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_components import tiny_pipeline
 
 from jog3r.cli_files import UsageError
 from jog3r.cli_long import _Spool, is_long, long_video_arguments, run_long_reconstruct
 from jog3r.export.exporters import load_scene
 from jog3r.export.video import encode_video
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model")
-    tiny_pipeline().save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_components import tiny_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = {"video.mp4", "pointcloud.ply", "pointcloud.glb", "cameras.json", "trajectory.png"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    tiny_pipeline().save_pretrained(path)
-    return path
 
 
 @pytest.fixture

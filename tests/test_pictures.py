@@ -233,5 +233,5 @@ def test_viewer_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     from jog3r.export.viewer import view_scene
 
     monkeypatch.setitem(sys.modules, "viser", None)
-    with pytest.raises(ImportError, match=r"jog3r\[viewer\]"):
+    with pytest.raises(ImportError, match=r"'\.\[viewer\]'"):
         view_scene(tmp_path)

@@ -21,16 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN = dict(num_inference_steps=2, output_type="latent", registration=False)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("saved") / "tiny"
-    tiny_pipeline().save_pretrained(path)
-    return path
-
-
 @pytest.fixture
-def copy(folder, tmp_path):
-    return Path(shutil.copytree(folder, tmp_path / "copy"))
+def copy(model, tmp_path):
+    return Path(shutil.copytree(model, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +36,22 @@ def quiet(pipe):
     return pipe
 
 
-def test_the_index_names_the_package(folder):
-    index = json.loads((folder / "model_index.json").read_text())
+def test_the_index_names_the_package(model):
+    index = json.loads((model / "model_index.json").read_text())
     assert index["_class_name"] == "Jog3rPipeline"
     assert index["transformer"] == ["jog3r", "Jog3rTransformer3DModel"] and index["pointmap_head"] == ["jog3r", "Pointmap3DHead"]
     assert index["vae"] == ["diffusers", "AutoencoderKL"]
 
 
-def test_round_trip_is_exact(folder, expected):
-    pipe = quiet(Jog3rPipeline.from_pretrained(folder))
+def test_round_trip_is_exact(model, expected):
+    pipe = quiet(Jog3rPipeline.from_pretrained(model))
     output = pipe(PROMPT, generator=seeded(), **RUN)
     assert torch.equal(output.frames, expected.frames) and torch.equal(output.pointmaps, expected.pointmaps)
-    assert pipe.name_or_path == str(folder)
+    assert pipe.name_or_path == str(model)
 
 
-def test_optional_components_may_be_left_out_at_loading(folder):
-    pipe = Jog3rPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None, pointmap_head=None)
+def test_optional_components_may_be_left_out_at_loading(model):
+    pipe = Jog3rPipeline.from_pretrained(model, text_encoder=None, tokenizer=None, pointmap_head=None)
     assert pipe.text_encoder is None and pipe.pointmap_head is None and pipe.transformer is not None
 
 
@@ -67,14 +60,14 @@ def test_a_pipeline_without_head_saves_and_loads(tmp_path):
     assert Jog3rPipeline.from_pretrained(tmp_path).pointmap_head is None
 
 
-def test_half_precision_variant(folder, tmp_path):
-    Jog3rPipeline.from_pretrained(folder).to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+def test_half_precision_variant(model, tmp_path):
+    Jog3rPipeline.from_pretrained(model).to(torch.float16).save_pretrained(tmp_path, variant="fp16")
     pipe = Jog3rPipeline.from_pretrained(tmp_path, variant="fp16", dtype=torch.float16)
     assert pipe.transformer.dtype == pipe.pointmap_head.dtype == torch.float16
 
 
-def test_sharded_weights(folder, tmp_path):
-    Jog3rPipeline.from_pretrained(folder).save_pretrained(tmp_path, max_shard_size="20KB")
+def test_sharded_weights(model, tmp_path):
+    Jog3rPipeline.from_pretrained(model).save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 1
     Jog3rPipeline.from_pretrained(tmp_path)
 
@@ -102,17 +95,17 @@ def run_fresh(code, *arguments, **environment):
     return result.stdout
 
 
-def test_loads_from_an_offline_hub_cache_in_a_fresh_process(folder, expected, tmp_path):
+def test_loads_from_an_offline_hub_cache_in_a_fresh_process(model, expected, tmp_path):
     revision = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "hub" / "models--someone--jog3r-tiny"
-    shutil.copytree(folder, repository / "snapshots" / revision)
+    shutil.copytree(model, repository / "snapshots" / revision)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(revision)
     printed = run_fresh(FRESH, "someone/jog3r-tiny", HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"))
     assert float(printed) == pytest.approx(expected.frames.double().sum().item(), abs=0.01)
 
 
-def test_generic_loaders_find_the_classes_in_a_fresh_process(folder):
+def test_generic_loaders_find_the_classes_in_a_fresh_process(model):
     code = (
         "import sys, jog3r\n"
         "from diffusers import AutoModel, DiffusionPipeline\n"
@@ -120,7 +113,7 @@ def test_generic_loaders_find_the_classes_in_a_fresh_process(folder):
         "pipe = DiffusionPipeline.from_pretrained(sys.argv[1], custom_pipeline=sys.argv[1], trust_remote_code=True)\n"
         "print(type(pipe) is jog3r.Jog3rPipeline)\n"
     )
-    assert run_fresh(code, folder).split() == ["True", "True"]
+    assert run_fresh(code, model).split() == ["True", "True"]
 
 
 @pytest.mark.parametrize(
@@ -178,10 +171,10 @@ def test_a_file_that_is_cut_off_is_refused(copy, component):
         Jog3rPipeline.from_pretrained(copy)
 
 
-def test_card_and_shim_are_written_but_never_over_existing_ones(folder, tmp_path):
-    card = (folder / "README.md").read_text()
+def test_card_and_shim_are_written_but_never_over_existing_ones(model, tmp_path):
+    card = (model / "README.md").read_text()
     assert "from jog3r import Jog3rPipeline" in card and "Pointmap3DHead" in card
-    assert "Jog3rPipeline" in (folder / "pipeline.py").read_text()
+    assert "Jog3rPipeline" in (model / "pipeline.py").read_text()
     (tmp_path / "README.md").write_text("mine")
     tiny_pipeline().save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
@@ -210,4 +203,4 @@ def test_the_example_of_the_docstring_runs_on_the_bundled_checkpoint():
     text = Jog3rPipeline.__call__.__doc__.split("Examples:")[1]
     example = doctest.DocTestParser().get_doctest(textwrap.dedent(text).replace("```", ""), {}, "example", None, 0)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert len(example.examples) == 8 and runner.run(example).failed == 0
+    assert len(example.examples) == 9 and runner.run(example).failed == 0

@@ -372,5 +372,5 @@ def test_dataset_without_its_library_says_what_to_install(monkeypatch):
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_datasets)
-    with pytest.raises(ImportError, match=r"pip install jog3r\[train\]"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[train\]' in the checkout of jog3r"):
         procedural_dataset("test", 1, 4, 4)

@@ -112,7 +112,7 @@ def add_lora(transformer: Jog3rTransformer3DModel, config: TrainConfig) -> None:
     try:
         from peft import LoraConfig
     except ImportError as error:
-        raise ValueError("LoRA needs the package peft: pip install 'jog3r[train]'") from error
+        raise ValueError("LoRA needs the package peft: pip install '.[train]' in the checkout of jog3r") from error
     rank = LORA_RANK if config.lora_rank is None else config.lora_rank
     alpha = rank if config.lora_alpha is None else config.lora_alpha
     names = lora_layers(transformer, LORA_TARGETS if config.lora_targets is None else config.lora_targets, config)

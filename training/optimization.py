@@ -38,7 +38,9 @@ def _adamw_8bit() -> type[torch.optim.Optimizer]:
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise ValueError("optimizer=adamw8bit needs the package bitsandbytes: pip install 'jog3r[8bit]'") from error
+        raise ValueError(
+            "optimizer=adamw8bit needs the package bitsandbytes: pip install '.[8bit]' in the checkout of jog3r"
+        ) from error
     return AdamW8bit
 
 

@@ -58,7 +58,9 @@ def check_tracker(name: str) -> str:
     """The tracker's name, refused where its package is not installed."""
     if find_spec(name) is None:
         extra = "train" if name == "tensorboard" else name
-        raise ValueError(f"tracker={name} needs the package {name}: pip install 'jog3r[{extra}]', or set tracker=none")
+        raise ValueError(
+            f"tracker={name} needs the package {name}: pip install '.[{extra}]' in the checkout of jog3r, or set tracker=none"
+        )
     return name
 
 
