@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration
 from diffusers import training_utils
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from jog3r.training.config import TrainConfig
 from jog3r.training.samples import check_tracker
@@ -49,6 +50,10 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             f"optimizer=muon needs whole matrices, which {kind.value} shards over the processes: take optimizer=adamw, or DDP "
             "(training/accelerate/ddp.yaml)"
         )
+    if kind == DistributedType.FSDP and config.mixed_precision == "bf16":
+        # accelerate's own policy rounds depth, poses and noise to bf16, too, and sums gradients in it
+        policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        accelerator.state.fsdp_plugin.mixed_precision_policy = policy
     if kind == DistributedType.DEEPSPEED:
         options = accelerator.state.deepspeed_plugin.deepspeed_config
         options["train_micro_batch_size_per_gpu"] = config.generation_batch + config.reconstruction_batch
