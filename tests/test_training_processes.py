@@ -168,9 +168,11 @@ def test_sharded_training_is_the_same_and_its_checkpoints_are_whole(init: Path, 
 def test_sharded_training_in_bf16_keeps_its_data_in_float32(init: Path, alone: Path, tmp_path: Path) -> None:
     """Rounded to bf16, as accelerate has it, depth, poses and losses alone are off by 3e-3."""
     run = TrainingProcesses(
-        init, tmp_path / "run", 2, sharded=True, num_steps=2, generation_batch=2, reconstruction_batch=1, mixed_precision="bf16"
-    )
+        init, tmp_path / "run", 2, sharded=True, num_steps=2, generation_batch=2, reconstruction_batch=1, mixed_precision="bf16",
+        sample_every=2, sample_steps=1,
+    )  # fmt: skip
     assert run.wait() == 0, run.text()
+    assert len(list((tmp_path / "run" / "samples").glob("step-0000002*.png"))) == 2
     exact, rounded = read_steps(alone / "steps.jsonl")[:2], read_steps(tmp_path / "run" / "steps.jsonl")
     for name in ("generation", "reconstruction"):
         torch.testing.assert_close(losses_of(rounded, name), losses_of(exact, name), rtol=1e-3, atol=0)
