@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-__all__ = ["TINY", "TrainingProcesses", "errors_of", "losses_of", "wait_until", "weights_of"]
+__all__ = ["TINY", "TrainingProcesses", "errors_of", "float32_layer_norm", "losses_of", "wait_until", "weights_of"]
 
 # Options of a run whose step takes a tenth of a second.
 TINY: dict[str, Any] = {
@@ -112,13 +112,13 @@ def _run(words: list[str], environment: dict[str, str], log: Path, sharded: bool
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     if sharded:
-        _shard_on_cpu()
+        _shard_on_cpu(dict(zip(words[::2], words[1::2], strict=True)).get("--mixed_precision", "no"))
     from jog3r.training.train_joint import main
 
     sys.exit(main(words))
 
 
-def _shard_on_cpu() -> None:
+def _shard_on_cpu(precision: str) -> None:
     """Let accelerate take its FSDP2 road: it offers that on GPUs alone, though torch's `fully_shard` works with gloo, too."""
     from accelerate import Accelerator, FullyShardedDataParallelPlugin
     from accelerate.state import AcceleratorState, PartialState
@@ -127,9 +127,21 @@ def _shard_on_cpu() -> None:
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False, reshard_after_forward=True
     )
-    Accelerator(cpu=True, fsdp_plugin=plugin)  # starts gloo; the state is shared by all accelerators of a process
+    Accelerator(cpu=True, mixed_precision=precision, fsdp_plugin=plugin)  # starts gloo; all of a process share the state
     AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+    if precision != "no":
+        plugin.set_mixed_precision(precision)  # as accelerate does on GPUs
+        torch.nn.functional.layer_norm = float32_layer_norm
+
+
+def float32_layer_norm(
+    states: torch.Tensor, shape: Any, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None, eps: float = 1e-5
+) -> torch.Tensor:
+    """What autocast makes of a layer norm on a GPU. On a CPU it leaves them alone, and weights in bf16 refuse float32 states."""
+    return torch.layer_norm(
+        states.float(), shape, None if weight is None else weight.float(), None if bias is None else bias.float(), eps
+    )
 
 
 def wait_until(condition: Any, run: TrainingProcesses, seconds: float = 300.0) -> None:

@@ -15,7 +15,7 @@ from jog3r.data.camera_formats import PosedFrames, find_cameras, read_posed_fram
 from jog3r.data.clip import Clip
 from jog3r.data.realestate10k import read_captions
 from jog3r.data.sampling import rebase_poses
-from jog3r.data.source import MAX_FRAMES, list_hash, read_image
+from jog3r.data.source import MAX_FRAMES, check_resize_mode, list_hash, read_image
 from jog3r.data.video import read_video, resize_frames
 
 __all__ = ["PosedFolders", "undistortion_grid"]
@@ -50,8 +50,7 @@ class PosedFolders:
     ):
         if not root.is_dir():
             raise ValueError(f"{str(root)!r} is no folder")
-        if resize_mode not in ("stretch", "crop"):
-            raise ValueError(f"resize_mode must be 'stretch' or 'crop', got {resize_mode!r}")
+        check_resize_mode(resize_mode)
         self._folders = _camera_folders(root)
         if not self._folders:
             raise ValueError(f"{str(root)!r} holds no transforms.json, cameras.json or COLMAP images.txt, at any depth")

@@ -16,7 +16,7 @@ import numpy as np
 
 from jog3r.data.clip import Clip
 from jog3r.data.sampling import rebase_poses
-from jog3r.data.source import MAX_FRAMES, list_hash, read_image
+from jog3r.data.source import MAX_FRAMES, check_resize_mode, list_hash, read_image
 from jog3r.data.video import IMAGE_SUFFIXES, read_video, resize_frames
 
 __all__ = [
@@ -255,8 +255,7 @@ class RealEstate10K:
             self._entries = read_split(split, frames, cameras)
         if not self._entries:
             raise ValueError(f"{str(cameras)!r} holds no camera files (*.txt)")
-        if resize_mode not in ("stretch", "crop"):
-            raise ValueError(f"resize_mode must be 'stretch' or 'crop', got {resize_mode!r}")
+        check_resize_mode(resize_mode)
         self._frames, self._mode, self._default = frames, resize_mode, default_caption
         self._captions = {} if captions is None else read_captions(captions)
         self.names: Sequence[str] = [entry.name for entry in self._entries]
@@ -300,7 +299,8 @@ class RealEstate10K:
             int(path.stem): path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit()
         }
         times = cameras.timestamps.tolist()
-        if not by_time.keys() & set(times):  # numbered or named otherwise: one image a line, in order
+        # Numbered or named otherwise: one image a line, in order. One number may be a time by chance, as 0 of the first image is.
+        if len(by_time.keys() & {*times}) < min(2, len(times)):
             return self._read_video(folder, cameras)
         missing = [time for time in times if time not in by_time]
         if missing:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from jog3r.data.clip import Clip
 from jog3r.data.realestate10k import check_cameras, posed_clip, read_captions, resize_posed
-from jog3r.data.source import MAX_FRAMES, list_hash
+from jog3r.data.source import MAX_FRAMES, check_resize_mode, list_hash
 
 __all__ = ["RealEstate10KChunks"]
 
@@ -57,8 +57,7 @@ class RealEstate10KChunks:
             raise ValueError(f"{str(path)!r} cannot be read as the index of chunks ({error})") from error
         if not isinstance(index, dict) or not index or not all(isinstance(name, str) for name in index.values()):
             raise ValueError(f"{str(path)!r} must map clip names to chunk files")
-        if resize_mode not in ("stretch", "crop"):
-            raise ValueError(f"resize_mode must be 'stretch' or 'crop', got {resize_mode!r}")
+        check_resize_mode(resize_mode)
         self._folder, self._chunks = folder, index
         # Neighbours share a chunk, which is opened once.
         self.names: Sequence[str] = sorted(index, key=lambda key: index[key])

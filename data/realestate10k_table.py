@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jog3r.data.clip import Clip
 from jog3r.data.realestate10k import parse_camera_file, posed_clip, read_caption, read_captions, read_posed_bytes
-from jog3r.data.source import list_hash
+from jog3r.data.source import check_resize_mode, list_hash
 
 if TYPE_CHECKING:
     import datasets
@@ -77,8 +77,7 @@ class RealEstate10KTable:
         resize_mode: str = "stretch",
         default_caption: str | None = None,
     ):
-        if resize_mode not in ("stretch", "crop"):
-            raise ValueError(f"resize_mode must be 'stretch' or 'crop', got {resize_mode!r}")
+        check_resize_mode(resize_mode)
         self._rows, self._mode, self._default = rows, resize_mode, default_caption
         self._columns = _find_columns(rows)
         listed = {} if captions is None else read_captions(captions)

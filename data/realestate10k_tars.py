@@ -17,7 +17,7 @@ from jog3r.data.realestate10k import (
     read_captions,
     read_posed_bytes,
 )  # fmt: skip
-from jog3r.data.source import list_hash
+from jog3r.data.source import check_resize_mode, list_hash
 
 __all__ = ["RealEstate10KTars"]
 
@@ -49,8 +49,7 @@ class RealEstate10KTars:
         tars = [folder] if folder.is_file() else sorted(folder.glob("*.tar"))
         if not tars:
             raise ValueError(f"{str(folder)!r} holds no tar files (*.tar)")
-        if resize_mode not in ("stretch", "crop"):
-            raise ValueError(f"resize_mode must be 'stretch' or 'crop', got {resize_mode!r}")
+        check_resize_mode(resize_mode)
         self._samples: dict[str, dict[str, _Place]] = {}
         for path in tars:
             for key, parts in _list_samples(path).items():

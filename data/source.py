@@ -21,7 +21,7 @@ from jog3r.data.scene_grammar import TIME_OPPOSITES, swap_words
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["ClipSource", "ProceduralSource", "clip_dataset", "list_hash", "read_image"]
+__all__ = ["ClipSource", "ProceduralSource", "check_resize_mode", "clip_dataset", "list_hash", "read_image"]
 
 MAX_FRAMES = 1024  # of one video; a longer one is refused, as all its frames are held at once
 MAX_PIXELS = 8192 * 8192  # of one image
@@ -51,6 +51,12 @@ class ClipSource(Protocol):
 def list_hash(names: Sequence[str]) -> str:
     """SHA-256 of a list of names in their order, so that two people can tell whether they use the same split."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def check_resize_mode(mode: str) -> None:
+    """Refuse with `ValueError` what is neither "stretch" nor "crop", the ways to bring frames to a size."""
+    if mode not in ("stretch", "crop"):
+        raise ValueError(f"resize_mode must be 'stretch' or 'crop', got {mode!r}")
 
 
 class ProceduralSource:

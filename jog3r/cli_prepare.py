@@ -13,11 +13,13 @@ from jog3r.cli_files import UsageError
 
 def prepare_arguments(parser: argparse.ArgumentParser) -> None:
     """`--config FILE` and one option for each field of `PrepareConfig`."""
+    from jog3r.training.option_help import option_texts
     from jog3r.training.prepare_config import PrepareConfig
 
     parser.add_argument(
         "--config", default=None, type=Path, metavar="FILE", help="yaml file of options, overridden by those given"
     )
+    texts = option_texts(PrepareConfig)
     hints = typing.get_type_hints(PrepareConfig)
     for field in dataclasses.fields(PrepareConfig):
         choices = typing.get_args(hints[field.name]) if typing.get_origin(hints[field.name]) is typing.Literal else None
@@ -27,7 +29,7 @@ def prepare_arguments(parser: argparse.ArgumentParser) -> None:
         elif field.default is dataclasses.MISSING:
             text = "folder to write; an unfinished one is gone on with"
         else:
-            text = f"default: {field.default}"
+            text = f"{texts[field.name]} (default: {field.default})".lstrip().replace("%", "%%")
         parser.add_argument(
             *names, dest=field.name, default=None, choices=choices, metavar=None if choices else "VALUE", help=text
         )

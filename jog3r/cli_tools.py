@@ -2,8 +2,10 @@
 
 import argparse
 import dataclasses
+import inspect
 import json
 import runpy
+import textwrap
 import typing
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,7 @@ def evaluation_options() -> dict[str, dict[str, Any]]:
     from jog3r.evaluation.evaluate import EvaluationOptions
 
     settings: dict[str, dict[str, Any]] = {}
+    texts = _attribute_texts(EvaluationOptions)
     hints = typing.get_type_hints(EvaluationOptions)
     for field in dataclasses.fields(EvaluationOptions):
         if field.name == "task":
@@ -78,13 +81,26 @@ def evaluation_options() -> dict[str, dict[str, Any]]:
         required = field.default is dataclasses.MISSING and field.name != "model"
         default = None if field.default is dataclasses.MISSING else field.default
         if kind is bool:
-            settings[field.name] = {"action": "store_true"}
+            settings[field.name] = {"action": "store_true", "help": texts[field.name]}
             continue
-        settings[field.name] = {"type": kind, "default": default, "required": required, "help": f"default: {default}"}
-    settings["both_directions"]["help"] = "video to cameras reads each video backwards, too"
+        text = f"{texts[field.name]} (default: {default})"
+        settings[field.name] = {"type": kind, "default": default, "required": required, "help": text}
+    settings["split"]["metavar"] = "validation|test"  # no choices: the options check themselves, and say why
+    settings["registration"]["metavar"] = "fast|reference"
     settings["model"]["help"] = "folder or hub repository (default: the bundled tiny checkpoint)"
     settings["out"]["help"] = "output folder; an earlier one of the same options is resumed"
     return settings
+
+
+def _attribute_texts(cls: type) -> dict[str, str]:
+    """What the docstring of a dataclass says of its attributes, by name."""
+    _, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    texts: dict[str, str] = {}
+    for line in textwrap.dedent(attributes).splitlines():
+        names, colon, text = line.partition(":")
+        if colon and not line.startswith(" "):
+            texts |= dict.fromkeys(names.split(", "), text.strip().rstrip("."))
+    return texts
 
 
 def run_evaluate(options: argparse.Namespace) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,28 @@ def test_captions_of_another_text_encoder_are_refused_where_they_are_read(folder
     wider = tiny_pipeline(vae=vae, text_encoder=None, tokenizer=None, transformer=tiny_transformer(caption_channels=24))
     with pytest.raises(ValueError, match="have 16 channels, the transformer takes 24"):
         start(wider)
+
+
+def test_a_cache_without_depth_or_videos_trains_no_head(folder: Path, vae, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(folder / "cache", cache)
+    manifest = json.loads((cache / "manifest.json").read_text())
+
+    def start(**options: object) -> CachedStream:
+        (cache / "manifest.json").write_text(json.dumps(manifest))
+        pipeline = tiny_pipeline(vae=vae, text_encoder=None, tokenizer=None)
+        return build_stream(settings(data="cache", cache_dir=str(cache), num_frames=4, **options), pipeline, 8, 10)
+
+    start()
+    manifest["plan"]["depth"]["kind"] = "none"
+    with pytest.raises(
+        ValueError, match="prepared with depth=none.*prepare it with a depth model, or set reconstruction_batch=0"
+    ):
+        start()
+    start(reconstruction_batch=0)
+    manifest["clips"] = {}
+    with pytest.raises(ValueError, match=r"holds no video: its report\.json says why"):
+        start(reconstruction_batch=0)
 
 
 def test_what_does_not_fit_the_run_is_refused(folder: Path, vae) -> None:

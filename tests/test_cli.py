@@ -290,6 +290,21 @@ def test_convert_reports_what_it_cannot_read(capsys, tmp_path):
     assert "belongs to `convert opensora`" in refused(capsys, out, "convert", "dust3r", file, "--vae", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("prepare", "--min_frames VALUE, --min-frames VALUE shorter videos are skipped (default: 16)"),
+        ("prepare", "of all videos; above it the run stops (default: 0.05)"),
+        ("evaluate", '--split validation|test of the procedural clips; "train" is refused (default: test)'),
+        ("evaluate", "--width WIDTH None: what the model was made for (default: None)"),
+    ],
+)
+def test_options_in_the_help_have_a_meaning(capsys, command, text):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert text in " ".join(capsys.readouterr().out.split())
+
+
 def test_evaluate_knows_the_options_of_the_evaluation(capsys, tmp_path):
     assert "split must be validation or test" in refused(capsys, tmp_path / "out", "evaluate", "v2c", "--split", "train")
     assert "unrecognized arguments: --speed" in refused(capsys, tmp_path / "out", "evaluate", "v2c", "--speed", 3)

@@ -158,6 +158,15 @@ def test_too_many_broken_videos_stop_the_run_with_a_report(tmp_path: Path, model
     assert not (tmp_path / "cache" / "manifest.json").exists()
 
 
+def test_too_many_broken_videos_stop_the_last_of_two_processes_early(tmp_path: Path, model: Path) -> None:
+    config = _config(tmp_path / "cache", model, max_bad_share=0.5, clips_per_shard=1)
+    first, second = (FaultySource(tuple(range(8)), count=8) for _ in range(2))
+    assert not Preparation(config, first, process=(0, 2)).run()  # 4 of 8: may be all that is wrong
+    with pytest.raises(ValueError, match="7 of 8 videos cannot be used, more than max_bad_share=0.5"):
+        Preparation(config, second, process=(1, 2)).run()
+    assert json.loads((tmp_path / "cache" / "report.json").read_text())["skipped"] == 7
+
+
 def test_short_videos_and_missing_depth_are_named(tmp_path: Path, model: Path) -> None:
     with pytest.raises(ValueError, match="6 frames, fewer than min_frames=7"):
         Preparation(_config(tmp_path / "short", model, min_frames=7)).run()

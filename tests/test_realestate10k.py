@@ -92,6 +92,14 @@ def test_videos_and_both_kinds_of_image_folders(dataset: tuple[Path, Path], inde
     assert clip.caption == "a room"
 
 
+def test_numbers_are_no_times_because_both_begin_at_0(dataset: tuple[Path, Path]) -> None:
+    cameras, frames = dataset
+    for number in range(4):
+        (frames / "c" / f"frame_{number + 8}.png").rename(frames / "c" / f"{number:05d}.png")
+    clip = RealEstate10K(cameras, frames, (16, 16), default_caption="").load(2)
+    np.testing.assert_allclose(clip.frames.mean((1, 2, 3)), [20, 60, 100, 140], atol=4)
+
+
 def test_what_is_missing_is_named(dataset: tuple[Path, Path]) -> None:
     cameras, frames = dataset
     source = RealEstate10K(cameras, frames, (16, 16), default_caption="")

@@ -1,10 +1,13 @@
 """Configurations: recipes load, overrides win, and what does not fit is refused by name."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from jog3r.training import train_joint, train_vae
 from jog3r.training.config import TrainConfig, load_config
+from jog3r.training.option_help import option_texts
 from jog3r.training.prepare_config import PrepareConfig
 from jog3r.training.train_vae import VaeConfig
 
@@ -50,6 +53,7 @@ def test_options_override_the_recipe() -> None:
         (["--trainable", "temporal", "--frozen_blocks", "-1"], "frozen_blocks must be at least 0"),
         (["--max_grad_norm", "-1"], "max_grad_norm must be at least 0"),
         (["--num_threads", "0"], "num_threads must be at least 1, got 0"),
+        (["--train_text_encoder", "true", "--generation_batch", "0"], "train_text_encoder=true needs generation_batch > 0"),
         (["--trainable", "none", "--reconstruction_batch", "0"], "3D head"),
         (["--config", "nowhere.yaml"], "does not exist"),
     ],
@@ -82,6 +86,27 @@ def test_what_is_no_yaml_is_refused_with_its_place(tmp_path: Path) -> None:
     path.write_text("1: 2\nother: 3\n")
     with pytest.raises(ValueError, match="unknown option 1, other"):
         load_config(TrainConfig, ["--config", str(path)])
+
+
+def test_help_shows_all_options_with_meaning_and_default(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train_joint.main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for field in dataclasses.fields(TrainConfig):
+        assert f"  --{field.name} " in text
+    assert "--init_from TEXT\n      pipeline folder to start from (must be given)" in text
+    assert "what is trained:\n  --trainable all|temporal|lora|none\n      of the transformer; temporal is" in text
+    assert "--num_threads INTEGER\n      of torch, on a CPU (default: null)" in text
+    for config in (TrainConfig, PrepareConfig):
+        assert [name for name, meaning in option_texts(config).items() if not meaning and name != "model"] == []
+
+
+def test_a_mistyped_option_of_a_plain_script_ends_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train_vae.main(["--output_dir", "x", "--num_step", "3"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: unknown option num_step; VaeConfig knows batch_size")
 
 
 def test_preparing_needs_a_thread() -> None:

@@ -5,9 +5,11 @@ import resource
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors import safe_open
 from tiny_components import tiny_pipeline
 from torch.utils.data import Dataset
@@ -105,6 +107,40 @@ def test_a_full_disk_ends_in_one_line_and_costs_no_checkpoint(init: Path, tmp_pa
     assert again.wait() == 0, again.text()
     assert "resumed from" in again.text()
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_a_disk_that_is_full_at_the_end_ends_in_one_line(init: Path, tmp_path: Path) -> None:
+    """The VAE, the largest file of the result, is in no checkpoint."""
+    output, options = tmp_path / "run", {"trainable": "none", "generation_batch": 0, "num_steps": 1}
+    full = TrainingProcesses(init, output, file_limit=220_000, **options)
+    assert full.wait() == 1
+    [message] = errors_of(full.text())
+    assert "pipeline/ cannot be written to" in message and "make room" in message
+    assert "Traceback" not in full.text()
+    assert not list(output.glob(".pipeline*"))
+    again = TrainingProcesses(init, output, **options)
+    assert again.wait() == 0, again.text()
+    assert (output / "pipeline" / "model_index.json").is_file()
+
+
+def test_memory_that_runs_out_names_the_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has")
+
+    monkeypatch.setattr(train_joint, "train", exhausted)
+    assert train_joint.main(["--init_from", str(tmp_path), "--output_dir", str(tmp_path)]) == 1
+    for name in ("gradient_checkpointing=true", "adamw8bit", "jog3r.training.memory", "Tried to allocate 2.00 GiB"):
+        assert name in caplog.text
+
+
+def test_deepspeed_has_taken_the_step_before_its_gradient_is_seen(tmp_path: Path) -> None:
+    accelerator = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, process_index=0, wait_for_everyone=lambda: None)
+    run = SimpleNamespace(directory=tmp_path, accelerator=accelerator)
+    for values, weights in (({"gradient_norm": float("nan")}, "has taken the step"), ({"loss": float("nan")}, "are as before")):
+        with pytest.raises(TrainingStopped, match=weights):
+            train_joint.Run._stop_non_finite(run, 3, values, [])
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,24 @@
 """Several processes train on the same clips under the same noise as one, and read each other's checkpoints."""
 
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from tiny_components import tiny_pipeline
 from torch.utils.data import Dataset
+from training_cases import settings
 from training_runs import TrainingProcesses, errors_of, losses_of, weights_of
+from transformers.integrations import deepspeed as hf_deepspeed
 
 from jog3r.training.config import TrainConfig
 from jog3r.training.losses import pointmap_loss
+from jog3r.training.processes import start_accelerator, whole_weights
 from jog3r.training.step_batches import BatchShare, ShareOfStream, count_valid_pixels, draw_step_noise
 from jog3r.training.step_log import read_steps
 
@@ -150,9 +158,58 @@ def test_sharded_training_is_the_same_and_its_checkpoints_are_whole(init: Path, 
     torch.testing.assert_close(losses_of(moved), losses_of(one), rtol=TOLERANCE, atol=0)
     first, second = weights_of(alone / "pipeline"), weights_of(output / "pipeline")
     assert first.keys() == second.keys()
-    refused = TrainingProcesses(init, tmp_path / "muon", 2, sharded=True, optimizer="muon", **batch)
-    assert refused.wait() == 2
-    assert "optimizer=muon needs whole matrices, which FSDP shards" in errors_of(refused.text())[0]
+    messages = {"muon": "needs whole matrices, which FSDP shards", "adamw8bit": "cannot read the parts that FSDP leaves"}
+    for optimizer, message in messages.items():
+        refused = TrainingProcesses(init, tmp_path / optimizer, 2, sharded=True, optimizer=optimizer, **batch)
+        assert refused.wait() == 2
+        assert f"optimizer={optimizer} {message}" in errors_of(refused.text())[0]
+
+
+def test_sharded_training_in_bf16_keeps_its_data_in_float32(init: Path, alone: Path, tmp_path: Path) -> None:
+    """Rounded to bf16, as accelerate has it, depth, poses and losses alone are off by 3e-3."""
+    run = TrainingProcesses(
+        init, tmp_path / "run", 2, sharded=True, num_steps=2, generation_batch=2, reconstruction_batch=1, mixed_precision="bf16",
+        sample_every=2, sample_steps=1,
+    )  # fmt: skip
+    assert run.wait() == 0, run.text()
+    assert len(list((tmp_path / "run" / "samples").glob("step-0000002*.png"))) == 2
+    exact, rounded = read_steps(alone / "steps.jsonl")[:2], read_steps(tmp_path / "run" / "steps.jsonl")
+    for name in ("generation", "reconstruction"):
+        torch.testing.assert_close(losses_of(rounded, name), losses_of(exact, name), rtol=1e-3, atol=0)
+
+
+def test_processes_wait_for_samples_and_keep_gradients_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**changes: object) -> Accelerator:
+        AcceleratorState._reset_state()
+        PartialState._reset_state()
+        return start_accelerator(settings(output_dir=str(tmp_path), **changes))
+
+    accelerator = start()
+    assert accelerator.init_handler.timeout == timedelta(hours=1)
+    assert accelerator.ddp_handler.gradient_as_bucket_view
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")  # as `accelerate launch` may set it
+    assert start(gradient_accumulation_steps=2).gradient_accumulation_steps == 2
+    with pytest.raises(ValueError, match="gradient_accumulation_steps is 4, but accelerate was launched with 2"):
+        start(gradient_accumulation_steps=4)
+
+
+class KnowsZero3:
+    """What transformers keeps of DeepSpeed's configuration."""
+
+    def is_zero3(self) -> bool:
+        return True
+
+
+def test_models_are_loaded_whole_under_zero_3() -> None:
+    known = KnowsZero3()
+    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(dschf=known))
+    hf_deepspeed.set_hf_deepspeed_config(known)
+    try:
+        with whole_weights(SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, state=state)):
+            assert not hf_deepspeed.is_deepspeed_zero3_enabled()
+        assert hf_deepspeed.is_deepspeed_zero3_enabled()
+    finally:
+        hf_deepspeed.unset_hf_deepspeed_config()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "training" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 from tiny_components import tiny_pipeline, tiny_transformer
 from torch.utils._pytree import tree_leaves
@@ -20,6 +21,7 @@ from jog3r import Dust3rBaseline, Dust3rPipeline, Pointmap3DHead
 from jog3r.data.procedural import procedural_clip
 from jog3r.training import results, samples
 from jog3r.training.optimization import build_optimizers
+from jog3r.training.processes import start_accelerator
 from jog3r.training.samples import check_tracker, save_samples
 
 
@@ -120,11 +122,14 @@ def test_captions_are_read_beside_the_pipelines_call(tmp_path: Path) -> None:
     """The frames are those of a call with the captions themselves."""
     pipe, config = tiny_pipeline(), settings(sample_steps=2)
     clips = [procedural_clip(index, "validation", 3, 16, 16) for index in range(2)]
-    generated = samples._generate(pipe, clips, config)
+    kept: dict[str, torch.Tensor] = {}
+    generated = samples._generate(pipe, clips, config, kept)
     options = dict(num_frames=3, height=16, width=16, num_inference_steps=2, guidance_scale=3.0, output_type="np")
     captions = [clip.caption for clip in clips]
     expected = pipe(captions, task="t2v", generator=torch.Generator().manual_seed(0), **options).frames
     np.testing.assert_array_equal(generated, (expected * 255).round().astype(np.uint8))
+    pipe.text_encoder.requires_grad_(False).shared.weight.zero_()  # a T5-XXL on a CPU is not asked a second time
+    np.testing.assert_array_equal(samples._generate(pipe, clips, config, kept), generated)
 
 
 @pytest.mark.parametrize("missing", ["text_encoder", "tokenizer"])
@@ -158,6 +163,9 @@ def test_samples_are_drawn_on_the_trained_models_device() -> None:
         assert not any(part.training for part in components.values())
         raise KeyError
     assert {name: part.device for name, part in components.items()} == parts
+    with samples._in_evaluation(pipe, "cuda:1"):  # one just loaded, as the parts of a sharded one cannot be asked
+        devices = {name: part.device for name, part in components.items()}
+    assert devices == {"text_encoder": "cpu", **dict.fromkeys(("vae", "transformer", "pointmap_head"), "cuda:1")}
     assert all(part.training for part in components.values())
 
 
@@ -177,6 +185,26 @@ def test_trackers_get_numbers_and_pictures(tracker: str, tmp_path: Path, monkeyp
     run_here(tmp_path, tracker=tracker, num_steps=2, sample_every=2, sample_steps=2, generation_batch=1, reconstruction_batch=1)
     written = [path for path in tmp_path.rglob("*") if tracker in str(path.relative_to(tmp_path)) or "tfevents" in path.name]
     assert any(path.is_file() for path in written)
+
+
+def test_a_resumed_run_goes_on_in_its_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+
+    def run_id(folder: str) -> str:
+        AcceleratorState._reset_state()
+        PartialState._reset_state()
+        config = settings(output_dir=str(tmp_path / folder), tracker="wandb")
+        accelerator = start_accelerator(config)
+        samples.start_trackers(accelerator, config)
+        name = accelerator.get_tracker("wandb", unwrap=True).id
+        accelerator.end_training()
+        return name
+
+    first = run_id("run")
+    assert run_id("run") == first
+    assert run_id("another") != first
 
 
 def test_a_paused_run_with_moments_of_8_bits_goes_on_to_the_same_weights(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Going on from a checkpoint: changed options take effect, what does not fit is refused, foreign folders are left alone."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ from diffusers.training_utils import EMAModel
 from training_cases import run_here, settings
 
 from jog3r.training import optimization
-from jog3r.training.checkpoints import TrainingState, check_same_data, find_checkpoint, save_checkpoint
+from jog3r.training.checkpoints import TrainingState, _gather, check_same_data, find_checkpoint, save_checkpoint
+from jog3r.training.failures import TrainingStopped
 from jog3r.training.train_joint import Run
 
 RATES = dict(learning_rate=1e-3, matrix_learning_rate=0.02, weight_decay=0.1, ema_decay=0.9)
@@ -132,6 +134,43 @@ def test_a_seal_that_is_no_text_is_torn(tmp_path: Path, caplog: pytest.LogCaptur
     assert "step-0000002 is torn (checksums.json is not readable" in caplog.text
 
 
+def test_torn_checkpoints_alone_are_no_fresh_start(tmp_path: Path) -> None:
+    folder = run_here(tmp_path, num_steps=2, checkpoint_every=1)
+    for path in folder.glob("step-*"):
+        (path / "progress.pt").unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is intact \(step-0000001, step-0000002.*delete them to start"):
+        run_here(tmp_path, num_steps=4, checkpoint_every=1)
+    assert len(list(folder.glob("step-*"))) == 2
+
+
+def test_a_checkpoint_is_on_the_disk_before_the_one_before_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run_here(tmp_path, num_steps=1, keep_checkpoints=1)
+    synced: list[str] = []
+    plain = os.fsync
+
+    def noted(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path == folder:
+            assert (folder / "step-0000002").is_dir() and (folder / "step-0000001").is_dir()
+        synced.append(path.name)
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    run_here(tmp_path, num_steps=2, keep_checkpoints=1)
+    assert [path.name for path in folder.glob("step-*")] == ["step-0000002"]
+    assert synced[-3:] == ["checksums.json", ".step-0000002.partial", "run"]
+
+
+def test_only_the_writing_process_copies_the_state(tmp_path: Path) -> None:
+    run_here(tmp_path, num_steps=1)
+    state = run_again(tmp_path).state
+    other = SimpleNamespace(is_main_process=False, distributed_type=DistributedType.MULTI_GPU)
+    weights, content = _gather(other, state)
+    assert set(weights["trained.safetensors"].values()) == {None}
+    assert set(weights["average.safetensors"].values()) == {None}
+    assert not any(isinstance(value, torch.Tensor) for entry in content["optimizers"][0]["state"].values() for value in entry)
+
+
 class TwoWithDeepSpeed(SimpleNamespace):
     """The main one of two processes; the other writes its shard late: it is there when both have met."""
 
@@ -155,3 +194,17 @@ def test_the_seal_covers_the_shards_of_all_processes(tmp_path: Path) -> None:
     sealed = json.loads((path / "checksums.json").read_text())
     assert {"deepspeed/shard_0", "deepspeed/shard_1"} <= sealed.keys()
     assert find_checkpoint(tmp_path) == path
+
+
+class WithoutRoom(TwoWithDeepSpeed):
+    """DeepSpeed writes its shards by torch.save, which says so of a full disk."""
+
+    def save_state(self, folder: str) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nframe #0: ...")
+
+
+def test_a_disk_without_room_for_shards_is_named(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    state = TrainingState([("weight", weight)], EMAModel([weight]), [], [])
+    with pytest.raises(TrainingStopped, match=r"step 1 cannot be written to .*pos 64 vs 0 \(\d+ MiB were free\); make room"):
+        save_checkpoint(WithoutRoom(), state, tmp_path, {"step": 1}, keep=1)

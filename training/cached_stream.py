@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from jog3r.data.cache import Cache, CachedFrames
+from jog3r.data.cache import REPORT, Cache, CachedFrames
 from jog3r.data.sampling import REVERSE_PROBABILITY, STRIDES, FrameSelection, rebase_poses, select_frames, shuffled_index
 from jog3r.data.source import list_hash
 from jog3r.training.component_files import fingerprint
@@ -67,6 +67,8 @@ class CachedStream(Dataset):
                 f"the cache's captions have up to {self.cache.caption_length} tokens, the model takes {caption_length}; "
                 "prepare it with caption_length of the model"
             )
+        if not len(self.cache):
+            raise ValueError(f"the cache {str(directory)!r} holds no video: its {REPORT} says why each was skipped")
         self.min_frames = (self.num_frames - 1) * min(STRIDES) + 1
         self.videos = [index for index in range(len(self.cache)) if self.cache.num_frames(index) >= self.min_frames]
         if not self.videos:
@@ -92,6 +94,18 @@ class CachedStream(Dataset):
             )
         if text_encoder is not None:
             self.cache.check_model("text_encoder", fingerprint(text_encoder), _name(text_encoder))
+
+    def check_depth(self) -> None:
+        """Refuse a cache that has nothing to train the 3D head on.
+
+        Raises:
+            ValueError: it was prepared without depth.
+        """
+        if self.cache.manifest["plan"]["depth"]["kind"] == "none":
+            raise ValueError(
+                f"the cache {str(self.cache.directory)!r} was prepared with depth=none, and the 3D head learns from depth: "
+                "prepare it with a depth model, or set reconstruction_batch=0"
+            )
 
     def selection(self, position: int) -> tuple[int, FrameSelection]:
         """Which video of the cache, and which of its frames, stand at `position`; nothing is read for it."""

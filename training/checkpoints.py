@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from jog3r.training.failures import TrainingStopped
+from jog3r.training.failures import disk_failure
 
 logger = logging.getLogger(__name__)
 _PREFIX = "step-"
@@ -55,9 +55,9 @@ class TrainingState:
     optimizers: list[Any]
     schedules: list[Any]
 
-    def averaged_weights(self) -> dict[str, torch.Tensor]:
-        """The averaged weights by name, whole, on the CPU; all processes have to call it."""
-        return {name: _whole(value) for (name, _), value in zip(self.trained, self.average.shadow_params, strict=True)}
+    def averaged_weights(self, keep: bool = True) -> dict[str, Any]:
+        """The averaged weights by name, whole, on the CPU; all processes have to call it, also for those that `keep` none."""
+        return {name: _whole(value, keep) for (name, _), value in zip(self.trained, self.average.shadow_params, strict=True)}
 
 
 def save_checkpoint(accelerator: Accelerator, state: TrainingState, directory: Path, progress: dict[str, Any], keep: int) -> Path:
@@ -80,8 +80,12 @@ def save_checkpoint(accelerator: Accelerator, state: TrainingState, directory: P
     if accelerator.is_main_process:
         shutil.rmtree(aside, ignore_errors=True)
     accelerator.wait_for_everyone()
+    what = f"the checkpoint after step {progress['step']}"
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        accelerator.save_state(str(aside / "deepspeed"))
+        try:
+            accelerator.save_state(str(aside / "deepspeed"))
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+            raise disk_failure(what, directory, error) from error
         accelerator.wait_for_everyone()  # every process writes its own shards, and the seal is for all of them
     weights, content = _gather(accelerator, state)
     if accelerator.is_main_process:
@@ -95,14 +99,12 @@ def save_checkpoint(accelerator: Accelerator, state: TrainingState, directory: P
             _seal(aside)
             shutil.rmtree(final, ignore_errors=True)
             aside.rename(final)
+            _sync(directory)  # the new name is on the disk before an old checkpoint goes
             _drop_old(directory, final, keep)
-        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-            free = shutil.disk_usage(directory).free >> 20
+        except (OSError, SafetensorError, RuntimeError) as error:
+            failure = disk_failure(what, directory, error)
             shutil.rmtree(aside, ignore_errors=True)
-            raise TrainingStopped(
-                f"the checkpoint after step {progress['step']} cannot be written to {str(directory)!r}: {_first_line(error)} "
-                f"({free} MiB were free); make room, then the same command goes on from the newest checkpoint there"
-            ) from error
+            raise failure from error
     accelerator.wait_for_everyone()
     return final
 
@@ -159,10 +161,22 @@ def find_checkpoint(directory: Path) -> Path | None:
 
 
 def agree_on_checkpoint(directory: Path, accelerator: Accelerator) -> Path | None:
-    """`find_checkpoint` of the main process, for all: a shared disk may show a file to one process before another."""
-    found = [find_checkpoint(directory) if accelerator.is_main_process else None]
+    """`find_checkpoint` of the main process, for all: a shared disk may show a file to one process before another.
+
+    Raises:
+        ValueError: there are checkpoints and all are torn.
+    """
+    found: list[Any] = [None, []]
+    if accelerator.is_main_process:
+        found = [find_checkpoint(directory), [path.name for path in _checkpoints(directory)]]
     broadcast_object_list(found)
-    return found[0]
+    path, names = found
+    if path is None and names:
+        raise ValueError(
+            f"no checkpoint in {str(directory)!r} is intact ({', '.join(names)}: see above): put a copy of one back, or delete "
+            "them to start anew"
+        )
+    return path
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -212,24 +226,38 @@ def check_same_data(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> l
 
 
 def _gather(accelerator: Accelerator, state: TrainingState) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
-    """Weights by file name, and what goes into `progress.pt`; gathering what is sharded takes all processes."""
-    weights = {"average.safetensors": state.averaged_weights()}
+    """Weights by file name, and what goes into `progress.pt`; gathering what is sharded takes all processes.
+
+    Only the main one, which writes it, gets copies in its memory; the others have None for each tensor.
+    """
+    keep = accelerator.is_main_process
+    weights = {"average.safetensors": state.averaged_weights(keep)}
     scalars = {name: value for name, value in state.average.state_dict().items() if name != "shadow_params"}
     content: dict[str, Any] = {"optimizers": [], "average": scalars}
     if accelerator.distributed_type != DistributedType.DEEPSPEED:  # its engine has saved the rest
-        weights["trained.safetensors"] = {name: _whole(parameter) for name, parameter in state.trained}
-        content["optimizers"] = [_whole_tree(optimizer.state_dict()) for optimizer in state.optimizers]
+        weights["trained.safetensors"] = {name: _whole(parameter, keep) for name, parameter in state.trained}
+        content["optimizers"] = [_whole_tree(optimizer.state_dict(), keep) for optimizer in state.optimizers]
     return weights, content
 
 
 def _seal(aside: Path) -> None:
-    """Bring all files to the disk, then write their checksums."""
+    """Bring all files to the disk, then their checksums, then the folders that name them."""
     files = sorted(path for path in aside.rglob("*") if path.is_file())
     for path in files:
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        _sync(path)
     seal = {path.relative_to(aside).as_posix(): _checksum(path) for path in files}
     (aside / _SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
+    for path in (aside / _SEAL, *(folder for folder in aside.rglob("*") if folder.is_dir()), aside):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _drop_old(directory: Path, newest: Path, keep: int) -> None:
@@ -240,19 +268,20 @@ def _drop_old(directory: Path, newest: Path, keep: int) -> None:
         shutil.rmtree(path)
 
 
-def _whole(value: torch.Tensor) -> torch.Tensor:
-    """A tensor of its full shape on the CPU, whatever it is sharded over."""
+def _whole(value: torch.Tensor, keep: bool) -> torch.Tensor | None:
+    """A tensor of its full shape on the CPU, whatever it is sharded over; None, after helping to gather it, if not to `keep`."""
     value = value.detach()
-    return (value.full_tensor() if isinstance(value, DTensor) else value).cpu().contiguous()
+    value = value.full_tensor() if isinstance(value, DTensor) else value
+    return value.cpu().contiguous() if keep else None
 
 
-def _whole_tree(value: Any) -> Any:
+def _whole_tree(value: Any, keep: bool) -> Any:
     """`_whole` of every tensor in nested mappings and lists."""
     if isinstance(value, torch.Tensor):
-        return _whole(value)
+        return _whole(value, keep)
     if isinstance(value, dict):
-        return {name: _whole_tree(item) for name, item in value.items()}
-    return [_whole_tree(item) for item in value] if isinstance(value, list) else value
+        return {name: _whole_tree(item, keep) for name, item in value.items()}
+    return [_whole_tree(item, keep) for item in value] if isinstance(value, list) else value
 
 
 # Reading
@@ -342,7 +371,3 @@ def _complaint(path: Path) -> str | None:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

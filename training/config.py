@@ -1,11 +1,14 @@
 """Configurations: one dataclass a script, a yaml recipe, and `--option value` overrides; what is unknown is refused."""
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
+
+from jog3r.training.option_help import describe_options
 
 Config = TypeVar("Config")
 _NOTHING = ("", "~", "null", "Null", "NULL")  # as yaml writes None
@@ -16,11 +19,14 @@ def load_config(cls: type[Config], arguments: Sequence[str]) -> Config:
 
     Options override the file, the file overrides the one that its `base` names, and that the defaults. Words for values are
     read as yaml (`3e-4`, `true`, `[1, 2]`), those of options that are texts as they stand. An option of `cls.IMPLIED` brings
-    others along where these are not given, too.
+    others along where these are not given, too. `--help` prints all options and ends the process.
 
     Raises:
         ValueError: unknown option, missing value, value of another type, no yaml, or a combination that `cls` refuses.
     """
+    if {"--help", "-h"} & {*arguments}:
+        sys.stdout.write(describe_options(cls))
+        raise SystemExit(0)
     overrides = _pair_words(arguments)
     recipe = overrides.pop("config", None)
     values = {} if recipe is None else _read_recipe(Path(recipe))
@@ -30,6 +36,15 @@ def load_config(cls: type[Config], arguments: Sequence[str]) -> Config:
     hints = typing.get_type_hints(cls)
     values |= {name: _read_word(name, word, hints.get(name)) for name, word in overrides.items()}
     return from_mapping(cls, values)
+
+
+def read_options(cls: type[Config], arguments: Sequence[str]) -> Config:
+    """`load_config` of a script: a mistake ends the process with one line and exit code 2."""
+    try:
+        return load_config(cls, arguments)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
 
 
 def _read_word(name: str, word: str, wanted: Any) -> Any:
@@ -145,7 +160,7 @@ class TrainConfig:
     IMPLIED: ClassVar[dict[str, dict[str, Any]]] = {"lora_rank": {"trainable": "lora", "train_text_encoder": False}}
 
     init_from: str  # pipeline folder to start from
-    output_dir: str
+    output_dir: str  # folder of the run; one with checkpoints is gone on with
     model: Literal["jog3r", "dust3r"] = "jog3r"  # what init_from holds; dust3r is the image-encoder baseline
     # what is trained
     trainable: Literal["all", "temporal", "lora", "none"] = "all"  # of the transformer; temporal is the paper's choice
@@ -155,57 +170,57 @@ class TrainConfig:
     lora_targets: tuple[str, ...] | None = None  # with trainable=lora: endings of linear layers; None is all attention
     feature_layers: tuple[int, ...] | None = None  # blocks to tap, several are fused; None taps as init_from does
     head_attention: Literal["pairwise", "global"] | None = None  # another than init_from's starts a fresh head
-    train_text_encoder: bool = False
+    train_text_encoder: bool = False  # with the generation loss
     # data
-    data: Literal["procedural", "cache"] = "procedural"
+    data: Literal["procedural", "cache"] = "procedural"  # clips to train on: scenes drawn as it goes, or a prepared cache
     cache_dir: str | None = None  # with data=cache: a folder that `jog3r prepare` filled
     edge_threshold: float | None = 0.1  # with data=cache: relative depth step beside which depth is not believed
     agreement_threshold: float | None = None  # with data=cache: relative disagreement with other frames
     max_missing_share: float = 0.05  # with data=cache: of its list, videos that `prepare` skipped, or too short for a clip
     reverse_probability: float = 0.5  # with data=cache: share of the clips that run backward
-    num_frames: int = 16
-    height: int = 64
-    width: int = 64
+    num_frames: int = 16  # of each clip
+    height: int = 64  # of the clips, in pixels
+    width: int = 64  # likewise
     generation_batch: int = 4  # clips per process and step
-    reconstruction_batch: int = 4
-    pairs_per_clip: int = 4
+    reconstruction_batch: int = 4  # likewise
+    pairs_per_clip: int = 4  # of frames that the 3D loss looks at
     first_clip: int = 0  # where in the stream of scenes this run starts
-    num_workers: int = 1
+    num_workers: int = 1  # processes that make clips, of each training process
     loader_timeout: float = 600.0  # seconds that a step may wait for a worker (num_workers > 0); 0 waits for ever
     # losses
     reconstruction_weight: float = 1.0  # lambda
     reconstruction_warmup_steps: int = 0  # lambda rises linearly from 0
-    confidence_alpha: float = 0.2
-    caption_dropout: float = 0.1
+    confidence_alpha: float = 0.2  # weight of -log confidence in the 3D loss
+    caption_dropout: float = 0.1  # share of generation clips that see the empty caption
     max_reconstruction_timestep: int = 100  # below the scheduler's num_train_timesteps
     variational_bound: bool = False  # trains a learned variance
     # optimisation
-    num_steps: int = 1000
-    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
-    learning_rate: float = 1e-4
+    num_steps: int = 1000  # of the optimizer, in all
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"  # muon is for the matrices of the blocks, adamw for the rest
+    learning_rate: float = 1e-4  # its largest; of all but muon's matrices
     matrix_learning_rate: float = 0.01  # of the matrices, with optimizer=muon
-    weight_decay: float = 0.0
-    warmup_steps: int = 100
+    weight_decay: float = 0.0  # of matrices; vectors have none
+    warmup_steps: int = 100  # over which the learning rates rise from 0
     decay_fraction: float = 0.0  # share of the steps, at the end, over which the learning rate falls to zero
     max_grad_norm: float = 1.0  # 0: gradients are not clipped
-    gradient_accumulation_steps: int = 1
-    gradient_checkpointing: bool = False
-    mixed_precision: Literal["no", "bf16"] = "no"
+    gradient_accumulation_steps: int = 1  # micro-steps before one of the optimizer
+    gradient_checkpointing: bool = False  # compute blocks again in the backward pass instead of keeping them
+    mixed_precision: Literal["no", "bf16"] = "no"  # bf16: matrix products; weights and losses stay in float32
     compile_backend: str | None = None  # of torch.compile, such as inductor; compiles the repeated blocks; None = not
     attention_backend: str | None = None  # of diffusers' dispatcher, None = its choice; on a CPU in bf16 take _native_math
-    ema_decay: float = 0.999
-    seed: int = 0
+    ema_decay: float = 0.999  # of the averaged weights, which are the result
+    seed: int = 0  # of everything drawn
     num_threads: int | None = None  # of torch, on a CPU
     # keeping and watching
-    resume: Literal["auto", "never"] = "auto"
-    checkpoint_every: int = 200
-    keep_checkpoints: int = 2
+    resume: Literal["auto", "never"] = "auto"  # auto goes on from the newest intact checkpoint
+    checkpoint_every: int = 200  # steps
+    keep_checkpoints: int = 2  # how many stay
     sample_every: int = 500  # 0: no samples
-    sample_steps: int = 20
-    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    sample_steps: int = 20  # of the samples' denoising
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"  # gets losses and pictures
     push_to_hub: bool = False  # upload the result at the end
     hub_model_id: str | None = None  # "owner/name" to upload to
-    hub_private: bool = False
+    hub_private: bool = False  # make the repository private
     stop_after_minutes: float | None = None  # checkpoint and stop then; the same command resumes
 
     def __post_init__(self) -> None:
@@ -249,6 +264,8 @@ class TrainConfig:
             raise ValueError(f"{', '.join(given)} belongs to trainable=lora, got trainable={self.trainable}")
         if self.lora_rank is not None and self.lora_rank < 1:
             raise ValueError(f"lora_rank must be at least 1, got {self.lora_rank}")
+        if self.train_text_encoder and not self.generation_batch:
+            raise ValueError("the reconstruction half reads no captions: train_text_encoder=true needs generation_batch > 0")
         if self.trainable == "lora" and self.train_text_encoder:
             raise ValueError("a LoRA file holds layers of the transformer alone: trainable=lora goes not with train_text_encoder")
         if self.model == "dust3r" and (self.generation_batch or self.data == "cache"):

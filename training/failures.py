@@ -1,6 +1,7 @@
 """Ends of a run that its user has to hear of in one line, and what is written for looking into them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ from safetensors.torch import save_file
 
 from jog3r.training.step_batches import StepNoise
 
-__all__ = ["TrainingStopped", "dump_batches", "loader_failure"]
+__all__ = ["OUT_OF_MEMORY", "TrainingStopped", "disk_failure", "dump_batches", "loader_failure"]
+
+OUT_OF_MEMORY = (
+    "out of memory: set gradient_checkpointing=true, optimizer=adamw8bit, a smaller generation_batch or reconstruction_batch "
+    "(and more gradient_accumulation_steps), or, if it came with the samples, sample_every=0; "
+    "`python -m jog3r.training.memory` with the same options says what a step takes"
+)
 
 
 class TrainingStopped(RuntimeError):
@@ -28,6 +35,16 @@ def dump_batches(path: Path, micro_batches: list[tuple[dict[str, torch.Tensor], 
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {name: json.dumps(value) for name, value in facts.items()}
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path, metadata)
+
+
+def disk_failure(what: str, directory: Path, error: Exception) -> TrainingStopped:
+    """What to say when `error` came of writing `what` to the run's `directory`, which is not touched."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    free = shutil.disk_usage(directory).free >> 20
+    return TrainingStopped(
+        f"{what} cannot be written to {str(directory)!r}: {text} ({free} MiB were free); make room, then the same command goes "
+        "on from the newest checkpoint there"
+    )
 
 
 def loader_failure(error: Exception, step: int, timeout_seconds: float) -> TrainingStopped:

@@ -30,6 +30,10 @@ class JointModel(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> dict[str, torch.Tensor]:
         """Losses of one step, scalars: "generation" and "reconstruction", each only if its half is there."""
+        with _autocast(config, batch["latents"].device):
+            return self._losses(batch, draws, config)
+
+    def _losses(self, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> dict[str, torch.Tensor]:
         latents = batch["latents"]  # (B, C, F, h, w)
         captions, caption_index, mask = self._captions(batch, draws)
         noisy = add_training_noise(latents, draws.noise, draws.timesteps, self.scheduler)
@@ -102,7 +106,14 @@ class ImageModel(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> dict[str, torch.Tensor]:
         """Losses of one step: "reconstruction", a scalar."""
-        return {"reconstruction": reconstruction_loss(self.baseline(batch["frames"], draws.pairs), batch, draws.pairs, config)}
+        with _autocast(config, batch["frames"].device):
+            output = self.baseline(batch["frames"], draws.pairs)
+        return {"reconstruction": reconstruction_loss(output, batch, draws.pairs, config)}
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """The run's precision, entered by the model itself: accelerate enters it for DDP and FSDP, but not for DeepSpeed."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16")
 
 
 def reconstruction_loss(output: Any, batch: dict[str, torch.Tensor], pairs: torch.Tensor, config: TrainConfig) -> torch.Tensor:
@@ -111,17 +122,19 @@ def reconstruction_loss(output: Any, batch: dict[str, torch.Tensor], pairs: torc
     Divided by `batch["valid_pixels"]` (2,) where it is given: the mean over all processes and micro-steps of the step.
     """
     start = config.generation_batch
-    depth, intrinsics, poses, valid = (batch[name][start:] for name in ("depth", "intrinsics", "poses", "valid"))
-    truth = pointmaps_in_first_camera(depth, intrinsics, poses)  # (R, F, H, W, 3)
-    return pointmap_loss(
-        output.anchor_pointmaps.flatten(0, 1),  # (R*P, H, W, 3)
-        output.anchor_confidence.flatten(0, 1),
-        output.pointmaps.flatten(0, 1),
-        output.confidence.flatten(0, 1),
-        truth[:, pairs[:, 0]].flatten(0, 1),
-        truth[:, pairs[:, 1]].flatten(0, 1),
-        valid[:, pairs[:, 0]].flatten(0, 1),
-        valid[:, pairs[:, 1]].flatten(0, 1),
-        alpha=config.confidence_alpha,
-        valid_pixels=batch.get("valid_pixels"),
-    )
+    # In float32 whatever the model computes in: bf16 would move the true points by centimetres.
+    with torch.autocast(output.pointmaps.device.type, enabled=False):
+        depth, intrinsics, poses, valid = (batch[name][start:] for name in ("depth", "intrinsics", "poses", "valid"))
+        truth = pointmaps_in_first_camera(depth, intrinsics, poses)  # (R, F, H, W, 3)
+        return pointmap_loss(
+            output.anchor_pointmaps.float().flatten(0, 1),  # (R*P, H, W, 3)
+            output.anchor_confidence.float().flatten(0, 1),
+            output.pointmaps.float().flatten(0, 1),
+            output.confidence.float().flatten(0, 1),
+            truth[:, pairs[:, 0]].flatten(0, 1),
+            truth[:, pairs[:, 1]].flatten(0, 1),
+            valid[:, pairs[:, 0]].flatten(0, 1),
+            valid[:, pairs[:, 1]].flatten(0, 1),
+            alpha=config.confidence_alpha,
+            valid_pixels=batch.get("valid_pixels"),
+        )

@@ -59,7 +59,7 @@ def add_training_noise(clean: torch.Tensor, noise: torch.Tensor, timesteps: torc
     if not hasattr(scheduler, "alphas_cumprod"):  # flow matching
         sigma = _per_sample(timesteps.to(clean) / scheduler.config.num_train_timesteps, clean)
         return (1 - sigma) * clean + sigma * noise
-    alphas_cumprod = scheduler.alphas_cumprod.to(clean.device)[timesteps].to(clean.dtype)  # (B,)
+    alphas_cumprod = scheduler.alphas_cumprod.to(clean.device)[timesteps]  # (B,), 1 at step 0 if rounded to bf16
     return _per_sample(alphas_cumprod.sqrt(), clean) * clean + _per_sample((1 - alphas_cumprod).sqrt(), clean) * noise
 
 

@@ -112,9 +112,7 @@ def _model_and_inputs(config: TrainConfig) -> tuple[JointModel | ImageModel, dic
 
 
 def _forward_and_backward(joint: nn.Module, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> None:
-    with torch.autocast(draws.noise.device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
-        losses = joint(batch, draws, config)
-    torch.stack(list(losses.values())).sum().backward()
+    torch.stack(list(joint(batch, draws, config).values())).sum().backward()
 
 
 def build_without_weights(config: TrainConfig) -> JointModel | ImageModel:

@@ -17,7 +17,7 @@ from jog3r.data.procedural import procedural_captions
 from jog3r.models.pointmap_head import Pointmap3DHead
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
-from jog3r.training.config import load_config
+from jog3r.training.config import read_options
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def build_pipeline(config: TinyConfig) -> Jog3rPipeline:
 def main(arguments: list[str]) -> None:
     """Build and save."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = load_config(TinyConfig, arguments)
+    config = read_options(TinyConfig, arguments)
     torch.manual_seed(config.seed)
     pipeline = build_pipeline(config)
     pipeline.save_pretrained(config.output_dir)

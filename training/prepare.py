@@ -86,6 +86,7 @@ class Preparation:
                 model.to(dtype)
         self.text_encoder.to(dtype)
         self.num_clip_shards = -(-len(self.source.names) // config.clips_per_shard)
+        self.allowed = 0.0  # how many of its videos may be skipped before those of all are counted
         self.num_caption_shards = -(-len(self.texts) // config.captions_per_shard)
 
     def run(self) -> bool:
@@ -107,6 +108,7 @@ class Preparation:
         done = sorted({*mine} - {*todo})
         skipped = sum(len(shards.part("clips", number)["skipped"]) for number in done)
         sizes = {number: len(self._indices(number)) for number in mine}
+        self.allowed = self.config.max_bad_share * sum(sizes.values())
         with tqdm(
             total=sum(sizes.values()),
             initial=sum(sizes[number] for number in done),
@@ -193,7 +195,8 @@ class Preparation:
                     frames = clip if isinstance(clip, str) else self._frames(clip)
                     if isinstance(frames, str):
                         skipped.append({"name": name, "reason": frames})
-                        self._check_share(skipped_before + len(skipped), skipped)
+                        if skipped_before + len(skipped) > self.allowed:  # of this process: time to count those of all
+                            self._check_share(skipped)
                     else:
                         caption_ids = self.caption_ids[index]
                         rows.append(clip_rows(name, frames, caption_ids))
@@ -271,18 +274,17 @@ class Preparation:
 
     # The end
 
-    def _check_share(self, skipped: int, latest: list[dict[str, str]]) -> None:
-        """Stop, with a report of what is known so far, when too many videos are unusable."""
-        total = len(self.source.names)
-        if skipped > self.config.max_bad_share * total:
-            last = latest[-1]
-            parts = [part for number in range(self.num_clip_shards) if (part := self.shards.part("clips", number)) is not None]
-            entries = {entry["name"]: entry for part in parts for entry in part["skipped"]}
-            entries |= {entry["name"]: entry for entry in latest}
+    def _check_share(self, latest: list[dict[str, str]]) -> None:
+        """Stop, with a report of what is known so far of all processes, when too many videos are unusable."""
+        total, last = len(self.source.names), latest[-1]
+        parts = [part for number in range(self.num_clip_shards) if (part := self.shards.part("clips", number)) is not None]
+        entries = {entry["name"]: entry for part in parts for entry in part["skipped"]}
+        entries |= {entry["name"]: entry for entry in latest}
+        if len(entries) > self.config.max_bad_share * total:
             report = {"stopped": True, "skipped": len(entries), "skipped_videos": list(entries.values())}
             self.shards.write(REPORT, report)
             raise ValueError(
-                f"{skipped} of {total} videos cannot be used, more than max_bad_share={self.config.max_bad_share:g}; "
+                f"{len(entries)} of {total} videos cannot be used, more than max_bad_share={self.config.max_bad_share:g}; "
                 f"the last, {last['name']!r}: {last['reason']}"
             )
 
@@ -298,7 +300,7 @@ class Preparation:
         num_frames = sum(video["num_frames"] for part in clips for video in part["videos"])
         totals = {"videos": len(self.source.names) - len(skipped), "skipped": len(skipped), "frames": num_frames}
         if skipped:
-            self._check_share(len(skipped), skipped)
+            self._check_share(skipped)
         self.shards.write(REPORT, {**totals, "skipped_videos": skipped})
         shards = {part_name("clips", number): part for number, part in enumerate(clips)}
         shards |= {part_name("captions", number): part for number, part in enumerate(captions)}

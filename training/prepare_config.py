@@ -33,7 +33,7 @@ class PrepareConfig:
     model: str  # pipeline folder or hub repository: its vae, tokenizer and text_encoder are used
     source: Literal[
         "realestate10k", "realestate10k_tars", "realestate10k_table", "realestate10k_chunks", "posed", "procedural"
-    ] = "realestate10k"
+    ] = "realestate10k"  # kind of the videos, see docs/data.md
     # where the videos are
     cameras: str | None = None  # realestate10k: folder of camera files
     frames: str | None = None  # folder of videos or images, of tars, tables or chunks, of posed folders; _table: or a repository
@@ -43,27 +43,27 @@ class PrepareConfig:
     captions: str | None = None  # json of captions
     default_caption: str | None = None  # of videos without one; without it they are skipped
     image_folder: str | None = None  # posed: such as images_4 of DL3DV-10K
-    procedural_split: Literal["train", "validation", "test"] = "train"
-    first_clip: int = 0  # procedural
-    num_clips: int = 200  # procedural
+    procedural_split: Literal["train", "validation", "test"] = "train"  # procedural: part of the scenes
+    first_clip: int = 0  # procedural: first scene
+    num_clips: int = 200  # procedural: how many scenes
     num_frames: int = 16  # procedural: frames of each path
     # what becomes of them
-    height: int = 256
-    width: int = 256
-    resize_mode: Literal["stretch", "crop"] = "stretch"
+    height: int = 256  # in pixels, of what is prepared
+    width: int = 256  # likewise
+    resize_mode: Literal["stretch", "crop"] = "stretch"  # stretch all of the frame, or cut the middle of its aspect ratio
     min_frames: int = 16  # shorter videos are skipped
     depth: str = "dataset"  # "dataset", "none", or a metric depth model of transformers (folder or hub repository)
     assume_metric: bool = False  # take `depth` for metric though it cannot be recognised as such
     max_depth: float = 1000.0  # what is farther counts as sky: unknown
     align_scale: bool = True  # with a depth model: bring the cameras' translations to the unit of the depth
-    caption_length: int = 120
+    caption_length: int = 120  # tokens at most; the model's
     # how
-    clips_per_shard: int = 16
-    captions_per_shard: int = 1024
+    clips_per_shard: int = 16  # videos in one file
+    captions_per_shard: int = 1024  # captions in one file
     max_bad_share: float = 0.05  # of all videos; above it the run stops
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the models while they run
     batch_size: int = 16  # frames (or captions) at once
-    loader_threads: int = 2
+    loader_threads: int = 2  # that read videos ahead
     num_threads: int | None = None  # of torch, on a CPU
     retry_skipped: bool = False  # try again the shards in which something was skipped: the videos may be there now
 

@@ -1,20 +1,31 @@
 """How a run is spread over processes: what `accelerate launch` was told, and what several processes have to agree on."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+)  # fmt: skip
 from diffusers import training_utils
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from jog3r.training.config import TrainConfig
 from jog3r.training.samples import check_tracker
 
-__all__ = ["StopSignal", "any_process", "is_sharded", "name_blocks", "seed_step", "start_accelerator"]
+__all__ = ["StopSignal", "any_process", "is_sharded", "name_blocks", "seed_step", "start_accelerator", "whole_weights"]
+
+_PATIENCE = timedelta(hours=1)  # that processes have with each other; one draws samples and writes results while all others wait
 
 
 class StopSignal:
@@ -40,6 +51,8 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with=None if config.tracker == "none" else check_tracker(config.tracker),
         project_config=ProjectConfiguration(project_dir=str(directory), logging_dir=str(directory / "logs")),
+        # DDP else keeps all gradients twice
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE), DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     kind = accelerator.distributed_type
     if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
@@ -49,6 +62,21 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             f"optimizer=muon needs whole matrices, which {kind.value} shards over the processes: take optimizer=adamw, or DDP "
             "(training/accelerate/ddp.yaml)"
         )
+    if kind == DistributedType.FSDP and config.optimizer == "adamw8bit":
+        raise ValueError("optimizer=adamw8bit cannot read the parts that FSDP leaves of a weight: take optimizer=adamw")
+    launched = accelerator.gradient_accumulation_steps  # accelerate takes its own number over that of the recipe
+    if kind == DistributedType.DEEPSPEED:
+        of_file = accelerator.state.deepspeed_plugin.deepspeed_config.get("gradient_accumulation_steps", "auto")
+        launched = launched if of_file == "auto" else of_file
+    if launched != config.gradient_accumulation_steps:
+        raise ValueError(
+            f"gradient_accumulation_steps is {config.gradient_accumulation_steps}, but accelerate was launched with {launched}: "
+            "leave it out of accelerate's configuration (and ACCELERATE_GRADIENT_ACCUMULATION_STEPS unset), or make them equal"
+        )
+    if kind == DistributedType.FSDP and config.mixed_precision == "bf16":
+        # accelerate's own policy rounds depth, poses and noise to bf16, too, and sums gradients in it
+        policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        accelerator.state.fsdp_plugin.mixed_precision_policy = policy
     if kind == DistributedType.DEEPSPEED:
         options = accelerator.state.deepspeed_plugin.deepspeed_config
         options["train_micro_batch_size_per_gpu"] = config.generation_batch + config.reconstruction_batch
@@ -58,6 +86,21 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         # EMAModel gathers ZeRO-3's parameters by this name, which diffusers binds at import, before the stage is known.
         training_utils.deepspeed = deepspeed
     return accelerator
+
+
+@contextmanager
+def whole_weights(accelerator: Accelerator) -> Iterator[None]:
+    """Models loaded in it are whole: as long as transformers knows of ZeRO-3, it gives each process a part of T5 alone."""
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        yield
+        return
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(accelerator.state.deepspeed_plugin.dschf)  # EMAModel asks for it
 
 
 def name_blocks(model: nn.Module) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError  # of the hub and of the connection to it
+from safetensors import SafetensorError
 
 from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.config import TrainConfig
+from jog3r.training.failures import disk_failure
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,9 @@ def save_results(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig) 
 
     `lora/` holds the layers as `load_lora_weights` reads them, and beside them the head where the run has trained it. In
     `pipeline/` the layers are added into the weights; so they are in `pipeline` afterwards.
+
+    Raises:
+        TrainingStopped: the disk is full or refuses.
     """
     directory = Path(config.output_dir)
     if config.trainable == "lora" and isinstance(pipeline, Jog3rPipeline):
@@ -74,7 +79,12 @@ def _replace(folder: Path, write: Any) -> None:
     """Let `write` fill a folder aside, then put it in the place of `folder`."""
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
-    write(aside)
+    try:
+        write(aside)
+    except (OSError, SafetensorError) as error:
+        failure = disk_failure(f"{folder.name}/", folder.parent, error)
+        shutil.rmtree(aside, ignore_errors=True)
+        raise failure from error
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 

@@ -1,6 +1,8 @@
 """Pictures to look at while training: validation captions generated, and the cameras and depth found in validation clips."""
 
+import dataclasses
 import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -10,6 +12,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from accelerate import Accelerator
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -27,11 +30,28 @@ NUM_CLIPS = 6
 MAX_COLUMNS = 8
 
 
-def save_samples(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig, directory: Path, step: int) -> dict[str, Path]:
+def save_samples(
+    pipeline: Jog3rPipeline | Dust3rPipeline,
+    config: TrainConfig,
+    directory: Path,
+    step: int,
+    *,
+    device: torch.device | None = None,
+    embedded: dict[str, torch.Tensor] | None = None,
+) -> dict[str, Path]:
     """Write pictures of the first validation clips, and their captions beside them.
 
     `step-0000123.png` has, per clip: frames generated from its caption, its own frames, the depth found in them.
     `step-0000123-cameras.png` has the clips' paths from above: the true one, and the one found.
+
+    Args:
+        pipeline: to look at.
+        config: of the run.
+        directory: to write to.
+        step: number in the files' names.
+        device: where the pipeline computes; None is where its transformer (or baseline) lies.
+        embedded: keeps the embedded captions from one call to the next; None embeds them again, as a text encoder in training
+            demands.
 
     Returns:
         The pictures by name, "frames" and "cameras"; what the configuration does not train is left out, and, with a warning,
@@ -39,9 +59,9 @@ def save_samples(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig, 
     """
     clips = [procedural_clip(index, "validation", config.num_frames, config.height, config.width) for index in range(NUM_CLIPS)]
     generated = found = None
-    with _in_evaluation(pipeline):
+    with _in_evaluation(pipeline, device):
         if config.generation_batch:
-            generated = _generate(pipeline, clips, config)
+            generated = _generate(pipeline, clips, config, {} if embedded is None else embedded)
         if config.reconstruction_batch:
             found = _reconstruct(pipeline, clips)
     directory.mkdir(parents=True, exist_ok=True)
@@ -64,6 +84,21 @@ def check_tracker(name: str) -> str:
     return name
 
 
+def start_trackers(accelerator: Accelerator, config: TrainConfig) -> None:
+    """Open the tracker; a resumed run goes on in the wandb run that it began."""
+    if config.tracker == "none":
+        return
+    kept = Path(config.output_dir) / "wandb-id.txt"
+    if config.tracker == "wandb" and accelerator.is_main_process and not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(f"{secrets.token_hex(8)}\n", encoding="utf-8")
+    wandb = {"resume": "allow", "name": Path(config.output_dir).name}
+    if kept.is_file():
+        wandb["id"] = kept.read_text(encoding="utf-8").strip()
+    options = {name: str(value) for name, value in dataclasses.asdict(config).items()}
+    accelerator.init_trackers("jog3r", config=options, init_kwargs={"wandb": wandb})
+
+
 def log_pictures(trackers: list[Any], pictures: dict[str, Path], step: int) -> None:
     """Show the pictures of `save_samples` in accelerate's trackers."""
     arrays = {f"samples/{name}": np.asarray(Image.open(path).convert("RGB")) for name, path in pictures.items()}
@@ -78,12 +113,12 @@ def log_pictures(trackers: list[Any], pictures: dict[str, Path], step: int) -> N
 
 
 @contextmanager
-def _in_evaluation(pipeline: Any) -> Iterator[None]:
-    """In evaluation mode and on the device of what is trained; but a T5-XXL, six times the rest, stays where it is."""
+def _in_evaluation(pipeline: Any, device: torch.device | None = None) -> Iterator[None]:
+    """In evaluation mode and on `device`, else on that of what is trained. A T5-XXL, six times the rest, stays where it is."""
     modules = {name: module for name, module in pipeline.components.items() if isinstance(module, torch.nn.Module)}
     before = {name: (module.training, module.device) for name, module in modules.items()}
     moved = {name: module for name, module in modules.items() if name != "text_encoder"}
-    device = modules["transformer" if "transformer" in modules else "baseline"].device
+    device = device or modules["transformer" if "transformer" in modules else "baseline"].device
     pipeline.set_progress_bar_config(disable=True)
     try:
         for module in modules.values():
@@ -98,19 +133,20 @@ def _in_evaluation(pipeline: Any) -> Iterator[None]:
             module.to(before[name][1])
 
 
-def _generate(pipeline: Any, clips: list[Clip], config: TrainConfig) -> np.ndarray | None:
+def _generate(pipeline: Any, clips: list[Clip], config: TrainConfig, embedded: dict[str, torch.Tensor]) -> np.ndarray | None:
     """Frames (K, F, H, W, 3) uint8 from the clips' captions; None, with a message, without text encoder or tokenizer."""
     if pipeline.text_encoder is None or pipeline.tokenizer is None:
         logger.warning("nothing is generated for the samples: the pipeline has no text encoder or no tokenizer to read captions")
         return None
-    captions = [clip.caption for clip in clips]
-    with torch.no_grad():  # on the text encoder's own device
-        embeds, mask, _, _ = pipeline.encode_prompt(
-            captions, do_classifier_free_guidance=False, device=pipeline.text_encoder.device
-        )
+    if not embedded:  # on the text encoder's own device, where a T5-XXL may take longer for it than all the rest
+        captions = [clip.caption for clip in clips]
+        with torch.no_grad():
+            embedded["embeds"], embedded["mask"], _, _ = pipeline.encode_prompt(
+                captions, do_classifier_free_guidance=False, device=pipeline.text_encoder.device
+            )
     frames = pipeline(
-        prompt_embeds=embeds,
-        prompt_attention_mask=mask,
+        prompt_embeds=embedded["embeds"],
+        prompt_attention_mask=embedded["mask"],
         task="t2v",
         num_frames=config.num_frames,
         height=config.height,

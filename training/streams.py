@@ -32,6 +32,8 @@ def build_stream(config: TrainConfig, pipeline: Any, caption_length: int, length
             # One that is trained embeds the captions itself, and is no longer the cache's after its first step.
             text_encoder = None if config.train_text_encoder else pipeline.text_encoder
             stream.check_captions(pipeline.transformer.config.caption_channels, text_encoder)
+        if config.reconstruction_batch:
+            stream.check_depth()
         stream.check_missing(config.max_missing_share)
         return stream
     vae, tokenizer = getattr(pipeline, "vae", None), getattr(pipeline, "tokenizer", None)  # a DUSt3R has neither

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from jog3r.pipelines.load import load_pipeline
@@ -34,11 +35,19 @@ from jog3r.training.checkpoints import (
     save_checkpoint,
 )
 from jog3r.training.config import TrainConfig, load_config
-from jog3r.training.failures import TrainingStopped, dump_batches, loader_failure
+from jog3r.training.failures import OUT_OF_MEMORY, TrainingStopped, dump_batches, loader_failure
 from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
-from jog3r.training.processes import StopSignal, any_process, is_sharded, name_blocks, seed_step, start_accelerator
+from jog3r.training.processes import (
+    StopSignal,
+    any_process,
+    is_sharded,
+    name_blocks,
+    seed_step,
+    start_accelerator,
+    whole_weights,
+)  # fmt: skip
 from jog3r.training.results import open_repository, push_results, save_results
-from jog3r.training.samples import log_pictures, save_samples
+from jog3r.training.samples import log_pictures, save_samples, start_trackers
 from jog3r.training.step_batches import BatchShare, StepNoise, count_valid_pixels, draw_step_noise
 from jog3r.training.step_log import StepLog
 from jog3r.training.streams import build_loader, build_stream
@@ -73,7 +82,8 @@ class Run:
             torch.set_num_threads(config.num_threads)
         # 2. models; whatever starts fresh starts with the same weights in every process
         torch.manual_seed(config.seed)
-        self.pipeline = load_pipeline(config.init_from)
+        with whole_weights(accelerator):
+            self.pipeline = load_pipeline(config.init_from)
         self.joint = build_model(self.pipeline, config)
         generator = isinstance(self.pipeline, Jog3rPipeline)
         self.caption_length = self.pipeline.transformer.config.max_caption_length if generator else 1
@@ -97,8 +107,8 @@ class Run:
         self.state = TrainingState(trained, average or self._build_average(trained), optimizers, schedules)
         if accelerator.is_main_process:
             open_repository(config)
-        if config.tracker != "none":
-            accelerator.init_trackers("jog3r", config={k: str(v) for k, v in dataclasses.asdict(config).items()})
+        start_trackers(accelerator, config)
+        self.sample_captions: dict[str, torch.Tensor] = {}  # embedded for the first samples
 
     def _build_average(self, trained: list[tuple[str, torch.nn.Parameter]]) -> EMAModel:
         average = EMAModel([value for _, value in trained], decay=self.config.ema_decay, use_ema_warmup=True, power=0.75)
@@ -170,9 +180,14 @@ class Run:
         dump_batches(path, micro_batches, {"step": step, "values": {k: str(v) for k, v in values.items()}, "samples": names})
         self.accelerator.wait_for_everyone()  # the first process to end takes the others with it
         shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
+        # DeepSpeed takes the step inside the backward pass, before its gradients can be looked at.
+        taken = self.accelerator.distributed_type == DistributedType.DEEPSPEED and "gradient_norm" in values
+        weights = (
+            "DeepSpeed has taken the step, checkpoints are from before it" if taken else "The weights are as before the step"
+        )
         raise TrainingStopped(
-            f"not finite at step {step}: {shown}; clips: {'; '.join(names)}; clips and noise are in {path}. The weights are as "
-            "before the step: look into the clips, or lower learning_rate"
+            f"not finite at step {step}: {shown}; clips: {'; '.join(names)}; clips and noise are in {path}. {weights}: look into "
+            "the clips, or lower learning_rate"
         )
 
     def resume(self) -> int:
@@ -210,11 +225,12 @@ class Run:
         """The pipeline with the averaged weights, on the main process; None on the others. All have to enter."""
         main = self.accelerator.is_main_process
         if is_sharded(self.accelerator):
-            weights = self.state.averaged_weights()
+            weights = self.state.averaged_weights(keep=main)
             if not main:
                 yield None
                 return
-            pipeline = load_pipeline(self.config.init_from)
+            with whole_weights(self.accelerator):
+                pipeline = load_pipeline(self.config.init_from)
             build_model(pipeline, self.config).load_state_dict(weights, strict=False)
             yield pipeline
             return
@@ -236,7 +252,10 @@ class Run:
         """Generate and reconstruct with the averaged weights, write pictures to look at."""
         with self.averaged_pipeline() as pipeline:
             if pipeline is not None:
-                pictures = save_samples(pipeline, self.config, self.directory / "samples", step)
+                pictures = save_samples(
+                    pipeline, self.config, self.directory / "samples", step, device=self.accelerator.device,
+                    embedded=None if self.config.train_text_encoder else self.sample_captions,
+                )  # fmt: skip
                 log_pictures(self.accelerator.trackers, pictures, step)
 
 
@@ -289,7 +308,10 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         logger.error("error: %s", error)
         return 2
-    except (TrainingStopped, OSError) as error:
+    except torch.OutOfMemoryError as error:
+        logger.error("error: %s (%s)", OUT_OF_MEMORY, str(error).splitlines()[0])
+        return 1
+    except (TrainingStopped, OSError, SafetensorError) as error:
         logger.error("error: %s", error)
         return 1
     finally:

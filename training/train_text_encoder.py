@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from jog3r.data.scene_grammar import FLOOR_PATTERNS, KINDS, MOTIONS, PALETTE, SceneWords, scene_words
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
-from jog3r.training.config import load_config
+from jog3r.training.config import read_options
 from jog3r.training.plain_loop import minimise
 
 logger = logging.getLogger(__name__)
@@ -147,7 +147,7 @@ def measure(pipeline: Jog3rPipeline, reader: CaptionReader, count: int = 1000) -
 def main(arguments: list[str]) -> None:
     """Train and save."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = load_config(TextEncoderConfig, arguments)
+    config = read_options(TextEncoderConfig, arguments)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.num_threads)
     start = time.monotonic()

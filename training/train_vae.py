@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL
 from tqdm import tqdm
 
 from jog3r.data.procedural import procedural_clip
-from jog3r.training.config import load_config
+from jog3r.training.config import read_options
 from jog3r.training.plain_loop import minimise
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def measure(vae: AutoencoderKL, config: VaeConfig, frames: torch.Tensor) -> floa
 def main(arguments: list[str]) -> None:
     """Train and save."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = load_config(VaeConfig, arguments)
+    config = read_options(VaeConfig, arguments)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.num_threads)
     start = time.monotonic()
