@@ -304,7 +304,9 @@ def _cameras(pipeline: Any, frames: np.ndarray, seed: int, call: Mapping[str, An
 
 
 def _geometry(output: Any) -> dict[str, np.ndarray]:
-    return {name: getattr(output, name)[0].float().cpu().numpy() for name in ("poses", "intrinsics", "depth")}
+    """Cameras and depth of the only clip, and per frame why its pose deserves no trust."""
+    arrays = {name: getattr(output, name)[0].float().cpu().numpy() for name in ("poses", "intrinsics", "depth")}
+    return {**arrays, "degenerate": np.array(output.registration[0].degenerate)}
 
 
 def _seeded(seed: int) -> torch.Generator:
@@ -349,4 +351,14 @@ def _settings(config: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 
 def _error_lines(predictions: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
-    return [f"clip {k}: {item['error']}" for k, item in enumerate(predictions) if "error" in item]
+    """Clips without a prediction, and frames without a pose."""
+    lines = []
+    for k, item in enumerate(predictions):
+        if "error" in item:
+            lines.append(f"clip {k}: {item['error']}")
+        for prefix, title in (("", ""), ("v2c_", "V2C: ")):
+            lost = np.flatnonzero(~scoring.known_poses(item, prefix)).tolist()
+            if lost:
+                words = sorted({str(item[f"{prefix}degenerate"][frame]) for frame in lost})
+                lines.append(f"clip {k}: {title}no pose for frames {', '.join(map(str, lost))} ({'; '.join(words)})")
+    return lines

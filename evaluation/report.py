@@ -15,6 +15,7 @@ POSE_COLUMNS = {
     "maa@30": "mAA@30 % (min of RRA, RTA)",
     "auc@30": "AUC@30 % (max per pair)",
     "num_failed": "failed",
+    "num_failed_pairs": "failed pairs",
     "num_undefined": "no direction",
 }
 CAPTION_COLUMNS = {
@@ -94,4 +95,4 @@ def t2vc_report(result: Mapping[str, Any]) -> str:
 
 
 def _errors(errors: Sequence[str]) -> str:
-    return "\n" if not errors else "\n\nFailed clips:\n" + "\n".join(f"- {line}" for line in errors) + "\n"
+    return "\n" if not errors else "\n\nFailed clips and frames (from 0):\n" + "\n".join(f"- {line}" for line in errors) + "\n"

@@ -13,6 +13,7 @@ from jog3r.evaluation.captions import DetectedColours, caption_following, classi
 from jog3r.evaluation.consistency import FeatureFunction, met3r_self, warp_error
 from jog3r.evaluation.video_metrics import bootstrap_interval, frechet_distance, kernel_distance, real_floor
 from jog3r.geometry.cameras import transform, unproject
+from jog3r.geometry.degeneracy import pose_known
 
 RELATIVES: tuple[Literal["first", "all"], ...] = ("first", "all")
 NUM_BINS = 4
@@ -25,7 +26,8 @@ def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip]) -> dict[str,
     """Pose figures of predicted cameras beside the two baselines, bins, and geometry figures.
 
     Args:
-        predictions: `poses (F,4,4)`, `intrinsics (F,3,3)`, `depth (F,H,W)` and `seconds` of each clip, or `error`.
+        predictions: `poses (F,4,4)`, `intrinsics (F,3,3)`, `depth (F,H,W)` and `seconds` of each clip, or `error`; optionally
+            `degenerate` (F,), see `Registration.degenerate`: pairs with a frame that has no pose count as 180 degrees.
         clips: the true ones, in the same order.
     """
     result: dict[str, Any] = {}
@@ -34,7 +36,9 @@ def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip]) -> dict[str,
         for prediction, clip in zip(predictions, clips, strict=True):
             true = clip.poses
             rows["model"].append(
-                failed_pose_errors(true, relative) if "error" in prediction else pose_errors(prediction["poses"], true, relative)
+                failed_pose_errors(true, relative)
+                if "error" in prediction
+                else pose_errors(prediction["poses"], true, relative, known=known_poses(prediction))
             )
             rows["constant pose"].append(pose_errors(constant_poses(len(true)), true, relative))
             rows["always forward"].append(pose_errors(forward_poses(len(true)), true, relative))
@@ -55,7 +59,8 @@ def score_closed_loop(predictions: Sequence[Arrays]) -> dict[str, Any]:
     """Cameras of T2V+C against V2C of the same generated video, beside the same against strangers' videos.
 
     Args:
-        predictions: `poses` (T2V+C) and `v2c_poses` of each clip, or `error`. A failed clip counts as 180 degrees in both rows.
+        predictions: `poses` (T2V+C) and `v2c_poses` of each clip, or `error`; optionally `degenerate` and `v2c_degenerate`.
+            Failed clips and pairs with a frame that has no pose count as 180 degrees in both rows.
     """
     count = len(predictions)
     num_frames = next((len(item["poses"]) for item in predictions if "error" not in item), 2)
@@ -146,19 +151,32 @@ def score_distributions(generated_features: np.ndarray, real_features: np.ndarra
 def _loop_errors(item: Arrays, other: Arrays, num_frames: int) -> PoseErrors:
     if "error" in item or "error" in other:  # as many pairs as a sound clip has: means go over pairs
         return failed_pose_errors(constant_poses(num_frames))
-    return pose_errors(item["poses"], other["v2c_poses"])
+    return pose_errors(item["poses"], other["v2c_poses"], known=known_poses(item) & known_poses(other, "v2c_"))
 
 
 def _colours(item: Arrays) -> DetectedColours:
     return DetectedColours(None, None, frozenset(), {}) if "error" in item else detect_colours(item["frames"])
 
 
+def known_poses(item: Arrays, prefix: str = "") -> np.ndarray:
+    """Mask (F,) of a prediction's frames that have a pose; without a word about it (other makers' predictions) all have."""
+    flags = item.get(f"{prefix}degenerate")
+    if flags is not None:
+        return pose_known([str(words) for words in flags]).numpy()
+    return np.ones(len(item.get(f"{prefix}poses", ())), dtype=bool)
+
+
 def _motion(item: Arrays) -> str | None:
-    return None if "error" in item else classify_motion(item["v2c_poses"])
+    if "error" in item or not known_poses(item, "v2c_").all():
+        return None
+    return classify_motion(item["v2c_poses"])
 
 
 def _view(item: Arrays, prefix: str = "") -> dict[str, np.ndarray]:
-    return {"frames": item["frames"], **{name: item[f"{prefix}{name}"] for name in ("depth", "poses", "intrinsics")}}
+    """Frames and geometry; frames without a pose have no depth here, so that their points lie nowhere."""
+    arrays = {name: item[f"{prefix}{name}"] for name in ("depth", "poses", "intrinsics")}
+    arrays["depth"] = np.where(known_poses(item, prefix)[:, None, None], arrays["depth"], 0)
+    return {"frames": item["frames"], **arrays}
 
 
 def _consistency(views: Sequence[Mapping[str, np.ndarray]], features: FeatureFunction | None) -> dict[str, float]:

@@ -34,7 +34,8 @@ _PLANS = {"above": (0, 2), "the right": (2, 1), "behind": (0, 1)}  # the world a
 def trajectory_picture(scene: Scene) -> bytes:
     """The cameras in their scene: a perspective view, and views from above and from the side, whole and close up.
 
-    Colours run along the clip. With `scene.pose_covariance` the close-ups show 2-sigma ellipses of the positions.
+    Colours run along the clip. With `scene.pose_covariance` the close-ups show 2-sigma ellipses of the positions. Frames
+    without a known pose are left out.
 
     Args:
         scene: Cameras; pointmaps are optional.
@@ -42,6 +43,7 @@ def trajectory_picture(scene: Scene) -> bytes:
     Returns:
         PNG bytes.
     """
+    scene = scene.posed()
     has_points = scene.pointmaps is not None
     figure = Figure(figsize=(14, 7) if has_points else (9, 4.6), dpi=110, facecolor="white", layout="constrained")
     grid = figure.add_gridspec(2 if has_points else 1, 3 if has_points else 2, width_ratios=[1.75, 1, 1] if has_points else None)
@@ -85,7 +87,8 @@ def overview_picture(scenes: list[Scene]) -> bytes:
         for place, frame in enumerate(chosen):
             show_image(block.add_subplot(grid[place // 4, place % 4]), scene.frames[frame])
         depth = float(np.median(scene.depth[scene.valid_pixels(edge_tolerance=None)]))
-        _draw_perspective(block.add_subplot(grid[:, 4]), scene, camera_size(scene.poses, depth), title="")
+        posed = scene.posed()
+        _draw_perspective(block.add_subplot(grid[:, 4]), posed, camera_size(posed.poses, depth), title="")
     return figure_png(figure)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from jog3r.geometry.cameras import intrinsics_from_focal, relative_poses, transform, unproject
 from jog3r.geometry.checks import Given, check_given, check_inputs
-from jog3r.geometry.degeneracy import find_degenerate
+from jog3r.geometry.degeneracy import find_degenerate, pose_known
 from jog3r.geometry.dense import Dense, dense_depth, frame_confidence
 from jog3r.geometry.energy import Pairwise, objective
 from jog3r.geometry.pointmaps import mean_distance
@@ -50,12 +50,17 @@ class Registration:
     num_iterations: int
     """Steps taken."""
     degenerate: tuple[str, ...]
-    """Per frame why its pose deserves no trust, joined by ", ": "too few points", "no overlap", "no parallax", "planar scene",
-    "poor fit"; "" for a sound frame."""
+    """Per frame why its pose deserves no trust, joined by ", ": "no parallax", "planar scene", "poor fit"; "too few points" and
+    "no overlap" for a frame that has no pose (see `pose_known`); "" for a sound frame."""
     pose_covariance: Tensor
     """(F, 6, 6) covariance of rotation vector (radians) and translation of each pose, in world axes (R -> exp(w) R, t -> t + v);
     zero for frame 1 and given poses, inf on the diagonal where the pose is unknown; NaN-filled by the reference, which
     knows none."""
+
+    @property
+    def pose_known(self) -> Tensor:
+        """(F,) bool: False for frames whose pose nothing tells: the identity stands there, depth and points mean nothing."""
+        return pose_known(self.degenerate)
 
 
 def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
@@ -144,13 +149,14 @@ def _fast(data: Pairwise, masks: tuple[Tensor, Tensor], num_frames: int, given: 
         # 2. all cameras together
         refined = refine(samples, state, options)
         state = refined.state
-        degenerate = find_degenerate(samples, refined)
+        known = state.reached if given.poses is None else torch.ones_like(state.reached)
+        degenerate = find_degenerate(samples, refined, known)
     # 3. depth of all pixels for these cameras
     pair_scale = state.pair_scale / samples.unit
     dense = dense_depth(data, masks, state.poses, state.intrinsics, pair_scale, options.chunk_pairs)
     covariance = refined.covariance
     unknown = torch.full((6,), torch.inf, dtype=covariance.dtype, device=covariance.device).diag_embed().nan_to_num(nan=0.0)
-    covariance = torch.where(state.reached[:, None, None], covariance, unknown)
+    covariance = torch.where(known[:, None, None], covariance, unknown)
     return _finish(
         (state.poses, state.intrinsics, pair_scale, covariance),
         dense,

@@ -41,19 +41,22 @@ def options(video: Path, model: Path, out: Path, *arguments: str) -> argparse.Na
 
 def test_results_are_complete(video: Path, model: Path, tmp_path: Path) -> None:
     chosen = options(video, model, tmp_path / "out", "--window", "4", "--overlap", "2", "--keyframes", "3", "--close-loops")
-    chosen.export = ["tum", "npz"]
+    chosen.export = ["tum", "kitti", "npz"]
     text = run_long_reconstruct(chosen)
     assert "10 frames in 4 windows; clouds show 3 of them" in text
     assert "loops closed" in text
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         *("video.mp4", "cameras.json", "trajectory.png", "pointcloud.ply", "pointcloud.glb"),
-        *("trajectory_tum.txt", "scene.npz"),
+        *("trajectory_tum.txt", "trajectory_kitti.txt", "scene.npz"),
     }
     cameras = json.loads((tmp_path / "out" / "cameras.json").read_text())
     assert len(cameras["frames"]) == 10
-    assert len((tmp_path / "out" / "trajectory_tum.txt").read_text().splitlines()) >= 10
+    assert len((tmp_path / "out" / "trajectory_kitti.txt").read_text().splitlines()) == 10
+    known = sum(frame.get("pose_known", True) for frame in cameras["frames"])
+    assert len((tmp_path / "out" / "trajectory_tum.txt").read_text().splitlines()) == 1 + known
     scene = load_scene(tmp_path / "out")  # the key frames
+    assert [scene.frame_index[0], scene.frame_index[-1]] == [0, 9]
     np.testing.assert_allclose(scene.poses[[0, 2]], [cameras["frames"][index]["pose"] for index in (0, 9)], atol=1e-6)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,36 @@ def test_failed_clips_count_and_are_named(clips):
     assert loop["own video"]["num_failed"] == 1
     assert loop["own video"]["num_pairs"] == 6 and loop["shuffled pairs"]["num_pairs"] == 5 * 6
     assert loop["own video"]["rotation_deg"] == pytest.approx(90, abs=1e-3)  # half of the pairs at 180
+
+
+def test_frames_without_a_pose_count_as_failed_pairs_and_are_named(pipe, clips, tmp_path):
+    lost = perfect(clips[0])
+    lost["poses"] = lost["poses"].copy()
+    lost["poses"][2] = np.eye(4)  # what registration gives where it found none
+    lost["degenerate"] = np.array(["", "planar scene", "no overlap", ""])
+    result = score_v2c([lost, perfect(clips[1])], [clips[0], clips[1]])
+    for relative, pairs, failed in (("first", 6, 1), ("all", 12, 3)):
+        model = result[relative]["model"]
+        assert (model["num_pairs"], model["num_failed_pairs"], model["num_failed"]) == (pairs, failed, 0)
+        assert model["rotation_deg"] == pytest.approx(180 * failed / pairs, abs=1e-3)
+        assert model["translation_deg"] == pytest.approx(180 * failed / pairs, abs=1e-2)
+    loop = score_closed_loop([{**lost, "v2c_poses": clips[0].poses}, {**perfect(clips[1]), "v2c_poses": clips[1].poses}])
+    assert loop["own video"]["num_failed_pairs"] == 1
+
+    class Blind:
+        """The second frame of every clip cannot be registered."""
+
+        components = pipe.components
+
+        def __call__(self, **arguments):
+            output = pipe(**arguments)
+            output.registration[0] = replace(output.registration[0], degenerate=("", "too few points", "", ""))
+            return output
+
+    result = evaluate_v2c(Blind(), clips, tmp_path / "v2c")
+    assert result["first"]["model"]["num_failed_pairs"] == 3
+    assert result["errors"][0] == "clip 0: no pose for frames 1 (too few points)"
+    assert "Failed clips and frames" in v2c_report(result)
 
 
 def test_closed_loop_compares_with_strangers(clips):
@@ -146,7 +177,7 @@ def test_wrong_calls_raise_and_broken_clips_are_recorded(pipe, clips, tmp_path, 
     with caplog.at_level(logging.WARNING):
         result = evaluate_v2c(SometimesBroken(), clips, tmp_path / "b")
     assert result["first"]["model"]["num_failed"] == 2
-    assert result["errors"] == ["clip 1: poses not finite", "clip 2: singular"]
+    assert [line for line in result["errors"] if "no pose" not in line] == ["clip 1: poses not finite", "clip 2: singular"]
     assert "singular" in caplog.text
 
 
