@@ -11,7 +11,7 @@ from jog3r.evaluation.baselines import constant_poses, forward_poses, shuffled_p
 from jog3r.evaluation.camera_metrics import PoseErrors, failed_pose_errors, pose_errors, pose_metrics, pose_metrics_by_bin
 from jog3r.evaluation.captions import DetectedColours, caption_following, classify_motion, detect_colours
 from jog3r.evaluation.consistency import FeatureFunction, met3r_self, warp_error
-from jog3r.evaluation.video_metrics import bootstrap_interval, frechet_distance, kernel_distance, real_floor
+from jog3r.evaluation.video_metrics import frechet_distance, kernel_distance, real_floor, spread_at_this_size
 from jog3r.geometry.cameras import transform, unproject
 from jog3r.geometry.degeneracy import pose_known
 
@@ -128,16 +128,19 @@ def score_consistency(
 
 
 def score_distributions(generated_features: np.ndarray, real_features: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Fréchet and kernel distance of pooled features (N,D) to real ones (M,D), with intervals, and the floor real against real.
+    """Fréchet and kernel distance of pooled features (N,D) to real ones (M,D), their spread, and the floor real against real.
 
     The floor splits the real set, so it is at half its size: the distance of as many generated to as many real samples stands
-    beside it.
+    beside it. A Fréchet distance of fewer than 4 samples has no spread.
     """
     half = len(real_features) // 2
-    distance = bootstrap_interval(frechet_distance, generated_features, real_features, num_resamples=50)
     kernel = kernel_distance(generated_features, real_features)
+    size = min(len(generated_features), len(real_features))
+    distance: dict[str, Any] = {"value": frechet_distance(generated_features, real_features), "N": size}
+    if size >= 4:
+        distance["std"] = spread_at_this_size(frechet_distance, generated_features, real_features, num_resamples=50).std
     rows: dict[str, dict[str, Any]] = {
-        "Fréchet": {"value": distance.value, "low 95 %": distance.low, "high 95 %": distance.high, "N": distance.num_samples},
+        "Fréchet": distance,
         "kernel (KID)": {"value": kernel.value, "std": kernel.std, "N": kernel.num_samples},
     }
     if half >= 2:
