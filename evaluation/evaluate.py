@@ -57,6 +57,8 @@ class EvaluationOptions:
         num_inference_steps: of the sampling.
         guidance_scale: None: the pipeline's default.
         registration: "fast" or "reference".
+        smoothness_focal, smoothness_translation: weights of the paper's temporal terms, see docs/registration.md.
+        focal_per_frame: a focal length for each frame, not one for all.
         both_directions: video to cameras reads each video backwards, too (see `Jog3rPipeline.__call__`).
         features: folder or hub id of a feature network (DINO); None: met3r_self on colours, no distances with it.
         features_sha256: pinned hash of its weights; a must for a hub id.
@@ -79,6 +81,9 @@ class EvaluationOptions:
     num_inference_steps: int = 30
     guidance_scale: float | None = None
     registration: str = "fast"
+    smoothness_focal: float = 0.0
+    smoothness_translation: float = 0.0
+    focal_per_frame: bool = False
     both_directions: bool = False
     features: str | None = None
     features_sha256: str | None = None
@@ -92,6 +97,10 @@ class EvaluationOptions:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
         if self.registration not in ("fast", "reference"):
             raise ValueError(f"registration must be fast or reference, got {self.registration!r}")
+        if min(self.smoothness_focal, self.smoothness_translation) < 0:
+            raise ValueError(f"smoothness weights must be >= 0, got {self.smoothness_focal} and {self.smoothness_translation}")
+        if self.smoothness_focal > 0 and not self.focal_per_frame:
+            raise ValueError("smoothness_focal does nothing with one focal length for all frames: add focal_per_frame")
         if self.split not in ("validation", "test"):
             raise ValueError(f"evaluation is for held-out clips: split must be validation or test, got {self.split!r}")
         if self.clips < 1 or self.captions < 2:
@@ -103,6 +112,11 @@ class EvaluationOptions:
                 raise ValueError(f"{name}_sha256 is given without {name}: name the feature network too")
         if Path(self.out).is_file():
             raise NotADirectoryError(f"{self.out} is a file; give a folder")
+
+    def registration_kwargs(self) -> dict[str, Any]:
+        """Arguments of `register_pointmaps`; what was left at its default is not named, so that older predictions still fit."""
+        named = {name: getattr(self, name) for name in ("smoothness_focal", "smoothness_translation") if getattr(self, name)}
+        return {"method": self.registration, **named, **({"shared_focal": False} if self.focal_per_frame else {})}
 
 
 def run_evaluation(**options: Any) -> dict[str, Any]:
@@ -133,7 +147,7 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
     pipeline.set_progress_bar_config(disable=True)
     size = pipeline.output_size(config.num_frames, config.height, config.width)
     out = Path(config.out)
-    call: dict[str, Any] = {"registration_kwargs": {"method": config.registration}}
+    call: dict[str, Any] = {"registration_kwargs": config.registration_kwargs()}
     if config.both_directions:
         call["both_directions"] = True
     results: dict[str, Any] = {"model": config.model, "jog3r": __version__, "torch": torch.__version__}

@@ -255,6 +255,8 @@ def test_fingerprint_sees_weights_and_settings(pipe):
         ({"task": "t2v"}, "v2c, t2vc, all"),
         ({"split": "train"}, "held-out"),
         ({"captions": 1}, "2 captions"),
+        ({"smoothness_translation": -1.0}, "weights must be >= 0"),
+        ({"smoothness_focal": 1.0}, "add focal_per_frame"),
         ({"features_sha256": "0"}, "without features"),
         ({"fvd_sha256": "0"}, "without fvd"),
     ],
@@ -262,6 +264,15 @@ def test_fingerprint_sees_weights_and_settings(pipe):
 def test_options_refuse(change, message):
     with pytest.raises(ValueError, match=message):
         EvaluationOptions(**{"task": "all", "model": "m", "out": "o", **change})
+
+
+def test_registration_options_reach_the_call():
+    plain, paper = (
+        EvaluationOptions("all", "m", "o", **change)
+        for change in ({}, {"registration": "reference", "smoothness_focal": 0.1, "focal_per_frame": True})
+    )
+    assert plain.registration_kwargs() == {"method": "fast"}  # as in folders of predictions made before
+    assert paper.registration_kwargs() == {"method": "reference", "smoothness_focal": 0.1, "shared_focal": False}
 
 
 def test_unknown_options_and_files_are_refused(tmp_path):
