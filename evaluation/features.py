@@ -62,6 +62,10 @@ class FeatureNetwork:
         change = (tokens[1:] - tokens[:-1]).abs().mean(0) if len(tokens) > 1 else torch.zeros_like(tokens[0])
         return torch.cat((tokens.mean(0), change)).cpu().numpy()
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device
+
     def _sides(self, frames: Tensor) -> tuple[int, int]:
         """Height and width the pictures are resized to: multiples of the patch, the shorter one the picture size."""
         height, width = frames.shape[-2:]
@@ -72,8 +76,9 @@ class FeatureNetwork:
     def _tokens(self, frames: Tensor, height: int, width: int) -> Tensor:
         if frames.dim() != 4 or frames.shape[1] != 3:
             raise ValueError(f"pictures must have shape (N,3,H,W) in 0..1, got {tuple(frames.shape)}")
+        frames = frames.to(self._device)
         resized = functional.interpolate(frames.float(), (height, width), mode="bicubic", antialias=True).clamp(0, 1)
-        pixels = (resized - self._mean) / self._std
+        pixels = (resized - self._mean.to(resized)) / self._std.to(resized)
         # ViT (DINO v1) asks for leave to stretch its position embedding, DINOv2 always does.
         options = {"interpolate_pos_encoding": True} if self._model.config.model_type == "vit" else {}
         return torch.cat([self._model(pixel_values=chunk, **options).last_hidden_state for chunk in pixels.split(_BATCH)])

@@ -80,11 +80,11 @@ class VideoFeatures:
     @torch.no_grad()
     def clip(self, frames: Tensor | np.ndarray) -> np.ndarray:
         """Logits (400,) float64 of a clip (F,H,W,3), all its frames, stretched to 224 x 224 bilinearly (no antialiasing)."""
-        video = as_video(frames)  # (F,3,H,W)
+        video = as_video(frames).to(next(self._model.parameters()).device)  # (F,3,H,W)
         if len(video) < MIN_FRAMES:
             raise ValueError(f"I3D needs clips of at least {MIN_FRAMES} frames, got {len(video)}")
         resized = functional.interpolate(video, (PICTURE_SIZE, PICTURE_SIZE), mode="bilinear", align_corners=False)
-        return self._model((resized * 2 - 1).transpose(0, 1)[None])[0].double().numpy()
+        return self._model((resized * 2 - 1).transpose(0, 1)[None])[0].double().cpu().numpy()
 
 
 def load_i3d(path: str | Path, sha256: str | None = None) -> VideoFeatures:

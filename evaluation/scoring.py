@@ -187,7 +187,7 @@ def _consistency(views: Sequence[Mapping[str, np.ndarray]], features: FeatureFun
     for view in views:
         depth, poses, intrinsics = (torch.as_tensor(view[name]).float() for name in ("depth", "poses", "intrinsics"))
         points = transform(poses, unproject(depth, intrinsics))  # (F,H,W,3), world = frame 1
-        own = met3r_self(view["frames"], points, intrinsics, features)
+        own = met3r_self(view["frames"], points, intrinsics, features, valid=depth > 0)
         warped = warp_error(view["frames"], depth, poses, intrinsics, valid=depth > 0)
         rows.append(
             {"met3r_self": own.score, "visibility": float(own.visibility.mean()), **own.motion, "warp_ratio": warped["ratio"]}
