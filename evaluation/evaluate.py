@@ -32,12 +32,13 @@ from jog3r.data.procedural import procedural_caption
 from jog3r.evaluation import report, scoring
 from jog3r.evaluation.captions import parse_caption
 from jog3r.evaluation.features import FeatureNetwork, load_features
-from jog3r.evaluation.i3d import VideoFeatures, load_i3d
+from jog3r.evaluation.i3d import MIN_FRAMES, VideoFeatures, load_i3d
 from jog3r.evaluation.predictions import Predictions, ProceduralClips, describe_clips, fingerprint, write_text
 
 logger = logging.getLogger(__name__)
 
 TASKS = ("v2c", "t2vc", "all")
+_FEW = 3  # clips that must all fail alike, and first of all, before the call is taken to be wrong
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,10 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
         raise ValueError(f"{type(pipeline).__name__} sees pairs of images: both_directions would change nothing")
     pipeline.set_progress_bar_config(disable=True)
     size = pipeline.output_size(config.num_frames, config.height, config.width)
+    if fvd is not None and config.task != "v2c" and size[0] < MIN_FRAMES:
+        raise ValueError(
+            f"FVD needs clips of at least {MIN_FRAMES} frames, these have {size[0]}: raise num_frames or leave out fvd"
+        )
     out = Path(config.out)
     call: dict[str, Any] = {"registration_kwargs": config.registration_kwargs()}
     if config.both_directions:
@@ -168,7 +173,7 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
         )
         reports.append(report.t2vc_report(results["t2vc"]))
     results["markdown"] = "\n\n".join(reports)
-    write_text(out / "results.json", json.dumps(results, indent=2, default=float) + "\n")
+    write_text(out / "results.json", json.dumps(report.as_json(results), indent=2, allow_nan=False) + "\n")
     write_text(out / "results.md", results["markdown"])
     return results
 
@@ -294,8 +299,14 @@ def _export_real(
 
 
 def _export(store: Predictions, count: int, predict: Callable[[int], dict[str, np.ndarray]], title: str) -> None:
-    """Loop 1: make and store what is missing. A clip whose geometry breaks down is stored as failed, with the reason."""
+    """Loop 1: make and store what is missing. A clip whose geometry breaks down is stored as failed, with the reason.
+
+    In an empty folder the first failures wait until another clip works: if the first few all fail alike, the call is wrong, not
+    the clips, and nothing is stored.
+    """
     missing = store.missing(range(count))
+    held: dict[int, dict[str, np.ndarray]] = {}
+    works = len(missing) < count
     for k in tqdm(missing, desc=title, unit="clip", initial=count - len(missing), total=count, disable=not missing):
         try:
             arrays = predict(k)
@@ -303,11 +314,18 @@ def _export(store: Predictions, count: int, predict: Callable[[int], dict[str, n
             if broken:
                 arrays = {"error": np.array(f"{', '.join(broken)} not finite")}
         except (ValueError, ArithmeticError, torch.linalg.LinAlgError) as error:
-            if len(missing) == count and k == missing[0]:
-                raise  # the very first call fails: the call is wrong, not the clip
+            if not works:
+                held[k] = {"error": np.array(str(error))}
+                if len(held) == min(_FEW, count) and len({str(item["error"]) for item in held.values()}) == 1:
+                    raise
             logger.warning("%s: clip %d failed: %s", title, k, error)
             arrays = {"error": np.array(str(error))}
-        store.save(k, arrays)
+            if not works and len(held) < min(_FEW, count):
+                continue
+        works = True
+        for index, failure in {**held, k: arrays}.items():
+            store.save(index, failure)
+        held.clear()
 
 
 def _cameras(pipeline: Any, frames: np.ndarray, seed: int, call: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -345,7 +363,9 @@ def _distances(generated: Sequence[Mapping], real: Sequence[Mapping], network: F
     sets = [[item["frames"] for item in items if "error" not in item] for items in (generated, real)]
     if min(len(videos) for videos in sets) < 2:
         return {}
-    return scoring.score_distributions(*(np.stack([network.clip(frames) for frames in videos]) for videos in sets))
+    rows = scoring.score_distributions(*(np.stack([network.clip(frames) for frames in videos]) for videos in sets))
+    failed = len(generated) - len(sets[0])
+    return {name: {**row, "failed": 0 if "floor, " in name else failed} for name, row in rows.items()}
 
 
 def _common_config(pipeline: Any, seed: int, call: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ DINO (v1, v2, with registers) and every other vision transformer of `AutoModel` 
 token a patch. Letters: N pictures, F frames, C channels, H W pixels, h w patches.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from jog3r.data.cache import file_hash
 from jog3r.evaluation.consistency import as_video
 
 WEIGHTS_NAME = "model.safetensors"
@@ -103,7 +103,7 @@ def load_features(source: str | Path, sha256: str | None = None, image_size: int
     weights = folder / WEIGHTS_NAME
     if not weights.is_file():
         raise ValueError(f"{folder} has no {WEIGHTS_NAME}; other weight formats are not loaded, convert them to safetensors")
-    digest = file_sha256(weights)
+    digest = file_hash(weights)
     if sha256 is not None and digest != sha256.lower():
         raise ValueError(f"{weights.name} of {source} has SHA-256 {digest}, expected {sha256}: not the network that was pinned")
     from transformers import AutoModel  # here: importing it takes seconds
@@ -114,15 +114,6 @@ def load_features(source: str | Path, sha256: str | None = None, image_size: int
     settings = _preprocessing(folder)
     size = image_size or settings["size"] or int(getattr(model.config, "image_size", 224))
     return FeatureNetwork(model, digest, size, settings["mean"], settings["std"])
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file, 64 hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _download(repository: str) -> Path:

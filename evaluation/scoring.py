@@ -16,6 +16,8 @@ from jog3r.geometry.cameras import transform, unproject
 from jog3r.geometry.degeneracy import pose_known
 
 RELATIVES: tuple[Literal["first", "all"], ...] = ("first", "all")
+BASELINE: Literal["baseline"] = "baseline"
+MOTION: Literal["motion_deg"] = "motion_deg"
 NUM_BINS = 4
 NUM_SHUFFLES = 5
 
@@ -23,7 +25,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip]) -> dict[str, Any]:
-    """Pose figures of predicted cameras beside the two baselines, bins, and geometry figures.
+    """Pose figures of predicted cameras beside the two baselines, overall and in bins, and geometry figures.
 
     Args:
         predictions: `poses (F,4,4)`, `intrinsics (F,3,3)`, `depth (F,H,W)` and `seconds` of each clip, or `error`; optionally
@@ -44,8 +46,9 @@ def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip]) -> dict[str,
             rows["always forward"].append(pose_errors(forward_poses(len(true)), true, relative))
         result[relative] = {name: pose_metrics(errors) for name, errors in rows.items()}
         if relative == "first":
-            result["by_baseline"] = pose_metrics_by_bin(rows["model"], _quantile_edges(rows["model"], "baseline"), "baseline")
-            result["by_motion"] = pose_metrics_by_bin(rows["model"], _quantile_edges(rows["model"], "motion_deg"), "motion_deg")
+            for key, by in (("by_baseline", BASELINE), ("by_motion", MOTION)):
+                edges = _quantile_edges(rows["model"], by)
+                result[key] = {name: pose_metrics_by_bin(errors, edges, by) for name, errors in rows.items()}
     first = result["first"]
     result["ratios"] = {
         "rotation_over_constant": _ratio(first["model"], first["constant pose"], "rotation_deg"),
@@ -56,7 +59,7 @@ def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip]) -> dict[str,
 
 
 def score_closed_loop(predictions: Sequence[Arrays]) -> dict[str, Any]:
-    """Cameras of T2V+C against V2C of the same generated video, beside the same against strangers' videos.
+    """Cameras of T2V+C against V2C of the same generated video, beside strangers' cameras and a camera that stands still.
 
     Args:
         predictions: `poses` (T2V+C) and `v2c_poses` of each clip, or `error`; optionally `degenerate` and `v2c_degenerate`.
@@ -70,7 +73,13 @@ def score_closed_loop(predictions: Sequence[Arrays]) -> dict[str, Any]:
         for seed in range(NUM_SHUFFLES):
             partner = shuffled_pairs(count, seed)
             strange += [_loop_errors(predictions[k], predictions[partner[k]], num_frames) for k in range(count)]
-    rows = {"own video": pose_metrics(own)}
+    still = [
+        item if "error" in item else {"poses": constant_poses(num_frames), "v2c_poses": item["v2c_poses"]} for item in predictions
+    ]
+    rows = {
+        "own video": pose_metrics(own),
+        "constant pose": pose_metrics([_loop_errors(a, b, num_frames) for a, b in zip(still, predictions, strict=True)]),
+    }
     if strange:
         rows["shuffled pairs"] = pose_metrics(strange)
     ratio = _ratio(rows["own video"], rows["shuffled pairs"], "rotation_deg") if strange else float("nan")
@@ -106,18 +115,21 @@ def score_consistency(
 ) -> dict[str, dict[str, float]]:
     """Rows of the consistency table; motion stands in every row. `features` as in `met3r_self`; None: colours."""
     rows = {
-        "generated, geometry of T2V+C": _consistency([_view(item) for item in generated if "error" not in item], features),
-        "generated, geometry of V2C": _consistency([_view(item, "v2c_") for item in generated if "error" not in item], features),
+        "generated, geometry of T2V+C": _consistency([None if "error" in item else _view(item) for item in generated], features),
+        "generated, geometry of V2C": _consistency(
+            [None if "error" in item else _view(item, "v2c_") for item in generated], features
+        ),
     }
     if real:
         rows["real through the VAE, geometry of V2C"] = _consistency(
-            [_view(item, "v2c_") for item in real if "error" not in item], features
+            [None if "error" in item else _view(item, "v2c_") for item in real], features
         )
         rows["real through the VAE, true geometry"] = _consistency(
             [
-                {"frames": item["frames"], "depth": clip.depth, "poses": clip.poses, "intrinsics": clip.intrinsics}
+                None
+                if "error" in item
+                else {"frames": item["frames"], "depth": clip.depth, "poses": clip.poses, "intrinsics": clip.intrinsics}
                 for item, clip in zip(real, clips, strict=True)
-                if "error" not in item
             ],
             features,
         )
@@ -182,9 +194,11 @@ def _view(item: Arrays, prefix: str = "") -> dict[str, np.ndarray]:
     return {"frames": item["frames"], **arrays}
 
 
-def _consistency(views: Sequence[Mapping[str, np.ndarray]], features: FeatureFunction | None) -> dict[str, float]:
+def _consistency(views: Sequence[Mapping[str, np.ndarray] | None], features: FeatureFunction | None) -> dict[str, float]:
+    """Means over the clips; None for a failed one, which is counted and has no figure."""
+    sound = [view for view in views if view is not None]
     rows = []
-    for view in views:
+    for view in sound:
         depth, poses, intrinsics = (torch.as_tensor(view[name]).float() for name in ("depth", "poses", "intrinsics"))
         points = transform(poses, unproject(depth, intrinsics))  # (F,H,W,3), world = frame 1
         own = met3r_self(view["frames"], points, intrinsics, features, valid=depth > 0)
@@ -192,11 +206,15 @@ def _consistency(views: Sequence[Mapping[str, np.ndarray]], features: FeatureFun
         rows.append(
             {"met3r_self": own.score, "visibility": float(own.visibility.mean()), **own.motion, "warp_ratio": warped["ratio"]}
         )
-    return {key: _nanmean([row[key] for row in rows]) for key in rows[0]} if rows else {}
+    figures = {key: _nanmean([row[key] for row in rows]) for key in rows[0]} if rows else {}
+    return {**figures, "N": len(sound), "failed": len(views) - len(sound)}
 
 
 def _geometry_figures(predictions: Sequence[Arrays], clips: Sequence[Clip]) -> dict[str, float]:
-    """Focal error in percent; depth error (mean absolute relative, after one scale a clip) in percent; seconds a clip."""
+    """Focal error in percent; depth error (mean absolute relative, after one scale a clip) in percent; seconds a clip.
+
+    Failed clips have none of these: they are counted beside them.
+    """
     focal, depth, seconds = [], [], []
     for prediction, clip in zip(predictions, clips, strict=True):
         if "error" in prediction:
@@ -212,6 +230,8 @@ def _geometry_figures(predictions: Sequence[Arrays], clips: Sequence[Clip]) -> d
         "focal error median %": 100 * float(np.median(focal)) if focal else float("nan"),
         "depth AbsRel % (one scale a clip)": 100 * _nanmean(depth),
         "seconds a clip (median)": float(np.median(seconds)) if seconds else float("nan"),
+        "N": len(seconds),
+        "failed": len(predictions) - len(seconds),
     }
 
 
