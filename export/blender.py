@@ -64,9 +64,17 @@ for frame in CLIP["frames"]:
         data.keyframe_insert(data_path=name, frame=number)
 scene.frame_set(1)
 
-cloud = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scene.glb")
+# In Blender's text editor __file__ is a path inside the .blend file; the text knows which file it was opened from.
+script = os.path.abspath(__file__)
+if not os.path.exists(script):
+    text = getattr(getattr(bpy.context, "space_data", None), "text", None) or bpy.data.texts.get(os.path.basename(script))
+    if text is not None and text.filepath:
+        script = bpy.path.abspath(text.filepath)
+cloud = os.path.join(os.path.dirname(script), "scene.glb")
 if os.path.exists(cloud):
     bpy.ops.import_scene.gltf(filepath=cloud)
+else:
+    print("camera.py: no cloud is loaded, there is no " + cloud)
 '''
 
 

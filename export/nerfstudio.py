@@ -1,4 +1,4 @@
-"""nerfstudio's transforms.json (also read by instant-ngp), with the images and a starting cloud."""
+"""nerfstudio's transforms.json, with the images and a starting cloud."""
 
 import json
 

@@ -117,13 +117,7 @@ def strips_picture(scene: Scene, *, columns: int = 8) -> bytes:
     height, width = scene.size
     cell = 1.55
     figure = Figure(figsize=(cell * len(chosen) + 1.1, 3 * cell * height / width + 0.5), dpi=130, layout=tight_layout())
-    axes = figure.subplots(3, len(chosen), squeeze=False)
-    for row, (name, images) in enumerate(rows.items()):
-        for column, image in enumerate(images):
-            show_image(axes[row, column], image)
-            if row == 0:
-                axes[row, column].set_title(f"{chosen[column] + 1}", fontsize=9, color=INK, pad=3)
-        axes[row, 0].set_ylabel(name, fontsize=10, color=INK)
+    axes = image_rows(figure, rows, [str(number + 1) for number in chosen], fontsize=10)
     _strip_bars(figure, axes, scene, seen)
     return figure_png(figure)
 
@@ -337,6 +331,18 @@ def show_image(axis: Axes, image: np.ndarray) -> None:
     axis.set_yticks([])
     for spine in axis.spines.values():
         spine.set_visible(False)
+
+
+def image_rows(figure: Figure, rows: dict[str, np.ndarray], titles: list[str], fontsize: int) -> np.ndarray:
+    """Draw named rows of C images (C, H, W, 3) uint8 under C titles; returns the axes (rows, C)."""
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for row, (name, images) in enumerate(rows.items()):
+        for axis, image in zip(axes[row], images, strict=True):
+            show_image(axis, image)
+        axes[row, 0].set_ylabel(name, fontsize=fontsize, color=INK)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9, color=INK, pad=3)
+    return axes
 
 
 def figure_png(figure: Figure) -> bytes:
