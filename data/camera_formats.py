@@ -133,6 +133,9 @@ def read_cameras_json(path: Path) -> PosedFrames:
     if document["convention"] != CONVENTION:
         raise ValueError(f"{str(path)!r} has convention {document['convention']!r}, expected {CONVENTION!r}")
     frames = document["frames"]
+    unknown = [number for number, frame in enumerate(frames) if not frame.get("pose_known", True)]
+    if unknown:
+        raise ValueError(f"{str(path)!r} has no pose for its frames {unknown}; cut the video to frames whose cameras are known")
     intrinsics = np.array([frame["intrinsics"] for frame in frames], dtype=np.float64)
     intrinsics[:, :2, 2] += 0.5
     folder, video = path.parent / "images", path.parent / "video.mp4"

@@ -14,7 +14,7 @@ _PUBLIC = {
     "constant_poses": "baselines",
     "forward_poses": "baselines",
     "shuffled_pairs": "baselines",
-    "bootstrap_interval": "video_metrics",
+    "spread_at_this_size": "video_metrics",
     "frechet_distance": "video_metrics",
     "kernel_distance": "video_metrics",
     "real_floor": "video_metrics",

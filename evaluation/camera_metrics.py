@@ -40,6 +40,7 @@ class PoseErrors:
         baseline (P,): length of the true relative translation, in the unit of the true poses; 0 where it counts as zero.
         motion_deg (P,): angle of the true relative rotation.
         failed: the clip has no prediction; every error is the worst possible.
+        failed_pair (P,): bool, a frame of the pair has no predicted pose; its errors are the worst possible. None: no pair.
     """
 
     rotation_deg: np.ndarray
@@ -48,6 +49,7 @@ class PoseErrors:
     baseline: np.ndarray
     motion_deg: np.ndarray
     failed: bool = False
+    failed_pair: np.ndarray | None = None
 
     def keys(self) -> Iterator[str]:
         """Names of the fields, so that `dict(errors)` works."""
@@ -61,7 +63,7 @@ class PoseErrors:
 
     def select(self, mask: np.ndarray) -> "PoseErrors":
         """The pairs where `mask` (P,) is true."""
-        arrays = {name: self[name][mask] for name in self.keys() if name != "failed"}
+        arrays = {name: self[name][mask] for name in self.keys() if name != "failed" and self[name] is not None}
         return PoseErrors(**arrays, failed=self.failed)
 
 
@@ -70,6 +72,7 @@ def pose_errors(
     true_poses: ArrayLike,
     relative: Literal["first", "all"] = "first",
     min_baseline: float = 0.0,
+    known: ArrayLike | None = None,
 ) -> PoseErrors:
     """Errors of predicted camera-to-world poses against the true ones; global frame and scale of either do not matter.
 
@@ -79,6 +82,8 @@ def pose_errors(
         relative: "first": the F-1 pairs (0, f); "all": the F(F-1)/2 pairs i < j.
         min_baseline: true translations at most this long (unit of `true_poses`) have no direction. Rounding of the given
             numbers' own precision is always discounted.
+        known (F,): bool, False for frames without a predicted pose, whatever stands in `poses` for them: their pairs count as 180
+            degrees (90 folded), never as chance. None: all are known.
 
     Raises:
         ValueError: shapes that differ or are not (F,4,4) with F >= 2, numbers that are not finite, matrices that are not poses.
@@ -94,12 +99,15 @@ def pose_errors(
     true_zero = _is_zero(relative_true, true, relative, _resolution(true_poses), min_baseline)
     translation = direction_angle_deg(relative_predicted[:, :3, 3], relative_true[:, :3, 3])
     translation[predicted_zero | true_zero] = np.nan
+    folded = _folded(translation, relative_predicted[:, :3, 3], relative_true[:, :3, 3])
+    lost = _lost_pairs(known, len(true), relative)
     return PoseErrors(
-        rotation_deg=rotation,
-        translation_deg=translation,
-        translation_folded_deg=_folded(translation, relative_predicted[:, :3, 3], relative_true[:, :3, 3]),
+        rotation_deg=np.where(lost, 180.0, rotation),
+        translation_deg=np.where(lost, 180.0, translation),
+        translation_folded_deg=np.where(lost, 90.0, folded),
         baseline=np.where(true_zero, 0.0, np.linalg.norm(relative_true[:, :3, 3], axis=-1)),
         motion_deg=rotation_angle_deg(relative_true[:, :3, :3], np.eye(3)),
+        failed_pair=lost,
     )
 
 
@@ -109,7 +117,8 @@ def failed_pose_errors(
     """Errors of a clip without a prediction: 180 degrees everywhere (90 folded, the worst there is), never left out."""
     reference = pose_errors(true_poses, true_poses, relative, min_baseline)
     worst = np.full_like(reference.rotation_deg, 180.0)
-    return PoseErrors(worst, worst.copy(), worst / 2, reference.baseline, reference.motion_deg, failed=True)
+    lost = np.ones(len(worst), dtype=bool)
+    return PoseErrors(worst, worst.copy(), worst / 2, reference.baseline, reference.motion_deg, failed=True, failed_pair=lost)
 
 
 def pose_metrics(errors: Sequence[PoseErrors | Mapping]) -> dict[str, float | int]:
@@ -121,7 +130,8 @@ def pose_metrics(errors: Sequence[PoseErrors | Mapping]) -> dict[str, float | in
         `rra@5`, `rta@5`: percent of all pairs strictly below 5 degrees; `maa@30`: mean over t = 1..30 of min(RRA@t, RTA@t), the
         paper's wording. Both use the UNFOLDED translation; `rta_folded@5` and `maa_folded@30` are theirs with the folded one.
         `auc@30`: mean over t = 1..30 of the percent of pairs whose max(rotation, folded translation) is below t, VGGT's AUC.
-        `num_clips`, `num_failed`, `num_pairs`, and `num_undefined`, the pairs without a translation direction.
+        `num_clips`, `num_failed`, `num_pairs`, `num_failed_pairs` (those of failed clips and of frames without a pose), and
+        `num_undefined`, the pairs without a translation direction.
 
     Raises:
         ValueError: no clip, or no pair, given.
@@ -152,6 +162,7 @@ def pose_metrics(errors: Sequence[PoseErrors | Mapping]) -> dict[str, float | in
         "num_clips": len(clips),
         "num_failed": sum(clip.failed for clip in clips),
         "num_pairs": len(rotation),
+        "num_failed_pairs": sum(int(clip.failed_pair.sum()) for clip in clips if clip.failed_pair is not None),
         "num_undefined": int(np.isnan(translation).sum()),
     }
 
@@ -258,6 +269,17 @@ def _counted(translation: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(translation), CHANCE_DEG, translation)
 
 
+def _lost_pairs(known: ArrayLike | None, num_frames: int, relative: Literal["first", "all"]) -> np.ndarray:
+    """(P,) bool: a frame of the pair has no pose."""
+    i, j = frame_pairs(num_frames, relative)
+    if known is None:
+        return np.zeros(len(i), dtype=bool)
+    mask = np.asarray(known, dtype=bool)
+    if mask.shape != (num_frames,):
+        raise ValueError(f"known must have shape ({num_frames},) to go with the poses, got {mask.shape}")
+    return ~(mask[i] & mask[j])
+
+
 def _is_zero(
     relative: np.ndarray, poses: np.ndarray, pairs: Literal["first", "all"], resolution: float, min_baseline: float = 0.0
 ) -> np.ndarray:
@@ -301,7 +323,8 @@ def _as_errors(item: PoseErrors | Mapping) -> PoseErrors:
     missing = {"rotation_deg", "translation_deg", "translation_folded_deg"} - set(item)
     if missing:
         raise TypeError(f"pose_metrics takes a list of what pose_errors returns; an entry lacks {', '.join(sorted(missing))}")
-    arrays = {name: np.asarray(item[name], dtype=np.float64) for name in item if name != "failed"}
+    given = [name for name in item if name != "failed" and item[name] is not None]
+    arrays = {name: np.asarray(item[name], dtype=bool if name == "failed_pair" else np.float64) for name in given}
     # A bare mapping of the three error arrays tells nothing about the true motion: directions that are defined stand for it.
     arrays.setdefault("baseline", np.where(np.isnan(arrays["translation_deg"]), 0.0, 1.0))
     arrays.setdefault("motion_deg", np.zeros_like(arrays["rotation_deg"]))

@@ -12,7 +12,7 @@ Letters: F frames, B pairs, C channels, H W pixels, h w feature cells. Lower is 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -64,6 +64,7 @@ def met3r_self(
     intrinsics: Tensor | np.ndarray,
     features: FeatureFunction | None = None,
     radius_px: float = SELF_RADIUS_PX,
+    valid: Tensor | np.ndarray | None = None,
 ) -> SelfConsistency:
     """JOG3R's consistency score of one clip.
 
@@ -74,28 +75,33 @@ def met3r_self(
         frames (F,H,W,3): uint8, or float in 0..1.
         pointmaps (F,H,W,3): in frame 1's camera, as the pipeline gives them.
         intrinsics (F,3,3): pixels.
-        features: maps (F,3,H,W) in 0..1 to (F,C,h,w), e.g. `load_features(...).dense`; upsampled bilinearly. None: the colours.
+        features: maps (F,3,H,W) in 0..1 to (F,C,h,w), e.g. `load_features(...).dense`; upsampled bilinearly. None: the colours
+            and a constant, (r, g, b, 1), so that brightness counts and black equals black: bare colours have angles only.
         radius_px: radius of a point's disc.
+        valid (F,H,W): bool, where the pointmap is known, e.g. depth > 0; None: where it is finite. Points behind frame 1's camera
+            never count.
 
     Raises:
         ValueError: shapes that do not fit, fewer than two frames, features that are not (F,C,h,w).
     """
-    video = as_video(frames)  # (F,3,H,W)
-    points, cameras = _as_float(pointmaps), _as_float(intrinsics)
+    points = _tensor(pointmaps).float()
+    video = as_video(frames).to(points.device)  # (F,3,H,W)
+    cameras = _tensor(intrinsics).float().to(points.device)
     num_frames, _, height, width = video.shape
     if points.shape != (num_frames, height, width, 3) or cameras.shape != (num_frames, 3, 3) or num_frames < 2:
         raise ValueError(
             f"need F >= 2 frames with pointmaps (F,H,W,3) and intrinsics (F,3,3), got frames {tuple(video.shape)}, "
             f"pointmaps {tuple(points.shape)}, intrinsics {tuple(cameras.shape)}"
         )
-    maps = video if features is None else features(video)
+    known = _known(points, valid)  # (F,H,W)
+    maps = torch.cat((video, torch.ones_like(video[:, :1])), 1) if features is None else features(video).to(points.device)
     if maps.dim() != 4 or len(maps) != num_frames:
         raise ValueError(f"features must return (F,C,h,w) with F = {num_frames}, got {tuple(maps.shape)}")
     maps = _upsample(maps.float(), height, width)  # (F,C,H,W)
     distances, visibilities = [], []
     for f in range(1, num_frames):
-        splat = _carry(points[f], maps[f], cameras[0], radius_px)
-        seen = splat.depth <= points[0, ..., 2] * (1 + OCCLUSION_TOLERANCE)  # (H,W)
+        splat = _carry(points[f], maps[f], known[f], cameras[0], radius_px)
+        seen = known[0] & (splat.depth <= points[0, ..., 2] * (1 + OCCLUSION_TOLERANCE))  # (H,W)
         weight = splat.coverage * seen
         distance = 1 - functional.cosine_similarity(splat.values, maps[0].permute(1, 2, 0), dim=-1)  # (H,W)
         total = weight.sum()
@@ -103,7 +109,7 @@ def met3r_self(
         visibilities.append(float(weight.mean()))
     per_frame = np.array(distances)
     score = float(np.nanmean(per_frame)) if np.isfinite(per_frame).any() else float("nan")
-    return SelfConsistency(score, per_frame, np.array(visibilities), video_motion(video, points, cameras))
+    return SelfConsistency(score, per_frame, np.array(visibilities), video_motion(video, points, cameras, known))
 
 
 def met3r_pairs(
@@ -158,23 +164,25 @@ def video_motion(
     frames: Tensor | np.ndarray,
     pointmaps: Tensor | np.ndarray | None = None,
     intrinsics: Tensor | np.ndarray | None = None,
+    valid: Tensor | np.ndarray | None = None,
 ) -> dict[str, float]:
     """How much a clip moves, to be read beside any consistency score (a frozen video is perfectly consistent).
 
     Returns:
         `frame_difference`: mean absolute difference of frames 2..F to frame 1, on the scale 0..255; with pointmaps (F,H,W,3) and
         intrinsics (F,3,3) also `flow_px`: mean distance in pixels between a pixel of frame f and the place in frame 1 its point
-        projects to, over points in front of the camera that land in the picture.
+        projects to, over points in front of the camera that land in the picture; `valid` as in `met3r_self`.
     """
     video = as_video(frames)
     motion = {"frame_difference": float((video[1:] - video[:1]).abs().mean() * 255)}
     if pointmaps is None or intrinsics is None:
         return motion
-    points, cameras = _as_float(pointmaps), _as_float(intrinsics)
+    points = _tensor(pointmaps).float()
+    cameras = _tensor(intrinsics).float().to(points.device)
     height, width = video.shape[-2:]
     pixels = project(points[1:], cameras[:1].expand(len(points) - 1, 3, 3))  # (F-1,H,W,2)
-    landed = (points[1:, ..., 2] > 0) & inside_image(pixels, height, width)
-    flow = (pixels - pixel_grid(height, width)).norm(dim=-1)  # (F-1,H,W)
+    landed = _known(points, valid)[1:] & inside_image(pixels, height, width)
+    flow = (pixels - pixel_grid(height, width, device=points.device)).norm(dim=-1)  # (F-1,H,W)
     motion["flow_px"] = float(flow[landed].mean()) if landed.any() else float("nan")
     return motion
 
@@ -200,15 +208,16 @@ def warp_error(
         `warp` and `no_warp`, mean absolute differences on 0..255 over the same pixels with and without the warp; `ratio`, their
         quotient (1: warping did not help; NaN where nothing is seen or nothing moves); `visible`, the share of pixels compared.
     """
-    video = as_video(frames)
-    depths, cam_to_world, cameras = (_as_float(value) for value in (depth, poses, intrinsics))
+    depths = _tensor(depth).float()
+    video = as_video(frames).to(depths.device)
+    cam_to_world, cameras = (_tensor(value).float().to(depths.device) for value in (poses, intrinsics))
     num_frames, _, height, width = video.shape
     if depths.shape != (num_frames, height, width) or cam_to_world.shape != (num_frames, 4, 4) or num_frames < 2:
         raise ValueError(
             f"need F >= 2 frames with depth (F,H,W) and poses (F,4,4), got {tuple(video.shape)}, "
             f"{tuple(depths.shape)} and {tuple(cam_to_world.shape)}"
         )
-    known = None if valid is None else torch.as_tensor(valid, dtype=torch.bool)
+    known = None if valid is None else _tensor(valid).bool().to(depths.device)
     carried, seen = seen_from_first(video, depths, cam_to_world, cameras, known)  # (F-1,3,H,W), (F-1,H,W)
     if not seen.any():
         return {"warp": float("nan"), "no_warp": float("nan"), "ratio": float("nan"), "visible": 0.0}
@@ -224,7 +233,7 @@ def as_video(frames: Tensor | np.ndarray) -> Tensor:
     Raises:
         ValueError: another shape, or float values outside 0..1.
     """
-    video = torch.as_tensor(frames)
+    video = _tensor(frames)
     if video.dim() != 4 or (video.shape[-1] != 3 and video.shape[1] != 3):
         raise ValueError(f"frames must have shape (F,H,W,3), got {tuple(video.shape)}")
     if video.shape[-1] == 3:
@@ -236,12 +245,22 @@ def as_video(frames: Tensor | np.ndarray) -> Tensor:
     return video.float().clamp(0, 1)
 
 
-def _carry(points: Tensor, maps: Tensor, intrinsics: Tensor, radius_px: float) -> Splat:
-    """Features (C,H,W) carried by points (H,W,3) into the camera that the points are expressed in."""
+def _known(points: Tensor, valid: Tensor | np.ndarray | None) -> Tensor:
+    """Mask (F,H,W) of the points (F,H,W,3) that are finite, in front of the camera and, where somebody knows it, valid."""
+    known = torch.isfinite(points).all(-1) & (points[..., 2] > 0)
+    if valid is None:
+        return known
+    mask = _tensor(valid).bool().to(points.device)
+    if mask.shape != known.shape:
+        raise ValueError(f"valid must have shape {tuple(known.shape)}, got {tuple(mask.shape)}")
+    return known & mask
+
+
+def _carry(points: Tensor, maps: Tensor, known: Tensor, intrinsics: Tensor, radius_px: float) -> Splat:
+    """Features (C,H,W) carried by the known points of (H,W,3) into the camera that the points are expressed in."""
     _, height, width = maps.shape
-    flat = points.flatten(0, 1)  # (H*W,3)
-    usable = torch.isfinite(flat).all(-1) & (flat[:, 2] > 0)
-    flat, values = flat[usable], maps.flatten(1).T[usable]  # (N,3), (N,C)
+    usable = known.flatten()
+    flat, values = points.flatten(0, 1)[usable], maps.flatten(1).T[usable]  # (N,3), (N,C)
     return splat_points(project(flat, intrinsics), flat[:, 2], values, height, width, radius_px)
 
 
@@ -250,9 +269,10 @@ def _met3r_focal_ndc(pointmaps: Tensor, confidence: Tensor) -> Tensor:
     _, _, height, width, _ = pointmaps.shape
     weight = (confidence - _MET3R_MIN_CONFIDENCE)[..., None]  # (B,2,H,W,1)
     merged = (weight * pointmaps).sum(1) / weight.sum(1)  # (B,H,W,3)
-    centred = pixel_grid(height, width) - torch.tensor([width / 2, height / 2])  # (H,W,2)
+    size = merged.new_tensor([width, height])
+    centred = pixel_grid(height, width, device=merged.device) - size / 2  # (H,W,2)
     focal = (centred * merged[..., 2:] / merged[..., :2]).flatten(1, 2)  # (B,H*W,2)
-    return 1 + focal.nanmedian(dim=1).values / torch.tensor([width, height])
+    return 1 + focal.nanmedian(dim=1).values / size
 
 
 def _splat_ndc(points: Tensor, maps: Tensor, focal_ndc: Tensor, radius_ndc: float) -> Splat:
@@ -260,7 +280,7 @@ def _splat_ndc(points: Tensor, maps: Tensor, focal_ndc: Tensor, radius_ndc: floa
     _, height, width = maps.shape
     half = min(height, width) / 2  # pixels per unit
     flat = points.flatten(0, 1)  # (H*W,3)
-    pixels = focal_ndc * flat[:, :2] / flat[:, 2:] * half + torch.tensor([(width - 1) / 2, (height - 1) / 2])
+    pixels = focal_ndc * flat[:, :2] / flat[:, 2:] * half + flat.new_tensor([(width - 1) / 2, (height - 1) / 2])
     return splat_points(pixels, flat[:, 2], maps.flatten(1).T, height, width, radius_ndc * half)
 
 
@@ -270,5 +290,5 @@ def _upsample(maps: Tensor, height: int, width: int, mode: str = "bilinear") -> 
     return functional.interpolate(maps, (height, width), mode=mode, **({} if mode == "nearest" else {"align_corners": False}))
 
 
-def _as_float(value: Tensor | np.ndarray) -> Tensor:
-    return torch.as_tensor(value).float()
+def _tensor(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.as_tensor(value)

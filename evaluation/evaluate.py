@@ -32,12 +32,13 @@ from jog3r.data.procedural import procedural_caption
 from jog3r.evaluation import report, scoring
 from jog3r.evaluation.captions import parse_caption
 from jog3r.evaluation.features import FeatureNetwork, load_features
-from jog3r.evaluation.i3d import VideoFeatures, load_i3d
+from jog3r.evaluation.i3d import MIN_FRAMES, VideoFeatures, load_i3d
 from jog3r.evaluation.predictions import Predictions, ProceduralClips, describe_clips, fingerprint, write_text
 
 logger = logging.getLogger(__name__)
 
 TASKS = ("v2c", "t2vc", "all")
+_FEW = 3  # clips that must all fail alike, and first of all, before the call is taken to be wrong
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class EvaluationOptions:
         num_inference_steps: of the sampling.
         guidance_scale: None: the pipeline's default.
         registration: "fast" or "reference".
+        smoothness_focal, smoothness_translation: weights of the paper's temporal terms, see docs/registration.md.
+        focal_per_frame: a focal length for each frame, not one for all.
         both_directions: video to cameras reads each video backwards, too (see `Jog3rPipeline.__call__`).
         features: folder or hub id of a feature network (DINO); None: met3r_self on colours, no distances with it.
         features_sha256: pinned hash of its weights; a must for a hub id.
@@ -79,6 +82,9 @@ class EvaluationOptions:
     num_inference_steps: int = 30
     guidance_scale: float | None = None
     registration: str = "fast"
+    smoothness_focal: float = 0.0
+    smoothness_translation: float = 0.0
+    focal_per_frame: bool = False
     both_directions: bool = False
     features: str | None = None
     features_sha256: str | None = None
@@ -92,6 +98,10 @@ class EvaluationOptions:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
         if self.registration not in ("fast", "reference"):
             raise ValueError(f"registration must be fast or reference, got {self.registration!r}")
+        if min(self.smoothness_focal, self.smoothness_translation) < 0:
+            raise ValueError(f"smoothness weights must be >= 0, got {self.smoothness_focal} and {self.smoothness_translation}")
+        if self.smoothness_focal > 0 and not self.focal_per_frame:
+            raise ValueError("smoothness_focal does nothing with one focal length for all frames: add focal_per_frame")
         if self.split not in ("validation", "test"):
             raise ValueError(f"evaluation is for held-out clips: split must be validation or test, got {self.split!r}")
         if self.clips < 1 or self.captions < 2:
@@ -103,6 +113,11 @@ class EvaluationOptions:
                 raise ValueError(f"{name}_sha256 is given without {name}: name the feature network too")
         if Path(self.out).is_file():
             raise NotADirectoryError(f"{self.out} is a file; give a folder")
+
+    def registration_kwargs(self) -> dict[str, Any]:
+        """Arguments of `register_pointmaps`; what was left at its default is not named, so that older predictions still fit."""
+        named = {name: getattr(self, name) for name in ("smoothness_focal", "smoothness_translation") if getattr(self, name)}
+        return {"method": self.registration, **named, **({"shared_focal": False} if self.focal_per_frame else {})}
 
 
 def run_evaluation(**options: Any) -> dict[str, Any]:
@@ -132,8 +147,12 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
         raise ValueError(f"{type(pipeline).__name__} sees pairs of images: both_directions would change nothing")
     pipeline.set_progress_bar_config(disable=True)
     size = pipeline.output_size(config.num_frames, config.height, config.width)
+    if fvd is not None and config.task != "v2c" and size[0] < MIN_FRAMES:
+        raise ValueError(
+            f"FVD needs clips of at least {MIN_FRAMES} frames, these have {size[0]}: raise num_frames or leave out fvd"
+        )
     out = Path(config.out)
-    call: dict[str, Any] = {"registration_kwargs": {"method": config.registration}}
+    call: dict[str, Any] = {"registration_kwargs": config.registration_kwargs()}
     if config.both_directions:
         call["both_directions"] = True
     results: dict[str, Any] = {"model": config.model, "jog3r": __version__, "torch": torch.__version__}
@@ -154,7 +173,7 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
         )
         reports.append(report.t2vc_report(results["t2vc"]))
     results["markdown"] = "\n\n".join(reports)
-    write_text(out / "results.json", json.dumps(results, indent=2, default=float) + "\n")
+    write_text(out / "results.json", json.dumps(report.as_json(results), indent=2, allow_nan=False) + "\n")
     write_text(out / "results.md", results["markdown"])
     return results
 
@@ -280,8 +299,14 @@ def _export_real(
 
 
 def _export(store: Predictions, count: int, predict: Callable[[int], dict[str, np.ndarray]], title: str) -> None:
-    """Loop 1: make and store what is missing. A clip whose geometry breaks down is stored as failed, with the reason."""
+    """Loop 1: make and store what is missing. A clip whose geometry breaks down is stored as failed, with the reason.
+
+    In an empty folder the first failures wait until another clip works: if the first few all fail alike, the call is wrong, not
+    the clips, and nothing is stored.
+    """
     missing = store.missing(range(count))
+    held: dict[int, dict[str, np.ndarray]] = {}
+    works = len(missing) < count
     for k in tqdm(missing, desc=title, unit="clip", initial=count - len(missing), total=count, disable=not missing):
         try:
             arrays = predict(k)
@@ -289,11 +314,18 @@ def _export(store: Predictions, count: int, predict: Callable[[int], dict[str, n
             if broken:
                 arrays = {"error": np.array(f"{', '.join(broken)} not finite")}
         except (ValueError, ArithmeticError, torch.linalg.LinAlgError) as error:
-            if len(missing) == count and k == missing[0]:
-                raise  # the very first call fails: the call is wrong, not the clip
+            if not works:
+                held[k] = {"error": np.array(str(error))}
+                if len(held) == min(_FEW, count) and len({str(item["error"]) for item in held.values()}) == 1:
+                    raise
             logger.warning("%s: clip %d failed: %s", title, k, error)
             arrays = {"error": np.array(str(error))}
-        store.save(k, arrays)
+            if not works and len(held) < min(_FEW, count):
+                continue
+        works = True
+        for index, failure in {**held, k: arrays}.items():
+            store.save(index, failure)
+        held.clear()
 
 
 def _cameras(pipeline: Any, frames: np.ndarray, seed: int, call: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -304,7 +336,9 @@ def _cameras(pipeline: Any, frames: np.ndarray, seed: int, call: Mapping[str, An
 
 
 def _geometry(output: Any) -> dict[str, np.ndarray]:
-    return {name: getattr(output, name)[0].float().cpu().numpy() for name in ("poses", "intrinsics", "depth")}
+    """Cameras and depth of the only clip, and per frame why its pose deserves no trust."""
+    arrays = {name: getattr(output, name)[0].float().cpu().numpy() for name in ("poses", "intrinsics", "depth")}
+    return {**arrays, "degenerate": np.array(output.registration[0].degenerate)}
 
 
 def _seeded(seed: int) -> torch.Generator:
@@ -329,7 +363,9 @@ def _distances(generated: Sequence[Mapping], real: Sequence[Mapping], network: F
     sets = [[item["frames"] for item in items if "error" not in item] for items in (generated, real)]
     if min(len(videos) for videos in sets) < 2:
         return {}
-    return scoring.score_distributions(*(np.stack([network.clip(frames) for frames in videos]) for videos in sets))
+    rows = scoring.score_distributions(*(np.stack([network.clip(frames) for frames in videos]) for videos in sets))
+    failed = len(generated) - len(sets[0])
+    return {name: {**row, "failed": 0 if "floor, " in name else failed} for name, row in rows.items()}
 
 
 def _common_config(pipeline: Any, seed: int, call: Mapping[str, Any]) -> dict[str, Any]:
@@ -349,4 +385,14 @@ def _settings(config: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 
 def _error_lines(predictions: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
-    return [f"clip {k}: {item['error']}" for k, item in enumerate(predictions) if "error" in item]
+    """Clips without a prediction, and frames without a pose."""
+    lines = []
+    for k, item in enumerate(predictions):
+        if "error" in item:
+            lines.append(f"clip {k}: {item['error']}")
+        for prefix, title in (("", ""), ("v2c_", "V2C: ")):
+            lost = np.flatnonzero(~scoring.known_poses(item, prefix)).tolist()
+            if lost:
+                words = sorted({str(item[f"{prefix}degenerate"][frame]) for frame in lost})
+                lines.append(f"clip {k}: {title}no pose for frames {', '.join(map(str, lost))} ({'; '.join(words)})")
+    return lines

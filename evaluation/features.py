@@ -4,7 +4,6 @@ DINO (v1, v2, with registers) and every other vision transformer of `AutoModel` 
 token a patch. Letters: N pictures, F frames, C channels, H W pixels, h w patches.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from jog3r.data.cache import file_hash
 from jog3r.evaluation.consistency import as_video
 
 WEIGHTS_NAME = "model.safetensors"
@@ -62,6 +62,10 @@ class FeatureNetwork:
         change = (tokens[1:] - tokens[:-1]).abs().mean(0) if len(tokens) > 1 else torch.zeros_like(tokens[0])
         return torch.cat((tokens.mean(0), change)).cpu().numpy()
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device
+
     def _sides(self, frames: Tensor) -> tuple[int, int]:
         """Height and width the pictures are resized to: multiples of the patch, the shorter one the picture size."""
         height, width = frames.shape[-2:]
@@ -72,8 +76,9 @@ class FeatureNetwork:
     def _tokens(self, frames: Tensor, height: int, width: int) -> Tensor:
         if frames.dim() != 4 or frames.shape[1] != 3:
             raise ValueError(f"pictures must have shape (N,3,H,W) in 0..1, got {tuple(frames.shape)}")
+        frames = frames.to(self._device)
         resized = functional.interpolate(frames.float(), (height, width), mode="bicubic", antialias=True).clamp(0, 1)
-        pixels = (resized - self._mean) / self._std
+        pixels = (resized - self._mean.to(resized)) / self._std.to(resized)
         # ViT (DINO v1) asks for leave to stretch its position embedding, DINOv2 always does.
         options = {"interpolate_pos_encoding": True} if self._model.config.model_type == "vit" else {}
         return torch.cat([self._model(pixel_values=chunk, **options).last_hidden_state for chunk in pixels.split(_BATCH)])
@@ -98,7 +103,7 @@ def load_features(source: str | Path, sha256: str | None = None, image_size: int
     weights = folder / WEIGHTS_NAME
     if not weights.is_file():
         raise ValueError(f"{folder} has no {WEIGHTS_NAME}; other weight formats are not loaded, convert them to safetensors")
-    digest = file_sha256(weights)
+    digest = file_hash(weights)
     if sha256 is not None and digest != sha256.lower():
         raise ValueError(f"{weights.name} of {source} has SHA-256 {digest}, expected {sha256}: not the network that was pinned")
     from transformers import AutoModel  # here: importing it takes seconds
@@ -109,15 +114,6 @@ def load_features(source: str | Path, sha256: str | None = None, image_size: int
     settings = _preprocessing(folder)
     size = image_size or settings["size"] or int(getattr(model.config, "image_size", 224))
     return FeatureNetwork(model, digest, size, settings["mean"], settings["std"])
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file, 64 hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _download(repository: str) -> Path:

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from jog3r.data.cache import file_hash
 from jog3r.evaluation.consistency import as_video
-from jog3r.evaluation.features import file_sha256
 
 PICTURE_SIZE = 224
 MIN_FRAMES = 9  # the network halves time three times and pools pairs: fewer frames leave nothing to pool
@@ -80,11 +80,11 @@ class VideoFeatures:
     @torch.no_grad()
     def clip(self, frames: Tensor | np.ndarray) -> np.ndarray:
         """Logits (400,) float64 of a clip (F,H,W,3), all its frames, stretched to 224 x 224 bilinearly (no antialiasing)."""
-        video = as_video(frames)  # (F,3,H,W)
+        video = as_video(frames).to(next(self._model.parameters()).device)  # (F,3,H,W)
         if len(video) < MIN_FRAMES:
             raise ValueError(f"I3D needs clips of at least {MIN_FRAMES} frames, got {len(video)}")
         resized = functional.interpolate(video, (PICTURE_SIZE, PICTURE_SIZE), mode="bilinear", align_corners=False)
-        return self._model((resized * 2 - 1).transpose(0, 1)[None])[0].double().numpy()
+        return self._model((resized * 2 - 1).transpose(0, 1)[None])[0].double().cpu().numpy()
 
 
 def load_i3d(path: str | Path, sha256: str | None = None) -> VideoFeatures:
@@ -96,7 +96,7 @@ def load_i3d(path: str | Path, sha256: str | None = None) -> VideoFeatures:
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"{file} is no file; give the I3D weights (.safetensors, .pt or .pth)")
-    digest = file_sha256(file)
+    digest = file_hash(file)
     if sha256 is not None and digest != sha256.lower():
         raise ValueError(f"{file.name} has SHA-256 {digest}, expected {sha256}: not the network that was pinned")
     state = _read(file)

@@ -15,6 +15,7 @@ POSE_COLUMNS = {
     "maa@30": "mAA@30 % (min of RRA, RTA)",
     "auc@30": "AUC@30 % (max per pair)",
     "num_failed": "failed",
+    "num_failed_pairs": "failed pairs",
     "num_undefined": "no direction",
 }
 CAPTION_COLUMNS = {
@@ -31,6 +32,8 @@ CONSISTENCY_COLUMNS = {
     "frame_difference": "motion: frame difference (0..255)",
     "flow_px": "motion: flow px",
     "warp_ratio": "warp / no-warp error",
+    "N": "N",
+    "failed": "failed",
 }
 
 
@@ -48,6 +51,18 @@ def number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
     return str(value)
+
+
+def as_json(value: Any) -> Any:
+    """Results as JSON values: numpy numbers as plain ones, NaN and infinity (no figure) as null, which JSON has no words for."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    value = value.item() if hasattr(value, "item") else float(value)
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 def header(settings: Mapping[str, Any]) -> str:
@@ -70,7 +85,9 @@ def v2c_report(result: Mapping[str, Any]) -> str:
         ("by_baseline", "by length of the true baseline"),
         ("by_motion", "by angle of the true rotation, degrees"),
     ):
-        parts += [f"### {title}", table({row["bin"]: row for row in result[key]}, columns, "bin")]
+        by_bin = zip(*result[key].values(), strict=True)  # every method has the same pairs, and so the same bins
+        rows = {f"{row['bin']}, {name}": row for bin_rows in by_bin for name, row in zip(result[key], bin_rows, strict=True)}
+        parts += [f"### {title}", table(rows, columns, "bin, method")]
     parts += ["### geometry", table({"model": result["geometry"]}, {key: key for key in result["geometry"]})]
     return "\n\n".join(parts) + _errors(result["errors"])
 
@@ -81,7 +98,7 @@ def t2vc_report(result: Mapping[str, Any]) -> str:
     loop = result["closed_loop"]
     parts += [
         "### closed loop: cameras of T2V+C against V2C of the same generated video",
-        table({key: loop[key] for key in ("own video", "shuffled pairs")}, POSE_COLUMNS, "pairing"),
+        table({key: loop[key] for key in ("own video", "shuffled pairs", "constant pose")}, POSE_COLUMNS, "pairing"),
         f"Rotation error, own video over shuffled pairs: {number(loop['rotation_over_shuffled'])}.",
     ]
     if result["captions"]:
@@ -94,4 +111,4 @@ def t2vc_report(result: Mapping[str, Any]) -> str:
 
 
 def _errors(errors: Sequence[str]) -> str:
-    return "\n" if not errors else "\n\nFailed clips:\n" + "\n".join(f"- {line}" for line in errors) + "\n"
+    return "\n" if not errors else "\n\nFailed clips and frames (from 0):\n" + "\n".join(f"- {line}" for line in errors) + "\n"

@@ -38,7 +38,7 @@ scene.render.pixel_aspect_y = CLIP["pixel_aspect"][1]
 scene.render.fps = CLIP["fps"]
 scene.render.fps_base = CLIP["fps_base"]
 scene.frame_start = 1
-scene.frame_end = len(CLIP["frames"])
+scene.frame_end = CLIP["frames"][-1]["number"]
 
 data = bpy.data.cameras.new("jog3r_camera")
 data.sensor_fit = "HORIZONTAL"
@@ -51,7 +51,8 @@ camera.rotation_mode = "QUATERNION"
 scene.collection.objects.link(camera)
 scene.camera = camera
 
-for number, frame in enumerate(CLIP["frames"], 1):
+for frame in CLIP["frames"]:
+    number = frame["number"]
     camera.location = frame["location"]
     camera.rotation_quaternion = frame["quaternion_wxyz"]
     data.lens = frame["lens_mm"]
@@ -63,14 +64,22 @@ for number, frame in enumerate(CLIP["frames"], 1):
         data.keyframe_insert(data_path=name, frame=number)
 scene.frame_set(1)
 
-cloud = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scene.glb")
+# In Blender's text editor __file__ is a path inside the .blend file; the text knows which file it was opened from.
+script = os.path.abspath(__file__)
+if not os.path.exists(script):
+    text = getattr(getattr(bpy.context, "space_data", None), "text", None) or bpy.data.texts.get(os.path.basename(script))
+    if text is not None and text.filepath:
+        script = bpy.path.abspath(text.filepath)
+cloud = os.path.join(os.path.dirname(script), "scene.glb")
 if os.path.exists(cloud):
     bpy.ops.import_scene.gltf(filepath=cloud)
+else:
+    print("camera.py: no cloud is loaded, there is no " + cloud)
 '''
 
 
 def blender_script(scene: Scene) -> str:
-    """A Python script for Blender (2.8 and later; needs nothing but Blender).
+    """A Python script for Blender (2.8 and later; needs nothing but Blender); key frames stand at the frames' own numbers.
 
     Args:
         scene: Supplies cameras, size and fps.
@@ -81,6 +90,7 @@ def blender_script(scene: Scene) -> str:
     Raises:
         ValueError: The shape of the pixels, fx / fy, changes along the clip.
     """
+    scene = scene.posed()
     height, width = scene.size
     aspects = scene.intrinsics[:, 0, 0] / scene.intrinsics[:, 1, 1]
     aspect = float(np.median(aspects))
@@ -96,8 +106,10 @@ def blender_script(scene: Scene) -> str:
     median_depth = 0.0 if scene.depth is None else float(np.median(scene.depth[scene.valid_pixels(edge_tolerance=None)]))
     size = camera_size(scene.poses, median_depth)
     frames = [
-        {"location": pose[:3, 3].tolist(), "quaternion_wxyz": quaternion.tolist(), **_lens(k, height, width)}
-        for pose, quaternion, k in zip(poses, quaternions, half_pixel_up(scene.intrinsics), strict=True)
+        {"number": number, "location": pose[:3, 3].tolist(), "quaternion_wxyz": quaternion.tolist(), **_lens(k, height, width)}
+        for number, pose, quaternion, k in zip(
+            (scene.frame_index + 1).tolist(), poses, quaternions, half_pixel_up(scene.intrinsics), strict=True
+        )
     ]
     clip = {
         "width": width,

@@ -7,21 +7,24 @@ import numpy as np
 
 from jog3r.export.scene import Scene
 
-__all__ = ["CONVENTION", "cameras_json", "npz_bytes", "read_cameras_json", "read_npz"]
+__all__ = ["CONVENTION", "cameras_json", "npz_bytes", "read_cameras_json", "read_npz", "read_pose_known"]
 
 CONVENTION = "opencv_cam_to_world"
-_ARRAYS = ("frames", "poses", "intrinsics", "pointmaps", "confidence", "depth", "pose_covariance")
+_ARRAYS = ("frames", "poses", "intrinsics", "pointmaps", "confidence", "depth", "pose_covariance", "pose_known", "frame_index")
 
 
 def cameras_json(scene: Scene) -> bytes:
     """`{"convention": "opencv_cam_to_world", "width", "height", "fps", "frames": [{"index", "pose", "intrinsics"}]}`.
 
-    Poses are camera-to-world 4 x 4, intrinsics 3 x 3 in pixels with the first pixel's centre at 0; numbers are exact.
+    Poses are camera-to-world 4 x 4, intrinsics 3 x 3 in pixels with the first pixel's centre at 0; numbers are exact. A frame
+    whose pose is unknown has `"pose_known": false` beside what stands in its place.
     """
     height, width = scene.size
     frames = [
-        {"index": index, "pose": pose.tolist(), "intrinsics": intrinsics.tolist()}
-        for index, (pose, intrinsics) in enumerate(zip(scene.poses, scene.intrinsics, strict=True))
+        {"index": index, "pose": pose.tolist(), "intrinsics": intrinsics.tolist()} | ({} if known else {"pose_known": False})
+        for index, pose, intrinsics, known in zip(
+            scene.frame_index.tolist(), scene.poses, scene.intrinsics, scene.pose_known, strict=True
+        )
     ]
     document = {"convention": CONVENTION, "width": width, "height": height, "fps": float(scene.fps), "frames": frames}
     return json.dumps(document, indent=1).encode()
@@ -52,6 +55,11 @@ def read_cameras_json(content: bytes) -> tuple[np.ndarray, np.ndarray, tuple[int
     if poses.shape[1:] != (4, 4) or intrinsics.shape != (len(poses), 3, 3):
         raise ValueError(f"cameras.json needs 4 x 4 poses and 3 x 3 intrinsics, got {poses.shape} and {intrinsics.shape}")
     return poses, intrinsics, size, fps
+
+
+def read_pose_known(content: bytes) -> np.ndarray:
+    """Mask (F,) of the frames of a `cameras_json` whose pose is known."""
+    return np.array([frame.get("pose_known", True) for frame in json.loads(content)["frames"]], dtype=bool)
 
 
 def npz_bytes(scene: Scene) -> bytes:

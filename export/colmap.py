@@ -4,7 +4,7 @@ COLMAP stores world-to-camera poses and puts the first pixel's centre at (0.5, 0
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,10 +20,11 @@ _PINHOLE = 1
 
 @dataclass(frozen=True)
 class ColmapModel:
-    """A sparse model in COLMAP's own conventions; ids start at 1.
+    """A sparse model in COLMAP's own conventions, of the F frames whose pose is known; ids start at 1.
 
     Attributes:
         size: (H, W) of all images.
+        names: File name of each image.
         cameras: (C, 4) fx, fy, cx, cy; one camera if all frames share their intrinsics, else one a frame.
         camera_ids: (F,) camera of each image.
         quaternions: (F, 4) w, x, y, z, world-to-camera.
@@ -35,6 +36,7 @@ class ColmapModel:
     """
 
     size: tuple[int, int]
+    names: tuple[str, ...]
     cameras: np.ndarray
     camera_ids: np.ndarray
     quaternions: np.ndarray
@@ -51,7 +53,7 @@ class ColmapModel:
 
 
 def colmap_model(scene: Scene, tracks: Tracks | None = None) -> ColmapModel:
-    """Convert cameras and tracks.
+    """Convert cameras and tracks; frames whose pose is unknown are left out.
 
     Args:
         scene: The scene.
@@ -61,6 +63,9 @@ def colmap_model(scene: Scene, tracks: Tracks | None = None) -> ColmapModel:
         ValueError: The scene has no pointmaps, or no point is seen twice.
     """
     tracks = build_tracks(scene) if tracks is None else tracks
+    # Nothing is observed in frames without a pose: they have no confidence.
+    tracks = replace(tracks, frame=(np.cumsum(scene.pose_known) - 1)[tracks.frame])
+    scene = scene.posed()
     world_to_camera = scene.world_to_camera
     k = half_pixel_up(scene.intrinsics)
     params = np.stack([k[:, 0, 0], k[:, 1, 1], k[:, 0, 2], k[:, 1, 2]], 1)
@@ -71,6 +76,7 @@ def colmap_model(scene: Scene, tracks: Tracks | None = None) -> ColmapModel:
     slots[by_frame] = np.arange(len(by_frame)) - np.repeat(starts[:-1], np.diff(starts))
     return ColmapModel(
         size=scene.size,
+        names=tuple(frame_name(index) for index in scene.frame_index),
         cameras=params[:1] if shared else params,
         camera_ids=np.ones(scene.num_frames, np.int64) if shared else np.arange(1, scene.num_frames + 1),
         quaternions=quaternion_wxyz(world_to_camera[:, :3, :3]),
@@ -95,7 +101,7 @@ def colmap_binary(model: ColmapModel) -> dict[str, bytes]:
         rows = np.empty(len(xy), observation)
         rows["xy"], rows["point"] = xy, point
         images.append(struct.pack("<I7dI", index + 1, *quaternion, *translation, model.camera_ids[index]))
-        images.append(frame_name(index).encode() + b"\0" + struct.pack("<Q", len(rows)) + rows.tobytes())
+        images.append(model.names[index].encode() + b"\0" + struct.pack("<Q", len(rows)) + rows.tobytes())
     return {"cameras.bin": b"".join(cameras), "images.bin": b"".join(images), "points3D.bin": _points_binary(model)}
 
 
@@ -117,7 +123,7 @@ def colmap_text(model: ColmapModel) -> dict[str, bytes]:
     cameras += [f"{number} PINHOLE {width} {height} {_join(params)}" for number, params in enumerate(model.cameras, 1)]
     images = ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME", "# POINTS2D[] as (X, Y, POINT3D_ID)"]
     for index, (quaternion, translation) in enumerate(zip(model.quaternions, model.translations, strict=True)):
-        images.append(f"{index + 1} {_join(quaternion)} {_join(translation)} {model.camera_ids[index]} {frame_name(index)}")
+        images.append(f"{index + 1} {_join(quaternion)} {_join(translation)} {model.camera_ids[index]} {model.names[index]}")
         xy, point = model.image_rows(index)
         images.append(" ".join(f"{_join(pixel)} {number}" for pixel, number in zip(xy, point, strict=True)))
     tracks = model.tracks
@@ -144,7 +150,7 @@ def colmap_files(scene: Scene, tracks: Tracks | None = None) -> dict[str, bytes]
     model = colmap_model(scene, tracks)
     files = {f"sparse/0/{name}": content for name, content in colmap_binary(model).items()}
     files |= {f"sparse_text/0/{name}": content for name, content in colmap_text(model).items()}
-    return files | frame_pngs(scene.frames, "images")
+    return files | frame_pngs(scene.posed(), "images")
 
 
 def _join(values: np.ndarray | list) -> str:

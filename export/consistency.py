@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from jog3r.export.pictures import INK, figure_png, show_image, tight_layout
+from jog3r.export.pictures import INK, figure_png, image_rows, tight_layout
 from jog3r.export.scene import Scene
 from jog3r.geometry.reprojection import seen_from_first
 
@@ -78,20 +78,14 @@ def consistency_picture(scene: Scene, maps: ConsistencyMaps | None = None, *, co
     heat = (matplotlib.colormaps["inferno"](np.minimum(maps.difference / _FULL_SCALE, 1))[..., :3] * 255).astype(np.uint8)
     unseen = ~maps.seen[..., None]
     rows = {
-        "frame": scene.frames[1:],
-        "seen from frame 1": np.where(unseen, 150, maps.carried).astype(np.uint8),
-        "difference": np.where(unseen, 150, heat).astype(np.uint8),
+        "frame": scene.frames[1:][chosen],
+        "seen from frame 1": np.where(unseen, 150, maps.carried).astype(np.uint8)[chosen],
+        "difference": np.where(unseen, 150, heat).astype(np.uint8)[chosen],
     }
     height, width = scene.size
     cell = 1.35
     figure = Figure(figsize=(cell * len(chosen) + 1.0, 3 * cell * height / width + 0.4), dpi=130, layout=tight_layout())
-    axes = figure.subplots(3, len(chosen), squeeze=False)
-    for row, (name, images) in enumerate(rows.items()):
-        for column, index in enumerate(chosen):
-            show_image(axes[row, column], images[index])
-            if row == 0:
-                axes[row, column].set_title(f"{index + 2}", fontsize=9, color=INK, pad=3)
-        axes[row, 0].set_ylabel(name, fontsize=9, color=INK)
+    axes = image_rows(figure, rows, [str(index + 2) for index in chosen], fontsize=9)
     scale = ScalarMappable(Normalize(0, _FULL_SCALE), "inferno")
     bar = figure.colorbar(scale, ax=list(axes[2]), fraction=0.02, pad=0.008, aspect=14)
     bar.ax.tick_params(labelsize=8, colors=INK, length=0)

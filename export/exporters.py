@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from jog3r.export.blender import blender_files
-from jog3r.export.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz
+from jog3r.export.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz, read_pose_known
 from jog3r.export.colmap import colmap_files
 from jog3r.export.files import write_files
 from jog3r.export.glb import glb_bytes
@@ -172,13 +172,14 @@ def load_scene(directory: str | Path) -> Scene:
     missing = [name for name in ("cameras.json", "video.mp4") if not (directory / name).is_file()]
     if missing:
         raise ValueError(f"{str(directory)!r} holds no scene.npz and lacks {' and '.join(missing)}; give the folder of a run")
-    poses, intrinsics, size, fps = read_cameras_json((directory / "cameras.json").read_bytes())
+    content = (directory / "cameras.json").read_bytes()
+    poses, intrinsics, size, fps = read_cameras_json(content)
     frames = _read_frames(directory / "video.mp4", size)
     if len(frames) != len(poses):
         raise ValueError(
             f"{str(directory)!r}: video.mp4 has {len(frames)} frames, cameras.json {len(poses)}; they are of different runs"
         )
-    return Scene(frames, poses, intrinsics, fps=fps)
+    return Scene(frames, poses, intrinsics, fps=fps, pose_known=read_pose_known(content))
 
 
 def left_from_earlier(directory: str | Path, written: Iterable[str]) -> list[str]:

@@ -96,7 +96,7 @@ class _Document:
 
 
 def glb_bytes(scene: Scene, cloud: PointCloud, *, frustum_depth: float | None = None) -> bytes:
-    """The cloud, one frustum a camera and the path between them, coloured along the clip from blue to red.
+    """The cloud, one frustum a known camera and the path between them, coloured along the clip from blue to red.
 
     Args:
         scene: Supplies the cameras.
@@ -107,6 +107,7 @@ def glb_bytes(scene: Scene, cloud: PointCloud, *, frustum_depth: float | None = 
         The file's bytes: meshes "points" (drawn as points), "cameras" and "path" (thin tubes, since lines are one pixel wide in
         browsers).
     """
+    scene = scene.posed()
     if frustum_depth is None:
         distance = np.linalg.norm(cloud.points - scene.poses[:, :3, 3].mean(0), axis=1)
         frustum_depth = camera_size(scene.poses, float(np.median(distance)))
@@ -124,7 +125,7 @@ def glb_bytes(scene: Scene, cloud: PointCloud, *, frustum_depth: float | None = 
 
 
 def animated_camera_glb(scene: Scene) -> bytes:
-    """One camera that moves as the clip's did: key frames at the frames' times, turned to glTF's axes.
+    """One camera that moves as the clip's did: key frames at the times of the frames with a pose, turned to glTF's axes.
 
     glTF cameras have a fixed, centred field of view: it is that of the median focal length, and a principal point off the
     image's centre is not kept (the Blender script keeps both).
@@ -135,6 +136,7 @@ def animated_camera_glb(scene: Scene) -> bytes:
     Returns:
         The file's bytes.
     """
+    scene = scene.posed()
     height, width = scene.size
     focal_x, focal_y = np.median(scene.intrinsics[:, [0, 1], [0, 1]], 0)
     poses = WORLD_TO_Y_UP @ scene.poses @ OPENCV_TO_OPENGL
@@ -146,7 +148,7 @@ def animated_camera_glb(scene: Scene) -> bytes:
     node = document.node(
         name="jog3r_camera", camera=0, translation=poses[0, :3, 3].tolist(), rotation=[float(value) for value in xyzw[0]]
     )
-    times = document.accessor((np.arange(scene.num_frames) / scene.fps).astype("<f4"))
+    times = document.accessor((scene.frame_index / scene.fps).astype("<f4"))
     outputs = {"translation": poses[:, :3, 3].astype("<f4"), "rotation": xyzw.astype("<f4")}
     samplers = [{"input": times, "output": document.accessor(values), "interpolation": "LINEAR"} for values in outputs.values()]
     channels = [{"sampler": index, "target": {"node": node, "path": path}} for index, path in enumerate(outputs)]

@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from jog3r.export.scene import Scene
+
 __all__ = ["frame_name", "frame_pngs", "png_bytes"]
 
 
@@ -16,10 +18,11 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 
 def frame_name(index: int) -> str:
-    """File name of frame `index` (from 0): frame_00001.png for the first; the order of the names is that of the frames."""
+    """File name of frame number `index` (from 0): frame_00001.png for the first; the order of the names is that of the frames."""
     return f"frame_{index + 1:05d}.png"
 
 
-def frame_pngs(frames: np.ndarray, folder: str) -> dict[str, bytes]:
-    """`{folder/frame_00001.png: bytes}` of frames (F, H, W, 3) uint8."""
-    return {f"{folder}/{frame_name(index)}": png_bytes(frame) for index, frame in enumerate(frames)}
+def frame_pngs(scene: Scene, folder: str) -> dict[str, bytes]:
+    """`{folder/frame_00001.png: bytes}` of a scene's frames, named by their numbers in the video."""
+    numbered = zip(scene.frame_index, scene.frames, strict=True)
+    return {f"{folder}/{frame_name(index)}": png_bytes(frame) for index, frame in numbered}

@@ -1,4 +1,4 @@
-"""nerfstudio's transforms.json (also read by instant-ngp), with the images and a starting cloud."""
+"""nerfstudio's transforms.json, with the images and a starting cloud."""
 
 import json
 
@@ -13,7 +13,7 @@ CLOUD_NAME = "sparse_pc.ply"
 
 
 def transforms_json(scene: Scene, *, cloud_name: str | None = CLOUD_NAME) -> bytes:
-    """Cameras in OpenGL axes (x right, y up, z backward), camera-to-world, intrinsics per frame.
+    """Cameras in OpenGL axes (x right, y up, z backward), camera-to-world, intrinsics per frame; without unknown poses.
 
     The world stays that of camera 1, which is turned upright by nerfstudio's default `--orientation-method up`; with "none"
     poses and cloud come through unchanged. Pixel centres lie at 0.5 there, so cx and cy are half a pixel larger than ours.
@@ -22,10 +22,11 @@ def transforms_json(scene: Scene, *, cloud_name: str | None = CLOUD_NAME) -> byt
         scene: Supplies cameras and size.
         cloud_name: File name of the cloud to refer to, or None.
     """
+    scene = scene.posed()
     height, width = scene.size
     matrices = scene.poses @ OPENCV_TO_OPENGL
     frames = []
-    for index, (matrix, k) in enumerate(zip(matrices, half_pixel_up(scene.intrinsics), strict=True)):
+    for index, matrix, k in zip(scene.frame_index, matrices, half_pixel_up(scene.intrinsics), strict=True):
         camera = {"fl_x": k[0, 0], "fl_y": k[1, 1], "cx": k[0, 2], "cy": k[1, 2], "w": width, "h": height}
         frames.append({"file_path": f"images/{frame_name(index)}", **camera, "transform_matrix": matrix.tolist()})
     document = {"camera_model": "OPENCV", "w": width, "h": height, "k1": 0.0, "k2": 0.0, "p1": 0.0, "p2": 0.0}
@@ -45,7 +46,7 @@ def nerfstudio_files(scene: Scene, *, max_points: int | None = 200_000, min_conf
     Returns:
         Relative file name to content.
     """
-    files = frame_pngs(scene.frames, "images")
+    files = frame_pngs(scene.posed(), "images")
     if scene.pointmaps is None:
         return {"transforms.json": transforms_json(scene, cloud_name=None), **files}
     cloud = scene.points(min_confidence_quantile=min_confidence_quantile, max_points=max_points)

@@ -34,7 +34,8 @@ _PLANS = {"above": (0, 2), "the right": (2, 1), "behind": (0, 1)}  # the world a
 def trajectory_picture(scene: Scene) -> bytes:
     """The cameras in their scene: a perspective view, and views from above and from the side, whole and close up.
 
-    Colours run along the clip. With `scene.pose_covariance` the close-ups show 2-sigma ellipses of the positions.
+    Colours run along the clip. With `scene.pose_covariance` the close-ups show 2-sigma ellipses of the positions. Frames
+    without a known pose are left out.
 
     Args:
         scene: Cameras; pointmaps are optional.
@@ -42,6 +43,7 @@ def trajectory_picture(scene: Scene) -> bytes:
     Returns:
         PNG bytes.
     """
+    scene = scene.posed()
     has_points = scene.pointmaps is not None
     figure = Figure(figsize=(14, 7) if has_points else (9, 4.6), dpi=110, facecolor="white", layout="constrained")
     grid = figure.add_gridspec(2 if has_points else 1, 3 if has_points else 2, width_ratios=[1.75, 1, 1] if has_points else None)
@@ -85,7 +87,8 @@ def overview_picture(scenes: list[Scene]) -> bytes:
         for place, frame in enumerate(chosen):
             show_image(block.add_subplot(grid[place // 4, place % 4]), scene.frames[frame])
         depth = float(np.median(scene.depth[scene.valid_pixels(edge_tolerance=None)]))
-        _draw_perspective(block.add_subplot(grid[:, 4]), scene, camera_size(scene.poses, depth), title="")
+        posed = scene.posed()
+        _draw_perspective(block.add_subplot(grid[:, 4]), posed, camera_size(posed.poses, depth), title="")
     return figure_png(figure)
 
 
@@ -114,13 +117,7 @@ def strips_picture(scene: Scene, *, columns: int = 8) -> bytes:
     height, width = scene.size
     cell = 1.55
     figure = Figure(figsize=(cell * len(chosen) + 1.1, 3 * cell * height / width + 0.5), dpi=130, layout=tight_layout())
-    axes = figure.subplots(3, len(chosen), squeeze=False)
-    for row, (name, images) in enumerate(rows.items()):
-        for column, image in enumerate(images):
-            show_image(axes[row, column], image)
-            if row == 0:
-                axes[row, column].set_title(f"{chosen[column] + 1}", fontsize=9, color=INK, pad=3)
-        axes[row, 0].set_ylabel(name, fontsize=10, color=INK)
+    axes = image_rows(figure, rows, [str(number + 1) for number in chosen], fontsize=10)
     _strip_bars(figure, axes, scene, seen)
     return figure_png(figure)
 
@@ -334,6 +331,18 @@ def show_image(axis: Axes, image: np.ndarray) -> None:
     axis.set_yticks([])
     for spine in axis.spines.values():
         spine.set_visible(False)
+
+
+def image_rows(figure: Figure, rows: dict[str, np.ndarray], titles: list[str], fontsize: int) -> np.ndarray:
+    """Draw named rows of C images (C, H, W, 3) uint8 under C titles; returns the axes (rows, C)."""
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for row, (name, images) in enumerate(rows.items()):
+        for axis, image in zip(axes[row], images, strict=True):
+            show_image(axis, image)
+        axes[row, 0].set_ylabel(name, fontsize=fontsize, color=INK)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9, color=INK, pad=3)
+    return axes
 
 
 def figure_png(figure: Figure) -> bytes:

@@ -245,6 +245,7 @@ def turntable_video(
     """
     if not 0 < sweep_deg <= 360 or num_views < 1:
         raise ValueError(f"need 0 < sweep_deg <= 360 and num_views >= 1, got {sweep_deg!r} and {num_views!r}")
+    scene = scene.posed()
     cloud = scene.points(min_confidence_quantile=0.1, max_points=max_points)
     points, colors, radius = cloud.points, cloud.colors, point_radius(scene, cloud)
     if cameras:

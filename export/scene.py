@@ -5,7 +5,7 @@ integers. The unit of length is the reconstruction's own (mean distance of frame
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,10 @@ class Scene:
         caption: The prompt, or empty.
         pose_covariance: (F, 6, 6) of (rotation vector in radians, translation) of each pose, both in world axes; may hold inf or
             NaN for frames that nothing determines; or None.
+        pose_known: (F,) bool, False for a frame whose pose nothing tells and whatever stands in its place; its confidence becomes
+            0, and exports of cameras leave it out where their format allows. None means all are known.
+        frame_index: (F,) ascending integers >= 0, the number of each frame in the video that it was taken from (key frames of a
+            long one); files are named by it. None means 0, 1, ...
 
     Raises:
         ValueError: A shape, a value or a rigid motion is not what is written above; the message says which and what to do.
@@ -71,6 +75,8 @@ class Scene:
     fps: float = 8.0
     caption: str = ""
     pose_covariance: Any = None
+    pose_known: Any = None
+    frame_index: Any = None
 
     def __post_init__(self) -> None:
         """Bring everything to numpy and check it."""
@@ -85,6 +91,13 @@ class Scene:
             raise ValueError(f"fps must be a positive number, got {self.fps!r}")
         if self.pose_covariance is not None:
             self._keep("pose_covariance", _array("pose_covariance", self.pose_covariance, (num_frames, 6, 6), np.float64))
+        known = np.ones(num_frames, bool) if self.pose_known is None else self.pose_known
+        self._keep("pose_known", _array("pose_known", known, (num_frames,), bool))
+        if not self.pose_known.any():
+            raise ValueError("pose_known is False for every frame; a scene needs one camera at least")
+        index = np.arange(num_frames) if self.frame_index is None else self.frame_index
+        self._keep("frame_index", _array("frame_index", index, (num_frames,), np.int64))
+        _check_frame_index(self.frame_index)
         if self.pointmaps is None:
             if self.depth is not None or self.confidence is not None:
                 raise ValueError("depth or confidence came without pointmaps; use Scene.from_depth to build pointmaps from depth")
@@ -92,7 +105,8 @@ class Scene:
         maps = (num_frames, height, width)
         self._keep("pointmaps", _array("pointmaps", self.pointmaps, (*maps, 3), np.float32))
         confidence = np.ones(maps, np.float32) if self.confidence is None else self.confidence
-        self._keep("confidence", _array("confidence", confidence, maps, np.float32))
+        confidence = _array("confidence", confidence, maps, np.float32)
+        self._keep("confidence", np.where(self.pose_known[:, None, None], confidence, 0))
         depth = _depth_of(self.pointmaps, self.poses) if self.depth is None else self.depth
         self._keep("depth", _array("depth", depth, maps, np.float32))
         self._check_maps()
@@ -151,6 +165,15 @@ class Scene:
     def world_to_camera(self) -> np.ndarray:
         """(F, 4, 4), the inverse of `poses`."""
         return cameras.invert(torch.from_numpy(self.poses)).numpy()
+
+    def posed(self) -> "Scene":
+        """The frames whose pose is known, under their own numbers; the scene itself if all are."""
+        if self.pose_known.all():
+            return self
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Scene(
+            **{name: value[self.pose_known] if isinstance(value, np.ndarray) else value for name, value in values.items()}
+        )
 
     def valid_pixels(self, *, min_confidence_quantile: float = 0.0, edge_tolerance: float | None = 0.1) -> np.ndarray:
         """Which pixels have geometry worth showing.
@@ -283,6 +306,11 @@ def _check_poses(poses: np.ndarray) -> None:
     bad = (off > 1e-3) | (np.linalg.det(rotation) < 0)
     if bad.any():
         raise ValueError(f"pose {int(np.argmax(bad))} is not a rigid motion (R R^T = I, det R = 1, last row 0 0 0 1)")
+
+
+def _check_frame_index(frame_index: np.ndarray) -> None:
+    if frame_index[0] < 0 or (np.diff(frame_index) <= 0).any():
+        raise ValueError(f"frame_index must be frame numbers >= 0 that rise, got {frame_index.tolist()}")
 
 
 def _check_intrinsics(intrinsics: np.ndarray) -> None:

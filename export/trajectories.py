@@ -9,14 +9,18 @@ __all__ = ["kitti_text", "tum_text"]
 
 
 def tum_text(scene: Scene) -> str:
-    """One line a frame: `timestamp tx ty tz qx qy qz qw`, camera-to-world, timestamp = index / fps in seconds."""
+    """One line a frame: `timestamp tx ty tz qx qy qz qw`, camera-to-world, timestamp = index / fps in seconds.
+
+    Frames whose pose is unknown have no line.
+    """
+    scene = scene.posed()
     xyzw = quaternion_wxyz(scene.poses[:, :3, :3])[:, [1, 2, 3, 0]]
-    times = np.arange(scene.num_frames)[:, None] / scene.fps
+    times = scene.frame_index[:, None] / scene.fps
     return _lines(np.concatenate([times, scene.poses[:, :3, 3], xyzw], 1), "# timestamp tx ty tz qx qy qz qw (camera-to-world)\n")
 
 
 def kitti_text(scene: Scene) -> str:
-    """One line a frame: the 12 numbers of the camera-to-world 3 x 4, row by row."""
+    """One line a frame: the 12 numbers of the camera-to-world 3 x 4, row by row; unknown poses too, since lines are counted."""
     return _lines(scene.poses[:, :3].reshape(-1, 12))
 
 

@@ -89,6 +89,8 @@ class _Viewer:
         colors = time_colors(self.scene.num_frames)
         wxyz = quaternion_wxyz(self.scene.poses[:, :3, :3])
         for index, pose in enumerate(self.scene.poses):
+            if not self.scene.pose_known[index]:
+                continue
             self.server.scene.add_camera_frustum(
                 f"/cameras/{index + 1:05d}",
                 fov=float(2 * np.arctan(height / 2 / self.scene.intrinsics[index, 1, 1])),

@@ -1,6 +1,6 @@
 """What `register_pointmaps` refuses, and which pixels it counts as valid."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -83,6 +83,11 @@ class Given:
     focal_known: bool
     intrinsics_given: bool
     poses: Tensor | None  # (F, 4, 4) float64, the first the identity
+
+    def clone(self) -> "Given":
+        """The same in new tensors."""
+        poses = None if self.poses is None else self.poses.clone()
+        return replace(self, intrinsics=self.intrinsics.clone(), poses=poses)
 
 
 def check_given(

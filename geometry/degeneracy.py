@@ -1,5 +1,7 @@
 """Which frames' poses deserve no trust, and why."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ TOO_FEW_POINTS = "too few points"  # under 12 valid points in each of its maps; 
 NO_PARALLAX = "no parallax"  # the camera's offset from frame 1 is within its uncertainty: its direction means nothing
 PLANAR_SCENE = "planar scene"  # the points lie in one plane within the noise: pose and focal may be confounded
 POOR_FIT = "poor fit"  # most pixels disagree with the pose, or the points' errors exceed a tenth of their distance
+_NO_POSE = (NO_OVERLAP, TOO_FEW_POINTS)
 
 _PARALLAX_SIGMAS = 3.0
 _PLANE_RATIO = 1.5
@@ -19,12 +22,18 @@ _LEAST_INLIERS = 0.5
 _WORST_LEVEL = 0.1
 
 
-def find_degenerate(samples: Samples, refined: Refined) -> tuple[str, ...]:
+def pose_known(degenerate: Sequence[str]) -> Tensor:
+    """Mask (F,) of the frames that have a pose: False where "no overlap" or "too few points" left the identity in its place."""
+    return torch.tensor([not any(word in words.split(", ") for word in _NO_POSE) for words in degenerate], dtype=torch.bool)
+
+
+def find_degenerate(samples: Samples, refined: Refined, known: Tensor) -> tuple[str, ...]:
     """One string per frame, words joined by ", ", "" for a sound frame.
 
     Args:
         samples: the data.
         refined: the final state.
+        known: (F,) bool, frames whose pose is given or connected to frame 1.
     """
     state, count = refined.state, samples.num_pairs
     num_frames = state.poses.shape[0]
@@ -37,10 +46,8 @@ def find_degenerate(samples: Samples, refined: Refined) -> tuple[str, ...]:
         mine = samples.frame == frame
         second = mine[count:]
         found = []
-        if not bool((mine & enough).any()):
-            found.append(TOO_FEW_POINTS)
-        elif not bool(state.reached[frame]):
-            found.append(NO_OVERLAP)
+        if not bool(known[frame]):
+            found.append(NO_OVERLAP if bool((mine & enough).any()) else TOO_FEW_POINTS)
         else:
             if frame > 0 and float(offset[frame].norm()) < _PARALLAX_SIGMAS * float(spread[frame]) + 1e-6:
                 found.append(NO_PARALLAX)

@@ -6,7 +6,7 @@ pixels of log(confidence) * distance, for the first maps plus for the second map
 geometric mean of the pair scales to be 0.5, otherwise everything could shrink to a point at no cost.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ class Pairwise:
     def size(self) -> tuple[int, int]:
         """Rows and columns of the maps."""
         return self.pointmaps.shape[1], self.pointmaps.shape[2]
+
+    def clone(self) -> "Pairwise":
+        """The same in new tensors."""
+        return Pairwise(*(getattr(self, field.name).clone() for field in fields(self)))
 
     def to(self, dtype: torch.dtype) -> "Pairwise":
         """The same with all floating-point maps in another precision."""

@@ -105,8 +105,7 @@ def initial_parameters(data: Pairwise, num_frames: int, options: ReferenceOption
         unit = BASE_SCALE / scales.log().mean().exp()
     else:
         known = options.known_poses.to(world)
-        # Similarity between the tree's world and the given one from the camera centres; the scale is the ratio of their spreads.
-        unit, rotation, translation = umeyama_sim3(poses_cam_to_world[None, :, :3, 3], known[None, :, :3, 3])
+        unit, rotation, translation = umeyama_sim3(_centres_and_axes(poses_cam_to_world)[None], _centres_and_axes(known)[None])
         to_known = pose_from(rotation[0] * unit[0], translation[0])
         world, pair_to_world = transform(to_known, world), to_known @ pair_to_world
         scales, poses_cam_to_world, unit = scales * unit[0], known, torch.ones_like(unit[0])
@@ -128,6 +127,13 @@ def initial_parameters(data: Pairwise, num_frames: int, options: ReferenceOption
         pair_parameters,
         free_scale=options.known_poses is None,
     )
+
+
+def _centres_and_axes(poses: Tensor) -> Tensor:
+    """Points (4 F, 3) that show how a set of poses lies in the world: those of cameras in a row would leave a turn open."""
+    centres = poses[:, None, :3, 3]  # (F, 1, 3)
+    spread = (centres - centres.mean(0)).norm(dim=-1).mean()
+    return torch.cat((centres, centres + spread * poses[:, :3, :3].mT), dim=1).flatten(0, 1)
 
 
 def _grow_tree(data: Pairwise, num_frames: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -27,7 +27,7 @@ class RefineOptions:
     fixed_focal: bool = False
     shared_focal: bool = True
     motion_prior: bool = True
-    temporal: TemporalWeights | None = None
+    temporal: TemporalWeights = TemporalWeights()  # for positions in the state's unit
     chunk_pairs: int = 32
 
 
@@ -70,9 +70,8 @@ def refine(samples: Samples, state: State, options: RefineOptions) -> Refined:
         if options.motion_prior and not options.fixed_poses and layout.num_frames > 3:
             prior, pull = motion_pull(system, layout, free, state, prior)
             normal, gradient = normal + pull[0], gradient + pull[1]
-        if options.temporal is not None:
-            pull = paper_pull(state, layout, options.temporal)
-            normal, gradient = normal + pull[0], gradient + pull[1]
+        pull = paper_pull(state, layout, options.temporal)
+        normal, gradient = normal + pull[0], gradient + pull[1]
         step, inverse = _solve(normal, gradient, free)
         moved = _apply(state, step, layout)
         if not (bool(torch.isfinite(inverse).all()) and moved.is_finite()):

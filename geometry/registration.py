@@ -5,23 +5,23 @@ explains the two methods, their terms and the weights.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import intrinsics_from_focal, relative_poses, transform, unproject
 from jog3r.geometry.checks import Given, check_given, check_inputs
-from jog3r.geometry.degeneracy import find_degenerate
+from jog3r.geometry.degeneracy import find_degenerate, pose_known
 from jog3r.geometry.dense import Dense, dense_depth, frame_confidence
-from jog3r.geometry.energy import Pairwise, objective
+from jog3r.geometry.energy import BASE_SCALE, Pairwise, objective
 from jog3r.geometry.pointmaps import mean_distance
 from jog3r.geometry.reference import ReferenceOptions, reference_alignment
 from jog3r.geometry.refinement import RefineOptions, refine
 from jog3r.geometry.samples import take_samples
 from jog3r.geometry.smoothness import TemporalWeights
-from jog3r.geometry.threads import one_thread_if_small
-from jog3r.geometry.tree import first_intrinsics, first_state
+from jog3r.geometry.threads import full_precision, one_thread_if_small
+from jog3r.geometry.tree import first_intrinsics, first_state, unit_length
 
 MAX_PIXELS = 4096  # of each map that take part in the fast solve
 
@@ -50,12 +50,17 @@ class Registration:
     num_iterations: int
     """Steps taken."""
     degenerate: tuple[str, ...]
-    """Per frame why its pose deserves no trust, joined by ", ": "too few points", "no overlap", "no parallax", "planar scene",
-    "poor fit"; "" for a sound frame."""
+    """Per frame why its pose deserves no trust, joined by ", ": "no parallax", "planar scene", "poor fit"; "too few points" and
+    "no overlap" for a frame that has no pose (see `pose_known`); "" for a sound frame."""
     pose_covariance: Tensor
     """(F, 6, 6) covariance of rotation vector (radians) and translation of each pose, in world axes (R -> exp(w) R, t -> t + v);
     zero for frame 1 and given poses, inf on the diagonal where the pose is unknown; NaN-filled by the reference, which
     knows none."""
+
+    @property
+    def pose_known(self) -> Tensor:
+        """(F,) bool: False for frames whose pose nothing tells: the identity stands there, depth and points mean nothing."""
+        return pose_known(self.degenerate)
 
 
 def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
@@ -87,13 +92,14 @@ def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
         confidence: the same for frame j.
         pairs: (i, j) from 0; any graph, best connected to frame 0. The star (0, f) is what the pipeline gives.
         num_frames: F; frames in temporal order if smoothness is to mean anything.
-        method: "fast", or "reference" for DUSt3R's energy minimised by Adam (slow; the graph must be connected).
+        method: "fast", or "reference" for DUSt3R's energy minimised by Adam (slow; the graph must be connected): the
+            paper's with both temporal weights and a focal per frame, DUSt3R's own with the defaults.
         shared_focal: one focal length for all frames.
         focal_px: given focal length in pixels, one or one per frame.
         intrinsics: given (3, 3) or (F, 3, 3) in pixels, e.g. with non-square pixels (fast only).
         known_poses: given (F, 4, 4) camera-to-world poses, in any world and any scale; they are kept.
         smoothness: "auto" adds a prior on accelerations whose strength is estimated from the data; None adds none (fast only).
-        smoothness_focal: weight of the paper's L_fl.
+        smoothness_focal: weight of the paper's L_fl, which is 0 for `shared_focal`.
         smoothness_translation: weight of the paper's L_transl. For both methods' units see docs/registration.md.
         max_iterations: default 10 (fast), 300 (reference).
         chunk_pairs: pairs worked on at a time; bounds the memory (fast only).
@@ -104,18 +110,12 @@ def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
         TypeError: maps that are not tensors.
     """
     del generator
-    data, masks = check_inputs(anchor_pointmaps, anchor_confidence, pointmaps, confidence, pairs, num_frames)
-    given = check_given(data, num_frames, focal_px, intrinsics, known_poses)
-    weights = TemporalWeights(smoothness_focal, smoothness_translation)
-    if max_iterations is not None and max_iterations < 1:
-        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
-    if chunk_pairs < 1:
-        raise ValueError(f"chunk_pairs must be at least 1, got {chunk_pairs}")
-    if min(smoothness_focal, smoothness_translation) < 0:
-        raise ValueError(f"smoothness weights must be >= 0, got {smoothness_focal} and {smoothness_translation}")
-    if smoothness not in ("auto", None):
-        raise ValueError(f"smoothness must be 'auto' or None, got {smoothness!r}")
-    with torch.no_grad():
+    device = getattr(pointmaps, "device", torch.device("cpu"))
+    with torch.no_grad(), full_precision(device):
+        data, masks = check_inputs(anchor_pointmaps, anchor_confidence, pointmaps, confidence, pairs, num_frames)
+        given = check_given(data, num_frames, focal_px, intrinsics, known_poses)
+        weights = TemporalWeights(smoothness_focal, smoothness_translation)
+        check_options(max_iterations, chunk_pairs, weights, smoothness)
         if method == "fast":
             options = RefineOptions(
                 iterations=max_iterations or 10,
@@ -128,8 +128,22 @@ def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
             )
             return _fast(data, masks, num_frames, given, options)
         if method == "reference":
-            return _reference(data, masks, num_frames, given, weights, max_iterations or 300, shared_focal)
+            # Its gradients need ordinary tensors, which nothing made inside torch.inference_mode is.
+            with torch.inference_mode(False), torch.no_grad():
+                return _reference(data.clone(), masks, num_frames, given.clone(), weights, max_iterations or 300, shared_focal)
     raise ValueError(f"method must be 'fast' or 'reference', got {method!r}")
+
+
+def check_options(max_iterations: int | None, chunk_pairs: int, weights: TemporalWeights, smoothness: str | None) -> None:
+    """Refuse numbers out of range."""
+    if max_iterations is not None and max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+    if chunk_pairs < 1:
+        raise ValueError(f"chunk_pairs must be at least 1, got {chunk_pairs}")
+    if min(weights.focal, weights.translation) < 0:
+        raise ValueError(f"smoothness weights must be >= 0, got {weights.focal} and {weights.translation}")
+    if smoothness not in ("auto", None):
+        raise ValueError(f"smoothness must be 'auto' or None, got {smoothness!r}")
 
 
 def _fast(data: Pairwise, masks: tuple[Tensor, Tensor], num_frames: int, given: Given, options: RefineOptions) -> Registration:
@@ -141,16 +155,18 @@ def _fast(data: Pairwise, masks: tuple[Tensor, Tensor], num_frames: int, given: 
         if not given.focal_known:
             intrinsics = first_intrinsics(samples, intrinsics, options.shared_focal, data.size)
         state, samples = first_state(samples, intrinsics, num_frames, given.poses)
+        options = replace(options, temporal=options.temporal.in_unit(unit_length(samples, state)))
         # 2. all cameras together
         refined = refine(samples, state, options)
         state = refined.state
-        degenerate = find_degenerate(samples, refined)
+        known = state.reached if given.poses is None else torch.ones_like(state.reached)
+        degenerate = find_degenerate(samples, refined, known)
     # 3. depth of all pixels for these cameras
     pair_scale = state.pair_scale / samples.unit
     dense = dense_depth(data, masks, state.poses, state.intrinsics, pair_scale, options.chunk_pairs)
     covariance = refined.covariance
     unknown = torch.full((6,), torch.inf, dtype=covariance.dtype, device=covariance.device).diag_embed().nan_to_num(nan=0.0)
-    covariance = torch.where(state.reached[:, None, None], covariance, unknown)
+    covariance = torch.where(known[:, None, None], covariance, unknown)
     return _finish(
         (state.poses, state.intrinsics, pair_scale, covariance),
         dense,
@@ -185,15 +201,18 @@ def _reference(
     best = frame_confidence(data, masks, num_frames)
     depth = torch.where(best > 0, parameters.im_depthmaps.exp().unflatten(1, data.size), 0.0)
     world = transform(poses.float(), unproject(depth, intrinsics.float()))
-    energy = float(objective(data, parameters))
+    final = float(objective(data, parameters))
+    energy = final
+    if given.poses is not None:  # which fix the scale of everything; the energy is proportional to it
+        energy *= BASE_SCALE / float(parameters.pair_scales().log().mean().exp())
     if not math.isfinite(energy):
         raise ValueError(f"method='reference' ended at an energy of {energy}: points of such sizes are beyond it; use 'fast'")
-    covariance = torch.full((num_frames, 6, 6), torch.nan)
+    covariance = torch.full((num_frames, 6, 6), torch.nan, device=poses.device)
     earlier = history[-max(1, len(history) // 10)]
     return _finish(
         (poses, intrinsics, parameters.pair_scales(), covariance),
         Dense(depth, best, world, energy),
-        earlier - energy < 1e-3 * energy,
+        earlier - final < 1e-3 * final,
         iterations,
         ("",) * num_frames,
     )

@@ -25,10 +25,14 @@ _EM_STRIDE = 1.7  # of the steps in log variance; the fixed point is the same
 
 @dataclass(frozen=True)
 class TemporalWeights:
-    """Weights of the paper's terms, added to minus twice the log-likelihood; lengths in the result's unit, focals in pixels."""
+    """Weights of the paper's terms, added to minus twice the log-likelihood; focals in pixels."""
 
     focal: float = 0.0  # of sum |l_f - l_(f+1)|^2
     translation: float = 0.0  # of sum |t_f - t_(f+1)|^2 + |v_f - v_(f+1)|^2
+
+    def in_unit(self, length: float) -> "TemporalWeights":
+        """The same terms for positions in another unit, of which one of these here has `length`."""
+        return TemporalWeights(self.focal, self.translation / length**2)
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,10 @@ def _safe_cholesky(matrix: Tensor) -> Tensor:
 
 
 def paper_pull(state: State, layout: Layout, weights: TemporalWeights) -> tuple[Tensor, Tensor]:
-    """The paper's L_fl and L_transl as additions to the normal equations and the gradient (exact: both are quadratic)."""
+    """The paper's L_fl and L_transl as additions to the normal equations and the gradient (exact: both are quadratic).
+
+    The weights are for positions in the state's own unit, see `TemporalWeights.in_unit`.
+    """
     options = {"dtype": state.poses.dtype, "device": state.poses.device}
     normal, gradient = torch.zeros(layout.size, layout.size, **options), torch.zeros(layout.size, **options)
     if weights.translation > 0:

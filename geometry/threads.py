@@ -1,4 +1,4 @@
-"""Work on tensors too small for several threads."""
+"""How torch computes inside: threads for small tensors, and no lower precision than the tensors have."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,16 @@ import torch
 
 # Numbers in the largest tensors of one kind, up to which several threads gain nothing.
 _SMALL = 1 << 17
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No autocast inside: half precision would lose the cameras, and mixes dtypes that do not go together."""
+    if not torch.is_autocast_enabled(device.type):
+        yield
+        return
+    with torch.autocast(device.type, enabled=False):
+        yield
 
 
 @contextmanager

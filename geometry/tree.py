@@ -90,6 +90,14 @@ def first_state(samples: Samples, intrinsics: Tensor, num_frames: int, known_pos
     return state, samples
 
 
+def unit_length(samples: Samples, state: State) -> float:
+    """Mean distance of frame 1's points in the state's unit: what becomes 1 in the result; 1 where frame 1 has no points."""
+    first = samples.frame == 0
+    weights = samples.valid[first].double() * state.pair_scale.repeat(2)[first, None]
+    count = int(samples.valid[first].sum())
+    return float((samples.size[first] * weights).sum()) / count if count else 1.0
+
+
 def _grow(
     pairs: Tensor, relative: Tensor, fit: Tensor, log_depth: Tensor, weights: Tensor, num_frames: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,7 +141,7 @@ def _grow(
 
 
 def _scale_to(known_poses: Tensor, relative: Tensor, pairs: Tensor, fallback: Tensor) -> Tensor:
-    """Pair scales (P,) that make the pairs' baselines those of the given poses; the median ratio where one says nothing."""
+    """Pair scales (P,) in the unit of the given poses: those found, times the median ratio of given to found baselines."""
     baseline = (invert(known_poses)[pairs[:, 0]] @ known_poses[pairs[:, 1]])[:, :3, 3]
     found = relative[:, :3, 3]
     length = found.square().sum(1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import pose_from, so3_exp, so3_log, transform, unproject
+from jog3r.geometry.degeneracy import pose_known
 from jog3r.geometry.similarity import SimilarityFit, fit_similarity, move_cameras, sim3_adjoint, sim3_parts
 
 MAX_POINTS = 4096  # matched pixels that take part in a join
@@ -19,7 +20,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class WindowGeometry:
-    """What is known of the n frames of one window, in the window's own world and unit of length."""
+    """What is known of the n frames of one window, in the window's own world and unit of length.
+
+    Depth and confidence of frames whose pose is unknown become 0: their points would lie anywhere.
+    """
 
     poses: Tensor
     """(n, 4, 4) camera-to-world."""
@@ -37,7 +41,7 @@ class WindowGeometry:
     """(D,) what the window looks like, for finding places seen before; None for unknown."""
 
     def __post_init__(self) -> None:
-        """Check that the shapes go together."""
+        """Check that the shapes go together, and drop what cannot be placed."""
         count = len(self.depth)
         shapes = {"poses": (count, 4, 4), "intrinsics": (count, 3, 3), "confidence": tuple(self.depth.shape)}
         for name, shape in shapes.items():
@@ -46,6 +50,18 @@ class WindowGeometry:
                     f"a window's {name} must have shape {shape} to go with depth (n, H, W), got "
                     f"{tuple(getattr(self, name).shape)} with depth {tuple(self.depth.shape)}"
                 )
+        if len(self.degenerate) not in (0, count):
+            raise ValueError(f"a window's degenerate must have {count} entries to go with depth, got {len(self.degenerate)}")
+        known = self.pose_known
+        if not bool(known.all()):
+            for name in ("depth", "confidence"):
+                maps = getattr(self, name)
+                object.__setattr__(self, name, torch.where(known.to(maps.device)[:, None, None], maps, torch.zeros_like(maps)))
+
+    @property
+    def pose_known(self) -> Tensor:
+        """(n,) bool: False where "no overlap" or "too few points" stands for the pose, which is then the identity."""
+        return pose_known(self.degenerate or ("",) * len(self.depth))
 
     def frames(self, selection: slice) -> "WindowGeometry":
         """Some of the frames, in the same world; energy and descriptor stay those of the whole window."""
@@ -112,13 +128,15 @@ def join_windows(earlier: WindowGeometry, later: WindowGeometry, growth: float =
             the two say differently about the shared cameras tells, and grows like a random walk over the frames of a window.
 
     Raises:
-        ValueError: other numbers or sizes of frames; too few pixels that both know.
+        ValueError: other numbers or sizes of frames; no frame whose pose both know; too few pixels that both know.
     """
     if earlier.depth.shape != later.depth.shape:
         raise ValueError(
             f"both windows must hold the same frames, got depths {tuple(earlier.depth.shape)} and {tuple(later.depth.shape)}"
         )
     trust = (earlier.confidence.double() * later.confidence.double()).clamp(min=0).sqrt()
+    if not bool((earlier.pose_known & later.pose_known).any()):
+        raise ValueError("no frame has a pose in both windows")
     known = (earlier.depth > 0) & (later.depth > 0) & (trust > 0)
     chosen = known.flatten().nonzero()[:, 0]
     if len(chosen) > MAX_POINTS:  # evenly over frames and pixels
@@ -132,9 +150,10 @@ def join_windows(earlier: WindowGeometry, later: WindowGeometry, growth: float =
 
 
 def _camera_covariance(join: Tensor, earlier: WindowGeometry, later: WindowGeometry, distance: Tensor) -> Tensor:
-    """(7, 7) from what two windows say differently about the same cameras, about the middle of these cameras."""
-    cameras = earlier.poses.double()
-    moved = move_cameras(join, later.poses.double())
+    """(7, 7) from what two windows say differently about the cameras that both know, about the middle of these cameras."""
+    both = earlier.pose_known & later.pose_known
+    cameras = earlier.poses.double()[both]
+    moved = move_cameras(join, later.poses.double()[both])
     rotation = so3_log(cameras[:, :3, :3].mT @ moved[:, :3, :3]).square().mean()
     shift = (moved[:, :3, 3] - cameras[:, :3, 3]).square().mean()
     variances = torch.stack((*rotation.expand(3), shift / distance**2, *shift.expand(3)))
@@ -176,7 +195,8 @@ def blend_poses(entries: Sequence[tuple[int, Tensor, Tensor]], nodes: Tensor, nu
     """World poses of all frames from those of all windows.
 
     Args:
-        entries: per window k its first frame, poses (n, 4, 4) in its own world and weights (n,) > 0.
+        entries: per window k its first frame, poses (n, 4, 4) in its own world and weights (n,) >= 0; frames that no window gives
+            a weight count alike in all.
         nodes: (K, 4, 4) similarities window -> world.
         num_frames: F; every frame lies in some window.
 
@@ -187,13 +207,21 @@ def blend_poses(entries: Sequence[tuple[int, Tensor, Tensor]], nodes: Tensor, nu
     window = torch.cat([torch.full((len(poses),), k) for k, (_, poses, _) in enumerate(entries)])
     weights = torch.cat([weights for _, _, weights in entries]).double()
     world = move_cameras(nodes[window], torch.cat([poses for _, poses, _ in entries]).double())  # (E, 4, 4)
-    share = weights / weights.new_zeros(num_frames).index_add(0, frame, weights)[frame]
+    share = frame_shares(frame, weights, num_frames)
     centres = weights.new_zeros(num_frames, 3).index_add(0, frame, share[:, None] * world[:, :3, 3])
     reference = weights.new_zeros(num_frames, 3, 3)
-    reference[frame] = world[:, :3, :3]  # any one of a frame's entries
+    heard = share > 0
+    reference[frame[heard]] = world[heard, :3, :3]  # any one of a frame's entries that count
     apart = so3_log(reference[frame].mT @ world[:, :3, :3])
     mean = weights.new_zeros(num_frames, 3).index_add(0, frame, share[:, None] * apart)
     return pose_from(reference @ so3_exp(mean), centres)
+
+
+def frame_shares(frame: Tensor, weights: Tensor, num_frames: int) -> Tensor:
+    """Shares (E,) of entries in what is said of their frames (E,), summing to 1 a frame; all alike where all weights are 0."""
+    none = weights.new_zeros(num_frames).index_add(0, frame, weights)[frame] == 0
+    weights = torch.where(none, 1.0, weights)
+    return weights / weights.new_zeros(num_frames).index_add(0, frame, weights)[frame]
 
 
 def unit_ratio(join: Tensor) -> float:

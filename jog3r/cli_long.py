@@ -113,12 +113,24 @@ def _write(result: Any, frames: np.ndarray, fps: float, exports: list[str], keyf
     from jog3r.export.exporters import EXPORTERS, result_files
     from jog3r.export.files import write_files
     from jog3r.export.scene import Scene
+    from jog3r.geometry.degeneracy import pose_known
 
-    cameras = Scene(frames, result.poses, result.intrinsics, fps=fps)
+    known = pose_known(result.degenerate)
+    cameras = Scene(frames, result.poses, result.intrinsics, fps=fps, pose_known=known)
     chosen = np.unique(np.linspace(0, len(result) - 1, min(keyframes, len(result))).round().astype(int))
     maps = [result.frame(int(index)) for index in chosen]
     pointmaps, confidence, depth = (torch.stack([getattr(m, name) for m in maps]) for name in ("pointmap", "confidence", "depth"))
-    keys = Scene(frames[chosen], result.poses[chosen], result.intrinsics[chosen], pointmaps, confidence, depth, fps)
+    keys = Scene(
+        frames[chosen],
+        result.poses[chosen],
+        result.intrinsics[chosen],
+        pointmaps,
+        confidence,
+        depth,
+        fps,
+        pose_known=known[chosen],
+        frame_index=chosen,
+    )
     contents = result_files(cameras) | EXPORTERS["ply"](keys) | EXPORTERS["glb"](keys)
     for name in exports:
         contents |= EXPORTERS[name](cameras if name in EVERY_FRAME else keys)

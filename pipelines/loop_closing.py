@@ -103,8 +103,7 @@ def find_candidates(memories: Sequence[WindowMemory], nodes: Tensor, options: Lo
         options: what counts.
     """
     count = len(memories)
-    middle = [memory.geometry.poses[len(memory.frames) // 2].double() for memory in memories]
-    cameras = move_cameras(nodes, torch.stack(middle))  # (K, 4, 4)
+    cameras = move_cameras(nodes, torch.stack([_middle_camera(memory.geometry) for memory in memories]))  # (K, 4, 4)
     depth = torch.stack([_mean_depth(memory.geometry) for memory in memories]) * sim3_parts(nodes)[0]
     apart = torch.cdist(cameras[:, :3, 3], cameras[:, :3, 3]) / (0.5 * (depth[:, None] + depth))
     cosine = (cameras[:, :3, 2] @ cameras[:, :3, 2].T).clamp(-1, 1)
@@ -121,6 +120,13 @@ def find_candidates(memories: Sequence[WindowMemory], nodes: Tensor, options: Lo
         similarity = looks @ looks.T
         ranked.append(_best(far & (similarity > options.min_similarity), similarity))
     return _spread(ranked, options.max_candidates)
+
+
+def _middle_camera(geometry: WindowGeometry) -> Tensor:
+    """(4, 4) float64 pose of the known frame nearest to the middle."""
+    count = len(geometry.poses)
+    away = (torch.arange(count) - count // 2).abs() + count * ~geometry.pose_known
+    return geometry.poses[int(away.argmin())].double()
 
 
 def _mean_depth(geometry: WindowGeometry) -> Tensor:
@@ -204,7 +210,7 @@ def _through_mixed(ours: SimilarityFit, theirs: SimilarityFit) -> tuple[Tensor, 
 
 def _disagreement(transforms: tuple[Tensor, ...], points: Tensor, first: WindowGeometry) -> float:
     moved = [transform(similarity, points) for similarity in transforms]
-    distance = (moved[0] - first.poses[len(first.poses) // 2, :3, 3].double()).norm(dim=-1)
+    distance = (moved[0] - _middle_camera(first)[:3, 3]).norm(dim=-1)
     return float(((moved[0] - moved[1]).norm(dim=-1) / distance).median())
 
 

@@ -43,6 +43,9 @@ class Jog3rPipelineOutput(BaseOutput):
     def clip(self, index: int = 0) -> dict[str, Any]:
         """The fields of one clip, named as the arguments of `jog3r.export.scene.Scene`.
 
+        Frames whose pose nothing tells (`Registration.pose_known`) have confidence 0 here: the identity stands in its place, and
+        their points would lie anywhere.
+
         Args:
             index: which of the B clips.
 
@@ -53,4 +56,6 @@ class Jog3rPipelineOutput(BaseOutput):
             raise ValueError('this output has no cameras; use task "t2v+c" or "v2c" with registration=True')
         names = ("frames", "poses", "intrinsics", "pointmaps", "confidence", "depth")
         fields = {name: getattr(self, name)[index] for name in names}
-        return {**fields, "pose_covariance": self.registration[index].pose_covariance}
+        found = self.registration[index]
+        fields["confidence"] = fields["confidence"] * found.pose_known.to(fields["confidence"])[:, None, None]
+        return {**fields, "pose_covariance": found.pose_covariance, "pose_known": found.pose_known}

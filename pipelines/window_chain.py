@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import invert, unproject
+from jog3r.geometry.degeneracy import pose_known
 from jog3r.geometry.pointmaps import mean_distance
 from jog3r.geometry.pose_graph import Edge, chain_nodes
 from jog3r.geometry.similarity import sim3
-from jog3r.geometry.windows import WindowGeometry, blend_depth, border_weights, join_windows, unit_ratio
+from jog3r.geometry.windows import WindowGeometry, blend_depth, border_weights, frame_shares, join_windows, unit_ratio
 from jog3r.pipelines.loop_closing import WindowMemory, remember
 
 HALF_MAX = 6e4  # just below the largest float16
@@ -72,7 +73,7 @@ class WindowChain:
         """Take the next window: its first frame, its frames and what is known of them."""
         if len(geometry.depth) != len(items):
             raise ValueError(f"the reconstructor gave {len(geometry.depth)} frames for {len(items)}")
-        weights = border_weights(len(items))
+        weights = border_weights(len(items)) * geometry.pose_known.cpu()  # an unknown pose is no opinion
         fresh = _Maps(geometry.depth.float(), geometry.confidence.float(), weights)
         if self.last is not None:
             fresh = self._join(start - self.entries[-1][0], self.last, geometry, fresh)
@@ -104,7 +105,7 @@ class WindowChain:
         depth, confidence = blend_depth(
             (old.depth / unit_ratio(fit.transform), old.confidence),
             (fresh.depth[:shared], fresh.confidence[:shared]),
-            fresh.weights[:shared] / weights,
+            torch.where(weights > 0, fresh.weights[:shared] / weights, 0.5),
         )
         blended = _Maps(depth, confidence, weights)
         return _Maps(*(torch.cat((head, values[shared:])) for head, values in zip(blended, fresh, strict=True)))
@@ -135,17 +136,17 @@ class WindowChain:
     def blended_intrinsics(self) -> Tensor:
         """(F, 3, 3) float64, those of shared frames averaged."""
         count = len(self.owner)
-        total, weight = torch.zeros(count, 3, 3, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
-        for (start, _, weights), intrinsics in zip(self.entries, self.intrinsics, strict=True):
-            total[start : start + len(weights)] += weights[:, None, None] * intrinsics
-            weight[start : start + len(weights)] += weights
-        return total / weight[:, None, None]
+        frame = torch.cat([torch.arange(start, start + len(weights)) for start, _, weights in self.entries])  # (E,)
+        share = frame_shares(frame, torch.cat([weights for _, _, weights in self.entries]), count)
+        total = torch.zeros(count, 3, 3, dtype=torch.float64)
+        return total.index_add(0, frame, share[:, None, None] * torch.cat(self.intrinsics))
 
     def degenerate(self) -> tuple[str, ...]:
-        """Per frame why its pose deserves no trust, "" if any window finds it sound."""
+        """Per frame why its pose deserves no trust, "" if any window finds it sound; a window without its pose has no say."""
         count = len(self.owner)
         said: list[set[str]] = [set() for _ in range(count)]
+        unknown: list[set[str]] = [set() for _ in range(count)]
         for (start, _, _), flags in zip(self.entries, self.flags, strict=True):
-            for offset, flag in enumerate(flags):
-                said[start + offset].add(flag)
-        return tuple("" if "" in flags else ", ".join(sorted(flags)) for flags in said)
+            for offset, (flag, known) in enumerate(zip(flags, pose_known(flags).tolist(), strict=True)):
+                (said if known else unknown)[start + offset].add(flag)
+        return tuple("" if "" in flags else ", ".join(sorted(flags or lost)) for flags, lost in zip(said, unknown, strict=True))

@@ -117,6 +117,45 @@ def test_a_frozen_video_wins_and_motion_tells(clip, pointmaps):
     assert moving.motion["flow_px"] > 1
 
 
+def test_black_equals_black_and_brightness_counts(clip, pointmaps):
+    still = pointmaps[:1].expand_as(pointmaps)
+    barred = np.repeat(clip.frames[:1], 5, axis=0)
+    barred[:, :12], barred[:, -12:] = 0, 0  # a film with black bars above and below
+    assert met3r_self(barred, still, clip.intrinsics).score < 1e-2
+    dimmed = np.repeat(clip.frames[:1], 5, axis=0)
+    dimmed[1:] //= 2
+    assert met3r_self(dimmed, still, clip.intrinsics).score > 1e-2
+
+
+def test_unknown_depth_is_not_splatted_in_front_of_everything(clip, pointmaps):
+    """Pixels of depth 0 have their point at their camera's centre, which a walk forward brings before frame 1's camera."""
+    frames = np.repeat(clip.frames[:1], 2, axis=0)
+    points = pointmaps[:1].expand(2, -1, -1, -1).clone()
+    known = torch.ones(points.shape[:3], dtype=torch.bool)
+    known[1, :, ::2] = False
+    points[1, :, ::2] = torch.tensor([0.0, 0.0, 0.1])
+    result = met3r_self(frames, points, clip.intrinsics[:2], valid=known)
+    assert result.score < 1e-2 and result.motion["flow_px"] < 1e-3
+    assert met3r_self(frames, points, clip.intrinsics[:2]).motion["flow_px"] > 1
+    with pytest.raises(ValueError, match="valid must have shape"):
+        met3r_self(frames, points, clip.intrinsics[:2], valid=known[:1])
+
+
+def test_everything_is_computed_where_the_geometry_lies(clip, pointmaps):
+    """With another default device, tensors made without naming one are found out: as on a GPU, they do not mix."""
+    given = [torch.from_numpy(array) for array in (clip.frames, clip.depth, clip.poses, clip.intrinsics)]
+    features, confidence = torch.rand(1, 2, 3, 12, 16), torch.full((1, 2, 48, 64), 2.0)
+
+    def figures():
+        own = met3r_self(given[0], pointmaps, given[3])
+        pairs = met3r_pairs(features, pointmaps[None, :2], confidence, radius_ndc=0.05)
+        return own.score, own.motion, float(pairs.score), warp_error(*given, valid=given[1] > 0)
+
+    expected = figures()
+    with torch.device("meta"):
+        assert figures() == expected
+
+
 def test_occluded_points_do_not_count(clip, pointmaps):
     """Points behind frame 1's surface are not seen, whatever they carry."""
     behind = pointmaps.clone()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +11,14 @@ from safetensors.torch import save_file
 from tiny_components import tiny_pipeline
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
+from jog3r.data.cache import file_hash
 from jog3r.data.procedural import procedural_caption
 from jog3r.evaluation import evaluate_t2vc, evaluate_v2c, load_features, module_path, pose_errors, pose_metrics, run_evaluation
 from jog3r.evaluation.evaluate import EvaluationOptions
-from jog3r.evaluation.features import file_sha256
 from jog3r.evaluation.i3d import I3D, load_i3d
 from jog3r.evaluation.modules import module_names
 from jog3r.evaluation.predictions import Predictions, ProceduralClips, fingerprint
-from jog3r.evaluation.report import number, t2vc_report, table, v2c_report
+from jog3r.evaluation.report import as_json, number, t2vc_report, table, v2c_report
 from jog3r.evaluation.scoring import score_closed_loop, score_v2c
 
 SIZE = (4, 16, 16)
@@ -50,12 +51,18 @@ def test_perfect_predictions_score_full_marks_beside_the_baselines(clips):
     assert result["ratios"]["rotation_over_constant"] < 1e-4
     assert result["geometry"]["depth AbsRel % (one scale a clip)"] < 1e-3
     assert result["geometry"]["focal error %"] == 0
-    assert sum(row["num_pairs"] for row in result["by_baseline"]) == 9
+    for key in ("by_baseline", "by_motion"):
+        assert list(result[key]) == ["model", "constant pose", "always forward"]
+        assert all(sum(row["num_pairs"] for row in rows) == 9 for rows in result[key].values())
+    assert result["by_baseline"]["constant pose"][0]["translation_deg"] == 90
+    assert (result["geometry"]["N"], result["geometry"]["failed"]) == (3, 0)
 
 
 def test_failed_clips_count_and_are_named(clips):
     predictions = [perfect(clips[0]), {"error": np.array("broke")}, perfect(clips[2])]
-    model = score_v2c(predictions, list(clips))["first"]["model"]
+    scored = score_v2c(predictions, list(clips))
+    assert (scored["geometry"]["N"], scored["geometry"]["failed"]) == (2, 1)
+    model = scored["first"]["model"]
     assert model["num_failed"] == 1
     assert model["rotation_deg"] == pytest.approx(60, abs=1e-3)
     loop = score_closed_loop([{**perfect(clips[0]), "v2c_poses": clips[0].poses}, {"error": np.array("broke")}])
@@ -64,12 +71,44 @@ def test_failed_clips_count_and_are_named(clips):
     assert loop["own video"]["rotation_deg"] == pytest.approx(90, abs=1e-3)  # half of the pairs at 180
 
 
+def test_frames_without_a_pose_count_as_failed_pairs_and_are_named(pipe, clips, tmp_path):
+    lost = perfect(clips[0])
+    lost["poses"] = lost["poses"].copy()
+    lost["poses"][2] = np.eye(4)  # what registration gives where it found none
+    lost["degenerate"] = np.array(["", "planar scene", "no overlap", ""])
+    result = score_v2c([lost, perfect(clips[1])], [clips[0], clips[1]])
+    for relative, pairs, failed in (("first", 6, 1), ("all", 12, 3)):
+        model = result[relative]["model"]
+        assert (model["num_pairs"], model["num_failed_pairs"], model["num_failed"]) == (pairs, failed, 0)
+        assert model["rotation_deg"] == pytest.approx(180 * failed / pairs, abs=1e-3)
+        assert model["translation_deg"] == pytest.approx(180 * failed / pairs, abs=1e-2)
+    loop = score_closed_loop([{**lost, "v2c_poses": clips[0].poses}, {**perfect(clips[1]), "v2c_poses": clips[1].poses}])
+    assert loop["own video"]["num_failed_pairs"] == 1
+
+    class Blind:
+        """The second frame of every clip cannot be registered."""
+
+        components = pipe.components
+
+        def __call__(self, **arguments):
+            output = pipe(**arguments)
+            output.registration[0] = replace(output.registration[0], degenerate=("", "too few points", "", ""))
+            return output
+
+    result = evaluate_v2c(Blind(), clips, tmp_path / "v2c")
+    assert result["first"]["model"]["num_failed_pairs"] == 3
+    assert result["errors"][0] == "clip 0: no pose for frames 1 (too few points)"
+    assert "Failed clips and frames" in v2c_report(result)
+
+
 def test_closed_loop_compares_with_strangers(clips):
     predictions = [{**perfect(clip), "v2c_poses": clip.poses} for clip in clips]
     loop = score_closed_loop(predictions)
     assert loop["own video"]["rotation_deg"] < 1e-4
     assert loop["shuffled pairs"]["rotation_deg"] > 1
     assert loop["rotation_over_shuffled"] < 1e-3
+    turned = score_v2c(predictions, list(clips))["first"]["constant pose"]["rotation_deg"]
+    assert loop["constant pose"]["rotation_deg"] == pytest.approx(turned, abs=1e-4)
 
 
 # ---- the two loops
@@ -146,8 +185,49 @@ def test_wrong_calls_raise_and_broken_clips_are_recorded(pipe, clips, tmp_path, 
     with caplog.at_level(logging.WARNING):
         result = evaluate_v2c(SometimesBroken(), clips, tmp_path / "b")
     assert result["first"]["model"]["num_failed"] == 2
-    assert result["errors"] == ["clip 1: poses not finite", "clip 2: singular"]
+    assert [line for line in result["errors"] if "no pose" not in line] == ["clip 1: poses not finite", "clip 2: singular"]
     assert "singular" in caplog.text
+
+
+def test_a_first_clip_that_fails_stops_nothing(pipe, clips, tmp_path):
+    class FailsOn:
+        components = pipe.components
+
+        def __init__(self, *numbers, same=True):
+            self.numbers, self.same, self.calls = numbers, same, 0
+
+        def __call__(self, **arguments):
+            self.calls += 1
+            if self.calls - 1 in self.numbers:
+                raise ValueError("broken" if self.same else f"broken {self.calls}")
+            return pipe(**arguments)
+
+    for failing in ((0,), (0, 1)):
+        folder = tmp_path / str(len(failing))
+        result = evaluate_v2c(FailsOn(*failing), clips, folder)
+        assert result["first"]["model"]["num_failed"] == len(failing)
+        assert [line for line in result["errors"] if "broken" in line] == [f"clip {k}: broken" for k in failing]
+        assert {path.name for path in folder.iterdir()} == {"config.json", *(f"00000{k}.npz" for k in range(3))}
+    with pytest.raises(ValueError, match="broken"):
+        evaluate_v2c(FailsOn(0, 1, 2), clips, tmp_path / "all")
+    assert not list((tmp_path / "all").iterdir())
+    assert evaluate_v2c(FailsOn(0, 1, 2, same=False), clips, tmp_path / "unlike")["first"]["model"]["num_failed"] == 3
+
+
+def test_too_few_frames_for_fvd_are_refused_at_the_start(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    save_file(I3D(num_classes=2).state_dict(), tmp_path / "i3d.safetensors")
+    options = {"model": str(tmp_path / "model"), "out": str(tmp_path / "out"), "fvd": str(tmp_path / "i3d.safetensors")}
+    with pytest.raises(ValueError, match="FVD needs clips of at least 9 frames, these have 4"):
+        run_evaluation(task="t2vc", num_frames=4, captions=2, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_are_json_that_every_reader_takes():
+    results = {"a": float("nan"), "b": [np.float64(1.5), float("inf")], "c": {"d": np.int64(3), "e": None, "f": True}}
+    plain = as_json(results)
+    assert json.dumps(plain, allow_nan=False) == '{"a": null, "b": [1.5, null], "c": {"d": 3, "e": null, "f": true}}'
+    assert table({"row": plain}, {"a": "A"}).endswith("| row | - |")
 
 
 def test_t2vc_makes_every_table(pipe, clips, tmp_path):
@@ -224,6 +304,8 @@ def test_fingerprint_sees_weights_and_settings(pipe):
         ({"task": "t2v"}, "v2c, t2vc, all"),
         ({"split": "train"}, "held-out"),
         ({"captions": 1}, "2 captions"),
+        ({"smoothness_translation": -1.0}, "weights must be >= 0"),
+        ({"smoothness_focal": 1.0}, "add focal_per_frame"),
         ({"features_sha256": "0"}, "without features"),
         ({"fvd_sha256": "0"}, "without fvd"),
     ],
@@ -231,6 +313,15 @@ def test_fingerprint_sees_weights_and_settings(pipe):
 def test_options_refuse(change, message):
     with pytest.raises(ValueError, match=message):
         EvaluationOptions(**{"task": "all", "model": "m", "out": "o", **change})
+
+
+def test_registration_options_reach_the_call():
+    plain, paper = (
+        EvaluationOptions("all", "m", "o", **change)
+        for change in ({}, {"registration": "reference", "smoothness_focal": 0.1, "focal_per_frame": True})
+    )
+    assert plain.registration_kwargs() == {"method": "fast"}  # as in folders of predictions made before
+    assert paper.registration_kwargs() == {"method": "reference", "smoothness_focal": 0.1, "shared_focal": False}
 
 
 def test_unknown_options_and_files_are_refused(tmp_path):
@@ -275,7 +366,7 @@ def dino(tmp_path_factory):
 
 
 def test_dino_features_equal_the_model_itself(dino):
-    network = load_features(dino, file_sha256(dino / "model.safetensors"))
+    network = load_features(dino, file_hash(dino / "model.safetensors"))
     pictures = torch.rand(2, 3, 32, 48)
     dense = network.dense(pictures)
     assert dense.shape == (2, 16, 4, 6)
@@ -329,7 +420,7 @@ def test_i3d_from_both_formats_gives_the_same_logits(tmp_path):
     save_file(state, tmp_path / "i3d.safetensors")
     torch.save(state, tmp_path / "i3d.pt")
     clip = np.random.default_rng(0).integers(0, 255, (9, 24, 32, 3), dtype=np.uint8)
-    first = load_i3d(tmp_path / "i3d.safetensors", file_sha256(tmp_path / "i3d.safetensors"))
+    first = load_i3d(tmp_path / "i3d.safetensors", file_hash(tmp_path / "i3d.safetensors"))
     logits = first.clip(clip)
     assert logits.shape == (5,)
     np.testing.assert_array_equal(load_i3d(tmp_path / "i3d.pt").clip(clip), logits)

@@ -296,8 +296,14 @@ def test_npz_opens_in_numpy(folder: Path, scene: Scene) -> None:
 # Blender
 
 
-def blender_pixels(script: str) -> list:
-    """Run the script with a stand-in for bpy that records, and return what it set at each key frame."""
+def blender_pixels(script: str, path: str = "camera.py", texts: dict[str, Any] | None = None) -> list:
+    """Run the script with a stand-in for bpy that records, and return what it set at each key frame, and the clouds loaded.
+
+    Args:
+        script: what camera.py holds.
+        path: what Blender says that the script's file is.
+        texts: of the text editor, by name.
+    """
 
     class Recorder(types.SimpleNamespace):
         def keyframe_insert(self, *, data_path: str, frame: int) -> None:
@@ -307,6 +313,7 @@ def blender_pixels(script: str) -> list:
             keys.setdefault(frame, {})[data_path] = value
 
     keys: dict = {}
+    clouds: list[str] = []
     scene_stub = Recorder(
         render=types.SimpleNamespace(), collection=types.SimpleNamespace(objects=types.SimpleNamespace(link=print))
     )
@@ -322,15 +329,17 @@ def blender_pixels(script: str) -> list:
         data=types.SimpleNamespace(
             cameras=types.SimpleNamespace(new=lambda name: Recorder(name=name)),
             objects=types.SimpleNamespace(new=make_object),
+            texts=texts or {},
         ),
-        ops=types.SimpleNamespace(import_scene=types.SimpleNamespace(gltf=lambda filepath: None)),
+        path=types.SimpleNamespace(abspath=lambda name: name),
+        ops=types.SimpleNamespace(import_scene=types.SimpleNamespace(gltf=lambda filepath: clouds.append(filepath))),
     )
     sys.modules["bpy"] = bpy
     try:
-        exec(compile(script, "camera.py", "exec"), {"__file__": "camera.py", "__name__": "__main__"})  # noqa: S102  # our own script, as Blender runs it
+        exec(compile(script, "camera.py", "exec"), {"__file__": path, "__name__": "__main__"})  # noqa: S102  # our own script, as Blender runs it
     finally:
         del sys.modules["bpy"]
-    return [scene_stub, made[0], keys]
+    return [scene_stub, made[0], keys, clouds]
 
 
 def rotation_of(w: float, x: float, y: float, z: float) -> np.ndarray:
@@ -344,7 +353,7 @@ def rotation_of(w: float, x: float, y: float, z: float) -> np.ndarray:
 
 
 def test_blender_script_projects_by_the_documented_camera_model(folder: Path, scene: Scene) -> None:
-    stub, camera, keys = blender_pixels((folder / "blender" / "camera.py").read_text())
+    stub, camera, keys, _ = blender_pixels((folder / "blender" / "camera.py").read_text())
     assert (stub.render.resolution_x, stub.render.resolution_y) == (WIDTH, HEIGHT)
     assert stub.render.fps / stub.render.fps_base == pytest.approx(7.5)
     assert camera.data.sensor_fit == "HORIZONTAL" and sorted(keys) == list(range(1, FRAMES + 1))
@@ -362,6 +371,17 @@ def test_blender_script_projects_by_the_documented_camera_model(folder: Path, sc
     assert worst < 1e-4
     checked = "the script runs; key frames; every 3D point lands on its pixel to 1e-4 px by the documented camera model"
     ROWS.append(("blender", "a stand-in for bpy", "", checked))
+
+
+def test_blender_script_finds_the_cloud_from_the_text_editor_too(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """There __file__ is a path inside the .blend file, and only the text knows where it was opened from."""
+    file, cloud = folder / "blender" / "camera.py", str(folder / "blender" / "scene.glb")
+    assert blender_pixels(file.read_text(), str(file))[3] == [cloud]
+    opened_text = {"camera.py": types.SimpleNamespace(filepath=str(file))}
+    assert blender_pixels(file.read_text(), "/work.blend/camera.py", opened_text)[3] == [cloud]
+    capsys.readouterr()
+    assert blender_pixels(file.read_text(), "/work.blend/camera.py")[3] == []
+    assert "there is no /work.blend/scene.glb" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bpy") is None, reason="bpy is not installed (Blender as a module, Python 3.11)")

@@ -1,6 +1,7 @@
 """Long videos: joined windows against an exact walk, loops right and wrong, memory, refusals, and the tiny real pipeline."""
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -204,6 +205,42 @@ def test_degenerate_frames_are_flagged_unless_a_window_finds_them_sound() -> Non
 
     result = join_video(flagged, range(20), **SMALL)
     assert [index for index, flag in enumerate(result.degenerate) if flag] == [3]
+
+
+def lost(walk: LoopWalk, frames: set[int], start: int) -> Callable[[list[int]], WindowGeometry]:
+    """A reconstructor whose window from `start` on has no pose for some frames of the video."""
+
+    def reconstruct(numbers: list[int]) -> WindowGeometry:
+        geometry = walk.reconstruct(numbers)
+        unknown = [numbers[0] == start and number in frames for number in numbers]
+        poses, intrinsics, depth = geometry.poses.clone(), geometry.intrinsics.clone(), geometry.depth.clone()
+        poses[unknown] = torch.eye(4, dtype=poses.dtype)
+        intrinsics[unknown, 0, 0] *= 3
+        depth[unknown] = 7.0
+        flags = tuple("no overlap" if missing else "" for missing in unknown)
+        return WindowGeometry(poses, intrinsics, depth, geometry.confidence, 0.0, flags)
+
+    return reconstruct
+
+
+@pytest.mark.parametrize(("frames", "start"), [({7}, 0), ({5, 6}, 0), ({5, 7}, 5), ({6}, 5)])
+def test_an_unknown_pose_of_one_window_changes_nothing(frames: set[int], start: int) -> None:
+    walk = walk_of(50)
+    result, whole = (join_video(function, range(20), **SMALL) for function in (lost(walk, frames, start), walk.reconstruct))
+    torch.testing.assert_close(result.poses, whole.poses, atol=1e-3, rtol=0)
+    torch.testing.assert_close(result.intrinsics, whole.intrinsics)
+    for frame in frames:
+        torch.testing.assert_close(result.frame(frame).depth, whole.frame(frame).depth, rtol=3e-3, atol=0)
+    assert not any(result.degenerate)
+
+
+def test_a_pose_that_no_window_knows_is_said_to_be_unknown() -> None:
+    walk = walk_of(50)
+    result = join_video(lost(walk, {3}, 0), range(20), **SMALL)  # in the first window alone
+    assert [index for index, flag in enumerate(result.degenerate) if flag] == [3]
+    assert torch.isfinite(result.poses).all() and float(result.frame(3).confidence.max()) == 0
+    with pytest.raises(ValueError, match="frames 5 to 7 do not join their windows: no frame has a pose in both windows"):
+        join_video(lost(walk, {5, 6, 7}, 5), range(20), **SMALL)
 
 
 def test_windows_without_common_pixels_say_which_frames() -> None:

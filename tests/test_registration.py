@@ -12,7 +12,10 @@ from torch import Tensor
 
 from jog3r import Registration, register_pointmaps
 from jog3r.geometry.cameras import pixel_rays, relative_poses, rotation_angle_deg, so3_log, umeyama_sim3
+from jog3r.geometry.checks import check_inputs
+from jog3r.geometry.samples import take_samples
 from jog3r.geometry.threads import one_thread_if_small
+from jog3r.geometry.tree import first_state, unit_length
 
 
 @pytest.fixture(autouse=True)
@@ -323,6 +326,29 @@ def test_noise_instead_of_points_is_a_poor_fit() -> None:
     maps[2] = torch.randn_like(maps[2])
     result = register_pointmaps(*maps)
     assert finite(result) and all(any(w in words for w in ("poor fit", "no overlap")) for words in result.degenerate[1:])
+
+
+def test_autocast_outside_changes_nothing() -> None:
+    scene = small(num_frames=4)
+    options = {"known_poses": scene.poses}
+    plain = register_pointmaps(*scene.inputs), register_pointmaps(*scene.inputs, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = register_pointmaps(*scene.inputs), register_pointmaps(*scene.inputs, **options)
+    assert all(torch.equal(a.poses, b.poses) and torch.equal(a.depth, b.depth) for a, b in zip(plain, inside, strict=True))
+
+
+@pytest.mark.parametrize("far", [1.0, 30.0])
+def test_weights_of_positions_are_in_the_unit_of_the_result(far: float) -> None:
+    """What one unit of the result is in the solver's own unit, with and without a background that is far away."""
+    maps = list(small(num_frames=4).inputs)
+    maps[0], maps[2] = maps[0].clone(), maps[2].clone()
+    for values in (maps[0], maps[2]):
+        values[:, :12] *= far
+    data, masks = check_inputs(*maps)
+    samples = take_samples(data, *masks, 4096)
+    state, samples = first_state(samples, register_pointmaps(*maps).intrinsics.double(), 4, None)
+    result = register_pointmaps(*maps)
+    assert unit_length(samples, state) == pytest.approx(float(samples.unit[0] ** -1 / result.pair_scale[0]), rel=0.1)
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------------

@@ -47,6 +47,27 @@ def test_objective_and_gradients_are_the_originals(parity, name: str) -> None:
         assert float((gradient - true).norm() / true.norm()) < 1e-5, key
 
 
+def test_runs_in_inference_mode() -> None:
+    scene = make_scene(num_frames=4, height=16, width=20, noise=0.01)
+    options = {"method": "reference", "max_iterations": 5}
+    plain = register_pointmaps(*scene.inputs, **options)
+    with torch.inference_mode():
+        inside = register_pointmaps(*(value + 0 for value in scene.inputs[:5]), 4, focal_px=torch.tensor(20.0), **options)
+        same = register_pointmaps(*(value + 0 for value in scene.inputs[:5]), 4, **options)
+    assert torch.equal(same.poses, plain.poses) and torch.isfinite(inside.poses).all()
+
+
+def test_energy_with_given_poses_does_not_depend_on_their_unit() -> None:
+    scene = make_scene(num_frames=5, height=24, width=30, noise=0.01)
+    energies = []
+    for unit in (1.0, 20.0):
+        poses = scene.poses.clone()
+        poses[:, :3, 3] *= unit
+        for options in ({"method": "fast"}, {"method": "reference", "max_iterations": 100}):
+            energies.append(register_pointmaps(*scene.inputs, known_poses=poses, **options).energy)
+    assert max(energies) < 1.3 * min(energies)
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_recorded_energy_and_errors_are_reached(parity, shared: bool) -> None:
     tensors, recorded = parity("reg_c")[1], parity("reg_c_dust3r")[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from jog3r.evaluation import bootstrap_interval, frechet_distance, kernel_distance, real_floor
+from jog3r.evaluation import frechet_distance, kernel_distance, real_floor, spread_at_this_size
 from jog3r.evaluation.video_metrics import polynomial_mmd
 
 linalg = pytest.importorskip("scipy.linalg")
@@ -93,23 +93,41 @@ def test_kernel_distance_reports_its_subsets():
     assert estimate.std > 0
     assert estimate == kernel_distance(a, b, subset_size=20, num_subsets=10)
     assert estimate != kernel_distance(a, b, subset_size=20, num_subsets=10, seed=1)
-    whole = kernel_distance(a[:50], b)
+
+
+def test_kernel_distance_of_whole_sets_has_the_standard_error_of_the_jackknife():
+    a, b = gaussian(60, seed=1), gaussian(50, seed=2, shift=2.0)
+    whole = kernel_distance(a, b)
     assert (whole.num_samples, whole.num_repeats) == (50, 1)
-    assert whole.value == pytest.approx(polynomial_mmd(a[:50], b), rel=1e-10)
+    assert whole.value == pytest.approx(polynomial_mmd(a, b), rel=1e-10)
+    left = [np.array([polynomial_mmd(np.delete(a, k, 0), b) for k in range(60)])]
+    left += [np.array([polynomial_mmd(a, np.delete(b, k, 0)) for k in range(50)])]
+    assert whole.std == pytest.approx(sum((len(x) - 1) * x.var() for x in left) ** 0.5, rel=1e-8)
+    assert np.isnan(kernel_distance(a[:2], b).std)
+    pairs = [(gaussian(40, seed=s) / 3, gaussian(40, seed=s + 500, shift=1.0) / 3) for s in range(60)]
+    estimates = [kernel_distance(*pair) for pair in pairs]
+    scatter = np.std([estimate.value for estimate in estimates])
+    assert 0.7 < np.median([estimate.std for estimate in estimates]) / scatter < 1.5
 
 
-# ---- intervals and floors
+# ---- spread and floors
 
 
-def test_bootstrap_interval_covers_the_truth():
-    """Two equal one-dimensional normals shifted by 3: the true distance is 9."""
-    hits = 0
-    for seed in range(20):
-        generator = np.random.default_rng(seed)
-        a, b = generator.normal(size=(60, 1)), generator.normal(3.0, size=(60, 1))
-        estimate = bootstrap_interval(frechet_distance, a, b, num_resamples=100)
-        hits += estimate.low <= 9 <= estimate.high
-    assert hits >= 16
+@pytest.mark.parametrize(("count", "dim"), [(60, 1), (100, 10), (16, 50)])
+def test_spread_is_that_of_repeated_draws_and_surrounds_the_value(count, dim):
+    pairs = [(gaussian(count, dim, seed=s), gaussian(count, dim, seed=s + 500, shift=1.0)) for s in range(60)]
+    scatter = np.std([frechet_distance(*pair) for pair in pairs])
+    spreads = [spread_at_this_size(frechet_distance, *pair, num_resamples=40) for pair in pairs[:5]]
+    assert 0.6 < np.median([spread.std for spread in spreads]) / scatter < 1.8
+    for spread, pair in zip(spreads, pairs, strict=False):
+        assert spread.value == frechet_distance(*pair) and spread.low < spread.value < spread.high
+
+
+def test_bias_at_few_samples_is_far_beyond_the_spread():
+    """Two sets of one distribution: the true distance is 0. What is printed must not look like an interval for it."""
+    generator = np.random.default_rng(0)
+    spread = spread_at_this_size(frechet_distance, *generator.normal(size=(2, 64, 768)), num_resamples=10)
+    assert spread.value > 50 * spread.std and spread.low < spread.value < spread.high
 
 
 def test_real_floor_is_what_equal_distributions_score():
@@ -136,7 +154,9 @@ def test_refusals():
         frechet_distance(good[0], good)
     with pytest.raises(ValueError, match="subset_size"):
         kernel_distance(good, good, subset_size=1)
-    with pytest.raises(ValueError, match="confidence"):
-        bootstrap_interval(frechet_distance, good, good, confidence=95)
+    with pytest.raises(ValueError, match="num_resamples >= 2"):
+        spread_at_this_size(frechet_distance, good, good, num_resamples=1)
+    with pytest.raises(ValueError, match="at least 4"):
+        spread_at_this_size(frechet_distance, good[:3], good)
     with pytest.raises(ValueError, match="needs 12 real samples"):
         real_floor(frechet_distance, good, num_samples=6)
