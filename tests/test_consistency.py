@@ -7,6 +7,7 @@ import torch
 from jog3r.data import procedural_clip
 from jog3r.evaluation import met3r_pairs, met3r_self, video_motion, warp_error
 from jog3r.evaluation.consistency import as_video
+from jog3r.evaluation.scoring import score_consistency
 from jog3r.evaluation.splatting import splat_points
 from jog3r.geometry.cameras import transform, unproject
 
@@ -139,6 +140,22 @@ def test_unknown_depth_is_not_splatted_in_front_of_everything(clip, pointmaps):
     assert met3r_self(frames, points, clip.intrinsics[:2]).motion["flow_px"] > 1
     with pytest.raises(ValueError, match="valid must have shape"):
         met3r_self(frames, points, clip.intrinsics[:2], valid=known[:1])
+
+
+def test_evaluation_leaves_unknown_depth_and_unknown_poses_out(clip):
+    poses = np.tile(np.eye(4, dtype=np.float32), (5, 1, 1))
+    poses[1:, 2, 3] = 0.3  # forwards: the cameras' centres are seen by frame 1, in front of everything
+    geometry = {"depth": clip.depth, "poses": poses, "intrinsics": clip.intrinsics}
+    item = {"frames": np.repeat(clip.frames[:1], 5, axis=0), **geometry, **{f"v2c_{name}": geometry[name] for name in geometry}}
+    holed, lost = dict(item), dict(item)
+    holed["depth"] = clip.depth.copy()
+    holed["depth"][1:, :, ::3] = 0
+    lost["degenerate"] = np.array(["", "no overlap", "no overlap", "", ""])
+    whole, other, rest = (score_consistency([one], [], [], None)["generated, geometry of T2V+C"] for one in (item, holed, lost))
+    assert other["flow_px"] == pytest.approx(whole["flow_px"], rel=0.1) and np.isfinite(rest["flow_px"])
+    assert other["met3r_self"] < 1.5 * whole["met3r_self"]
+    assert rest["visibility"] == pytest.approx(whole["visibility"] / 2, rel=0.2)  # of two frames nothing is seen
+    assert (whole["N"], whole["failed"]) == (1, 0)
 
 
 def test_everything_is_computed_where_the_geometry_lies(clip, pointmaps):
