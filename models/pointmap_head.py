@@ -89,6 +89,8 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         rotary_base: longest wavelength of the rotary positions (DUSt3R: 100).
         norm_eps: of the layer norms.
         feature_norm: normalise the features first; video features are a raw residual stream. False for DUSt3R's decoders.
+        trained: False marks a head, or an input layer in front of trained decoders, that is as it was initialised: the pipeline
+            then warns of its geometry. Training sets it to True.
     """
 
     _supports_gradient_checkpointing = True
@@ -109,6 +111,7 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         rotary_base: float = 100.0,
         norm_eps: float = 1e-6,
         feature_norm: bool = True,
+        trained: bool = True,  # noqa: ARG002  # in the config alone; folders saved before there was a mark are of trained heads
     ):
         super().__init__()
         if attention not in ATTENTIONS:

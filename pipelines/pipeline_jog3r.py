@@ -3,6 +3,7 @@
 Letters: B clips, C latent channels, F frames, H W pixels, h w latents, N tokens a frame, D width, P = F-1 pairs.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -25,9 +26,12 @@ from jog3r.pipelines.checkpoint import Jog3rCheckpointMixin
 from jog3r.pipelines.geometry_steps import GeometryMixin
 from jog3r.pipelines.latents import decode_frames, encode_frames, vae_scale_factor
 from jog3r.pipelines.lora import Jog3rLoraLoaderMixin
+from jog3r.pipelines.model_card import UNTRAINED_HEAD, is_untrained
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.pipelines.sampling import SamplingMixin
 from jog3r.pipelines.video_input import MAX_FRAMES, load_frames, resize
+
+logger = logging.getLogger(__name__)
 
 EXAMPLE_DOC_STRING = """
 Examples:
@@ -62,6 +66,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
     model_cpu_offload_seq = "text_encoder->transformer->pointmap_head->vae"
     _optional_components = ["text_encoder", "tokenizer", "pointmap_head"]
     _callback_tensor_inputs = ["latents", *CaptionBatch.names]
+    _told_untrained = False
 
     def __init__(  # noqa: D107  # the class says it
         self,
@@ -234,6 +239,9 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
 
     def predict_pointmaps(self, features: Tensor, height: int, width: int, pairs: Tensor | None = None) -> Pointmap3DHeadOutput:
         """Features (B, F, N, D) to the pointmaps of all pairs (1, f), or of the pairs (P, 2) given."""
+        if is_untrained(self.pointmap_head) and not self._told_untrained:
+            logger.warning("%s", UNTRAINED_HEAD)
+            self._told_untrained = True
         return self.pointmap_head(features.to(self.pointmap_head.dtype), height, width, pairs)
 
     def present_video(self, frames: Tensor, latents: Tensor, output_type: str) -> Any:

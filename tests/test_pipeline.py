@@ -32,6 +32,17 @@ def test_t2v_with_cameras_returns_all_fields_with_their_shapes(pipe):
     assert output.pairwise.pointmaps.shape == (1, 3, 16, 16, 3) and len(output.registration) == 1
 
 
+def test_an_untrained_head_is_told_of_once_and_where_it_matters(caplog):
+    pipe = tiny_pipeline(pointmap_head=tiny_head(trained=False))
+    pipe(PROMPT, task="t2v", generator=seeded(), **FAST)
+    assert not caplog.records
+    for _ in range(2):
+        pipe(video=torch.rand(2, 16, 16, 3), registration=False)
+        tiny_pipeline()(video=torch.rand(2, 16, 16, 3), registration=False)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "poses, cameras and pointmaps of this model mean nothing" in caplog.text
+
+
 def test_cameras_cost_no_pass_and_no_pixel(pipe):
     passes = []
     hook = pipe.transformer.register_forward_hook(lambda *_: passes.append(1))
