@@ -60,7 +60,7 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
             stage("loading the model")
             _stream(options, None)  # a bad file is refused at once
             size = (options.height, options.width) if options.height is not None else _folder_size(options.model)
-            pipe = load_pipeline(options.model, options.device)
+            pipe = load_pipeline(options, with_text=False)
         video = _stream(options, size or (pipe.default_size, pipe.default_size))
         window = pipe.transformer.config.num_frames if options.window is None else options.window
         with _Spool(folder / ".spool") as spool:

@@ -15,6 +15,7 @@ from jog3r.pipelines.checks import (
     check_negative_prompt,
     check_number,
     check_prompt,
+    check_registration,
     check_size,
     check_task,
 )
@@ -51,6 +52,7 @@ class CallInputs:
     callback_inputs: list[str]
     decode_chunk_size: int | None
     registration: bool
+    registration_kwargs: dict[str, Any] | None
     both_directions: bool
 
     def check(self, pipe: "Jog3rPipeline") -> str:
@@ -67,6 +69,7 @@ class CallInputs:
         has_prompt = self.prompt is not None or self.prompt_embeds is not None
         task = check_task(self.task, self.video is not None, has_prompt, pipe.pointmap_head is not None)
         check_choices(self.output_type, self.callback_inputs, pipe._callback_tensor_inputs)
+        check_registration(self.registration_kwargs)
         self._check_numbers(pipe)
         if self.both_directions and (task != "v2c" or not self.registration):
             raise ValueError(

@@ -328,7 +328,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             guidance_channels: guide only the first so many latent channels (OpenSora: 3).
             eta: of DDIM.
             attention_kwargs: `{"scale": float}` scales LoRA layers.
-            decode_chunk_size: frames that go through the VAE at once.
+            decode_chunk_size: frames that go through the VAE at once; None: 16, fewer of larger ones.
             registration_kwargs: for `register_pointmaps`, such as `{"method": "reference"}`.
             both_directions: "v2c": read the video backwards, too, and register both sets of pairs together. Every frame is then
                 seen twice, from the first and from the last frame: more accurate for twice the time. Beyond the paper.
@@ -365,6 +365,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             callback_inputs=callback_on_step_end_tensor_inputs,
             decode_chunk_size=decode_chunk_size,
             registration=registration,
+            registration_kwargs=registration_kwargs,
             both_directions=both_directions,
         )
         task = self.check_inputs(inputs)
@@ -410,10 +411,10 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
                 step_kwargs=self.prepare_step_kwargs(generator, eta),
                 on_step_end=self._bind_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, captions),
             )
-            # 5. Decode video and, where features were read, pairs: an interrupted call may end before the tap
-            frames = self.decode_latents(latents, output_type, decode_chunk_size)
+            # 5. Decode pairs, where features were read (an interrupted call may end before the tap), and the video
             tapped = task == "t2v+c" and features is not None
             pairs = self.predict_pointmaps(features, height, width) if tapped else None
+            frames = self.decode_latents(latents, output_type, decode_chunk_size)
 
         # 6. Geometry from the pairs
         geometry: dict[str, Any] = {}

@@ -88,6 +88,22 @@ def test_generate_writes_every_file_and_again_the_same(capsys, model, tmp_path):
     assert json.loads((out / "cameras.json").read_text()) == cameras
 
 
+def test_half_precision_and_no_text_encoder_where_no_text_is_read(capsys, model, clips, tmp_path):
+    mute = shutil.copytree(model, tmp_path / "mute")
+    (mute / "text_encoder" / "model.safetensors").write_bytes(b"damaged")
+    options = ("--model", mute, "--dtype", "bfloat16")
+    for name, more in (("short", ()), ("long", ("--window", 4))):
+        assert run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / name, *options, *more)[0] == 0
+        assert {path.name for path in (tmp_path / name).iterdir()} == RESULTS
+    assert f"--model '{mute}' cannot be loaded" in refused(capsys, tmp_path / "out", "generate", PROMPT, *options)
+    seen = []
+    for dtype in ("float32", "bfloat16"):
+        options = ("--model", model, "--dtype", dtype, "--num_inference_steps", 20, "--out", tmp_path / dtype)
+        assert run(capsys, "generate", PROMPT, *options)[0] == 0
+        seen.append((tmp_path / dtype / "cameras.json").read_text())
+    assert seen[0] != seen[1]
+
+
 def test_generate_without_cameras(capsys, model, tmp_path):
     options = ("--task", "t2v", "--num_inference_steps", 2, "--out", tmp_path / "v", "--model", model)
     assert run(capsys, "generate", PROMPT, *options)[0] == 0
@@ -174,6 +190,9 @@ def test_bad_videos_are_refused(capsys, model, clips, tmp_path, video, message):
         (["generate", PROMPT, "--export", "obj"], "unknown --export 'obj'; choose from colmap"),
         (["generate", PROMPT, "--task", "t2v", "--export", "npz"], "--export needs cameras"),
         (["generate", PROMPT, "--device", "abacus"], "--device 'abacus' cannot be used"),
+        (["generate", PROMPT, "--offload"], "add --device cuda, got 'cpu'"),
+        (["generate", PROMPT, "--offload", "--device", "mtia"], "--device 'mtia' cannot be used"),
+        (["generate", PROMPT, "--dtype", "int8"], "invalid choice: 'int8'"),
         (["generate", PROMPT, "--sharpness", "3"], "unrecognized arguments: --sharpness 3"),
         (["reconstruct", "clip.mp4", "--height", "16"], "both --height and --width"),
         (["reconstruct", "clip.mp4", "--resize", "pad"], "invalid choice: 'pad'"),

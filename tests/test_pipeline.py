@@ -9,7 +9,14 @@ from tiny_components import MAX_LENGTH, PROMPT, seeded, tiny_head, tiny_pipeline
 from jog3r import Jog3rPipelineOutput
 from jog3r.export.scene import Scene
 from jog3r.pipelines.captions import CaptionBatch, null_captions
-from jog3r.pipelines.latents import decode_frames, denormalise_latents, encode_frames, normalise_latents, vae_scale_factor
+from jog3r.pipelines.latents import (
+    decode_frames,
+    default_chunk_size,
+    denormalise_latents,
+    encode_frames,
+    normalise_latents,
+    vae_scale_factor,
+)
 
 FAST = dict(num_inference_steps=4, output_type="latent")
 
@@ -320,6 +327,27 @@ def test_chunks_slicing_and_tiling_do_not_change_the_frames():
     pipe.vae.enable_slicing()
     pipe.vae.enable_tiling()
     torch.testing.assert_close(decode_frames(pipe.vae, whole, 5), decoded)
+
+
+def test_chunks_shrink_as_frames_grow():
+    assert [default_chunk_size(side, side) for side in (16, 256, 512, 1024, 4096)] == [16, 16, 4, 1, 1]
+    pipe, seen = tiny_pipeline(), []
+    hook = pipe.vae.decoder.register_forward_hook(lambda _, arguments, __: seen.append(arguments[0].shape[0]))
+    decode_frames(pipe.vae, torch.randn(1, 4, 3, 128, 256))  # 512 x 1024 pixels
+    hook.remove()
+    assert seen == [2, 1]
+
+
+def test_the_head_runs_before_the_vae_for_offloading_in_that_order(pipe):
+    order = []
+    hooks = [
+        part.register_forward_hook(lambda *_, name=name: order.append(name))
+        for name, part in (("head", pipe.pointmap_head), ("vae", pipe.vae.decoder))
+    ]
+    pipe(PROMPT, generator=seeded(), num_inference_steps=4, registration=False)
+    for hook in hooks:
+        hook.remove()
+    assert order == ["head", "vae"]
 
 
 def test_a_tiny_autoencoder_serves_as_vae():
