@@ -78,8 +78,22 @@ def null_captions(
         hook: Any = transformer._hf_hook
         maps = [getattr(part, "weights_map", None) for part in getattr(hook, "hooks", [hook])]
         null = next(weights["null_caption"] for weights in maps if weights is not None)
-    null = null.detach().to(device)
+    group = _disk_group(transformer)
+    if group is not None:
+        group.onload_()
+        if group.stream is not None:
+            group.stream.synchronize()
+    null = null.detach().to(device, copy=group is not None)
+    if group is not None:
+        group.offload_()
     return null[:length].expand(batch_size, -1, -1)
+
+
+def _disk_group(transformer: Jog3rTransformer3DModel) -> Any:
+    """diffusers' group of the transformer's own tensors where they lie on disk: between calls what is in memory means nothing."""
+    registry: Any = getattr(transformer, "_diffusers_hook", None)
+    hook = None if registry is None else registry.get_hook("group_offloading")
+    return None if hook is None or hook.group.offload_to_disk_path is None else hook.group
 
 
 def embed_texts(
