@@ -73,8 +73,8 @@ def check_embeds(embeds: Tensor | None, mask: Tensor | None, channels: int, max_
         if mask is not None:
             raise ValueError(f"{name}_attention_mask came without {name}_embeds")
         return
-    if embeds.ndim != 3 or embeds.shape[-1] != channels or embeds.shape[1] > max_length:
-        raise ValueError(f"{name}_embeds must be (B, L, {channels}) with L <= {max_length}, got {tuple(embeds.shape)}")
+    if embeds.ndim != 3 or embeds.shape[-1] != channels or embeds.shape[1] > max_length or 0 in embeds.shape:
+        raise ValueError(f"{name}_embeds must be (B, L, {channels}) with L in 1..{max_length}, got {tuple(embeds.shape)}")
     if mask is not None and mask.shape != embeds.shape[:2]:
         raise ValueError(f"{name}_attention_mask must be {tuple(embeds.shape[:2])}, got {tuple(mask.shape)}")
 
