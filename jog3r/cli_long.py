@@ -45,7 +45,7 @@ def is_long(options: argparse.Namespace) -> bool:
 
 def run_long_reconstruct(options: argparse.Namespace) -> str:
     """`jog3r reconstruct` with windows: returns what to print."""
-    from jog3r.cli_cameras import compare_cameras, read_true_cameras
+    from jog3r.cli_cameras import compare_cameras, doubtful_poses, read_true_cameras
     from jog3r.pipelines.long_video import reconstruct_long_video
 
     if (options.height is None) != (options.width is None):
@@ -83,7 +83,7 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
                     raise UsageError(f"{str(options.true_cameras)!r} has {len(true_poses)} cameras for {len(result)} frames")
             shown = _write(result, spool.frames(), video.fps, options.export, keyframes, folder)
         names = sorted(path.name for path in folder.iterdir())
-    lines = [written_line(options.out, names), _summary(result, shown, options.close_loops)]
+    lines = [written_line(options.out, names), _summary(result, shown, options.close_loops), *doubtful_poses(result.degenerate)]
     if options.model is None:
         lines.append(TINY_NOTE)
     if true_poses is not None:

@@ -27,6 +27,8 @@ def run_generate(options: argparse.Namespace) -> str:
         )
     if options.fps <= 0:
         raise UsageError(f"--fps must be positive, got {options.fps:g}")
+    from jog3r.cli_cameras import doubtful_poses
+
     _check_exports(options.export, has_geometry=options.task != "t2v")
     with OutputFolder(options.out, options.overwrite) as folder, _stages(3) as stage:
         stage("loading the model")
@@ -51,7 +53,8 @@ def run_generate(options: argparse.Namespace) -> str:
         else:
             _write_scene(output, options.fps, options.prompt, options.export, folder)
         names = sorted(path.name for path in folder.iterdir())
-    return written_line(options.out, names)
+    doubts = doubtful_poses(output.registration[0].degenerate) if output.registration else []
+    return "\n".join([written_line(options.out, names), *doubts])
 
 
 def run_reconstruct(options: argparse.Namespace) -> str:
@@ -60,7 +63,7 @@ def run_reconstruct(options: argparse.Namespace) -> str:
 
     if is_long(options):
         return run_long_reconstruct(options)
-    from jog3r.cli_cameras import compare_cameras, read_true_cameras
+    from jog3r.cli_cameras import compare_cameras, doubtful_poses, read_true_cameras
     from jog3r.data.video import read_video
 
     if (options.height is None) != (options.width is None):
@@ -102,7 +105,7 @@ def run_reconstruct(options: argparse.Namespace) -> str:
         stage("writing")
         _write_scene(output, video.fps, "", options.export, folder)
         names = sorted(path.name for path in folder.iterdir())
-    lines = [written_line(options.out, names)]
+    lines = [written_line(options.out, names), *doubtful_poses(output.registration[0].degenerate)]
     if options.model is None:
         lines.append(TINY_NOTE)
     if true_poses is not None:

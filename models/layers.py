@@ -207,3 +207,19 @@ class FeedForward(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(..., dim) -> (..., dim)."""
         return self.linear_2(F.gelu(self.linear_1(hidden_states), approximate=self.approximate))
+
+
+class SelfAttentionBlock(nn.Module):
+    """Self-attention with rotary positions, MLP; pre-norm, as in DUSt3R's image encoder."""
+
+    def __init__(self, dim: int, num_attention_heads: int, mlp_ratio: float, norm_eps: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.self_attn = Attention(dim, num_attention_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = FeedForward(dim, int(dim * mlp_ratio), approximate="none")
+
+    def forward(self, hidden_states: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        hidden_states = hidden_states + self.self_attn(self.norm1(hidden_states), rotary=rotary)
+        return hidden_states + self.mlp(self.norm2(hidden_states))

@@ -17,7 +17,7 @@ from tiny_components import PROMPT, tiny_pipeline
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
 from jog3r.cli import main
-from jog3r.cli_cameras import read_true_cameras
+from jog3r.cli_cameras import doubtful_poses, read_true_cameras
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = {"video.mp4", "pointcloud.ply", "pointcloud.glb", "cameras.json", "trajectory.png"}
@@ -104,6 +104,24 @@ def test_half_precision_and_no_text_encoder_where_no_text_is_read(capsys, model,
     assert seen[0] != seen[1]
 
 
+def test_frames_without_a_trustworthy_pose_are_named(capsys, model, clips, tmp_path):
+    """The heads' random pointmaps leave frames without overlap."""
+    for arguments in (
+        ("reconstruct", clips / "good.mp4"),
+        ("reconstruct", clips / "good.mp4", "--window", 4),
+        ("generate", PROMPT),
+    ):
+        code, printed, _ = run(capsys, *arguments, "--model", model, "--out", tmp_path / "out", "--overwrite")
+        (note,) = [line for line in printed.splitlines() if line.startswith("note: doubtful poses (frames counted from 0): ")]
+        assert code == 0 and "no overlap, pose unknown" in note
+    reasons = ["", "no overlap", "no overlap", "", "poor fit", "no overlap", "too few points"]
+    (note,) = doubtful_poses(reasons)
+    assert note.split("): ")[1] == (
+        "frames 1-2, 5: no overlap, pose unknown; frame 4: poor fit; frame 6: too few points, pose unknown"
+    )
+    assert doubtful_poses([""] * 3) == []
+
+
 def test_generate_without_cameras(capsys, model, tmp_path):
     options = ("--task", "t2v", "--num_inference_steps", 2, "--out", tmp_path / "v", "--model", model)
     assert run(capsys, "generate", PROMPT, *options)[0] == 0
@@ -136,7 +154,7 @@ def test_known_cameras_are_compared(capsys, model, clips, tmp_path):
     assert code == 0 and {path.name for path in (tmp_path / "a").iterdir()} == RESULTS
     cameras = json.loads((tmp_path / "a" / "cameras.json").read_text())
     assert (len(cameras["frames"]), cameras["width"], cameras["height"], cameras["fps"]) == (5, 16, 16, 10.0)
-    table = {line.split("  ")[1]: line.split()[-4:] for line in printed.splitlines()[2:]}
+    table = {line.split("  ")[1]: line.split()[-4:] for line in printed.splitlines() if line.endswith(" deg")}
     assert table["constant pose"] == ["0.00", "deg", "90.00", "deg"]
     assert table["always forward"] == ["0.00", "deg", "90.00", "deg"]
     assert np.allclose(read_true_cameras(tmp_path / "true.txt")[:, 0, 3], 0.1 * np.arange(5))
