@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_components import PROMPT, seeded, tiny_pipeline, tiny_transformer
+from tiny_components import PROMPT, seeded, tiny_head, tiny_pipeline, tiny_transformer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from jog3r import Dust3rBaseline
 from jog3r.models.layers import spatial_position_embedding, temporal_position_embedding
 from jog3r.models.transformer_jog3r import CaptionCache
 from jog3r.pipelines import geometry_steps
@@ -78,6 +79,22 @@ def test_layerwise_casting_computes_in_the_compute_dtype() -> None:
     result = run(pipe)
     assert (result["frames"] - plain["frames"]).square().mean().sqrt() < 0.1 * plain["frames"].std()
     assert pipe.transformer.transformer_blocks[0].spatial_attn.to_q.weight.dtype == torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        tiny_transformer(),
+        tiny_head(),
+        tiny_head(attention="global"),
+        Dust3rBaseline(16, 1, 2, decoder_width=16, decoder_num_layers=1, decoder_num_attention_heads=2),
+    ],
+    ids=["transformer", "pairwise", "global", "dust3r"],
+)
+def test_every_block_in_a_list_is_one_that_may_be_offloaded_and_compiled(model) -> None:
+    blocks = {type(block).__name__ for part in model.modules() if isinstance(part, torch.nn.ModuleList) for block in part}
+    assert blocks and blocks <= set(model._no_split_modules)
+    assert model._no_split_modules == model._repeated_blocks
 
 
 def test_the_last_layers_may_lie_on_another_device_than_the_conditioning() -> None:
