@@ -33,7 +33,7 @@ from jog3r.evaluation import report, scoring
 from jog3r.evaluation.captions import parse_caption
 from jog3r.evaluation.features import FeatureNetwork, load_features
 from jog3r.evaluation.i3d import MIN_FRAMES, VideoFeatures, load_i3d
-from jog3r.evaluation.predictions import Predictions, ProceduralClips, describe_clips, fingerprint, write_text
+from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, ProceduralClips, describe_clips, fingerprint, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
 
     features = None if config.features is None else load_features(config.features, config.features_sha256)
     fvd = None if config.fvd is None else load_i3d(config.fvd, config.fvd_sha256)
-    pipeline = load_pipeline(config.model)
+    pipeline = load_pipeline(config.model, with_text=config.task != "v2c")
     try:
         pipeline = pipeline.to(config.device)
     except (RuntimeError, AssertionError) as error:
@@ -192,7 +192,8 @@ def evaluate_v2c(pipeline: Any, clips: Sequence[Clip], out: str | Path, *, seed:
         `settings`, `first` and `all` (figures by method, for pairs with the first frame and for all pairs), `by_baseline`,
         `by_motion`, `ratios`, `geometry`, `errors`.
     """
-    config = {"task": "v2c", **_common_config(pipeline, seed, call), "clips": describe_clips(clips)}
+    # no text is read: with or without a text encoder the predictions are the same
+    config = {"task": "v2c", **_common_config(pipeline, seed, call, TEXT_PARTS), "clips": describe_clips(clips)}
     store = Predictions(out, config)
 
     def predict(k: int) -> dict[str, np.ndarray]:
@@ -368,8 +369,8 @@ def _distances(generated: Sequence[Mapping], real: Sequence[Mapping], network: F
     return {name: {**row, "failed": 0 if "floor, " in name else failed} for name, row in rows.items()}
 
 
-def _common_config(pipeline: Any, seed: int, call: Mapping[str, Any]) -> dict[str, Any]:
-    return {"jog3r": __version__, "weights": fingerprint(pipeline), "seed": seed, "call": dict(call)}
+def _common_config(pipeline: Any, seed: int, call: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
+    return {"jog3r": __version__, "weights": fingerprint(pipeline, without), "seed": seed, "call": dict(call)}
 
 
 def _described_captions(captions: Sequence[str], clips: Sequence[Clip] | None) -> Any:

@@ -19,7 +19,8 @@ from jog3r.data import Clip, procedural_clip
 from jog3r.data.scene_grammar import split_size
 
 CONFIG_NAME = "config.json"
-_PROVENANCE = {"architectures", "dtype", "torch_dtype", "transformers_version"}  # of a component's config
+_PROVENANCE = {"architectures", "dtype", "torch_dtype", "transformers_version", "trained"}  # of a component's config
+TEXT_PARTS = ("text_encoder", "tokenizer")  # of a pipeline
 
 
 class Predictions:
@@ -125,10 +126,12 @@ def describe_clips(clips: Sequence[Clip]) -> dict[str, Any]:
     return {"source": "given", "sha256": digest.hexdigest()[:16]}
 
 
-def fingerprint(pipeline: Any) -> str:
-    """Hash (16 hex digits) of all weights and settings of a diffusers pipeline's components."""
+def fingerprint(pipeline: Any, without: Sequence[str] = ()) -> str:
+    """Hash (16 hex digits) of all weights and settings of a diffusers pipeline's components, but of those named `without`."""
     digest = hashlib.sha256()
     for name, component in sorted(pipeline.components.items()):
+        if name in without:
+            continue
         digest.update(f"{name} {type(component).__name__}".encode())
         config = getattr(component, "config", None)
         if config is not None:

@@ -85,6 +85,12 @@ def _output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=None, help="folder or hub repository (default: the bundled tiny checkpoint)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default 0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default cpu)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the networks (default float32)"
+    )
+    parser.add_argument(
+        "--offload", action="store_true", help="hold on the device only the network at work: less of its memory, slower"
+    )
     parser.add_argument("--registration", choices=("fast", "reference"), default="fast", help="how cameras are solved for")
     _option(
         parser, "reconstruction_timestep", type=float, default=None, metavar="T", help="noise level at which features are read"

@@ -1,5 +1,6 @@
 """Known cameras of a video, read for comparison, and the errors beside the constant-pose baseline."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,36 @@ def compare_cameras(poses: np.ndarray, true_poses: np.ndarray) -> str:
         metrics = pose_metrics([pose_errors(estimate, true_poses)])
         lines.append(f"  {name:<33} {metrics['rotation_deg']:8.2f} deg  {metrics['translation_deg']:8.2f} deg")
     return "\n".join(lines)
+
+
+def doubtful_poses(reasons: Sequence[str]) -> list[str]:
+    """A line on the frames whose pose deserves no trust, with their numbers in cameras.json; none where all are sound.
+
+    Args:
+        reasons: per frame, "" for a sound one; see `Registration.degenerate`.
+    """
+    frames: dict[str, list[int]] = {}
+    for index, reason in enumerate(reasons):
+        if reason:
+            frames.setdefault(reason, []).append(index)
+    if not frames:
+        return []
+    from jog3r.geometry.degeneracy import NO_OVERLAP, TOO_FEW_POINTS
+
+    unknown = {NO_OVERLAP, TOO_FEW_POINTS}
+    groups = [
+        f"{_ranges(numbers)}: {reason}{', pose unknown' if reason in unknown else ''}" for reason, numbers in frames.items()
+    ]
+    return [f"note: doubtful poses (frames counted from 0): {'; '.join(groups)}"]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers in words: "frame 3", "frames 6, 8-12"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    text = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return f"frame{'s' if len(numbers) > 1 else ''} {text}"

@@ -45,7 +45,7 @@ def is_long(options: argparse.Namespace) -> bool:
 
 def run_long_reconstruct(options: argparse.Namespace) -> str:
     """`jog3r reconstruct` with windows: returns what to print."""
-    from jog3r.cli_cameras import compare_cameras, read_true_cameras
+    from jog3r.cli_cameras import compare_cameras, doubtful_poses, read_true_cameras
     from jog3r.pipelines.long_video import reconstruct_long_video
 
     if (options.height is None) != (options.width is None):
@@ -60,7 +60,7 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
             stage("loading the model")
             _stream(options, None)  # a bad file is refused at once
             size = (options.height, options.width) if options.height is not None else _folder_size(options.model)
-            pipe = load_pipeline(options.model, options.device)
+            pipe = load_pipeline(options, with_text=False)
         video = _stream(options, size or (pipe.default_size, pipe.default_size))
         window = pipe.transformer.config.num_frames if options.window is None else options.window
         with _Spool(folder / ".spool") as spool:
@@ -83,7 +83,7 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
                     raise UsageError(f"{str(options.true_cameras)!r} has {len(true_poses)} cameras for {len(result)} frames")
             shown = _write(result, spool.frames(), video.fps, options.export, keyframes, folder)
         names = sorted(path.name for path in folder.iterdir())
-    lines = [written_line(options.out, names), _summary(result, shown, options.close_loops)]
+    lines = [written_line(options.out, names), _summary(result, shown, options.close_loops), *doubtful_poses(result.degenerate)]
     if options.model is None:
         lines.append(TINY_NOTE)
     if true_poses is not None:

@@ -27,10 +27,12 @@ def run_generate(options: argparse.Namespace) -> str:
         )
     if options.fps <= 0:
         raise UsageError(f"--fps must be positive, got {options.fps:g}")
+    from jog3r.cli_cameras import doubtful_poses
+
     _check_exports(options.export, has_geometry=options.task != "t2v")
     with OutputFolder(options.out, options.overwrite) as folder, _stages(3) as stage:
         stage("loading the model")
-        pipe = load_pipeline(options.model, options.device)
+        pipe = load_pipeline(options)
         stage("generating")
         arguments = {
             name: value
@@ -51,7 +53,8 @@ def run_generate(options: argparse.Namespace) -> str:
         else:
             _write_scene(output, options.fps, options.prompt, options.export, folder)
         names = sorted(path.name for path in folder.iterdir())
-    return written_line(options.out, names)
+    doubts = doubtful_poses(output.registration[0].degenerate) if output.registration else []
+    return "\n".join([written_line(options.out, names), *doubts])
 
 
 def run_reconstruct(options: argparse.Namespace) -> str:
@@ -60,7 +63,7 @@ def run_reconstruct(options: argparse.Namespace) -> str:
 
     if is_long(options):
         return run_long_reconstruct(options)
-    from jog3r.cli_cameras import compare_cameras, read_true_cameras
+    from jog3r.cli_cameras import compare_cameras, doubtful_poses, read_true_cameras
     from jog3r.data.video import read_video
 
     if (options.height is None) != (options.width is None):
@@ -84,7 +87,7 @@ def run_reconstruct(options: argparse.Namespace) -> str:
         size = (options.height, options.width) if options.height is not None else _folder_size(options.model)
         video = read(size) if size is not None else None
         stage("loading the model")
-        pipe = load_pipeline(options.model, options.device)
+        pipe = load_pipeline(options, with_text=False)
         if video is None:
             video = read((pipe.default_size, pipe.default_size))
         if true_poses is not None:
@@ -102,7 +105,7 @@ def run_reconstruct(options: argparse.Namespace) -> str:
         stage("writing")
         _write_scene(output, video.fps, "", options.export, folder)
         names = sorted(path.name for path in folder.iterdir())
-    lines = [written_line(options.out, names)]
+    lines = [written_line(options.out, names), *doubtful_poses(output.registration[0].degenerate)]
     if options.model is None:
         lines.append(TINY_NOTE)
     if true_poses is not None:
@@ -118,30 +121,44 @@ def written_line(out: Path, names: list[str]) -> str:
     return f"{out}: {', '.join(names)}" + (f"\nnote: left from an earlier run: {', '.join(old)}" if old else "")
 
 
-def load_pipeline(model: str | None, device: str = "cpu") -> Any:
-    """The pipeline of a folder or hub repository; None is the bundled checkpoint.
+def load_pipeline(options: argparse.Namespace, with_text: bool = True) -> Any:
+    """The pipeline of `--model` (None: the bundled checkpoint) as `--dtype` on `--device`, there all at once or with `--offload`.
+
+    Args:
+        options: of the command line.
+        with_text: False leaves the text encoder out, by far the largest part of a full-size model.
 
     Raises:
-        UsageError: there is none, or its weights do not fit its config.
+        UsageError: there is no such model or device, or the model's weights do not fit its config.
     """
+    model, device = options.model, options.device
     name = tiny_checkpoint() if model is None else model
     if model is None and not os.path.isdir(name):
         raise UsageError("the bundled tiny checkpoint is not part of this installation; name a model with --model")
+    if options.offload and device.split(":")[0] == "cpu":
+        raise UsageError(f"--offload keeps on the CPU what an accelerator does not need: add --device cuda, got {device!r}")
+    import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     from jog3r import Jog3rPipeline
+    from jog3r.pipelines.load import WITHOUT_TEXT
 
     diffusers_logging.disable_progress_bar()  # the command has its own bar
     transformers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
     try:
-        pipe = Jog3rPipeline.from_pretrained(name)
+        parts = {} if with_text else WITHOUT_TEXT
+        pipe = Jog3rPipeline.from_pretrained(name, dtype=getattr(torch, options.dtype), **parts)
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise UsageError(f"--model {name!r} cannot be loaded: {_first_line(error)}") from error
     try:
-        pipe = pipe.to(device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(0, device=device)  # offloading would find out in the middle of the work
+        if options.offload:
+            pipe.enable_model_cpu_offload(device=device)
+        else:
+            pipe = pipe.to(device)
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise UsageError(f"--device {device!r} cannot be used: {_first_line(error)}") from error
     pipe.set_progress_bar_config(leave=False, desc="denoising", delay=1.0)
     return pipe

@@ -27,19 +27,23 @@ def run_convert(options: argparse.Namespace) -> str:
     """`jog3r convert`: a folder with conversion.json, which says what became of every weight."""
     config = dict(_parse_setting(text) for text in options.set)
     parts = {name: getattr(options, name) for name in PARTS if getattr(options, name) is not None}
+    note = ""
     with OutputFolder(options.out, options.overwrite) as folder:
         try:
             if CONVERSIONS[options.kind] is None:
                 from jog3r.pipelines.assemble import write_opensora_pipeline
+                from jog3r.pipelines.model_card import UNTRAINED_HEAD
 
                 report = write_opensora_pipeline(options.file, folder, **parts, **config)["transformer"]
+                note = f"\nnote: {UNTRAINED_HEAD}"
             else:
                 if parts:
                     raise UsageError(f"--{next(iter(parts))} belongs to `convert opensora`, the whole pipeline")
                 report = _convert_model(CONVERSIONS[options.kind], options.file, config, folder)
         except (FileNotFoundError, TypeError) as error:
             raise UsageError(str(error)) from error
-    return f"{options.out}: {report['model']}, {report['parameters']} parameters, {len(report['ignored'])} weights ignored"
+    ignored = len(report["ignored"])
+    return f"{options.out}: {report['model']}, {report['parameters']} parameters, {ignored} weights ignored{note}"
 
 
 def _convert_model(function: str | None, file: Path, config: dict[str, Any], folder: Path) -> dict[str, Any]:

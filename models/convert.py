@@ -165,7 +165,8 @@ def inspect_dust3r_head(path: str | Path, num_layers: int | None = None, **confi
         num_layers: take only the first so many blocks of each decoder (JOG3R has 6 of DUSt3R's 12); None = all.
         config: of `Pointmap3DHead` what weights cannot tell: `num_attention_heads` (default: from the file's arguments, else
             12), `rotary_base`. For a warm start on video features: `feature_dim` other than the file's gives a fresh
-            input projection, `feature_norm=True` a fresh norm; both are reported as missing.
+            input projection, `feature_norm=True` a fresh norm; both are reported as missing. With either, a copied
+            decoder or fewer blocks the head is marked `trained=False`.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: as in `inspect_opensora`.
@@ -176,9 +177,10 @@ def inspect_dust3r_head(path: str | Path, num_layers: int | None = None, **confi
     config = {"feature_norm": False} | unknown_values | config
     sources, ignored, unknown = DUST3R_HEAD.plan(checkpoint.tensors)
     filled = _copy_missing_decoder(sources, "")
+    layers_in_file = sizes["num_layers"]
     if num_layers is not None:
-        if not 1 <= num_layers <= sizes["num_layers"]:
-            raise ValueError(f"{checkpoint.path} has {sizes['num_layers']} decoder blocks; cannot take num_layers={num_layers}")
+        if not 1 <= num_layers <= layers_in_file:
+            raise ValueError(f"{checkpoint.path} has {layers_in_file} decoder blocks; cannot take num_layers={num_layers}")
         sizes["num_layers"] = num_layers
         sources = _cut_blocks(sources, num_layers, ignored)
     fresh_input = config.get("feature_dim", sizes["feature_dim"]) != sizes["feature_dim"]
@@ -187,6 +189,9 @@ def inspect_dust3r_head(path: str | Path, num_layers: int | None = None, **confi
     model = _meta_model(checkpoint, Pointmap3DHead, sizes, config)
     conversion = Conversion(checkpoint, model, sources, ignored, filled)
     _start_fresh(conversion, ["proj_in"] * fresh_input + ["norm_features"] * bool(config["feature_norm"]))
+    cut = num_layers is not None and num_layers < layers_in_file
+    if filled or cut:  # some layer reads what it was not trained on
+        model.register_to_config(trained=False)
     _check_complete(conversion, unknown)
     return conversion
 

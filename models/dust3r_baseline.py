@@ -14,25 +14,9 @@ from diffusers.models.attention import AttentionMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from jog3r.models.layers import Attention, FeedForward, rotary_2d
+from jog3r.models.layers import SelfAttentionBlock, rotary_2d
 from jog3r.models.loading import register_with_diffusers
 from jog3r.models.pointmap_head import Pointmap3DHead, Pointmap3DHeadOutput
-
-
-class ImageEncoderBlock(nn.Module):
-    """Self-attention with rotary positions, MLP; pre-norm."""
-
-    def __init__(self, dim: int, num_attention_heads: int, mlp_ratio: float, norm_eps: float):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-        self.self_attn = Attention(dim, num_attention_heads)
-        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = FeedForward(dim, int(dim * mlp_ratio), approximate="none")
-
-    def forward(self, hidden_states: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        hidden_states = hidden_states + self.self_attn(self.norm1(hidden_states), rotary=rotary)
-        return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
 class Dust3rBaseline(ModelMixin, ConfigMixin, AttentionMixin):
@@ -48,8 +32,8 @@ class Dust3rBaseline(ModelMixin, ConfigMixin, AttentionMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["ImageEncoderBlock", "PairwiseDecoderBlock"]
-    _repeated_blocks = ["ImageEncoderBlock", "PairwiseDecoderBlock"]
+    _no_split_modules = ["SelfAttentionBlock", "PairwiseDecoderBlock"]
+    _repeated_blocks = ["SelfAttentionBlock", "PairwiseDecoderBlock"]
 
     @register_to_config
     def __init__(
@@ -69,7 +53,7 @@ class Dust3rBaseline(ModelMixin, ConfigMixin, AttentionMixin):
         # 1. image encoder
         self.patch_embed = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size)
         self.encoder_blocks = nn.ModuleList(
-            [ImageEncoderBlock(width, num_attention_heads, mlp_ratio, norm_eps) for _ in range(num_layers)]
+            [SelfAttentionBlock(width, num_attention_heads, mlp_ratio, norm_eps) for _ in range(num_layers)]
         )
         self.encoder_norm = nn.LayerNorm(width, eps=norm_eps)
         # 2. decoders and head

@@ -15,11 +15,14 @@ QK_NORMS = {None: None, "rms_norm": nn.RMSNorm, "layer_norm": nn.LayerNorm}
 
 
 def sincos_embedding(positions: torch.Tensor, dim: int) -> torch.Tensor:
-    """Sine-cosine embedding of 1D `positions` (L,), any real numbers -> (L, dim), laid out [sin | cos], in float64."""
+    """Sine-cosine embedding of 1D `positions` (L,), any real numbers -> (L, dim), laid out [sin | cos], in float64 on the CPU.
+
+    On the CPU, as not every device knows float64 (mps), and so that all give the same.
+    """
     if dim % 2:
         raise ValueError(f"a sine-cosine embedding needs an even number of channels, got {dim}")
-    frequencies = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim / 2))
-    angles = positions.to(torch.float64)[:, None] * frequencies[None]  # (L, dim/2)
+    frequencies = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64, device="cpu") / (dim / 2))
+    angles = positions.to("cpu", torch.float64)[:, None] * frequencies[None]  # (L, dim/2)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
@@ -30,15 +33,15 @@ def spatial_position_embedding(
 
     The first half of the channels encodes x, the second y, as in OpenSora 1.0.
     """
-    x = sincos_embedding(torch.arange(width, device=device) / scale, dim // 2)  # (width, dim/2)
-    y = sincos_embedding(torch.arange(height, device=device) / scale, dim // 2)  # (height, dim/2)
+    x = sincos_embedding(torch.arange(width, device="cpu") / scale, dim // 2)  # (width, dim/2)
+    y = sincos_embedding(torch.arange(height, device="cpu") / scale, dim // 2)  # (height, dim/2)
     grid = torch.cat([x[None].expand(height, -1, -1), y[:, None].expand(-1, width, -1)], dim=-1)  # (height, width, dim)
-    return grid.flatten(0, 1).float()
+    return grid.flatten(0, 1).float().to(device)
 
 
 def temporal_position_embedding(num_frames: int, dim: int, scale: float, device: torch.device | None = None) -> torch.Tensor:
     """Positions of frames -> (num_frames, dim); the frame number is divided by `scale`."""
-    return sincos_embedding(torch.arange(num_frames, device=device) / scale, dim).float()
+    return sincos_embedding(torch.arange(num_frames, device="cpu") / scale, dim).float().to(device)
 
 
 class TimestepProjection(nn.Module):
@@ -121,6 +124,7 @@ class AttentionProcessor:
     ) -> torch.Tensor:
         """Attend from `hidden_states` to itself, or to `key_value` when given."""
         query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))  # (B, L, H, head_dim)
+        dtype = query.dtype  # the projections' own; their weights may be stored in another
         if attn.norm_q is not None:
             query = attn.norm_q(query)
         if rotary is not None:
@@ -136,7 +140,7 @@ class AttentionProcessor:
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
-        return attn.to_out(hidden_states.flatten(-2, -1).to(attn.to_out_dtype(query)))
+        return attn.to_out(hidden_states.flatten(-2, -1).to(dtype))
 
 
 class Attention(nn.Module, AttentionModuleMixin):
@@ -169,10 +173,6 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.norm_q = norm(dim // heads, eps=1e-6) if norm else None
         self.norm_k = norm(dim // heads, eps=1e-6) if norm else None
         self.set_processor(AttentionProcessor())
-
-    def to_out_dtype(self, states: torch.Tensor) -> torch.dtype:
-        """Dtype that the output projection takes: its own, or autocast's choice left to autocast."""
-        return states.dtype if torch.is_autocast_enabled(states.device.type) else self.to_out.bias.dtype
 
     def project_key_value(self, context: torch.Tensor, rotary: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (B, S, H, head_dim) of `context` (B, S, context_dim), ready for attention."""
@@ -207,3 +207,19 @@ class FeedForward(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(..., dim) -> (..., dim)."""
         return self.linear_2(F.gelu(self.linear_1(hidden_states), approximate=self.approximate))
+
+
+class SelfAttentionBlock(nn.Module):
+    """Self-attention with rotary positions, MLP; pre-norm, as in DUSt3R's image encoder."""
+
+    def __init__(self, dim: int, num_attention_heads: int, mlp_ratio: float, norm_eps: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.self_attn = Attention(dim, num_attention_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = FeedForward(dim, int(dim * mlp_ratio), approximate="none")
+
+    def forward(self, hidden_states: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        hidden_states = hidden_states + self.self_attn(self.norm1(hidden_states), rotary=rotary)
+        return hidden_states + self.mlp(self.norm2(hidden_states))

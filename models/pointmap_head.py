@@ -14,7 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import nn
 
-from jog3r.models.layers import Attention, FeedForward, rotary_2d
+from jog3r.models.layers import Attention, FeedForward, SelfAttentionBlock, rotary_2d
 from jog3r.models.loading import register_with_diffusers
 
 ATTENTIONS = ("pairwise", "global")
@@ -60,22 +60,6 @@ class PairwiseDecoderBlock(nn.Module):
         return hidden_states + self.mlp(self.norm3(hidden_states))
 
 
-class GlobalDecoderBlock(nn.Module):
-    """Full self-attention over the tokens of all frames, MLP; the paper's variant with one decoder."""
-
-    def __init__(self, dim: int, num_attention_heads: int, mlp_ratio: float, norm_eps: float):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-        self.self_attn = Attention(dim, num_attention_heads)
-        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = FeedForward(dim, int(dim * mlp_ratio), approximate="none")
-
-    def forward(self, hidden_states: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
-        """(B, F*N, D) -> (B, F*N, D)."""
-        hidden_states = hidden_states + self.self_attn(self.norm1(hidden_states), rotary=rotary)
-        return hidden_states + self.mlp(self.norm2(hidden_states))
-
-
 class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     """From the tapped features of a video to pointmaps with confidence, pair by pair or for all frames at once.
 
@@ -89,11 +73,13 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         rotary_base: longest wavelength of the rotary positions (DUSt3R: 100).
         norm_eps: of the layer norms.
         feature_norm: normalise the features first; video features are a raw residual stream. False for DUSt3R's decoders.
+        trained: False marks a head, or an input layer in front of trained decoders, that is as it was initialised: the pipeline
+            then warns of its geometry. Training sets it to True.
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["PairwiseDecoderBlock", "GlobalDecoderBlock"]
-    _repeated_blocks = ["PairwiseDecoderBlock", "GlobalDecoderBlock"]
+    _no_split_modules = ["PairwiseDecoderBlock", "SelfAttentionBlock"]
+    _repeated_blocks = ["PairwiseDecoderBlock", "SelfAttentionBlock"]
     _skip_layerwise_casting_patterns = ["norm", "proj_points"]
 
     @register_to_config
@@ -109,6 +95,7 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         rotary_base: float = 100.0,
         norm_eps: float = 1e-6,
         feature_norm: bool = True,
+        trained: bool = True,  # noqa: ARG002  # in the config alone; folders saved before there was a mark are of trained heads
     ):
         super().__init__()
         if attention not in ATTENTIONS:
@@ -129,7 +116,8 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
             self.other_blocks = nn.ModuleList([PairwiseDecoderBlock(*block) for _ in range(num_layers)])
         else:
             self.anchor_embedding = nn.Parameter(torch.randn(hidden_dim) * 0.02)
-            self.decoder_blocks = nn.ModuleList([GlobalDecoderBlock(*block) for _ in range(num_layers)])
+            # the paper's variant with one decoder: full self-attention over the tokens of all frames
+            self.decoder_blocks = nn.ModuleList([SelfAttentionBlock(*block) for _ in range(num_layers)])
         # 3. output
         self.norm_out = nn.LayerNorm(hidden_dim, eps=norm_eps)
         self.proj_points_anchor = nn.Linear(hidden_dim, outputs)

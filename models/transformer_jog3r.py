@@ -46,13 +46,23 @@ class Jog3rTransformer3DModelOutput(Transformer2DModelOutput):
 
 
 @dataclass
+class CaptionSlot:
+    """Keys and values that one block makes of the captions: empty until it has run.
+
+    The block itself fills it, as hooks that offload blocks load their weights for the block's own call alone.
+    """
+
+    key_value: tuple[torch.Tensor, torch.Tensor] | None = None  # (U, L, H, head_dim) each
+
+
+@dataclass
 class CaptionCache:
     """Keys and values of one caption batch for every block: filled by the first call it is given to, read by the next.
 
     Captions do not change between denoising steps. Deliberately no mapping: accelerate's offload hooks rebuild mappings.
     """
 
-    key_values: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)  # per block (B, L, H, head_dim) twice
+    slots: list[CaptionSlot] = field(default_factory=list)  # per block
 
 
 class Jog3rTransformerBlock(nn.Module):
@@ -75,11 +85,12 @@ class Jog3rTransformerBlock(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,  # (B, F, N, D)
-        captions: torch.Tensor | tuple[torch.Tensor, torch.Tensor],  # (U, L, D), or keys and values (U, L, H, head_dim) each
+        captions: torch.Tensor | None,  # (U, L, D); None: the slot is filled
         caption_mask: torch.Tensor | None,  # (B, L) bool
         modulation: torch.Tensor,  # (B, 6, D)
         temporal_position: torch.Tensor | None = None,  # (F, D), first block only
         caption_index: torch.Tensor | None = None,  # (B,) which of the U captions a clip has; None: U = B, each its own
+        caption_slot: CaptionSlot | None = None,  # read, or filled if it is empty
         frames: torch.Tensor | None = None,  # (K,) the frames that leave the block, having seen all; None: all leave
     ) -> torch.Tensor:
         """(B, F, N, D) -> (B, F, N, D), or (B, K, N, D) with `frames`."""
@@ -105,7 +116,10 @@ class Jog3rTransformerBlock(nn.Module):
         hidden_states = torch.addcmul(hidden_states, gate_msa, temporal)
 
         # 3. caption; projected once, however many clips share it
-        key, value = self.cross_attn.project_key_value(captions) if isinstance(captions, torch.Tensor) else captions
+        key_value = None if caption_slot is None else caption_slot.key_value
+        key, value = self.cross_attn.project_key_value(captions) if key_value is None else key_value
+        if caption_slot is not None:
+            caption_slot.key_value = (key, value)
         if caption_index is not None:
             key, value = key[caption_index], value[caption_index]  # (B, L, H, head_dim)
         cross = self.cross_attn(hidden_states.flatten(1, 2), (key, value), caption_mask)  # (B, F*N, D)
@@ -120,7 +134,8 @@ class Jog3rTransformerBlock(nn.Module):
 class _Conditions:
     """What blocks get beside the tokens, for the whole batch."""
 
-    captions: list[Any]  # per block (U, L, D), or keys and values
+    captions: torch.Tensor | None  # (U, L, D)
+    slots: list[CaptionSlot] | None  # per block
     mask: torch.Tensor | None  # (B, L) bool
     modulation: torch.Tensor  # (B, 6, D)
     temporal_position: torch.Tensor  # (F, D)
@@ -128,15 +143,14 @@ class _Conditions:
 
     def of(self, block: int, clips: slice) -> tuple[Any, ...]:
         """Arguments of block number `block`, counted from 0, for a part of the clips."""
-        captions, index = self.captions[block], self.caption_index
-        if index is None:
-            captions = captions[clips] if isinstance(captions, torch.Tensor) else tuple(states[clips] for states in captions)
+        captions, index = self.captions, self.caption_index
         return (
-            captions,
+            captions[clips] if captions is not None and index is None else captions,
             None if self.mask is None else self.mask[clips],
             self.modulation[clips],
             self.temporal_position if block == 0 else None,
             None if index is None else index[clips],
+            None if self.slots is None else self.slots[block],
         )
 
 
@@ -333,11 +347,13 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         embedded_timestep = self.timestep_embedder(self.time_proj(timestep).to(hidden_states.dtype))  # (B, D)
         modulation = self.timestep_modulation(embedded_timestep).unflatten(-1, (6, -1))  # (B, 6, D)
         last_block = self.config.feature_layer if features_only else self.config.num_layers
-        captions = self._captions(encoder_hidden_states, caption_cache, last_block)
+        captions, slots = self._captions(encoder_hidden_states, caption_cache, last_block)
+        if slots is not None and caption_index is None and 0 < num_features_only < batch_size:
+            caption_index = torch.arange(batch_size, device=hidden_states.device)  # a slot has all clips' captions, a call some
         mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
 
         # 2. blocks; clips that are here for their features leave behind the last tap
-        conditions = _Conditions(captions, mask, modulation, temporal_position, caption_index)
+        conditions = _Conditions(captions, slots, mask, modulation, temporal_position, caption_index)
         rest = slice(batch_size - num_features_only)
         tapped = self.feature_layers if return_features or features_only else []
         hidden_states, taps = self._run_blocks(hidden_states, conditions, last_block, tapped, rest, feature_frames)
@@ -377,17 +393,15 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
             self._positions = {key: (spatial.to(like.dtype), temporal.to(like.dtype))}
         return self._positions[key]
 
-    def _captions(self, captions: torch.Tensor, cache: CaptionCache | None, num_blocks: int) -> list[Any]:
-        """What the first `num_blocks` blocks get of the captions: keys and values from the cache, which is filled where it has
-        none; without a cache the projected captions (U, L, D), of which each block makes its own."""
-        if cache is not None and len(cache.key_values) >= num_blocks:
-            return cache.key_values
-        projected = self.caption_projection(captions)  # (U, L, D)
+    def _captions(
+        self, captions: torch.Tensor, cache: CaptionCache | None, num_blocks: int
+    ) -> tuple[torch.Tensor | None, list[CaptionSlot] | None]:
+        """The projected captions (U, L, D), None where no block needs them, and with a cache the slot of each block."""
         if cache is None:
-            return [projected] * num_blocks
-        missing = self.transformer_blocks[len(cache.key_values) : num_blocks]
-        cache.key_values += [block.cross_attn.project_key_value(projected) for block in missing]
-        return cache.key_values
+            return self.caption_projection(captions), None
+        cache.slots += [CaptionSlot() for _ in range(len(cache.slots), num_blocks)]
+        filled = all(slot.key_value is not None for slot in cache.slots[:num_blocks])
+        return None if filled else self.caption_projection(captions), cache.slots
 
     def _run_blocks(
         self,
@@ -422,8 +436,9 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         """Outputs (B, F, N, D) of the tapped blocks -> features (B, F, N, D)."""
         if self.feature_weights is None:
             return taps[0]
-        shares = self.feature_weights.softmax(0)  # (K,)
-        normalised = [F.layer_norm(tap, (self.width,), eps=self.config.norm_eps) for tap in taps]
+        device = taps[-1].device  # parts may lie on several (device_map)
+        shares = self.feature_weights.softmax(0).to(device)  # (K,)
+        normalised = [F.layer_norm(tap.to(device), (self.width,), eps=self.config.norm_eps) for tap in taps]
         return sum(share * tap for share, tap in zip(shares, normalised, strict=True))  # type: ignore[return-value]  # never the 0 of nothing
 
     def _run_block(self, block: nn.Module, *arguments: Any) -> torch.Tensor:
@@ -434,8 +449,11 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
     def _project_out(self, hidden_states: torch.Tensor, embedded_timestep: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Tokens (B, F, N, D) -> (B, out_channels, F, h, w)."""
         patch = self.config.patch_size
-        shift, scale = (self.scale_shift_table + embedded_timestep[:, None])[:, :, None, None].unbind(1)  # (B, 1, 1, D)
-        tokens = self.proj_out(modulate(self.norm_out(hidden_states), shift, scale))  # (B, F, N, p*p*C)
+        tokens = self.norm_out(hidden_states)
+        table = self.scale_shift_table + embedded_timestep[:, None].to(self.scale_shift_table.device)  # (B, 2, D)
+        # parts may lie on several devices (device_map)
+        shift, scale = table.to(tokens.device)[:, :, None, None].unbind(1)  # (B, 1, 1, D)
+        tokens = self.proj_out(modulate(tokens, shift, scale))  # (B, F, N, p*p*C)
         tokens = tokens.unflatten(-1, (patch, patch, -1)).unflatten(2, grid)  # (B, F, h/p, w/p, p, p, C)
         return tokens.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)  # (B, C, F, h, w)
 

@@ -149,7 +149,7 @@ def write_conversion(conversion: Conversion, folder: Path, max_shard_size: str =
 
 def _make_head(dust3r: str | Path | None, config: dict[str, Any]) -> tuple[Pointmap3DHead, dict[str, Any]]:
     if dust3r is None:
-        return Pointmap3DHead(**config), {"fresh": True}
+        return Pointmap3DHead(**config, trained=False), {"fresh": True}
     conversion = inspect_dust3r_head(dust3r, **{"num_layers": _HEAD_LAYERS, "feature_norm": True} | config)
     return conversion.load(), conversion.report()
 

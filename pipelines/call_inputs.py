@@ -15,6 +15,7 @@ from jog3r.pipelines.checks import (
     check_negative_prompt,
     check_number,
     check_prompt,
+    check_registration,
     check_size,
     check_task,
 )
@@ -51,6 +52,7 @@ class CallInputs:
     callback_inputs: list[str]
     decode_chunk_size: int | None
     registration: bool
+    registration_kwargs: dict[str, Any] | None
     both_directions: bool
 
     def check(self, pipe: "Jog3rPipeline") -> str:
@@ -67,6 +69,7 @@ class CallInputs:
         has_prompt = self.prompt is not None or self.prompt_embeds is not None
         task = check_task(self.task, self.video is not None, has_prompt, pipe.pointmap_head is not None)
         check_choices(self.output_type, self.callback_inputs, pipe._callback_tensor_inputs)
+        check_registration(self.registration_kwargs)
         self._check_numbers(pipe)
         if self.both_directions and (task != "v2c" or not self.registration):
             raise ValueError(
@@ -122,11 +125,17 @@ class CallInputs:
         needs_encoder = self.prompt is not None or self.negative_prompt is not None
         if needs_encoder and (pipe.text_encoder is None or pipe.tokenizer is None):
             raise ValueError("this pipeline has no text encoder or no tokenizer: pass prompt_embeds instead of a prompt")
-        embeds, negative = self.prompt_embeds, self.negative_prompt_embeds
-        if embeds is not None and negative is not None and embeds.shape != negative.shape:
+        negative = self.negative_prompt_embeds
+        if negative is not None and negative.shape[0] not in (1, self._num_prompts()):
             raise ValueError(
-                f"prompt_embeds {tuple(embeds.shape)} and negative_prompt_embeds {tuple(negative.shape)} must have one shape"
+                f"negative_prompt_embeds {tuple(negative.shape)} must be one for all prompts or one for each of the "
+                f"{self._num_prompts()}"
             )
+
+    def _num_prompts(self) -> int:
+        if self.prompt_embeds is not None:
+            return self.prompt_embeds.shape[0]
+        return 1 if isinstance(self.prompt, str) else len(self.prompt or [])
 
     def _check_generation(self, pipe: "Jog3rPipeline", task: str) -> None:
         config = pipe.transformer.config
@@ -134,11 +143,7 @@ class CallInputs:
         check_size(height, width, pipe.token_size)
         check_number("num_frames", num_frames, 1 if task == "t2v" else 2, whole=True)
         reconstruction.check_variance(pipe.scheduler, config.in_channels, config.out_channels)
-        if self.prompt_embeds is not None:
-            num_prompts = self.prompt_embeds.shape[0]
-        else:
-            num_prompts = 1 if isinstance(self.prompt, str) else len(self.prompt or [])
-        batch_size = num_prompts * self.num_videos_per_prompt
+        batch_size = self._num_prompts() * self.num_videos_per_prompt
         check_generators(self.generator, batch_size)
         factor = pipe.vae_scale_factor
         check_latents(self.latents, (batch_size, config.in_channels, num_frames, height // factor, width // factor))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from jog3r.models.transformer_jog3r import CaptionCache, Jog3rTransformer3DModel
 from jog3r.pipelines.caption_cleaning import clean_captions
@@ -46,27 +47,38 @@ class CaptionBatch:
         return self._current
 
     def update(self, changed: dict[str, Any]) -> None:
-        """Take over what a callback returned; keys and values are computed anew, as it may have written into the tensors."""
+        """Take over what a callback returned.
+
+        Keys and values are computed anew in any case: it may have written into the tensors, or set other LoRA layers to work.
+        """
         for name in self.names:
             if name in changed:
                 setattr(self, name, changed[name])
-                self._current = None
+        self._current = None
 
     def _join(self, guided: bool) -> tuple[Tensor, Tensor | None]:
-        positive, mask = self.prompt_embeds, self.prompt_attention_mask
+        """Embeddings (B or 2B, L, D) and their mask, None where all tokens count; the shorter of both halves is padded."""
+        halves = [(self.prompt_embeds, self.prompt_attention_mask)]
         if guided:
             if self.negative_prompt_embeds is None:
                 raise ValueError("guidance needs negative_prompt_embeds")
-            masks = [
-                torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device) if given is None else given.bool()
-                for embeds, given in (
-                    (self.negative_prompt_embeds, self.negative_prompt_attention_mask),
-                    (positive, mask),
-                )
-            ]
-            positive = torch.cat([self.negative_prompt_embeds, positive])
-            mask = torch.cat(masks)
-        return positive, None if mask is None or bool(mask.all()) else mask.bool()
+            halves.insert(0, (self.negative_prompt_embeds, self.negative_prompt_attention_mask))
+        length = max(embeds.shape[1] for embeds, _ in halves)
+        padded = [_pad(embeds, mask, length) for embeds, mask in halves]
+        embeds, mask = (torch.cat(values) for values in zip(*padded, strict=True))
+        if bool(mask.all()):
+            return embeds, None
+        if bool((mask == mask[:1]).all() and mask.any()):
+            # Tokens that nobody attends to may as well be absent: less to compute, and not every attention backend takes masks.
+            return embeds[:, mask[0]], None
+        return embeds, mask
+
+
+def _pad(embeds: Tensor, mask: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
+    """Embeddings (B, length, D) and their mask (B, length), False where they were padded."""
+    mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device) if mask is None else mask.bool()
+    missing = length - embeds.shape[1]
+    return functional.pad(embeds, (0, 0, 0, missing)), functional.pad(mask, (0, missing), value=False)
 
 
 def null_captions(
@@ -78,8 +90,22 @@ def null_captions(
         hook: Any = transformer._hf_hook
         maps = [getattr(part, "weights_map", None) for part in getattr(hook, "hooks", [hook])]
         null = next(weights["null_caption"] for weights in maps if weights is not None)
-    null = null.detach().to(device)
+    group = _disk_group(transformer)
+    if group is not None:
+        group.onload_()
+        if group.stream is not None:
+            group.stream.synchronize()
+    null = null.detach().to(device, copy=group is not None)
+    if group is not None:
+        group.offload_()
     return null[:length].expand(batch_size, -1, -1)
+
+
+def _disk_group(transformer: Jog3rTransformer3DModel) -> Any:
+    """diffusers' group of the transformer's own tensors where they lie on disk: between calls what is in memory means nothing."""
+    registry: Any = getattr(transformer, "_diffusers_hook", None)
+    hook = None if registry is None else registry.get_hook("group_offloading")
+    return None if hook is None or hook.group.offload_to_disk_path is None else hook.group
 
 
 def embed_texts(

@@ -1,14 +1,19 @@
 """What a call of the pipeline refuses, before anything is computed. Every message says what was given and what to change."""
 
+import inspect
 import math
-from collections.abc import Sequence
+import numbers
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from jog3r.geometry.registration import register_pointmaps
+
 TASKS = ("t2v", "t2v+c", "v2c")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+REGISTRATION_METHODS = ("fast", "reference")
 
 
 def check_task(task: str | None, has_video: bool, has_prompt: bool, has_head: bool) -> str:
@@ -68,8 +73,8 @@ def check_embeds(embeds: Tensor | None, mask: Tensor | None, channels: int, max_
         if mask is not None:
             raise ValueError(f"{name}_attention_mask came without {name}_embeds")
         return
-    if embeds.ndim != 3 or embeds.shape[-1] != channels or embeds.shape[1] > max_length:
-        raise ValueError(f"{name}_embeds must be (B, L, {channels}) with L <= {max_length}, got {tuple(embeds.shape)}")
+    if embeds.ndim != 3 or embeds.shape[-1] != channels or embeds.shape[1] > max_length or 0 in embeds.shape:
+        raise ValueError(f"{name}_embeds must be (B, L, {channels}) with L in 1..{max_length}, got {tuple(embeds.shape)}")
     if mask is not None and mask.shape != embeds.shape[:2]:
         raise ValueError(f"{name}_attention_mask must be {tuple(embeds.shape[:2])}, got {tuple(mask.shape)}")
 
@@ -77,7 +82,7 @@ def check_embeds(embeds: Tensor | None, mask: Tensor | None, channels: int, max_
 def check_size(height: int, width: int, multiple: int) -> None:
     """Height and width in whole tokens."""
     for name, size in (("height", height), ("width", width)):
-        if isinstance(size, bool) or not isinstance(size, int):
+        if isinstance(size, bool) or not isinstance(size, numbers.Integral):
             raise TypeError(f"{name} must be a whole number of pixels, got {size!r}")
     if height < multiple or width < multiple or height % multiple or width % multiple:
         sizes = " or ".join(dict.fromkeys(f"{h}x{w}" for h, w in _nearest_sizes(height, width, multiple)))
@@ -95,10 +100,9 @@ def _nearest_sizes(height: int, width: int, multiple: int) -> list[tuple[int, in
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, whole: bool = False) -> None:
     """A finite number in `low` .. `high`."""
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral if whole else numbers.Real):
         raise TypeError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
-    if not (math.isfinite(value) and low <= value <= high):
+    if not (math.isfinite(value) and low <= float(value) <= high):
         upper = "" if high == math.inf else f" and at most {high:g}"
         raise ValueError(f"{name} must be at least {low:g}{upper}, got {value}")
 
@@ -132,3 +136,20 @@ def check_generators(generator: Any, batch_size: int) -> None:
     """One generator, or one a clip."""
     if isinstance(generator, list) and len(generator) != batch_size:
         raise ValueError(f"got {len(generator)} generators for {batch_size} clips; give one, or one a clip")
+
+
+def check_registration(options: Any) -> None:
+    """Names of options of `register_pointmaps`, and a method that there is; it checks the other values itself."""
+    if options is None:
+        return
+    if not isinstance(options, Mapping):
+        raise TypeError(f"registration_kwargs must be a dict of options of register_pointmaps, got {type(options).__name__}")
+    parameters = inspect.signature(register_pointmaps).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(f"registration_kwargs may name {', '.join(known)}, got {', '.join(map(repr, unknown))}")
+    method = options.get("method", "fast")
+    if method not in REGISTRATION_METHODS:
+        names = " or ".join(map(repr, REGISTRATION_METHODS))
+        raise ValueError(f"method in registration_kwargs must be {names}, got {method!r}")

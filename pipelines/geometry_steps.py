@@ -8,16 +8,24 @@ from jog3r.geometry.registration import Registration, register_pointmaps
 from jog3r.models.pointmap_head import Pointmap3DHeadOutput
 from jog3r.pipelines.reconstruction import merge_pairs
 
+WITHOUT_FLOAT64 = ("mps",)  # devices that do not know what registration computes in
+
 
 class GeometryMixin:
     """Registration of a batch of clips."""
 
     def register(self, pairs: Pointmap3DHeadOutput, num_frames: int, **options: Any) -> list[Registration]:
-        """Pairwise pointmaps to cameras and depth, clip by clip; options of `register_pointmaps`."""
+        """Pairwise pointmaps to cameras and depth, clip by clip; options of `register_pointmaps`.
+
+        On the device of the pairs, or on the CPU if that one has no float64 (mps).
+        """
         names = ("anchor_pointmaps", "anchor_confidence", "pointmaps", "confidence")
+        maps = [getattr(pairs, name) for name in (*names, "pairs")]
+        if maps[0].device.type in WITHOUT_FLOAT64:
+            maps = [value.cpu() for value in maps]
+        *maps, numbers = maps
         return [
-            register_pointmaps(*(getattr(pairs, name)[clip] for name in names), pairs.pairs, num_frames, **options)
-            for clip in range(pairs.pointmaps.shape[0])
+            register_pointmaps(*(value[clip] for value in maps), numbers, num_frames, **options) for clip in range(len(maps[0]))
         ]
 
     def assemble_geometry(

@@ -10,7 +10,9 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
 ImageVae: TypeAlias = AutoencoderKL | AutoencoderTiny
-DEFAULT_CHUNK_SIZE = 16  # frames at once; bounds the VAE's memory whatever the clip's length
+# What goes through the VAE at once, unless told otherwise: this bounds its memory whatever the clip's length and size.
+MAX_CHUNK_FRAMES = 16
+MAX_CHUNK_PIXELS = 16 * 256 * 256
 
 
 def vae_scale_factor(vae: ImageVae) -> int:
@@ -51,15 +53,21 @@ def encode_frames(vae: ImageVae, frames: Tensor, chunk_size: int | None = None) 
     Args:
         vae: AutoencoderKL or AutoencoderTiny.
         frames (B, F, 3, H, W): RGB in -1..1, H and W multiples of the VAE's scale factor.
-        chunk_size: frames at once.
+        chunk_size: frames at once; None: by their size, see `default_chunk_size`.
 
     Returns:
         (B, C, F, h, w) float32.
     """
     images = _channels_last(frames.flatten(0, 1).to(vae.dtype))  # (B*F, 3, H, W)
-    chunks = [_encode_chunk(vae, chunk) for chunk in images.split(chunk_size or DEFAULT_CHUNK_SIZE)]
+    chunk_size = int(chunk_size or default_chunk_size(*images.shape[-2:]))
+    chunks = [_encode_chunk(vae, chunk) for chunk in images.split(chunk_size)]
     latents = torch.cat(chunks).float().unflatten(0, frames.shape[:2]).transpose(1, 2)  # (B, C, F, h, w)
     return normalise_latents(vae, latents)
+
+
+def default_chunk_size(height: int, width: int) -> int:
+    """Frames of so many pixels that go through the VAE at once."""
+    return max(1, min(MAX_CHUNK_FRAMES, MAX_CHUNK_PIXELS // (height * width)))
 
 
 def _channels_last(images: Tensor) -> Tensor:
@@ -76,5 +84,7 @@ def decode_frames(vae: ImageVae, latents: Tensor, chunk_size: int | None = None)
     """Normalised latents (B, C, F, h, w) to frames (B, 3, F, H, W) float32, RGB around -1..1 (not clipped)."""
     images = denormalise_latents(vae, latents.float()).transpose(1, 2).flatten(0, 1)  # (B*F, C, h, w)
     images = _channels_last(images.to(vae.dtype))
-    chunks: list[Tensor] = [vae.decode(chunk, return_dict=False)[0] for chunk in images.split(chunk_size or DEFAULT_CHUNK_SIZE)]
+    factor = vae_scale_factor(vae)
+    chunk_size = int(chunk_size or default_chunk_size(*(factor * side for side in images.shape[-2:])))
+    chunks: list[Tensor] = [vae.decode(chunk, return_dict=False)[0] for chunk in images.split(chunk_size)]
     return torch.cat(chunks).float().unflatten(0, (latents.shape[0], -1)).transpose(1, 2)  # (B, 3, F, H, W)

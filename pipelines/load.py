@@ -13,11 +13,16 @@ from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 PIPELINES = {cls.__name__: cls for cls in (Jog3rPipeline, Dust3rPipeline)}
 
 
-def load_pipeline(model: str, **options: Any) -> Jog3rPipeline | Dust3rPipeline:
+# A text encoder is most of a full-size model: for what reads no text it is not loaded.
+WITHOUT_TEXT = {"text_encoder": None, "tokenizer": None}
+
+
+def load_pipeline(model: str, *, with_text: bool = True, **options: Any) -> Jog3rPipeline | Dust3rPipeline:
     """`from_pretrained` of the class named in `model_index.json`.
 
     Args:
         model: folder or hub id.
+        with_text: False leaves text encoder and tokenizer out, where there are any.
         options: for `from_pretrained`.
 
     Raises:
@@ -34,4 +39,6 @@ def load_pipeline(model: str, **options: Any) -> Jog3rPipeline | Dust3rPipeline:
     name = name[-1] if isinstance(name, list) else name
     if name not in PIPELINES:
         raise ValueError(f"{str(model)!r} is a {name}; this works with {' and '.join(PIPELINES)}")
+    if not with_text and name == Jog3rPipeline.__name__:
+        options = WITHOUT_TEXT | options
     return PIPELINES[name].from_pretrained(model, **options)

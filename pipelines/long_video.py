@@ -19,7 +19,7 @@ from jog3r.geometry.cameras import transform, unproject
 from jog3r.geometry.pose_graph import solve_pose_graph
 from jog3r.geometry.similarity import sim3_parts
 from jog3r.geometry.windows import WindowGeometry, blend_poses, check_windows, count_windows, iterate_windows
-from jog3r.pipelines.checks import check_number
+from jog3r.pipelines.checks import check_number, check_registration
 from jog3r.pipelines.loop_closing import Loop, LoopOptions, Reconstruct, find_candidates, verify_loop
 from jog3r.pipelines.reconstruction import num_train_timesteps
 from jog3r.pipelines.video_input import load_frames, resize
@@ -232,6 +232,7 @@ class PipelineWindows:
             raise ValueError(f"window must be at most {pipeline.max_video_frames}, the longest video taken in, got {window}")
         if reconstruction_timestep is not None:
             check_number("reconstruction_timestep", reconstruction_timestep, 0, num_train_timesteps(pipeline.scheduler) - 1)
+        check_registration(registration_kwargs)
         self.pipeline = pipeline
         self.timestep = pipeline.default_reconstruction_timestep if reconstruction_timestep is None else reconstruction_timestep
         self.generator, self.chunk, self.both_directions = generator, decode_chunk_size, both_directions

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+UNTRAINED_HEAD = (
+    "the 3D head is not trained yet: poses, cameras and pointmaps of this model mean nothing until training/train_joint.py has "
+    "trained it; its videos do not depend on it"
+)
 _TEMPLATE = """---
 library_name: diffusers
 pipeline_tag: text-to-video
@@ -16,7 +20,7 @@ tags:
 
 Text to video with pointmaps and cameras, and video to cameras, from one model
 ([JOG3R](https://arxiv.org/abs/2501.01409)), in the format of the package `jog3r`.
-
+{warning}
 ## Use
 
 ```python
@@ -56,4 +60,14 @@ def model_card(pipe: Any) -> str:
         if hasattr(module, "parameters") and callable(module.parameters)
     ]
     rows.append(f"| scheduler | {type(pipe.scheduler).__name__} |")
-    return _TEMPLATE.format(rows="\n".join(rows), size=pipe.default_size, num_frames=pipe.transformer.config.num_frames)
+    return _TEMPLATE.format(
+        warning=f"\n**Warning**: {UNTRAINED_HEAD}.\n" if is_untrained(pipe.pointmap_head) else "",
+        rows="\n".join(rows),
+        size=pipe.default_size,
+        num_frames=pipe.transformer.config.num_frames,
+    )
+
+
+def is_untrained(head: Any) -> bool:
+    """Whether there is a head and it is marked as one that still has to be trained."""
+    return head is not None and not head.config.get("trained", True)

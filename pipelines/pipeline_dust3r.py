@@ -10,7 +10,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.video_processor import VideoProcessor
 
 from jog3r.models.dust3r_baseline import Dust3rBaseline
-from jog3r.pipelines.checks import check_size
+from jog3r.pipelines.checks import OUTPUT_TYPES, check_registration, check_size
 from jog3r.pipelines.geometry_steps import GeometryMixin
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.pipelines.video_input import MAX_FRAMES, load_frames, resize
@@ -64,10 +64,15 @@ class Dust3rPipeline(DiffusionPipeline, GeometryMixin):
             output_type: of `frames`: "pil", "np" or "pt".
 
         Raises:
-            ValueError: another task, a video that cannot be read, or a size that does not fit.
+            ValueError, TypeError: another task, a video that cannot be read, a size or options that do not fit.
         """
         if task != "v2c":
             raise ValueError(f'the DUSt3R baseline does task "v2c" only, got {task!r}')
+        if (height is None) != (width is None):
+            raise ValueError(f"give both height and width to resize the video, or neither; got height={height}, width={width}")
+        if output_type not in (kinds := [kind for kind in OUTPUT_TYPES if kind != "latent"]):
+            raise ValueError(f"output_type must be one of {', '.join(map(repr, kinds))}, got {output_type!r}")
+        check_registration(registration_kwargs)
         frames = load_frames(video, MAX_FRAMES)  # (B, F, 3, H, W)
         if height is not None and width is not None:
             frames = resize(frames, height, width)

@@ -3,11 +3,12 @@
 Letters: B clips, C latent channels, F frames, H W pixels, h w latents, N tokens a frame, D width, P = F-1 pairs.
 """
 
-from collections.abc import Callable
+import logging
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers import SchedulerMixin
 from diffusers.utils import replace_example_docstring
@@ -20,14 +21,18 @@ from jog3r.models.pointmap_head import Pointmap3DHead, Pointmap3DHeadOutput
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
 from jog3r.pipelines import reconstruction
 from jog3r.pipelines.call_inputs import CallInputs, check_finite, check_generators, check_size
+from jog3r.pipelines.callbacks import Callback, bind_callback, callback_inputs
 from jog3r.pipelines.captions import CaptionBatch, embed_texts, null_captions
 from jog3r.pipelines.checkpoint import Jog3rCheckpointMixin
 from jog3r.pipelines.geometry_steps import GeometryMixin
 from jog3r.pipelines.latents import decode_frames, encode_frames, vae_scale_factor
 from jog3r.pipelines.lora import Jog3rLoraLoaderMixin
+from jog3r.pipelines.model_card import UNTRAINED_HEAD, is_untrained
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.pipelines.sampling import SamplingMixin
 from jog3r.pipelines.video_input import MAX_FRAMES, load_frames, resize
+
+logger = logging.getLogger(__name__)
 
 EXAMPLE_DOC_STRING = """
 Examples:
@@ -63,6 +68,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
     model_cpu_offload_seq = "text_encoder->transformer->pointmap_head->vae"
     _optional_components = ["text_encoder", "tokenizer", "pointmap_head"]
     _callback_tensor_inputs = ["latents", *CaptionBatch.names]
+    _told_untrained = False
 
     def __init__(  # noqa: D107  # the class says it
         self,
@@ -139,7 +145,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
 
         Returns:
             prompt_embeds (B, L, D), prompt_attention_mask bool (B, L) or None for all tokens, and the same for the negative
-            prompt, None without guidance; B = prompts x num_videos_per_prompt.
+            prompt, perhaps of another L, None without guidance; B = prompts x num_videos_per_prompt.
         """
         device = device or self._execution_device
         max_length = self.transformer.config.max_caption_length
@@ -160,6 +166,9 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
         elif negative_prompt_embeds is None:
             negative_prompt_embeds = null_captions(self.transformer, num_prompts, device, length)
             negative_prompt_attention_mask = prompt_attention_mask
+        elif negative_prompt_embeds.shape[0] == 1:
+            negative_prompt_embeds = _repeat(negative_prompt_embeds, num_prompts)
+            negative_prompt_attention_mask = _repeat(negative_prompt_attention_mask, num_prompts)
 
         repeats = num_videos_per_prompt
         prompt_embeds = _repeat(prompt_embeds.to(device, self.transformer.dtype), repeats)
@@ -235,6 +244,9 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
 
     def predict_pointmaps(self, features: Tensor, height: int, width: int, pairs: Tensor | None = None) -> Pointmap3DHeadOutput:
         """Features (B, F, N, D) to the pointmaps of all pairs (1, f), or of the pairs (P, 2) given."""
+        if is_untrained(self.pointmap_head) and not self._told_untrained:
+            logger.warning("%s", UNTRAINED_HEAD)
+            self._told_untrained = True
         return self.pointmap_head(features.to(self.pointmap_head.dtype), height, width, pairs)
 
     def present_video(self, frames: Tensor, latents: Tensor, output_type: str) -> Any:
@@ -242,21 +254,6 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
         if output_type == "latent":
             return latents
         return self.video_processor.postprocess_video(frames.transpose(1, 2) * 2 - 1, output_type=output_type)
-
-    def _bind_callback(
-        self, callback: Callable[..., dict[str, Any] | None] | None, names: list[str], captions: CaptionBatch
-    ) -> Callable[[int, Tensor, Tensor], Tensor] | None:
-        """The user's callback as the loop calls it: hands tensors out and takes changed ones in."""
-        if callback is None:
-            return None
-
-        def on_step_end(step: int, t: Tensor, latents: Tensor) -> Tensor:
-            tensors = {name: latents if name == "latents" else getattr(captions, name) for name in names}
-            changed = callback(self, step, t, dict(tensors)) or {}
-            captions.update({name: changed.get(name, value) for name, value in tensors.items() if name != "latents"})
-            return changed.get("latents", latents)
-
-        return on_step_end
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -282,8 +279,8 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
         negative_prompt_attention_mask: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[["Jog3rPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None] | None = None,
-        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  # diffusers inspects this default
+        callback_on_step_end: Callback | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = ["latents"],  # noqa: B006  # diffusers inspects this default
         clean_caption: bool = False,
         guidance_channels: int | None = None,
         eta: float = 0.0,
@@ -312,16 +309,17 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             generator: source of all randomness; a list has one a clip.
             latents (B, C, F, h, w): noise to start from instead of drawing it.
             prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask: instead of texts, as
-                `encode_prompt` gives them.
+                `encode_prompt` gives them; of any length up to the model's, the negative ones one a prompt or one for all.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: False gives a tuple of all fields that are not None.
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after each step; may return changed tensors.
-            callback_on_step_end_tensor_inputs: which tensors it gets, of `_callback_tensor_inputs`.
+            callback_on_step_end_tensor_inputs: which tensors it gets, of `_callback_tensor_inputs`; None is none of them. The
+                callbacks of `diffusers.callbacks` name theirs themselves.
             clean_caption: remove markup, addresses and odd punctuation from texts, as OpenSora does (needs ftfy, beautifulsoup4).
             guidance_channels: guide only the first so many latent channels (OpenSora: 3).
             eta: of DDIM.
             attention_kwargs: `{"scale": float}` scales LoRA layers.
-            decode_chunk_size: frames that go through the VAE at once.
+            decode_chunk_size: frames that go through the VAE at once; None: 16, fewer of larger ones.
             registration_kwargs: for `register_pointmaps`, such as `{"method": "reference"}`.
             both_directions: "v2c": read the video backwards, too, and register both sets of pairs together. Every frame is then
                 seen twice, from the first and from the last frame: more accurate for twice the time. Beyond the paper.
@@ -335,6 +333,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
         Examples:
         """
         # 1. Check inputs
+        callback_names = callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
         inputs = CallInputs(
             prompt=prompt,
             video=video,
@@ -355,64 +354,64 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             negative_prompt_embeds=negative_prompt_embeds,
             negative_prompt_attention_mask=negative_prompt_attention_mask,
             output_type=output_type,
-            callback_inputs=callback_on_step_end_tensor_inputs,
+            callback_inputs=callback_names,
             decode_chunk_size=decode_chunk_size,
             registration=registration,
+            registration_kwargs=registration_kwargs,
             both_directions=both_directions,
         )
         task = self.check_inputs(inputs)
-        self._guidance_scale, self._attention_kwargs, self._interrupt = guidance_scale, attention_kwargs, False
-
-        if task == "v2c":
-            # 2. Encode the video, noise it a little, read the features in one pass, decode all pairs
-            video_frames = self.prepare_video(video, height, width)
-            height, width = video_frames.shape[-2:]
-            latents = self.encode_video(video_frames, decode_chunk_size)
-            if reconstruction_timestep is None:
-                reconstruction_timestep = self.default_reconstruction_timestep
-            pairs, _ = self.reconstruct_pairs(latents, reconstruction_timestep, generator, both_directions)
-            frames = self.present_video(video_frames, latents, output_type)
-        else:
-            # 2. Encode the prompt
-            num_frames, height, width = self.output_size(num_frames, height, width)
-            captions = CaptionBatch(
-                *self.encode_prompt(
-                    prompt,
-                    negative_prompt,
-                    self.do_classifier_free_guidance,
-                    num_videos_per_prompt,
-                    prompt_embeds,
-                    prompt_attention_mask,
-                    negative_prompt_embeds,
-                    negative_prompt_attention_mask,
-                    clean_caption,
+        with self._settings_of_call(guidance_scale, attention_kwargs):
+            if task == "v2c":
+                # 2. Encode the video, noise it a little, read the features in one pass, decode all pairs
+                video_frames = self.prepare_video(video, height, width)
+                height, width = video_frames.shape[-2:]
+                latents = self.encode_video(video_frames, decode_chunk_size)
+                if reconstruction_timestep is None:
+                    reconstruction_timestep = self.default_reconstruction_timestep
+                pairs, _ = self.reconstruct_pairs(latents, reconstruction_timestep, generator, both_directions)
+                frames = self.present_video(video_frames, latents, output_type)
+            else:
+                # 2. Encode the prompt
+                num_frames, height, width = self.output_size(num_frames, height, width)
+                captions = CaptionBatch(
+                    *self.encode_prompt(
+                        prompt,
+                        negative_prompt,
+                        self.do_classifier_free_guidance,
+                        num_videos_per_prompt,
+                        prompt_embeds,
+                        prompt_attention_mask,
+                        negative_prompt_embeds,
+                        negative_prompt_attention_mask,
+                        clean_caption,
+                    )
                 )
-            )
-            # 3. Prepare time steps and latents
-            timesteps, tap_step = self.prepare_timesteps(num_inference_steps, task, reconstruction_timestep)
-            reconstruction_timestep = None if tap_step is None else float(timesteps[tap_step])
-            batch_size = captions.prompt_embeds.shape[0]
-            latents = self.prepare_latents(batch_size, num_frames, height, width, generator, latents)
-            # 4. Denoise; features are read on the way
-            latents, features = self.denoise(
-                latents,
-                captions,
-                timesteps,
-                tap_step,
-                guidance_channels=guidance_channels,
-                step_kwargs=self.prepare_step_kwargs(generator, eta),
-                on_step_end=self._bind_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, captions),
-            )
-            # 5. Decode video and, where features were read, pairs: an interrupted call may end before the tap
-            frames = self.decode_latents(latents, output_type, decode_chunk_size)
-            tapped = task == "t2v+c" and features is not None
-            pairs = self.predict_pointmaps(features, height, width) if tapped else None
+                # 3. Prepare time steps and latents
+                timesteps, tap_step = self.prepare_timesteps(num_inference_steps, task, reconstruction_timestep)
+                reconstruction_timestep = None if tap_step is None else float(timesteps[tap_step])
+                batch_size = captions.prompt_embeds.shape[0]
+                latents = self.prepare_latents(batch_size, num_frames, height, width, generator, latents)
+                # 4. Denoise; features are read on the way
+                latents, features = self.denoise(
+                    latents,
+                    captions,
+                    timesteps,
+                    tap_step,
+                    guidance_channels=guidance_channels,
+                    step_kwargs=self.prepare_step_kwargs(generator, eta),
+                    on_step_end=bind_callback(self, callback_on_step_end, callback_names, captions),
+                )
+                # 5. Decode pairs, where features were read (an interrupted call may end before the tap), and the video
+                tapped = task == "t2v+c" and features is not None
+                pairs = self.predict_pointmaps(features, height, width) if tapped else None
+                frames = self.decode_latents(latents, output_type, decode_chunk_size)
 
-        # 6. Geometry from the pairs
-        geometry: dict[str, Any] = {}
-        if pairs is not None:
-            geometry = self.assemble_geometry(pairs, latents.shape[2], registration, registration_kwargs)
-            geometry.update(pairwise=pairs, reconstruction_timestep=reconstruction_timestep)
+            # 6. Geometry from the pairs
+            geometry: dict[str, Any] = {}
+            if pairs is not None:
+                geometry = self.assemble_geometry(pairs, latents.shape[2], registration, registration_kwargs)
+                geometry.update(pairwise=pairs, reconstruction_timestep=reconstruction_timestep)
 
         self.maybe_free_model_hooks()
         output = Jog3rPipelineOutput(frames=frames, **geometry)

@@ -12,10 +12,10 @@ from jog3r.models.pointmap_head import Pointmap3DHeadOutput
 
 @dataclass
 class Jog3rPipelineOutput(BaseOutput):
-    """Frames and, except for task "t2v", their geometry in float32 on the CPU-or-GPU device the models ran on.
+    """Frames and, except for task "t2v", their geometry in float32 on the device the models ran on.
 
     Cameras are OpenCV (x right, y down, z forward). The world is the camera of frame 1. There are no metres: lengths are scaled
-    so that frame 1's points have a mean distance of 1 from its camera.
+    so that frame 1's points have a mean distance of 1 from its camera. What registration finds on mps lies on the CPU.
 
     Args:
         frames: by `output_type`: list of B lists of F PIL images, array (B, F, H, W, 3) in 0..1, tensor (B, F, 3, H, W) in 0..1,

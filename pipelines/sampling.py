@@ -60,6 +60,17 @@ class SamplingMixin:
         """Set `_interrupt` in a callback to skip the remaining steps."""
         return self._interrupt
 
+    @contextmanager
+    def _settings_of_call(self, guidance_scale: float, attention_kwargs: dict[str, Any] | None) -> Iterator[None]:
+        """What a call hands its steps by attributes of the pipeline; afterwards these are as they were, also after an error."""
+        before = (self._guidance_scale, self._attention_kwargs, False)
+        self._guidance_scale, self._attention_kwargs, self._interrupt = guidance_scale, attention_kwargs, False
+        try:
+            yield
+        finally:
+            self._guidance_scale, self._attention_kwargs, self._interrupt = before
+            self._current_timestep = None
+
     def prepare_timesteps(
         self, num_inference_steps: int, task: str, max_timestep: float | None = None
     ) -> tuple[Tensor, int | None]:

@@ -40,6 +40,7 @@ def test_the_folder_is_a_pipeline_that_runs(checkpoint: Path, parts: Path, tmp_p
     pipe = Jog3rPipeline.from_pretrained(out)
     pipe.set_progress_bar_config(disable=True)
     assert pipe.transformer.config.space_scale == 1.0
+    assert not pipe.pointmap_head.config.trained and "3D head is not trained yet" in (out / "README.md").read_text()
     assert pipe.pointmap_head.config.patch_size == 8 and pipe.pointmap_head.config.feature_dim == 32
     result = pipe(PROMPT, num_inference_steps=20, guidance_channels=3, output_type="pt", registration=False)
     assert result.frames.shape == (1, 4, 3, 16, 16) and result.pointmaps.shape == (1, 4, 16, 16, 3)
@@ -88,6 +89,7 @@ def test_the_head_may_start_from_dust3r(checkpoint: Path, parts: Path, tmp_path:
     report = convert_opensora(checkpoint, tmp_path / "out", vae=parts, text_encoder=parts, dust3r=dust3r, **CONFIG)
     assert "norm_features.weight" in report["pointmap_head"]["missing"]
     head = Jog3rPipeline.from_pretrained(tmp_path / "out").pointmap_head
+    assert not head.config.trained  # its decoder is, but not on what the fresh input layer gives
     assert head.config.num_layers == 6 and head.config.feature_dim == 32
 
 

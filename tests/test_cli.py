@@ -17,7 +17,7 @@ from tiny_components import PROMPT
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
 from jog3r.cli import main
-from jog3r.cli_cameras import read_true_cameras
+from jog3r.cli_cameras import doubtful_poses, read_true_cameras
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = {"video.mp4", "pointcloud.ply", "pointcloud.glb", "cameras.json", "trajectory.png"}
@@ -81,6 +81,40 @@ def test_generate_writes_every_file_and_again_the_same(capsys, model, tmp_path):
     assert json.loads((out / "cameras.json").read_text()) == cameras
 
 
+def test_half_precision_and_no_text_encoder_where_no_text_is_read(capsys, model, clips, tmp_path):
+    mute = shutil.copytree(model, tmp_path / "mute")
+    (mute / "text_encoder" / "model.safetensors").write_bytes(b"damaged")
+    options = ("--model", mute, "--dtype", "bfloat16")
+    for name, more in (("short", ()), ("long", ("--window", 4))):
+        assert run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / name, *options, *more)[0] == 0
+        assert {path.name for path in (tmp_path / name).iterdir()} == RESULTS
+    assert f"--model '{mute}' cannot be loaded" in refused(capsys, tmp_path / "out", "generate", PROMPT, *options)
+    seen = []
+    for dtype in ("float32", "bfloat16"):
+        options = ("--model", model, "--dtype", dtype, "--num_inference_steps", 20, "--out", tmp_path / dtype)
+        assert run(capsys, "generate", PROMPT, *options)[0] == 0
+        seen.append((tmp_path / dtype / "cameras.json").read_text())
+    assert seen[0] != seen[1]
+
+
+def test_frames_without_a_trustworthy_pose_are_named(capsys, model, clips, tmp_path):
+    """The heads' random pointmaps leave frames without overlap."""
+    for arguments in (
+        ("reconstruct", clips / "good.mp4"),
+        ("reconstruct", clips / "good.mp4", "--window", 4),
+        ("generate", PROMPT),
+    ):
+        code, printed, _ = run(capsys, *arguments, "--model", model, "--out", tmp_path / "out", "--overwrite")
+        (note,) = [line for line in printed.splitlines() if line.startswith("note: doubtful poses (frames counted from 0): ")]
+        assert code == 0 and "no overlap, pose unknown" in note
+    reasons = ["", "no overlap", "no overlap", "", "poor fit", "no overlap", "too few points"]
+    (note,) = doubtful_poses(reasons)
+    assert note.split("): ")[1] == (
+        "frames 1-2, 5: no overlap, pose unknown; frame 4: poor fit; frame 6: too few points, pose unknown"
+    )
+    assert doubtful_poses([""] * 3) == []
+
+
 def test_generate_without_cameras(capsys, model, tmp_path):
     options = ("--task", "t2v", "--num_inference_steps", 2, "--out", tmp_path / "v", "--model", model)
     assert run(capsys, "generate", PROMPT, *options)[0] == 0
@@ -113,7 +147,7 @@ def test_known_cameras_are_compared(capsys, model, clips, tmp_path):
     assert code == 0 and {path.name for path in (tmp_path / "a").iterdir()} == RESULTS
     cameras = json.loads((tmp_path / "a" / "cameras.json").read_text())
     assert (len(cameras["frames"]), cameras["width"], cameras["height"], cameras["fps"]) == (5, 16, 16, 10.0)
-    table = {line.split("  ")[1]: line.split()[-4:] for line in printed.splitlines()[2:]}
+    table = {line.split("  ")[1]: line.split()[-4:] for line in printed.splitlines() if line.endswith(" deg")}
     assert table["constant pose"] == ["0.00", "deg", "90.00", "deg"]
     assert table["always forward"] == ["0.00", "deg", "90.00", "deg"]
     assert np.allclose(read_true_cameras(tmp_path / "true.txt")[:, 0, 3], 0.1 * np.arange(5))
@@ -167,6 +201,9 @@ def test_bad_videos_are_refused(capsys, model, clips, tmp_path, video, message):
         (["generate", PROMPT, "--export", "obj"], "unknown --export 'obj'; choose from colmap"),
         (["generate", PROMPT, "--task", "t2v", "--export", "npz"], "--export needs cameras"),
         (["generate", PROMPT, "--device", "abacus"], "--device 'abacus' cannot be used"),
+        (["generate", PROMPT, "--offload"], "add --device cuda, got 'cpu'"),
+        (["generate", PROMPT, "--offload", "--device", "mtia"], "--device 'mtia' cannot be used"),
+        (["generate", PROMPT, "--dtype", "int8"], "invalid choice: 'int8'"),
         (["generate", PROMPT, "--sharpness", "3"], "unrecognized arguments: --sharpness 3"),
         (["reconstruct", "clip.mp4", "--height", "16"], "both --height and --width"),
         (["reconstruct", "clip.mp4", "--resize", "pad"], "invalid choice: 'pad'"),
@@ -275,7 +312,8 @@ def test_convert_makes_a_model_or_a_whole_pipeline(capsys, model, tmp_path):
     assert Jog3rTransformer3DModel.from_pretrained(tmp_path / "one").config.num_attention_heads == 4
     head = ("head_hidden_dim=24", "head_num_layers=1", "head_num_attention_heads=3")
     parts = ("--vae", model, "--text-encoder", model, *settings, *head)
-    assert run(capsys, "convert", "opensora", original, "--out", tmp_path / "all", *parts)[0] == 0
+    code, printed, _ = run(capsys, "convert", "opensora", original, "--out", tmp_path / "all", *parts)
+    assert code == 0 and "note: the 3D head is not trained yet" in printed
     assert Jog3rPipeline.from_pretrained(tmp_path / "all").token_size == 8
 
 

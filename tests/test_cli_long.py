@@ -29,8 +29,9 @@ def options(video: Path, model: Path, out: Path, *arguments: str) -> argparse.Na
     long_video_arguments(parser)
     parsed = parser.parse_args(arguments)
     shared = dict(video=video, out=out, overwrite=False, export=[], model=str(model), seed=0, device="cpu", registration="fast")
+    placed = dict(dtype="float32", offload=False)
     sizes = dict(reconstruction_timestep=None, height=16, width=16, start=0, stop=None, stride=1, resize="crop")
-    return argparse.Namespace(**vars(parsed), **shared, **sizes, true_cameras=None, both_directions=False)
+    return argparse.Namespace(**vars(parsed), **shared, **placed, **sizes, true_cameras=None, both_directions=False)
 
 
 def test_results_are_complete(tmp_path: Path) -> None:

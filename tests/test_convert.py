@@ -166,6 +166,7 @@ def test_dust3r_head_is_cut_on_request(dust3r: Path) -> None:
     assert len(head.anchor_blocks) == len(head.other_blocks) == 2
     assert torch.equal(head.other_blocks[1].mlp.linear_1.weight, whole.other_blocks[1].mlp.linear_1.weight)
     ignored = inspect_dust3r_head(dust3r, num_layers=2).ignored
+    assert whole.config.trained and not head.config.trained
     assert "cut on request" in ignored["dec_blocks.2.norm1.weight"] and "image encoder" in ignored["enc_norm.bias"]
     with pytest.raises(ValueError, match="has 3 decoder blocks; cannot take num_layers=4"):
         Pointmap3DHead.from_single_file(dust3r, num_layers=4)
@@ -177,6 +178,7 @@ def test_a_missing_second_decoder_is_a_copy_of_the_first(tmp_path: Path) -> None
     conversion = inspect_dust3r_head(path)
     assert conversion.report()["missing"]["other_blocks.0.norm1.bias"] == "a copy of dec_blocks.0.norm1.bias"
     head = conversion.load()
+    assert not head.config.trained
     assert torch.equal(head.anchor_blocks[2].cross_attn.to_k.weight, head.other_blocks[2].cross_attn.to_k.weight)
     head.anchor_blocks[2].cross_attn.to_k.weight.data += 1  # two decoders from now on
     assert not torch.equal(head.anchor_blocks[2].cross_attn.to_k.weight, head.other_blocks[2].cross_attn.to_k.weight)
@@ -187,6 +189,7 @@ def test_a_warm_start_has_a_fresh_input_layer_and_says_so(dust3r: Path) -> None:
     missing = conversion.report()["missing"]
     assert set(missing) == {"proj_in.weight", "proj_in.bias", "norm_features.weight", "norm_features.bias"}
     head = conversion.load()
+    assert not head.config.trained
     assert head(torch.randn(1, 2, 4, 40), 8, 8).pointmaps.shape == (1, 1, 8, 8, 3)
 
 

@@ -17,7 +17,7 @@ from jog3r.evaluation import evaluate_t2vc, evaluate_v2c, load_features, module_
 from jog3r.evaluation.evaluate import EvaluationOptions
 from jog3r.evaluation.i3d import I3D, load_i3d
 from jog3r.evaluation.modules import module_names
-from jog3r.evaluation.predictions import Predictions, ProceduralClips, fingerprint
+from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, ProceduralClips, fingerprint
 from jog3r.evaluation.report import as_json, number, t2vc_report, table, v2c_report
 from jog3r.evaluation.scoring import score_closed_loop, score_v2c
 
@@ -283,7 +283,11 @@ def test_run_evaluation_from_a_folder(pipe, tmp_path, dino):
     rows = results["t2vc"]["distributions"][network]
     assert rows["Fréchet"]["N"] == 4
     assert rows["Fréchet floor, real against real"]["N"] == 2
-    assert results["v2c"]["settings"]["weights"] == fingerprint(pipe)
+    assert results["v2c"]["settings"]["weights"] == fingerprint(pipe, TEXT_PARTS) != fingerprint(pipe)
+    # video to cameras goes on from there, and reads no text encoder
+    (tmp_path / "model" / "text_encoder" / "model.safetensors").write_bytes(b"damaged")
+    again = run_evaluation(**options | {"task": "v2c"})
+    assert again["v2c"]["settings"]["weights"] == results["v2c"]["settings"]["weights"]
 
 
 def test_fingerprint_sees_weights_and_settings(pipe):

@@ -4,12 +4,20 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, FirstBlockCacheConfig
+from diffusers.callbacks import MultiPipelineCallbacks, SD3CFGCutoffCallback, SDCFGCutoffCallback
 from tiny_components import MAX_LENGTH, PROMPT, seeded, tiny_head, tiny_pipeline, tiny_transformer, tiny_vae
 
 from jog3r import Jog3rPipelineOutput
 from jog3r.export.scene import Scene
 from jog3r.pipelines.captions import CaptionBatch, null_captions
-from jog3r.pipelines.latents import decode_frames, denormalise_latents, encode_frames, normalise_latents, vae_scale_factor
+from jog3r.pipelines.latents import (
+    decode_frames,
+    default_chunk_size,
+    denormalise_latents,
+    encode_frames,
+    normalise_latents,
+    vae_scale_factor,
+)
 
 FAST = dict(num_inference_steps=4, output_type="latent")
 
@@ -30,6 +38,17 @@ def test_t2v_with_cameras_returns_all_fields_with_their_shapes(pipe):
     seen = output.confidence[0, 0] > 0
     torch.testing.assert_close(output.pointmaps[0, 0].norm(dim=-1)[seen].mean(), torch.tensor(1.0))
     assert output.pairwise.pointmaps.shape == (1, 3, 16, 16, 3) and len(output.registration) == 1
+
+
+def test_an_untrained_head_is_told_of_once_and_where_it_matters(caplog):
+    pipe = tiny_pipeline(pointmap_head=tiny_head(trained=False))
+    pipe(PROMPT, task="t2v", generator=seeded(), **FAST)
+    assert not caplog.records
+    for _ in range(2):
+        pipe(video=torch.rand(2, 16, 16, 3), registration=False)
+        tiny_pipeline()(video=torch.rand(2, 16, 16, 3), registration=False)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "poses, cameras and pointmaps of this model mean nothing" in caplog.text
 
 
 def test_cameras_cost_no_pass_and_no_pixel(pipe):
@@ -114,6 +133,22 @@ def test_embeddings_replace_prompt_and_text_encoder(pipe):
         bare(PROMPT)
 
 
+def test_embeddings_of_other_lengths_and_one_negative_for_all_fit(pipe):
+    run = lambda **kwargs: pipe(task="t2v", generator=seeded(), **FAST, **kwargs).frames
+    embeds, mask, _, _ = pipe.encode_prompt([PROMPT, "a chair"])
+    length = int(mask.sum(1).max())
+    assert length < MAX_LENGTH
+    trimmed = dict(prompt_embeds=embeds[:, :length], prompt_attention_mask=mask[:, :length])
+    close = lambda actual, expected: torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    close(run(**trimmed, negative_prompt="red"), run(prompt=[PROMPT, "a chair"], negative_prompt="red"))
+    null = pipe.transformer.null_caption[None]
+    one = run(**trimmed, negative_prompt_embeds=null)
+    close(one, run(**trimmed, negative_prompt_embeds=null.expand(2, -1, -1)))
+    assert not torch.allclose(one, run(**trimmed))  # that attends to as many tokens as the prompt has
+    both = dict(num_videos_per_prompt=2, negative_prompt_embeds=null, negative_prompt_attention_mask=torch.ones(1, MAX_LENGTH))
+    close(run(**trimmed, **both), run(prompt=[PROMPT, "a chair"], **both))
+
+
 def test_captions_are_read_in_lower_case_and_cleaned_on_request(pipe):
     pytest.importorskip("ftfy")
     pytest.importorskip("bs4")
@@ -196,6 +231,78 @@ def test_callback_may_exchange_the_prompt_midway(pipe):
     kwargs = dict(task="t2v", callback_on_step_end_tensor_inputs=["prompt_embeds"], **FAST)
     swapped = pipe(PROMPT, callback_on_step_end=swap, generator=seeded(), **kwargs)
     assert not torch.equal(swapped.frames, pipe(PROMPT, generator=seeded(), **kwargs).frames)
+
+
+def test_callbacks_of_diffusers_name_their_tensors(pipe):
+    run = lambda callback=None, **kwargs: (
+        pipe(PROMPT, task="t2v", generator=seeded(), callback_on_step_end=callback, **kwargs, **FAST).frames
+    )
+
+    def stop_guiding(pipe, step, t, tensors):
+        assert tensors == {}
+        if step == 1:
+            pipe._guidance_scale = 1.0
+
+    by_hand = run(stop_guiding, callback_on_step_end_tensor_inputs=None)
+    cutoff = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=1)
+    assert torch.equal(run(cutoff), by_hand) and not torch.equal(by_hand, run())
+    assert torch.equal(run(MultiPipelineCallbacks([cutoff, cutoff])), by_hand)
+    with pytest.raises(ValueError, match=r"may name .*, got \['pooled_prompt_embeds'\]"):
+        run(SD3CFGCutoffCallback(cutoff_step_ratio=0.5))
+
+
+def test_adapters_set_in_a_callback_reach_the_captions_too():
+    peft = pytest.importorskip("peft")
+    pipe = tiny_pipeline()
+    for name, module in (("a", "cross_attn.to_k"), ("b", "cross_attn.to_v")):
+        pipe.transformer.add_adapter(peft.LoraConfig(r=2, target_modules=[module], init_lora_weights=False), name)
+    pipe.set_adapters("a")
+    rows = []
+    for block in pipe.transformer.transformer_blocks:
+        block.cross_attn.to_v.register_forward_hook(lambda *_: rows.append(1))
+    switch = lambda pipe, step, t, tensors: pipe.set_adapters("b") if step == 1 else None
+    arguments = dict(task="t2v", callback_on_step_end_tensor_inputs=[], **FAST)
+    switched = pipe(PROMPT, callback_on_step_end=switch, generator=seeded(), **arguments).frames
+    assert len(rows) == 4 * 3  # steps x blocks
+    pipe.set_adapters("a")
+    late = lambda pipe, step, t, tensors: {"prompt_embeds": tensors["prompt_embeds"]} if switch(pipe, step, t, tensors) else {}
+    arguments["callback_on_step_end_tensor_inputs"] = ["prompt_embeds"]  # handed out: keys were always made anew then
+    assert torch.equal(pipe(PROMPT, callback_on_step_end=late, generator=seeded(), **arguments).frames, switched)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_public_steps_do_not_inherit_the_last_calls_settings(fails):
+    pipe = tiny_pipeline()
+    latents = torch.randn(1, 4, 4, 4, 4)
+    before = pipe.extract_features(latents, 20, seeded())
+
+    def callback(pipe, step, t, tensors):
+        pipe._interrupt = True
+        if fails:
+            raise RuntimeError("mine")
+
+    try:
+        pipe(PROMPT, guidance_scale=7.0, attention_kwargs={"scale": 0.5}, callback_on_step_end=callback, **FAST)
+    except RuntimeError:
+        assert fails
+    assert (pipe.guidance_scale, pipe.attention_kwargs, pipe.interrupt, pipe.current_timestep) == (1.0, None, False, None)
+    assert torch.equal(pipe.extract_features(latents, 20, seeded()), before)
+    timesteps, tap = pipe.prepare_timesteps(4, "t2v")
+    denoised, _ = pipe.denoise(latents, CaptionBatch(*pipe.encode_prompt(PROMPT)), timesteps, tap)
+    assert not torch.equal(denoised, latents)  # nothing is interrupted any more
+
+
+def test_tokens_that_nobody_attends_to_are_left_out(pipe):
+    embeds, mask, null, _ = pipe.encode_prompt(PROMPT)
+    one = CaptionBatch(embeds, mask, null, mask).current(True)
+    assert one[0].shape == (2, int(mask.sum()), 16) and one[1] is None
+    two = CaptionBatch(*pipe.encode_prompt([PROMPT, "a chair"])).current(True)
+    assert two[0].shape == (4, MAX_LENGTH, 16) and two[1].sum(1).tolist() == [6, 3, 6, 3]
+    latents = torch.randn(2, 4, 4, 4, 4)
+    arguments = dict(timestep=torch.tensor([500, 500]), encoder_hidden_states=torch.cat([null, embeds]))
+    masked = pipe.transformer(latents, encoder_attention_mask=torch.cat([mask, mask]), **arguments).sample
+    short = pipe.transformer(latents, **arguments | {"encoder_hidden_states": one[0]}).sample
+    torch.testing.assert_close(short, masked, rtol=1e-5, atol=1e-5)
 
 
 def test_interrupting_skips_the_rest(pipe):
@@ -309,6 +416,27 @@ def test_chunks_slicing_and_tiling_do_not_change_the_frames():
     pipe.vae.enable_slicing()
     pipe.vae.enable_tiling()
     torch.testing.assert_close(decode_frames(pipe.vae, whole, 5), decoded)
+
+
+def test_chunks_shrink_as_frames_grow():
+    assert [default_chunk_size(side, side) for side in (16, 256, 512, 1024, 4096)] == [16, 16, 4, 1, 1]
+    pipe, seen = tiny_pipeline(), []
+    hook = pipe.vae.decoder.register_forward_hook(lambda _, arguments, __: seen.append(arguments[0].shape[0]))
+    decode_frames(pipe.vae, torch.randn(1, 4, 3, 128, 256))  # 512 x 1024 pixels
+    hook.remove()
+    assert seen == [2, 1]
+
+
+def test_the_head_runs_before_the_vae_for_offloading_in_that_order(pipe):
+    order = []
+    hooks = [
+        part.register_forward_hook(lambda *_, name=name: order.append(name))
+        for name, part in (("head", pipe.pointmap_head), ("vae", pipe.vae.decoder))
+    ]
+    pipe(PROMPT, generator=seeded(), num_inference_steps=4, registration=False)
+    for hook in hooks:
+        hook.remove()
+    assert order == ["head", "vae"]
 
 
 def test_a_tiny_autoencoder_serves_as_vae():

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 from tiny_components import MAX_LENGTH, PROMPT, seeded, tiny_head, tiny_pipeline
 
+from jog3r import Dust3rBaseline, Dust3rPipeline
 from jog3r.data.video import read_video
+from jog3r.pipelines.long_video import reconstruct_long_video
 from jog3r.pipelines.video_input import load_frames, resize
 
 VIDEO = torch.rand(3, 16, 16, 3, generator=seeded())
@@ -53,10 +55,15 @@ def pipe():
         ({"prompt": PROMPT, "latents": torch.zeros(1, 4, 4, 4, 8)}, r"shape \(1, 4, 4, 4, 4\)"),
         ({"prompt": PROMPT, "latents": torch.full((1, 4, 4, 4, 4), torch.nan)}, "NaN or infinite values of 256"),
         ({"prompt_embeds": torch.zeros(1, 2, 5)}, r"must be \(B, L, 16\)"),
-        ({"prompt_embeds": torch.zeros(1, MAX_LENGTH + 1, 16)}, f"L <= {MAX_LENGTH}"),
+        ({"prompt_embeds": torch.zeros(1, MAX_LENGTH + 1, 16)}, rf"L in 1\.\.{MAX_LENGTH}"),
         ({"prompt_embeds": torch.zeros(1, 2, 16), "prompt_attention_mask": torch.ones(1, 3)}, r"must be \(1, 2\)"),
         ({"prompt": PROMPT, "negative_prompt_attention_mask": torch.ones(1, 3)}, "came without negative_prompt_embeds"),
-        ({"prompt_embeds": torch.zeros(1, 2, 16), "negative_prompt_embeds": torch.zeros(1, 3, 16)}, "must have one shape"),
+        (
+            {"prompt_embeds": torch.zeros(3, 2, 16), "negative_prompt_embeds": torch.zeros(2, 3, 16)},
+            r"negative_prompt_embeds \(2, 3, 16\) must be one for all prompts or one for each of the 3",
+        ),
+        ({"prompt": [PROMPT], "negative_prompt_embeds": torch.zeros(2, 3, 16)}, "one for each of the 1"),
+        ({"prompt_embeds": torch.zeros(0, 2, 16)}, r"with L in 1\.\.8, got \(0, 2, 16\)"),
         ({"video": VIDEO, "generator": [seeded(), seeded()]}, "2 generators for 1 clips"),
         ({"video": VIDEO, "latents": torch.zeros(1)}, "has no use for latents"),
         ({"video": VIDEO, "negative_prompt": "red"}, "has no use for negative_prompt"),
@@ -90,6 +97,8 @@ def test_refuses(pipe, arguments, message):
         ({"prompt": 3}, "text or a list of texts"),
         ({"prompt": PROMPT, "num_inference_steps": 4.5}, "whole number, got 4.5"),
         ({"prompt": PROMPT, "height": 16.0}, "whole number of pixels"),
+        ({"prompt": PROMPT, "height": True}, "whole number of pixels, got True"),
+        ({"prompt": PROMPT, "num_frames": np.True_}, "whole number, got (np.)?True"),
         ({"video": 3}, "got int"),
         ({"video": [Image.new("RGB", (8, 8)), "frame.png"]}, "holds a str"),
     ],
@@ -97,6 +106,55 @@ def test_refuses(pipe, arguments, message):
 def test_refuses_wrong_types(pipe, arguments, message):
     with pytest.raises(TypeError, match=message):
         pipe(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methd": "fast"}, "may name method, .*, generator, got 'methd'"),
+        ({"num_frames": 4}, "got 'num_frames'"),
+        ({"method": "slow"}, "must be 'fast' or 'reference', got 'slow'"),
+        ("fast", "must be a dict of options of register_pointmaps, got str"),
+    ],
+)
+def test_registration_options_are_refused_before_anything_is_computed(pipe, options, message):
+    def refuse(module, arguments):
+        raise AssertionError("computed")
+
+    hooks = [part.register_forward_pre_hook(refuse) for part in (pipe.text_encoder, pipe.transformer, pipe.vae.encoder)]
+    try:
+        for given in ({"prompt": PROMPT}, {"video": VIDEO}):
+            with pytest.raises((ValueError, TypeError), match=message):
+                pipe(**given, registration_kwargs=options)
+        with pytest.raises((ValueError, TypeError), match=message):
+            reconstruct_long_video(pipe, VIDEO, window=3, overlap=1, registration_kwargs=options)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_numbers_of_numpy_are_numbers(pipe):
+    whole = dict(num_frames=4, height=16, width=24, num_inference_steps=20, num_videos_per_prompt=2, decode_chunk_size=3)
+    numpys = {name: np.int64(value) for name, value in whole.items()}
+    outputs = [
+        pipe(PROMPT, **numbers, guidance_scale=scale, output_type="pt", registration=False, generator=seeded())
+        for numbers, scale in ((whole, 3.5), (numpys, np.float32(3.5)))
+    ]
+    assert torch.equal(outputs[0].frames, outputs[1].frames)
+    assert pipe(video=VIDEO, height=np.int32(16), width=np.int32(24), registration=False).pointmaps.shape == (1, 3, 16, 24, 3)
+
+
+def test_the_dust3r_pipeline_refuses_before_its_network_runs():
+    sizes = dict(width=16, num_layers=1, num_attention_heads=2, decoder_width=16, decoder_num_layers=1, patch_size=8)
+    pipe = Dust3rPipeline(Dust3rBaseline(**sizes, decoder_num_attention_heads=2))
+    pipe.baseline.encode_images = None  # calling it would be a TypeError
+    for arguments, message in (
+        ({"height": 16}, "both height and width to resize the video, or neither; got height=16, width=None"),
+        ({"output_type": "latent"}, "output_type must be one of 'pil', 'np', 'pt', got 'latent'"),
+        ({"registration_kwargs": {"method": "slow"}}, "must be 'fast' or 'reference', got 'slow'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipe(VIDEO, **arguments)
 
 
 def test_refuses_components_that_do_not_fit():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_components import tiny_pipeline
+from tiny_components import tiny_head, tiny_pipeline
 from training_cases import batch_and_draws, built, settings
 
 from jog3r.training.config import TrainConfig
@@ -98,6 +98,16 @@ def test_checkpointing_and_compiled_blocks_change_no_gradient(trainable: str, ch
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_a_head_is_marked_as_trained_by_a_run_that_trains_it() -> None:
+    pipe = tiny_pipeline(pointmap_head=tiny_head(trained=False))
+    built(settings(reconstruction_batch=0), pipe)
+    assert not pipe.pointmap_head.config.trained
+    built(settings(reconstruction_batch=0, head_attention="global"), tiny := tiny_pipeline())
+    assert not tiny.pointmap_head.config.trained  # a new one
+    built(settings(), pipe)
+    assert pipe.pointmap_head.config.trained
 
 
 def test_a_head_with_other_attention_starts_fresh() -> None:

@@ -56,7 +56,9 @@ def build_joint_model(
         transformer.set_feature_layers(config.feature_layers)
     if head is not None and config.head_attention not in (None, head.config.attention):
         logger.info("the head starts fresh, as its attention becomes %s", config.head_attention)
-        head = Pointmap3DHead.from_config(head.config, attention=config.head_attention)
+        head = Pointmap3DHead.from_config(head.config, attention=config.head_attention, trained=False)
+    if head is not None and config.reconstruction_batch:
+        head.register_to_config(trained=True)  # whatever is sampled or saved from here on has had steps of this run
     if config.trainable == "lora":
         add_lora(transformer, config)
     for part in (transformer, head):

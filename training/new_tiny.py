@@ -107,6 +107,7 @@ def build_pipeline(config: TinyConfig) -> Jog3rPipeline:
         num_layers=config.head_layers,
         num_attention_heads=config.head_attention_heads,
         patch_size=factor * transformer.config.patch_size,
+        trained=False,
     )
     # v-prediction weights all noise levels alike; the linear schedule ends in nearly pure noise, as OpenSora's
     scheduler = DPMSolverMultistepScheduler(
