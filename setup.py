@@ -62,7 +62,7 @@ setup(
         "jog3r": ["tiny/**", "tiny/*/*"],
         "jog3r.training": ["recipes/*.yaml", "accelerate/*.yaml"],
         "jog3r.data": ["*.json"],
-        "jog3r.space": ["*.js"],
+        "jog3r.space": ["*.js", "example_files/*"],
     },
     install_requires=CORE,
     extras_require=EXTRAS,

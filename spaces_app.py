@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,20 +23,35 @@ from starlette.middleware import Middleware
 
 from jog3r import tiny_checkpoint
 from jog3r.space.clips import EXAMPLE_CLIPS, EXAMPLE_PROMPTS, write_example
+from jog3r.space.example import serve_example
 from jog3r.space.gate import Gate
-from jog3r.space.jobs import stop_running
+from jog3r.space.jobs import Done, Step, stop_running
 from jog3r.space.leftovers import SESSIONS, Leftovers
 from jog3r.space.limits import GenerateSettings, Refused, check_whole
 from jog3r.space.model import GENERATED_FPS, find_cameras, generate_video
-from jog3r.space.pieces import IDLE, NO_POINTS, banner, generate_code, point_view, pose_table, reconstruct_code, summary
+from jog3r.space.pieces import (
+    IDLE,
+    NO_POINTS,
+    banner,
+    compare_code,
+    finished,
+    frames_taken,
+    generate_code,
+    point_view,
+    pose_table,
+    progress,
+    reconstruct_code,
+    summary,
+)
 from jog3r.space.results import write_clip, write_consistency, write_correspondences, write_scene_files
 from jog3r.space.room import UploadRoom
 from jog3r.space.server import Space, follow, one_sentence, open_space
 from jog3r.space.style import CSS, HEAD, theme
-from jog3r.space.texts import ABOUT, INTRODUCTION, PROMPT_HINT, compare_note, limits_note
+from jog3r.space.texts import ABOUT, INTRODUCTION, PROMPT_HINT, TINY_WORDS, compare_note, limits_note
 from jog3r.space.uploads import decode_upload
 
 Updates = Iterator[tuple[Any, ...]]
+_CAMERAS_TAB = "cameras"
 
 
 # Callbacks: each yields updates of its outputs, the progress first
@@ -59,9 +75,10 @@ def generate(space: Space, prompt: str, seed: float, steps: float, guidance: flo
         settings = GenerateSettings.checked(space.limits, space.model.max_frames, prompt, seed, steps, guidance, frames)
         events = generate_video(space.model.path, settings, True, space.limits.request_seconds)
         result = yield from follow(events, 7)
+        yield _writing(7)
         with space.folder.request() as folder:
             files = write_scene_files(result.scene, folder)
-            code = generate_code("" if space.is_bundled else space.model.path, settings)
+            code = generate_code(_public_path(space), settings)
             status = summary(result, time.monotonic() - begin, files.note)
             cloud = point_view(space.folder.serve(Path(files.cloud)), result)
             yield status, files.video, cloud, files.path_picture, files.strips, files.downloads, code
@@ -80,18 +97,22 @@ def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
     with one_sentence("reconstruct"), space.folder.request() as folder:
         if not video:
             raise Refused("Give a video first: upload one, record one, or take an example.")
+        if not Path(video).is_file():  # the page was open for longer than files are kept
+            raise Refused("The upload has expired; give the video again.")
         begin = time.monotonic()
         count = check_whole("The number of frames", frames, 2, space.model.max_video_frames)
         size = (space.model.size, space.model.size)
         upload = yield from follow(decode_upload(Path(video), count, size, space.limits, folder), 9)
         events = find_cameras(space.model.path, upload.frames, upload.fps, space.limits.request_seconds)
         result = yield from follow(events, 9)
+        yield _writing(9)
         files = write_scene_files(result.scene, folder)
         matches = write_correspondences(result.scene, folder)
-        code = reconstruct_code("" if space.is_bundled else space.model.path, len(upload.frames), upload.stride, space.model.size)
+        code = reconstruct_code(_public_path(space), len(upload.frames), upload.stride, space.model.size)
         cloud = point_view(space.folder.serve(Path(files.cloud)), result)
         shown = (files.video, cloud, files.path_picture, files.strips, files.downloads, code, matches, pose_table(result))
-        yield summary(result, time.monotonic() - begin, files.note), *shown
+        note = f"{frames_taken(len(upload.frames), upload.stride)} {files.note}"
+        yield summary(result, time.monotonic() - begin, note.strip()), *shown
 
 
 def compare(space: Space, prompt: str, seed: float, steps: float, guidance: float) -> Updates:
@@ -104,30 +125,69 @@ def compare(space: Space, prompt: str, seed: float, steps: float, guidance: floa
         guidance: How closely to follow the prompt; 1 is off.
 
     Returns:
-        status, two videos (mp4), two maps of where a video contradicts its own geometry (PNG)
+        status, two videos (mp4), two maps of where a video contradicts its own geometry (PNG), Python that reproduces it
     """
     with one_sentence("compare"), space.folder.request() as folder:
         models = (space.model, space.compare or space.model)
         frames = min(model.max_frames for model in models)
         settings = GenerateSettings.checked(space.limits, frames, prompt, seed, steps, guidance, frames)
-        other_seed = settings.seed if space.compare else (settings.seed + 1) % 2**31
-        shown: list[Any] = []
+        seeds = (settings.seed, settings.seed if space.compare else (settings.seed + 1) % 2**31)
+        shown: list[Any] = [None] * 4  # two videos, two maps; those of an earlier comparison go
         differences = []
-        for side, model, number in zip(("left", "right"), models, (settings.seed, other_seed), strict=True):
-            wish = replace(settings, seed=number)
-            clip = yield from follow(generate_video(model.path, wish, False, space.limits.request_seconds), 5)
+        for number, (side, model) in enumerate(zip(("left", "right"), models, strict=True)):
+            begin = number / 2  # of the whole bar
+            yield progress(Step(f"{side}: starting", begin)), *shown, ""
+            wish = replace(settings, seed=seeds[number])
+            events = generate_video(model.path, wish, False, space.limits.request_seconds)
+            clip = yield from follow(_part(events, side, begin, 0.4), 6)
             events = find_cameras(space.model.path, clip, GENERATED_FPS, space.limits.request_seconds)
-            result = yield from follow(events, 5)
+            result = yield from follow(_part(events, side, begin + 0.4, 0.1), 6)
+            yield _writing(6)
             picture, maps = write_consistency(result.scene, folder, f"consistency_{side}")
-            shown += [write_clip(clip, GENERATED_FPS, folder, f"video_{side}"), picture]
+            shown[number], shown[number + 2] = write_clip(clip, GENERATED_FPS, folder, f"video_{side}"), picture
             differences.append(f"{side} {maps.mean:.1f} over {maps.seen.mean():.0%} of the pixels")
-        yield banner(f"Mean difference to frame 1, of 255: {', '.join(differences)}."), shown[0], shown[2], shown[1], shown[3]
+        paths = (_public_path(space), space.compare.path if space.compare else _public_path(space))
+        code = compare_code(paths, seeds, settings, GENERATED_FPS)
+        yield finished(f"Done. Mean difference to frame 1, of 255: {', '.join(differences)}."), *shown, code
 
 
 def example_clip(space: Space, name: str) -> Iterator[str]:
     """A rendered example clip (mp4)."""
     with one_sentence("example_clip"), space.folder.request() as folder:
         yield write_example(name, space.model.size, folder)
+
+
+def example_result(space: Space) -> tuple[Any, ...]:
+    """A result to look at before there is one."""
+    with one_sentence("example_result"):
+        return tuple(serve_example(space.folder))
+
+
+def take_over(video: str | None) -> tuple[str, gr.Tabs]:
+    """The video of one tab as that of the other, and that tab."""
+    with one_sentence("take_over"):
+        if not video or not Path(video).is_file():
+            raise Refused("The video has expired; generate it again." if video else "Generate a video first.")
+        return video, gr.Tabs(selected=_CAMERAS_TAB)
+
+
+def _public_path(space: Space) -> str:
+    return "" if space.is_bundled else space.model.path
+
+
+def _writing(outputs: int) -> tuple[Any, ...]:
+    """An update that says that the computation is over; a request that was stopped ends here."""
+    return (progress(Step("writing the files", 1.0)), *(gr.skip(),) * (outputs - 1))
+
+
+def _part(
+    events: Generator[Step | Done | None, None, None], side: str, begin: float, length: float
+) -> Generator[Step | Done | None, None, None]:
+    """The events of a job that is a part of a request: its steps say which, and their shares are of the whole."""
+    with closing(events):
+        for event in events:
+            is_step = isinstance(event, Step)
+            yield replace(event, stage=f"{side}: {event.stage}", share=begin + length * event.share) if is_step else event
 
 
 # Layout
@@ -152,19 +212,36 @@ def _buttons(name: str) -> tuple[gr.Button, gr.Button]:
         return gr.Button(name, variant="primary"), gr.Button("Stop", variant="stop", min_width=80, scale=0)
 
 
-def _results() -> list[gr.components.Component]:
-    """What shows a result, in the order of the callbacks' outputs after the status."""
+def _results(below_video: Callable[[], Any] | None = None) -> list[gr.components.Component]:
+    """What shows a result, in the order of the callbacks' outputs after the status.
+
+    Args:
+        below_video: Makes what stands below the video.
+    """
     with gr.Row():
         with gr.Column(min_width=280):  # below each other on a telephone
-            video = gr.Video(label="Video", autoplay=True, loop=True, height=340, interactive=False, buttons=["download"])
+            video = gr.Video(
+                label="Video",
+                autoplay=True,
+                loop=True,
+                height=350 if below_video else 400,
+                interactive=False,
+                buttons=["download"],
+                include_audio=True,  # else Gradio would convert it to hand it over
+            )
+            if below_video:
+                below_video()
         with gr.Column(min_width=280):
             cloud = gr.HTML(NO_POINTS, label="Points and cameras", elem_classes="viewer")
     path = _picture("Camera path", "The cameras in their scene, and their path from above and from the side")
     strips = _picture("Depth and confidence", "Frames of the clip above their depth and their confidence")
     files = gr.Files(label="Downloads", interactive=False, elem_classes="downloads")
+    return [video, cloud, path, strips, files, _code()]
+
+
+def _code() -> gr.Code:
     with gr.Accordion("Code that reproduces this", open=False):
-        code = gr.Code(language="python", label="Python", interactive=False, elem_classes="code")
-    return [video, cloud, path, strips, files, code]
+        return gr.Code(language="python", label="Python", interactive=False, elem_classes="code")
 
 
 def _picture(label: str, alt_text: str) -> gr.Image:
@@ -203,7 +280,9 @@ def _connect(start: gr.Button, stop: gr.Button, function: Callable[..., Updates]
     stop.click(None, None, None, cancels=[event], api_visibility="private")
 
 
-def _generate_tab(space: Space) -> None:
+def _generate_tab(space: Space) -> tuple[gr.Button, gr.Video]:
+    """Returns the button that hands the video over, and the video."""
+    hand_over = gr.Button("Find its cameras", size="md", render=False)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             prompt = gr.Textbox(
@@ -214,6 +293,9 @@ def _generate_tab(space: Space) -> None:
                 max_length=space.limits.prompt_characters,
             )
             gr.Examples([[text] for text in EXAMPLE_PROMPTS], [prompt], label="Examples", api_visibility="private")
+            if space.is_bundled:
+                with gr.Accordion("What the tiny model understands", open=False):
+                    gr.Markdown(TINY_WORDS)
             with gr.Accordion("Settings", open=False):
                 settings = _settings(space)
                 most = space.model.max_frames
@@ -221,11 +303,21 @@ def _generate_tab(space: Space) -> None:
             start, stop = _buttons("Generate")
             status = gr.HTML(IDLE, label="Status", elem_classes="status")
         with gr.Column(scale=3, min_width=300):
-            shown = _results()
+            shown = _results(hand_over.render)
     _connect(start, stop, _for_space(generate, space), [prompt, *settings, frames], [status, *shown])
+    if space.is_bundled:
+        gr.on(  # without a trigger: when the page opens
+            fn=partial(example_result, space),
+            outputs=[status, *shown],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+    return hand_over, shown[0]
 
 
-def _reconstruct_tab(space: Space) -> None:
+def _reconstruct_tab(space: Space) -> gr.Video:
+    """Returns the video that is given."""
     limits = space.limits
     gr.HTML(banner(limits_note(space.is_bundled)))
     with gr.Row():
@@ -253,6 +345,7 @@ def _reconstruct_tab(space: Space) -> None:
             matches = _picture("First to last frame", "Lines between pixels of the first and last frame with the same 3D point")
             table = gr.HTML(label="Poses")
     _connect(start, stop, _for_space(reconstruct, space), [video, frames], [status, *shown, matches, table])
+    return video
 
 
 def _compare_tab(space: Space) -> None:
@@ -271,21 +364,24 @@ def _compare_tab(space: Space) -> None:
             with gr.Column(min_width=300):
                 videos.append(gr.Video(label=name, autoplay=True, loop=True, height=300, interactive=False))
                 maps.append(_picture(f"Consistency, {name}", "Frames, the same carried to frame 1, and the difference there"))
-    _connect(start, stop, _for_space(compare, space), [prompt, *settings], [status, *videos, *maps])
+    _connect(start, stop, _for_space(compare, space), [prompt, *settings], [status, *videos, *maps, _code()])
 
 
 def build(space: Space) -> gr.Blocks:
     """The page."""
     with gr.Blocks(title="JOG3R", analytics_enabled=False, delete_cache=(60, space.limits.keep_seconds)) as page:
         gr.Markdown(INTRODUCTION)
-        with gr.Tab("Text to video"):
-            _generate_tab(space)
-        with gr.Tab("Video to cameras"):
-            _reconstruct_tab(space)
-        with gr.Tab("Compare"):
-            _compare_tab(space)
-        with gr.Tab("About"):
-            gr.Markdown(ABOUT)
+        with gr.Tabs() as tabs:
+            with gr.Tab("Text to video"):
+                hand_over, generated = _generate_tab(space)
+            with gr.Tab("Video to cameras", id=_CAMERAS_TAB):
+                given = _reconstruct_tab(space)
+            with gr.Tab("Compare"):
+                _compare_tab(space)
+            with gr.Tab("About"):
+                gr.Markdown(ABOUT)
+        handed = hand_over.click(take_over, generated, [given, tabs], queue=False, api_visibility="private")
+        handed.success(None, None, None, js="() => window.scrollTo({ top: 0 })", api_visibility="private")
     return page.queue(max_size=space.limits.waiting, api_open=False)  # nobody passes by the queue
 
 

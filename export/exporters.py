@@ -45,8 +45,8 @@ def _glb(scene: Scene) -> bytes:
     return glb_bytes(scene, scene.points(min_confidence_quantile=DOUBTFUL_SHARE, max_points=MAX_GLB_POINTS))
 
 
-def _ply(scene: Scene) -> bytes:
-    return ply_bytes(scene.points(min_confidence_quantile=DOUBTFUL_SHARE))
+def _ply(scene: Scene, max_points: int | None = None) -> bytes:
+    return ply_bytes(scene.points(min_confidence_quantile=DOUBTFUL_SHARE, max_points=max_points))
 
 
 def _splats(scene: Scene) -> bytes:
@@ -116,15 +116,20 @@ def export_scene(scene: Scene, directory: str | Path, names: Iterable[str], *, o
     return write_files(directory, _exported(scene, names), overwrite=overwrite)
 
 
-def result_files(scene: Scene) -> dict[str, bytes]:
-    """The files of every run: video.mp4, cameras.json, trajectory.png and, with pointmaps, pointcloud.ply and pointcloud.glb."""
+def result_files(scene: Scene, *, max_ply_points: int | None = None) -> dict[str, bytes]:
+    """The files of every run: video.mp4, cameras.json, trajectory.png and, with pointmaps, pointcloud.ply and pointcloud.glb.
+
+    Args:
+        scene: The result of a run.
+        max_ply_points: The most points of the PLY, chosen at random; None for all. The GLB is bounded anyway.
+    """
     files = {
         "video.mp4": encode_video(scene.frames, scene.fps),
         "cameras.json": cameras_json(scene),
         "trajectory.png": trajectory_picture(scene),
     }
     if scene.pointmaps is not None:
-        files |= EXPORTERS["ply"](scene) | EXPORTERS["glb"](scene)
+        files |= {"pointcloud.ply": _ply(scene, max_ply_points)} | EXPORTERS["glb"](scene)
     return files
 
 

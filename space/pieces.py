@@ -1,20 +1,41 @@
 """Small pieces of HTML and code; everything that comes from outside is escaped here."""
 
 import base64
+import json
+import os
 from html import escape
+from typing import Any
 
 import numpy as np
 import torch
 
+from jog3r.export.conventions import OPENCV_TO_OPENGL, WORLD_TO_Y_UP
+from jog3r.export.scene import Scene
 from jog3r.geometry.cameras import rotation_angle_deg
 from jog3r.space.jobs import Step
 from jog3r.space.limits import GenerateSettings
 from jog3r.space.model import Result
 
-__all__ = ["IDLE", "NO_POINTS", "banner", "generate_code", "point_view", "pose_table", "progress", "reconstruct_code", "summary"]
+__all__ = [
+    "IDLE",
+    "NO_POINTS",
+    "banner",
+    "compare_code",
+    "example_note",
+    "finished",
+    "frames_taken",
+    "generate_code",
+    "point_view",
+    "pose_table",
+    "progress",
+    "reconstruct_code",
+    "summary",
+]
 
 NO_POINTS = '<div class="empty">Points and cameras appear here.</div>'
-IDLE = '<div class="progress" role="status"></div>'
+# What `say` holds is heard by those who use a screen reader, each text once; see announce.js.
+IDLE = '<job-status class="progress" say=""></job-status>'
+_LOCAL_MODEL = "path/to/your/model"
 
 
 def progress(step: Step) -> str:
@@ -25,9 +46,14 @@ def progress(step: Step) -> str:
         data = base64.b64encode(step.preview).decode()
         picture = f'<img src="data:image/jpeg;base64,{data}" alt="Preview: four frames of the clip, still noisy">'
     return (
-        f'<div class="progress" role="status"><label>{escape(step.stage)}'
-        f'<progress max="100" value="{percent}">{percent} %</progress></label>{picture}</div>'
+        f'<job-status class="progress" say="{"Started." if step.share < 0.5 else "Half done."}"><label>{escape(step.stage)}'
+        f'<progress max="100" value="{percent}">{percent} %</progress></label>{picture}</job-status>'
     )
+
+
+def finished(text: str) -> str:
+    """The end of a request in words; `text` is plain text."""
+    return f'<job-status class="progress" say="{escape(text)}">{escape(text)}</job-status>'
 
 
 def banner(text: str) -> str:
@@ -44,7 +70,15 @@ def point_view(path: str, result: Result) -> str:
     """
     count = result.scene.num_frames
     label = f"Coloured points of the scene in 3D with {count} cameras along their path, blue the first and red the last"
-    return f'<point-view src="gradio_api/file={escape(path)}" label="{label}"></point-view>'
+    cameras = escape(json.dumps(_cameras(result.scene), separators=(",", ":")))
+    return f'<point-view src="gradio_api/file={escape(path)}" label="{label}" cameras="{cameras}"></point-view>'
+
+
+def _cameras(scene: Scene) -> dict[str, Any]:
+    """What the viewer needs to look through the cameras; see viewer.js."""
+    poses = (WORLD_TO_Y_UP @ scene.poses @ OPENCV_TO_OPENGL)[:, :3].transpose(0, 2, 1).reshape(-1, 12)
+    field = scene.size[0] / 2 / float(np.median(scene.intrinsics[:, 1, 1]))
+    return {"field": round(field, 4), "poses": poses.round(4).tolist()}
 
 
 def summary(result: Result, seconds: float, note: str = "") -> str:
@@ -55,11 +89,35 @@ def summary(result: Result, seconds: float, note: str = "") -> str:
     angle = 2 * np.degrees(np.arctan(width / 2 / focal))
     doubtful = [reason for reason in result.doubtful if reason]
     why = ", ".join(dict.fromkeys(doubtful))
-    notes = f" {len(doubtful)} of them with a doubtful pose ({escape(why)})." if doubtful else ""
-    return (
-        f'<div class="progress" role="status">Done in {seconds:.1f} s: {scene.num_frames} frames of {width} x {height} pixels; '
-        f"focal length {focal:.1f} px ({angle:.0f} degrees of view).{notes} {escape(note)}</div>"
+    notes = [
+        f"Done in {seconds:.1f} s: {scene.num_frames} frames of {width} x {height} pixels; "
+        f"focal length {focal:.1f} px ({angle:.0f} degrees of view).",
+        f"{len(doubtful)} of them with a doubtful pose ({why})." if doubtful else "",
+        note,
+    ]
+    return finished(" ".join(filter(None, notes)))
+
+
+def example_note(settings: GenerateSettings) -> str:
+    """What the result is that a page shows at first."""
+    text = (
+        f'An example that this model made before, "{settings.prompt}": seed {settings.seed}, {settings.steps} steps, guidance '
+        f"{settings.guidance}, {settings.frames} frames; its points are thinned out. Generate makes your own."
     )
+    return f'<job-status class="progress" say="">{escape(text)}</job-status>'
+
+
+def frames_taken(num_frames: int, stride: int) -> str:
+    """Which frames of a video were looked at, counted from 1."""
+    last = stride * (num_frames - 1) + 1
+    if stride == 1:
+        return f"Looked at frames 1 to {last} of the video."
+    return f"Looked at every {_ordinal(stride)} frame of the video, from 1 to {last}."
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def pose_table(result: Result) -> str:
@@ -84,7 +142,7 @@ def generate_code(model: str, settings: GenerateSettings) -> str:
     """Python that gives the same clip; the prompt goes in as a literal.
 
     Args:
-        model: Folder or hub id; empty for the bundled checkpoint.
+        model: Folder or hub id; empty for the bundled checkpoint. A folder is not named.
         settings: Of the request.
     """
     return f"""import torch
@@ -95,7 +153,7 @@ out = pipe(
     {settings.prompt!a},
     num_frames={settings.frames},
     num_inference_steps={settings.steps},
-    guidance_scale={settings.guidance:g},
+    guidance_scale={settings.guidance!r},
     generator=torch.Generator().manual_seed({settings.seed}),
 )
 out.frames[0]  # PIL images
@@ -117,5 +175,38 @@ out.poses[0], out.intrinsics[0], out.depth[0]  # camera-to-world, pixels, z
 """
 
 
+def compare_code(models: tuple[str, str], seeds: tuple[int, int], settings: GenerateSettings, fps: float) -> str:
+    """Python that makes the two clips and says by how much each contradicts the geometry that the first model finds in it.
+
+    Args:
+        models: Folders or hub ids; empty for the bundled checkpoint.
+        seeds: Of the left and of the right clip.
+        settings: Of the request, but for the seed.
+        fps: Frames per second of the clips.
+    """
+    sides = ", ".join(f"({_model_literal(model)}, {seed})" for model, seed in zip(models, seeds, strict=True))
+    return f"""import torch
+from jog3r import Jog3rPipeline, tiny_checkpoint
+from jog3r.export.consistency import consistency_maps
+from jog3r.export.scene import Scene
+
+judge = Jog3rPipeline.from_pretrained({_model_literal(models[0])})
+for model, seed in [{sides}]:
+    clip = Jog3rPipeline.from_pretrained(model)(
+        {settings.prompt!a},
+        task="t2v",
+        num_frames={settings.frames},
+        num_inference_steps={settings.steps},
+        guidance_scale={settings.guidance!r},
+        generator=torch.Generator().manual_seed(seed),
+    )
+    out = judge(video=clip.frames[0], generator=torch.Generator().manual_seed(0))
+    maps = consistency_maps(Scene(**out.clip(), fps={fps!r}))
+    maps.mean, maps.seen.mean()  # difference to frame 1, of 255, and share of the pixels that it is of
+"""
+
+
 def _model_literal(model: str) -> str:
-    return repr(model) if model else "tiny_checkpoint"
+    if not model:
+        return "tiny_checkpoint"
+    return repr(_LOCAL_MODEL if os.path.isdir(model) else model)  # where the server's folders lie is nobody's business

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jog3r.export.consistency import ConsistencyMaps, consistency_maps, consistency_picture
-from jog3r.export.exporters import EXPORTERS, result_files
+from jog3r.export.exporters import EXPORTERS, MAX_GLB_POINTS, result_files
 from jog3r.export.files import write_file, write_files
 from jog3r.export.pictures import correspondences_picture, strips_picture
 from jog3r.export.scene import Scene
@@ -44,7 +44,7 @@ def write_scene_files(scene: Scene, folder: Path) -> SceneFiles:
         scene: With pointmaps.
         folder: The request's folder.
     """
-    contents = result_files(scene)
+    contents = result_files(scene, max_ply_points=MAX_GLB_POINTS)  # writing is past the request's time limit: it has to end
     contents["strips.png"] = strips_picture(scene, columns=6)
     note = ""
     try:

@@ -1,13 +1,35 @@
 """The words of the Space."""
 
-__all__ = ["ABOUT", "INTRODUCTION", "PROMPT_HINT", "SHARED_LIMITS", "TINY_LIMITS", "compare_note", "limits_note"]
+from collections.abc import Iterable
+
+from jog3r.data.scene_grammar import FLOOR_PATTERNS, KINDS, MOTIONS, PALETTE
+
+__all__ = ["ABOUT", "INTRODUCTION", "PROMPT_HINT", "SHARED_LIMITS", "TINY_LIMITS", "TINY_WORDS", "compare_note", "limits_note"]
 
 INTRODUCTION = """# JOG3R: video and cameras from one model
 Write a prompt and get a short video **with** its 3D points and camera path, or give a video and get its cameras."""
 
 PROMPT_HINT = (
-    "The bundled tiny model knows rendered rooms only: coloured walls, floors, some furniture, and how the camera moves."
+    "The bundled tiny model knows rendered rooms only: coloured walls, a floor, some furniture, and how the camera moves. "
+    "Name all four; its words stand below."
 )
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+TINY_WORDS = f"""*a room with* COLOUR *walls and a* COLOUR *floor, with a* COLOUR THING, *the camera* MOTION
+
+- **Walls**: {_words(PALETTE["walls"])}
+- **Floor**: {_words(PALETTE["floor"])}; plain, {_words(FLOOR_PATTERNS)}
+- **Things**, one to three: {_words(KINDS)}; {_words(PALETTE["objects"])}
+- **Camera**: {_words(MOTIONS)}
+
+Every caption that it was trained on says all of this, in this or another order, so a prompt without a floor or a motion is
+already unusual. Anything else (people, animals, places outdoors, styles, numbers) it has never seen; such words mislead it or do
+nothing.
+"""
 
 TINY_LIMITS = (
     "This is the bundled tiny model: trained on one CPU, on nothing but rendered rooms of 64 x 64 pixels. It shows how "
@@ -54,17 +76,26 @@ cameras are, so one set of weights does three things: text to video, text to vid
 
 ## Use it yourself
 Clone the repository and run `make demo` in its folder.
-Every result above comes with the Python that reproduces it. This page is also an API: see "Use via API" below, and
-`docs/space.md` in the repository.
+Every result on this page comes with the Python that reproduces it. The page is also an API for programs: `docs/space.md` in the
+repository shows its three calls, and on a wide screen "Use via API" at the foot of this page lists them.
 
 ## Train your own
-`make tiny` runs the stages of the bundled model's training on one CPU; `accelerate launch training/train_joint.py --config
-training/recipes/paper.yaml` is the paper's recipe. Start this page with your model: `JOG3R_MODEL=my_folder jog3r serve`.
+`make tiny` trains a model like the bundled one on one CPU: the same stages, from nothing (the bundled one itself was trained in
+several rounds, see `jog3r/tiny/README.md`). `accelerate launch training/train_joint.py --config training/recipes/paper.yaml` is
+the paper's recipe. Start this page with your model: `JOG3R_MODEL=my_folder jog3r serve`.
 
 ## What happens to your data
 Prompts are not logged. Uploads and results lie in a private folder and are deleted after an hour. The page loads nothing from
 other sites.
 
 ## Licence
-Code and bundled weights: Apache-2.0. If you use this, please cite the paper.
+Code and bundled weights: Apache-2.0. If you use this, please cite the paper:
+```
+@article{huang2025jog3r,
+  title   = {{JOG3R}: Towards 3D-Consistent Video Generators},
+  author  = {Huang, Chun-Hao Paul and Mitra, Niloy and Jeong, Hyeonho and Yoon, Jae Shin and Ceylan, Duygu},
+  journal = {arXiv preprint arXiv:2501.01409},
+  year    = {2025}
+}
+```
 """

@@ -1,5 +1,8 @@
-// <point-view src="a.glb" label="...">: points and triangles of our own GLB files, drawn with WebGL when something changes and
-// not otherwise. Drag or arrow keys turn, shift + drag moves, wheel, pinch or + and - zoom, 0 goes back.
+// <point-view src="a.glb" label="..." cameras="...">: points and triangles of our own GLB files, drawn with WebGL when something
+// changes and not otherwise. Drag or arrow keys turn, shift + drag moves, wheel, two fingers or + and - zoom, 0 goes back; the
+// buttons do the same. One finger up or down scrolls the page: a picture as wide as a telephone would be a trap otherwise.
+// `cameras` is JSON: "field", the tangent of half the vertical field of view, and "poses", of each frame 12 numbers in the GLB's
+// axes: the camera's right, up and back, and where it stands.
 (() => {
   const VERTEX = `#version 300 es
     in vec3 position; in vec4 color; uniform mat4 view; uniform float pointSize; out vec3 shade;
@@ -13,6 +16,12 @@
   const ARRAYS = { 5126: Float32Array, 5123: Uint16Array, 5125: Uint32Array };
   const WIDTHS = { SCALAR: 1, VEC3: 3, VEC4: 4 };
   const FIELD = Math.tan((25 * Math.PI) / 180);  // half of the vertical field of view
+  const FLIGHT_FRAMES_A_SECOND = 5;
+  const HINTS = { fine: "drag or arrows: turn · wheel or + −: zoom", coarse: "swipe sideways: turn · two fingers: zoom" };
+  const BUTTONS = [  // name, what is on it, what it is called
+    ["nearer", "+", "Zoom in"], ["farther", "−", "Zoom out"], ["reset", "Reset", "Reset the view"],
+    ["cameras", "Cameras", "Cameras shown"], ["fly", "Fly", "Fly along the camera path"], ["full", "Full screen", "Full screen"],
+  ];
 
   function readGlb(bytes) {
     const words = new DataView(bytes);
@@ -36,29 +45,76 @@
     return a.map((_, i) => [0, 1, 2, 3].reduce((sum, k) => sum + a[k * 4 + (i % 4)] * b[(i >> 2) * 4 + k], 0));
   }
 
+  function cross(a, b) {
+    return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
+  }
+
+  function unit(a) {
+    const length = Math.hypot(...a);
+    return a.map((value) => value / length);
+  }
+
   class PointView extends HTMLElement {
+    static observedAttributes = ["src"];
+
     connectedCallback() {
-      this.innerHTML = `<canvas tabindex="0" role="img"></canvas><p>drag or arrows: turn · wheel or + −: zoom · 0: reset</p>`;
-      this.canvas = this.firstChild;
-      this.canvas.setAttribute("aria-label", this.getAttribute("label"));
-      this.gl = this.canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true });
-      if (!this.gl) return this.say("This browser shows no 3D here; download the GLB below instead.");
-      fetch(this.getAttribute("src"))
-        .then((answer) => (answer.ok ? answer.arrayBuffer() : Promise.reject(new Error(answer.status))))
-        .then((bytes) => this.show(readGlb(bytes)))
-        .catch(() => this.say("The points could not be loaded; results are kept for an hour."));
+      this.open();
     }
 
     disconnectedCallback() {
+      this.close();
+    }
+
+    attributeChangedCallback(_, before) {
+      // Gradio does not replace this element by the next result's: it changes the attributes and then removes what is inside.
+      if (before !== null && this.isConnected) queueMicrotask(() => { this.close(); this.open(); });
+    }
+
+    open() {
+      const buttons = BUTTONS.map(([name, text, label]) => `<button type="button" name="${name}" aria-label="${label}">${text}</button>`);
+      // "application": a screen reader leaves the arrow keys to the canvas.
+      this.innerHTML = `<canvas tabindex="0" role="application" aria-roledescription="3D view"></canvas><p></p>
+        <div role="group" aria-label="3D view" hidden>${buttons.join("")}
+        <label>Point size <input type="range" min="0.3" max="3" step="0.1" value="1"></label></div>`;
+      const canvas = (this.canvas = this.querySelector("canvas"));
+      canvas.setAttribute("aria-label", this.getAttribute("label"));
+      this.gl = canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true });
+      if (!this.gl) return this.say("This browser shows no 3D here; download the GLB below instead.");
+      this.say(HINTS[matchMedia("(pointer: coarse)").matches ? "coarse" : "fine"]);
+      this.cameras = JSON.parse(this.getAttribute("cameras") || '{ "poses": [] }');
+      Object.assign(this, { flight: null, showsCameras: true, dotSize: 1 });
+      fetch(this.getAttribute("src"))
+        .then((answer) => (answer.ok ? answer.arrayBuffer() : Promise.reject(new Error(answer.status))))
+        .then((bytes) => this.canvas === canvas && this.show(readGlb(bytes)))  // not if the next result came meanwhile
+        .catch(() => this.say("The points could not be loaded; results are kept for an hour."));
+    }
+
+    close() {
       this.resizing?.disconnect();
+      cancelAnimationFrame(this.pending);
+      this.flight = null;
+      delete this.dataset.drawn;
       this.gl?.getExtension("WEBGL_lose_context")?.loseContext();  // browsers allow few at a time
     }
 
     say(text) {
-      this.lastChild.textContent = text;
+      this.querySelector("p").textContent = text;
     }
 
     show(meshes) {
+      this.frame(meshes[0].positions);
+      this.reset();
+      this.start(meshes);
+      this.listen();
+      this.listenToButtons();
+      // A telephone that was put away, or a graphics driver that was restarted, takes everything that had been uploaded.
+      this.canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());  // else it would stay lost
+      this.canvas.addEventListener("webglcontextrestored", () => { this.start(meshes); this.draw(); });
+      this.resizing = new ResizeObserver(() => this.draw());
+      this.resizing.observe(this.canvas);
+    }
+
+    start(meshes) {  // everything that lives in the graphics memory
       const { gl } = this;
       const program = gl.createProgram();
       for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
@@ -73,11 +129,6 @@
       gl.clearColor(0.07, 0.08, 0.1, 1);
       this.uniform = (name) => gl.getUniformLocation(program, name);
       this.meshes = meshes.map((mesh) => this.upload(program, mesh));
-      this.frame(meshes[0].positions);
-      this.reset();
-      this.listen();
-      this.resizing = new ResizeObserver(() => this.draw());
-      this.resizing.observe(this.canvas);
     }
 
     upload(program, { mode, positions, colors, indices }) {
@@ -108,9 +159,17 @@
       Object.assign(this, { yaw: 0.45, pitch: 0.35, distance: 2.7 * this.radius, target: [...this.middle] });
     }
 
-    axes() {
+    orbit() {  // the view from around the target
       const [cy, sy, cp, sp] = [Math.cos(this.yaw), Math.sin(this.yaw), Math.cos(this.pitch), Math.sin(this.pitch)];
-      return { right: [cy, 0, -sy], up: [-sy * sp, cp, -cy * sp], back: [sy * cp, sp, cy * cp] };
+      const back = [sy * cp, sp, cy * cp], eye = this.target.map((value, k) => value + this.distance * back[k]);
+      return { right: [cy, 0, -sy], up: [-sy * sp, cp, -cy * sp], back, eye, field: FIELD };
+    }
+
+    onPath(frame) {  // the view of a camera of the clip, or from between two of them
+      const { poses, field } = this.cameras, index = Math.min(poses.length - 2, Math.floor(frame));
+      const share = Math.min(1, frame - index), mixed = poses[index].map((value, k) => value + share * (poses[index + 1][k] - value));
+      const back = unit(mixed.slice(6, 9)), right = unit(cross(mixed.slice(3, 6), back));
+      return { right, up: cross(back, right), back, eye: mixed.slice(9), field };
     }
 
     draw() {
@@ -119,15 +178,16 @@
       canvas.height = Math.max(1, canvas.clientHeight * ratio);
       gl.viewport(0, 0, canvas.width, canvas.height);
       gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
-      const { right, up, back } = this.axes(), eye = this.target.map((value, k) => value + this.distance * back[k]);
+      const { right, up, back, eye, field } = this.flight === null ? this.orbit() : this.onPath(this.flight);
       const dot = (a) => -(a[0] * eye[0] + a[1] * eye[1] + a[2] * eye[2]);
       const world = [0, 1, 2].flatMap((k) => [right[k], up[k], back[k], 0]).concat([dot(right), dot(up), dot(back), 1]);
       const near = this.radius / 50, far = this.radius * 50;
-      const lens = [canvas.height / canvas.width / FIELD, 0, 0, 0, 0, 1 / FIELD, 0, 0];
+      const lens = [canvas.height / canvas.width / field, 0, 0, 0, 0, 1 / field, 0, 0];
       lens.push(0, 0, (far + near) / (near - far), -1, 0, 0, (2 * far * near) / (near - far), 0);
       gl.uniformMatrix4fv(this.uniform("view"), false, multiply(lens, world));
-      gl.uniform1f(this.uniform("pointSize"), (this.spacing * canvas.height) / FIELD / 2);
-      for (const { mode, vertices, indexed, count } of this.meshes) {
+      gl.uniform1f(this.uniform("pointSize"), (this.dotSize * this.spacing * canvas.height) / field / 2);
+      const shown = this.showsCameras && this.flight === null ? this.meshes : this.meshes.slice(0, 1);  // the points come first
+      for (const { mode, vertices, indexed, count } of shown) {
         gl.bindVertexArray(vertices);
         if (indexed) gl.drawElements(mode, count, gl.UNSIGNED_INT, 0);
         else gl.drawArrays(mode, 0, count);
@@ -136,6 +196,7 @@
     }
 
     change(update) {
+      this.land();
       update();
       this.pitch = Math.min(1.5, Math.max(-1.5, this.pitch));
       this.distance = Math.min(20 * this.radius, Math.max(0.05 * this.radius, this.distance));
@@ -144,7 +205,7 @@
     }
 
     move(x, y) {
-      const { right, up } = this.axes(), step = (2 * FIELD * this.distance) / this.canvas.clientHeight;
+      const { right, up } = this.orbit(), step = (2 * FIELD * this.distance) / this.canvas.clientHeight;
       this.target = this.target.map((value, k) => value + step * (y * up[k] - x * right[k]));
     }
 
@@ -161,10 +222,12 @@
         if (!last) return;
         const before = held.size === 2 ? apart() : 0, x = event.clientX - last.x, y = event.clientY - last.y;
         held.set(event.pointerId, { x: event.clientX, y: event.clientY });
-        if (before) this.change(() => (this.distance *= before / Math.max(1, apart())));
+        if (before) this.change(() => { this.distance *= before / Math.max(1, apart()); this.move(x / 2, y / 2); });
         else if (event.shiftKey) this.change(() => this.move(x, y));
         else this.change(() => { this.yaw -= x * 0.008; this.pitch += y * 0.008; });
       });
+      // With two fingers the page would scroll as well.
+      canvas.addEventListener("touchmove", (event) => event.touches.length > 1 && event.preventDefault(), { passive: false });
       canvas.addEventListener("wheel", (event) => {
         event.preventDefault();
         this.change(() => (this.distance *= Math.exp(event.deltaY * 0.001)));
@@ -178,6 +241,45 @@
         event.preventDefault();
         this.change(keys[event.key]);
       });
+    }
+
+    listenToButtons() {
+      const group = this.querySelector("[role=group]"), button = (name) => group.querySelector(`[name=${name}]`);
+      const press = (name, pressed) => button(name).setAttribute("aria-pressed", pressed);
+      const actions = {
+        nearer: () => this.change(() => (this.distance *= 0.8)),
+        farther: () => this.change(() => (this.distance /= 0.8)),
+        reset: () => this.change(() => this.reset()),
+        cameras: () => this.change(() => press("cameras", (this.showsCameras = !this.showsCameras))),
+        fly: () => (this.flight === null ? this.fly() : this.change(() => {})),
+        full: () => (document.fullscreenElement ? document.exitFullscreen() : this.requestFullscreen()),
+      };
+      for (const [name, act] of Object.entries(actions)) button(name).addEventListener("click", act);
+      group.querySelector("input").addEventListener("input", (event) => this.change(() => (this.dotSize = Number(event.target.value))));
+      press("cameras", true);
+      press("fly", false);
+      button("fly").hidden = this.cameras.poses.length < 2;
+      button("full").hidden = !document.fullscreenEnabled;  // not on an iPhone
+      group.hidden = false;
+    }
+
+    fly() {  // from the first frame's camera to the last one's, and a moment there
+      const begin = performance.now(), end = this.cameras.poses.length + 2;
+      this.querySelector("[name=fly]").setAttribute("aria-pressed", true);
+      const step = (now) => {
+        if (this.flight === null || !this.isConnected) return;
+        this.flight = Math.max(0, ((now - begin) / 1000) * FLIGHT_FRAMES_A_SECOND);
+        if (this.flight > end) return this.change(() => {});
+        this.draw();
+        requestAnimationFrame(step);
+      };
+      this.flight = 0;
+      requestAnimationFrame(step);
+    }
+
+    land() {
+      this.flight = null;
+      this.querySelector("[name=fly]").setAttribute("aria-pressed", false);
     }
   }
   customElements.define("point-view", PointView);

@@ -108,6 +108,15 @@ def _shows_points(panel) -> None:
     _changes(canvas, lambda: canvas.press("ArrowLeft"))
 
 
+def _listen(page) -> None:
+    """Keep what a screen reader would be told from now on in `heard`."""
+    page.evaluate("""() => {
+      const live = document.querySelector("[aria-live=polite].heard-only");
+      window.heard = [];
+      new MutationObserver(() => heard.push(live.textContent)).observe(live, { childList: true });
+    }""")
+
+
 def _changes(canvas, act: Callable[[], None]) -> None:
     """The canvas shows something else after `act`."""
     before = _data_url(canvas)
@@ -146,6 +155,10 @@ def _downloads_open(page, panel, folder: Path, frames: int) -> None:
 
 def test_text_to_video_and_cameras(page, running: Running, tmp_path: Path):
     panel = _panel(page, "Text to video")
+    view = panel.locator("point-view[data-drawn]")
+    view.wait_for()
+    first_shown = view.get_attribute("src")
+    _listen(page)
     panel.get_by_role("button", name="a living space").click()
     sync_api.expect(panel.get_by_label("Prompt")).to_have_value(re.compile("^a living space"))
     panel.get_by_role("button", name="Settings").click()
@@ -154,6 +167,8 @@ def test_text_to_video_and_cameras(page, running: Running, tmp_path: Path):
     panel.get_by_role("button", name="Generate").click()
     panel.locator(".progress progress").wait_for()
     panel.get_by_text("Done in").wait_for()
+    assert [text.split(" in ")[0] for text in page.evaluate("heard")] == ["Started.", "Half done.", "Done"]
+    assert first_shown and view.get_attribute("src") != first_shown
     _plays(page, panel.locator("video").first)
     _is_loaded(page, panel, "cameras in their scene")
     _is_loaded(page, panel, "depth")
@@ -189,7 +204,35 @@ def test_comparison(page):
     for video in panel.locator("video").all():
         _plays(page, video)
     assert panel.locator('img[alt*="carried to frame 1"]').count() == 2
+    panel.get_by_role("button", name="Code that reproduces this").click()
+    panel.get_by_text("consistency_maps").first.wait_for()
     _is_for_everybody(page)
+
+
+def test_an_example_is_there_before_anything_is_asked(page):
+    panel = _panel(page, "Text to video")
+    panel.get_by_text("An example that this model made before").wait_for()
+    _plays(page, panel.locator("video").first)
+    _is_loaded(page, panel, "cameras in their scene")
+    _shows_points(panel)
+    inside, box = panel.locator("point-view canvas").bounding_box(), panel.locator(".block.viewer").bounding_box()
+    assert inside["x"] >= box["x"] and inside["x"] + inside["width"] <= box["x"] + box["width"] + 0.5
+    buttons = panel.locator("point-view [role=group]").bounding_box()
+    assert inside["y"] >= box["y"] and buttons["y"] + buttons["height"] <= box["y"] + box["height"] + 0.5
+    panel.get_by_role("button", name="What the tiny model understands").click()
+    panel.get_by_text("COLOUR walls and a").wait_for()
+    _is_for_everybody(page)
+
+
+def test_a_generated_video_is_handed_to_the_other_tab(page):
+    panel = _panel(page, "Text to video")
+    panel.get_by_text("An example that this model made before").wait_for()
+    panel.get_by_role("button", name="Find its cameras").click()
+    given = page.get_by_role("tabpanel").filter(visible=True).filter(has=page.get_by_role("button", name="Find the cameras"))
+    _plays(page, given.locator("video").first)
+    given.get_by_role("button", name="Find the cameras").click()
+    given.get_by_text("Done in").wait_for()
+    given.get_by_text("Looked at frames 1 to 4").or_(given.get_by_text("frame of the video, from 1 to")).first.wait_for()
 
 
 def test_every_tab_before_anything_is_asked(page):
@@ -260,3 +303,64 @@ def test_the_viewer_turns_by_mouse_and_zooms_by_wheel(page):
     page.mouse.move(x, y)
     _changes(canvas, lambda: page.mouse.wheel(0, 200))
     _changes(canvas, drag)
+
+
+@only_on_desktop
+def test_the_buttons_of_the_viewer_work_by_keyboard(page):
+    panel = _panel(page, "Text to video")
+    panel.locator("point-view[data-drawn]").wait_for()
+    canvas = panel.locator("point-view canvas")
+    canvas.scroll_into_view_if_needed()
+    home = _data_url(canvas)
+    for name in ("Zoom in", "Zoom out", "Zoom out", "Cameras shown", "Reset the view", "Fly along the camera path"):
+        _changes(canvas, lambda name=name: panel.get_by_role("button", name=name).press("Enter"))
+    flying = panel.get_by_role("button", name="Fly along the camera path")
+    sync_api.expect(flying).to_have_attribute("aria-pressed", "true")
+    canvas.press("0")
+    sync_api.expect(flying).to_have_attribute("aria-pressed", "false")
+    _changes(canvas, lambda: panel.get_by_label("Point size").press("ArrowRight"))
+    panel.get_by_label("Point size").press("ArrowLeft")
+    _changes(canvas, lambda: panel.get_by_role("button", name="Cameras shown").press("Enter"))
+    page.wait_for_function("([canvas, home]) => canvas.toDataURL() === home", arg=[canvas.element_handle(), home])
+
+
+@only_on_desktop
+def test_the_viewer_survives_the_loss_of_its_graphics_memory(page):
+    panel = _panel(page, "Text to video")
+    panel.locator("point-view[data-drawn]").wait_for()
+    canvas = panel.locator("point-view canvas")
+    before = _data_url(canvas)
+    canvas.evaluate("""async canvas => {
+      const memory = canvas.getContext("webgl2").getExtension("WEBGL_lose_context");
+      const lost = new Promise(done => canvas.addEventListener("webglcontextlost", done));
+      memory.loseContext();
+      await lost;
+      await new Promise(done => setTimeout(done));  // the event is over
+      memory.restoreContext();
+    }""")
+    page.wait_for_function("([canvas, before]) => canvas.toDataURL() === before", arg=[canvas.element_handle(), before])
+
+
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
+def test_a_finger_on_the_viewer_scrolls_the_page_or_turns_the_points(page):
+    panel = _panel(page, "Text to video")
+    panel.locator("point-view[data-drawn]").wait_for()
+    canvas = panel.locator("point-view canvas")
+    canvas.scroll_into_view_if_needed()
+    panel.get_by_text("swipe sideways").wait_for()
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touch = page.context.new_cdp_session(page)
+
+    def swipe(by_x: int, by_y: int) -> None:
+        touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+        for share in range(1, 11):
+            point = {"x": x + by_x * share / 10, "y": y + by_y * share / 10}
+            touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    scrolled = page.evaluate("scrollY")
+    _changes(canvas, lambda: swipe(80, 0))
+    assert page.evaluate("scrollY") == scrolled
+    swipe(0, -120)
+    page.wait_for_function("before => scrollY > before + 50", arg=scrolled)
