@@ -2,11 +2,13 @@
 
 python spaces_app.py [--model FOLDER] [--compare FOLDER] [--host ADDRESS] [--port NUMBER]
 
-JOG3R_MODEL and JOG3R_COMPARE_MODEL name the models where the options do not.
+JOG3R_MODEL and JOG3R_COMPARE_MODEL name the models where the options do not; JOG3R_DTYPE is their precision (float32, bfloat16 or
+float16), JOG3R_REQUEST_SECONDS the time that a request may compute.
 """
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -25,9 +27,9 @@ from jog3r import tiny_checkpoint
 from jog3r.space.clips import EXAMPLE_CLIPS, EXAMPLE_PROMPTS, write_example
 from jog3r.space.example import serve_example
 from jog3r.space.gate import Gate
-from jog3r.space.jobs import Done, Step, stop_running
+from jog3r.space.jobs import Done, Failed, Step, stop_running
 from jog3r.space.leftovers import SESSIONS, Leftovers
-from jog3r.space.limits import GenerateSettings, Refused, check_whole
+from jog3r.space.limits import GenerateSettings, Refused, SpaceLimits, check_whole
 from jog3r.space.model import GENERATED_FPS, find_cameras, generate_video
 from jog3r.space.pieces import (
     IDLE,
@@ -78,7 +80,7 @@ def generate(space: Space, prompt: str, seed: float, steps: float, guidance: flo
         yield _writing(7)
         with space.folder.request() as folder:
             files = write_scene_files(result.scene, folder)
-            code = generate_code(_public_path(space), settings)
+            code = generate_code(_public_path(space), settings, space.model.dtype)
             status = summary(result, time.monotonic() - begin, files.note)
             cloud = point_view(space.folder.serve(Path(files.cloud)), result)
             yield status, files.video, cloud, files.path_picture, files.strips, files.downloads, code
@@ -108,7 +110,7 @@ def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
         yield _writing(9)
         files = write_scene_files(result.scene, folder)
         matches = write_correspondences(result.scene, folder)
-        code = reconstruct_code(_public_path(space), len(upload.frames), upload.stride, space.model.size)
+        code = reconstruct_code(_public_path(space), len(upload.frames), upload.stride, space.model.size, space.model.dtype)
         cloud = point_view(space.folder.serve(Path(files.cloud)), result)
         shown = (files.video, cloud, files.path_picture, files.strips, files.downloads, code, matches, pose_table(result))
         note = f"{frames_taken(len(upload.frames), upload.stride)} {files.note}"
@@ -147,7 +149,7 @@ def compare(space: Space, prompt: str, seed: float, steps: float, guidance: floa
             shown[number], shown[number + 2] = write_clip(clip, GENERATED_FPS, folder, f"video_{side}"), picture
             differences.append(f"{side} {maps.mean:.1f} over {maps.seen.mean():.0%} of the pixels")
         paths = (_public_path(space), space.compare.path if space.compare else _public_path(space))
-        code = compare_code(paths, seeds, settings, GENERATED_FPS)
+        code = compare_code(paths, seeds, settings, GENERATED_FPS, space.model.dtype)
         yield finished(f"Done. Mean difference to frame 1, of 255: {', '.join(differences)}."), *shown, code
 
 
@@ -181,8 +183,8 @@ def _writing(outputs: int) -> tuple[Any, ...]:
 
 
 def _part(
-    events: Generator[Step | Done | None, None, None], side: str, begin: float, length: float
-) -> Generator[Step | Done | None, None, None]:
+    events: Generator[Step | Done | Failed | None, None, None], side: str, begin: float, length: float
+) -> Generator[Step | Done | Failed | None, None, None]:
     """The events of a job that is a part of a request: its steps say which, and their shares are of the whole."""
     with closing(events):
         for event in events:
@@ -414,12 +416,26 @@ def main(model: str | None = None, compare: str | None = None, host: str | None 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # or people's files would stay
     bundled = tiny_checkpoint()
     model = model or os.environ.get("JOG3R_MODEL") or bundled
-    space = open_space(model, compare or os.environ.get("JOG3R_COMPARE_MODEL"), bundled=bundled)
+    space = open_space(
+        model,
+        compare or os.environ.get("JOG3R_COMPARE_MODEL"),
+        bundled=bundled,
+        limits=SpaceLimits(request_seconds=_request_seconds(os.environ.get("JOG3R_REQUEST_SECONDS"))),
+        dtype=os.environ.get("JOG3R_DTYPE") or "float32",
+    )
     try:
         launch(space, host, port)
     finally:
         stop_running()
         space.folder.close()
+
+
+def _request_seconds(text: str | None) -> float:
+    if not text:
+        return SpaceLimits.request_seconds
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) == 0:
+        raise ValueError(f"JOG3R_REQUEST_SECONDS must be a number above 0, got {text!r}")
+    return float(text)
 
 
 if __name__ == "__main__":

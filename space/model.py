@@ -16,9 +16,10 @@ from jog3r.space.gpu import gpu
 from jog3r.space.jobs import Done, Failed, Job, Step, run_job, watch
 from jog3r.space.limits import GenerateSettings
 
-__all__ = ["GENERATED_FPS", "Result", "SpaceModel", "find_cameras", "generate_video", "load_model"]
+__all__ = ["DTYPES", "GENERATED_FPS", "Result", "SpaceModel", "find_cameras", "generate_video", "load_model"]
 
 GENERATED_FPS = 8.0
+DTYPES = ("float32", "bfloat16", "float16")
 _PREVIEWS = 10  # a request; decoding for each step would cost as much as the steps
 _PREVIEW_FRAMES = 4
 
@@ -64,22 +65,30 @@ class SpaceModel:
         """Whether it finds cameras; a generation-only checkpoint has no pointmap head."""
         return self.pipe.pointmap_head is not None
 
+    @property
+    def dtype(self) -> str:
+        """Precision of the weights, as torch calls it."""
+        return str(self.pipe.transformer.dtype).removeprefix("torch.")
+
 
 _models: dict[str, SpaceModel] = {}
 
 
-def load_model(path: str, name: str | None = None) -> SpaceModel:
+def load_model(path: str, name: str | None = None, dtype: str = "float32") -> SpaceModel:
     """Load a folder or hub repository once, onto the GPU if there is one.
 
     Args:
         path: Folder or hub id.
         name: What to show; None is the path's last part.
+        dtype: "float32", "bfloat16" or "float16".
 
     Raises:
-        ValueError, OSError: As `from_pretrained`.
+        ValueError, OSError: As `from_pretrained`; another `dtype`.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"the precision of a model is one of {', '.join(DTYPES)}, got {dtype!r}")
     if path not in _models:
-        pipe = Jog3rPipeline.from_pretrained(path)
+        pipe = Jog3rPipeline.from_pretrained(path, dtype=getattr(torch, dtype))
         pipe.set_progress_bar_config(disable=True)
         for component in pipe.components.values():
             if isinstance(component, torch.nn.Module):

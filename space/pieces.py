@@ -138,17 +138,18 @@ def pose_table(result: Result) -> str:
     )
 
 
-def generate_code(model: str, settings: GenerateSettings) -> str:
+def generate_code(model: str, settings: GenerateSettings, dtype: str = "float32") -> str:
     """Python that gives the same clip; the prompt goes in as a literal.
 
     Args:
         model: Folder or hub id; empty for the bundled checkpoint. A folder is not named.
         settings: Of the request.
+        dtype: Of the model.
     """
     return f"""import torch
 from jog3r import Jog3rPipeline, tiny_checkpoint
 
-pipe = Jog3rPipeline.from_pretrained({_model_literal(model)})
+pipe = Jog3rPipeline.from_pretrained({_model_literal(model)}{_precision(dtype)})
 out = pipe(
     {settings.prompt!a},
     num_frames={settings.frames},
@@ -161,21 +162,23 @@ out.poses[0], out.intrinsics[0], out.pointmaps[0]  # cameras and points
 """
 
 
-def reconstruct_code(model: str, num_frames: int, stride: int, size: int) -> str:
+def reconstruct_code(model: str, num_frames: int, stride: int, size: int, dtype: str = "float32") -> str:
     """Python that finds the cameras of a video: of every `stride`-th frame, cropped to size x size."""
     stop = stride * (num_frames - 1) + 1
     return f"""import torch
 from jog3r import Jog3rPipeline, tiny_checkpoint
 from jog3r.data.video import read_video
 
-pipe = Jog3rPipeline.from_pretrained({_model_literal(model)})
+pipe = Jog3rPipeline.from_pretrained({_model_literal(model)}{_precision(dtype)})
 clip = read_video("my_video.mp4", stride={stride}, stop={stop}, size=({size}, {size}), resize_mode="crop")
 out = pipe(video=clip.frames, generator=torch.Generator().manual_seed(0))
 out.poses[0], out.intrinsics[0], out.depth[0]  # camera-to-world, pixels, z
 """
 
 
-def compare_code(models: tuple[str, str], seeds: tuple[int, int], settings: GenerateSettings, fps: float) -> str:
+def compare_code(
+    models: tuple[str, str], seeds: tuple[int, int], settings: GenerateSettings, fps: float, dtype: str = "float32"
+) -> str:
     """Python that makes the two clips and says by how much each contradicts the geometry that the first model finds in it.
 
     Args:
@@ -183,6 +186,7 @@ def compare_code(models: tuple[str, str], seeds: tuple[int, int], settings: Gene
         seeds: Of the left and of the right clip.
         settings: Of the request, but for the seed.
         fps: Frames per second of the clips.
+        dtype: Of the models.
     """
     sides = ", ".join(f"({_model_literal(model)}, {seed})" for model, seed in zip(models, seeds, strict=True))
     return f"""import torch
@@ -190,9 +194,9 @@ from jog3r import Jog3rPipeline, tiny_checkpoint
 from jog3r.export.consistency import consistency_maps
 from jog3r.export.scene import Scene
 
-judge = Jog3rPipeline.from_pretrained({_model_literal(models[0])})
+judge = Jog3rPipeline.from_pretrained({_model_literal(models[0])}{_precision(dtype)})
 for model, seed in [{sides}]:
-    clip = Jog3rPipeline.from_pretrained(model)(
+    clip = Jog3rPipeline.from_pretrained(model{_precision(dtype)})(
         {settings.prompt!a},
         task="t2v",
         num_frames={settings.frames},
@@ -210,3 +214,7 @@ def _model_literal(model: str) -> str:
     if not model:
         return "tiny_checkpoint"
     return repr(_LOCAL_MODEL if os.path.isdir(model) else model)  # where the server's folders lie is nobody's business
+
+
+def _precision(dtype: str) -> str:
+    return "" if dtype == "float32" else f", dtype=torch.{dtype}"

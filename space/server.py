@@ -48,7 +48,13 @@ class Space:
 
 
 def open_space(
-    model: str, compare: str | None = None, *, bundled: str, limits: SpaceLimits | None = None, parent: Path | None = None
+    model: str,
+    compare: str | None = None,
+    *,
+    bundled: str,
+    limits: SpaceLimits | None = None,
+    dtype: str = "float32",
+    parent: Path | None = None,
 ) -> Space:
     """Load the models and make the private folder; Gradio keeps its files there from now on.
 
@@ -57,18 +63,19 @@ def open_space(
         compare: Of the second model; None or empty for none.
         bundled: Path of the checkpoint in the package.
         limits: None means the default ones.
+        dtype: Of the models: "float32", "bfloat16" or "float16".
         parent: Where the private folder is made; None is the system's folder for temporary files.
 
     Raises:
-        ValueError, OSError: A model cannot be loaded, or `model` finds no cameras.
+        ValueError, OSError: A model cannot be loaded, `model` finds no cameras, or another `dtype`.
     """
     few_arenas()
     limits = limits or SpaceLimits()
     logging.getLogger(_PROMPT_LOGGER).setLevel(logging.ERROR)
-    first = load_model(model, "bundled tiny model" if model == bundled else None)
+    first = load_model(model, "bundled tiny model" if model == bundled else None, dtype)
     if not first.has_geometry:
         raise ValueError(f"{model!r} has no pointmap head; the Space needs one that finds cameras (the other goes to compare)")
-    second = load_model(compare) if compare else None
+    second = load_model(compare, dtype=dtype) if compare else None
     folder = ServerFolder(limits.keep_seconds, parent)
     start_upkeep(folder)
     bound_gradio()

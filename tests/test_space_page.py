@@ -4,6 +4,7 @@ import ast
 import html
 import json
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ import pytest
 
 pytest.importorskip("gradio")
 
+from space_server import save_tiny_model
+
+import spaces_app
 from jog3r import tiny_checkpoint
 from jog3r.data import procedural_clip
 from jog3r.data.scene_grammar import KINDS, MOTIONS, PALETTE, scene_words
@@ -18,9 +22,9 @@ from jog3r.export.point_cloud import read_ply
 from jog3r.export.scene import Scene
 from jog3r.space.clips import EXAMPLE_PROMPTS
 from jog3r.space.example import serve_example, weights_digest
-from jog3r.space.jobs import Step
+from jog3r.space.jobs import Done, Step
 from jog3r.space.limits import GenerateSettings
-from jog3r.space.model import Result
+from jog3r.space.model import Result, generate_video, load_model
 from jog3r.space.pieces import compare_code, finished, frames_taken, generate_code, point_view, progress, reconstruct_code
 from jog3r.space.results import write_scene_files
 from jog3r.space.storage import ServerFolder
@@ -114,3 +118,33 @@ def test_the_code_has_the_exact_guidance_and_no_path_of_the_server(tmp_path):
         assert "guidance_scale=2.1234567," in code and str(tmp_path) not in code and "'path/to/your/model'" in code
     assert str(tmp_path) not in reconstruct_code(str(tmp_path), 4, 2, 64)
     assert "'owner/model'" in generate_code("owner/model", settings)
+
+
+def test_the_code_says_the_precision_that_was_used():
+    settings = GenerateSettings("a room", 1, 30, 2.5, 16)
+    codes = [
+        generate_code("owner/model", settings, "bfloat16"),
+        reconstruct_code("owner/model", 4, 2, 64, "bfloat16"),
+        compare_code(("owner/model", "owner/other"), (1, 2), settings, 8.0, "bfloat16"),
+    ]
+    assert [code.count("dtype=torch.bfloat16)") for code in codes] == [1, 1, 2]
+    assert all(ast.parse(code) for code in codes) and "dtype" not in generate_code("owner/model", settings)
+
+
+@pytest.mark.parametrize("name, value, message", [
+    ("JOG3R_DTYPE", "int8", "one of float32, bfloat16, float16, got 'int8'"),
+    ("JOG3R_REQUEST_SECONDS", "-1", "above 0, got '-1'"),
+    ("JOG3R_REQUEST_SECONDS", "nan", "above 0, got 'nan'"), ("JOG3R_REQUEST_SECONDS", "0", "above 0, got '0'"),
+])  # fmt: skip
+def test_settings_of_the_environment_are_checked(monkeypatch, tmp_path, name, value, message):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        spaces_app.main(model=str(tmp_path))
+
+
+def test_a_model_in_half_precision_answers(tmp_path):
+    model = load_model(save_tiny_model(tmp_path / "half"), dtype="bfloat16")
+    settings = GenerateSettings("a room", 1, 20, 1.0, 4)
+    (result,) = [event.value for event in generate_video(model.path, settings, True, 300) if isinstance(event, Done)]
+    assert model.dtype == "bfloat16" and result.scene.num_frames == 4 and np.isfinite(result.scene.poses).all()
