@@ -382,6 +382,8 @@ def _settings(config: Mapping[str, Any], count: int) -> dict[str, Any]:
     source = config.get("clips", config.get("captions"))
     described = {key: value for key, value in source.items() if key != "sha256"} if isinstance(source, dict) else {}
     described |= {"V2C": "both directions"} if config["call"].get("both_directions") else {}
+    registration = config["call"].get("registration_kwargs", {})
+    described |= {f"registration {name}": value for name, value in registration.items() if (name, value) != ("method", "fast")}
     return {"N": count, **described, "seed": config["seed"], "weights": config["weights"], "jog3r": config["jog3r"]}
 
 

@@ -159,6 +159,12 @@ def test_both_directions_are_read_where_asked_for(pipe, clips, tmp_path):
     assert found["settings"]["V2C"] == "both directions" and found["closed_loop"]["own video"]["num_failed"] == 0
 
 
+def test_registration_options_stand_in_the_settings(pipe, clips, tmp_path):
+    call = {"registration_kwargs": {"method": "fast", "shared_focal": False}}
+    text = v2c_report(evaluate_v2c(pipe, [clips[0]], tmp_path, **call))
+    assert "registration shared_focal False" in text and "registration method" not in text
+
+
 def test_given_clips_are_told_apart_by_their_content(pipe, clips, tmp_path):
     evaluate_v2c(pipe, [clips[0]], tmp_path / "v2c")
     with pytest.raises(ValueError, match="sha256"):
