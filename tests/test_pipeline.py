@@ -251,6 +251,7 @@ def test_callbacks_of_diffusers_name_their_tensors(pipe):
         run(SD3CFGCutoffCallback(cutoff_step_ratio=0.5))
 
 
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # two adapters are the point
 def test_adapters_set_in_a_callback_reach_the_captions_too():
     peft = pytest.importorskip("peft")
     pipe = tiny_pipeline()
