@@ -144,7 +144,7 @@ def compare(space: Space, prompt: str, seed: float, steps: float, guidance: floa
             clip = yield from follow(_part(events, side, begin, 0.4), 6)
             events = find_cameras(space.model.path, clip, GENERATED_FPS, space.limits.request_seconds)
             result = yield from follow(_part(events, side, begin + 0.4, 0.1), 6)
-            yield _writing(6)
+            yield _writing(6, f"{side}: writing the files", begin + 0.5)
             picture, maps = write_consistency(result.scene, folder, f"consistency_{side}")
             shown[number], shown[number + 2] = write_clip(clip, GENERATED_FPS, folder, f"video_{side}"), picture
             differences.append(f"{side} {maps.mean:.1f} over {maps.seen.mean():.0%} of the pixels")
@@ -177,9 +177,9 @@ def _public_path(space: Space) -> str:
     return "" if space.is_bundled else space.model.path
 
 
-def _writing(outputs: int) -> tuple[Any, ...]:
+def _writing(outputs: int, stage: str = "writing the files", share: float = 1.0) -> tuple[Any, ...]:
     """An update that says that the computation is over; a request that was stopped ends here."""
-    return (progress(Step("writing the files", 1.0)), *(gr.skip(),) * (outputs - 1))
+    return (progress(Step(stage, share)), *(gr.skip(),) * (outputs - 1))
 
 
 def _part(
@@ -265,8 +265,8 @@ def _for_space(function: Callable[..., Updates], space: Space) -> Callable[..., 
     return bound
 
 
-def _connect(start: gr.Button, stop: gr.Button, function: Callable[..., Updates], inputs: list[Any], outputs: list[Any]) -> None:
-    """Run `function` by one button and end it by the other."""
+def _connect(start: gr.Button, stop: gr.Button, function: Callable[..., Updates], inputs: list[Any], outputs: list[Any]) -> Any:
+    """Run `function` by one button and end it by the other; returns the event."""
     event = start.click(
         function,
         inputs,
@@ -280,6 +280,7 @@ def _connect(start: gr.Button, stop: gr.Button, function: Callable[..., Updates]
     # Stopped or failed, and the server has said so: cleared any earlier, the last step on its way would show again.
     event.failure(lambda: IDLE, None, outputs[0], queue=False, api_visibility="private")
     stop.click(None, None, None, cancels=[event], api_visibility="private")
+    return event
 
 
 def _generate_tab(space: Space) -> tuple[gr.Button, gr.Video]:
@@ -304,17 +305,14 @@ def _generate_tab(space: Space) -> tuple[gr.Button, gr.Video]:
                 frames = gr.Slider(min(space.limits.min_frames, most - 1), most, most, step=1, label="Frames")
             start, stop = _buttons("Generate")
             status = gr.HTML(IDLE, label="Status", elem_classes="status")
+            note = gr.HTML(label="Example")
         with gr.Column(scale=3, min_width=300):
             shown = _results(hand_over.render)
-    _connect(start, stop, _for_space(generate, space), [prompt, *settings, frames], [status, *shown])
+    event = _connect(start, stop, _for_space(generate, space), [prompt, *settings, frames], [status, *shown])
     if space.is_bundled:
-        gr.on(  # without a trigger: when the page opens
-            fn=partial(example_result, space),
-            outputs=[status, *shown],
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        opening: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        gr.on(fn=partial(example_result, space), outputs=[note, *shown], **opening)  # without a trigger: when the page opens
+        event.success(None, None, note, js="() => ''", api_visibility="private")  # a result is there, the example is not
     return hand_over, shown[0]
 
 

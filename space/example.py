@@ -38,9 +38,9 @@ _PICTURE_COLORS = 64
 
 
 class Example(NamedTuple):
-    """What the page shows, in the order of `generate`'s outputs."""
+    """What the page shows: a note, and then as `generate`'s outputs after the status."""
 
-    status: str
+    note: str
     video: str
     cloud: str
     path_picture: str

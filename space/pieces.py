@@ -104,7 +104,7 @@ def example_note(settings: GenerateSettings) -> str:
         f'An example that this model made before, "{settings.prompt}": seed {settings.seed}, {settings.steps} steps, guidance '
         f"{settings.guidance}, {settings.frames} frames; its points are thinned out. Generate makes your own."
     )
-    return f'<job-status class="progress" say="">{escape(text)}</job-status>'
+    return f"<p>{escape(text)}</p>"
 
 
 def frames_taken(num_frames: int, stride: int) -> str:

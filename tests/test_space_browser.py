@@ -168,6 +168,7 @@ def test_text_to_video_and_cameras(page, running: Running, tmp_path: Path):
     panel.locator(".progress progress").wait_for()
     panel.get_by_text("Done in").wait_for()
     assert [text.split(" in ")[0] for text in page.evaluate("heard")] == ["Started.", "Half done.", "Done"]
+    sync_api.expect(panel.get_by_text("An example that this model made before")).to_have_count(0)
     assert first_shown and view.get_attribute("src") != first_shown
     _plays(page, panel.locator("video").first)
     _is_loaded(page, panel, "cameras in their scene")
@@ -260,6 +261,7 @@ def test_a_request_can_be_stopped_and_the_next_one_works(page):
     panel.get_by_role("button", name="Stop").click()
     sync_api.expect(panel.locator(".progress progress")).to_have_count(0)
     assert not panel.get_by_text("Done in").count()
+    assert panel.get_by_text("An example that this model made before").count()  # it still is what is shown
     panel.get_by_label("number input for Steps").fill("20")
     panel.get_by_role("button", name="Generate").click()
     panel.get_by_text("Done in").wait_for()

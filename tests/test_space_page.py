@@ -56,7 +56,7 @@ def test_the_example_is_served_whole_again_and_again(tmp_path):
     first = serve_example(folder)
     Path(first.video).unlink()  # as the upkeep does after an hour
     again = serve_example(folder)
-    assert again == first and "made before" in again.status and f"manual_seed({0})" in again.code
+    assert again == first and "made before" in again.note and f"manual_seed({0})" in again.code
     shown = [again.video, again.path_picture, again.strips, *again.downloads]
     assert all(Path(path).stat().st_size > 1000 and folder.served in Path(path).parents for path in shown)
     folder.close()
