@@ -16,6 +16,7 @@ from training_cases import settings
 from training_runs import TrainingProcesses, errors_of, losses_of, weights_of
 from transformers.integrations import deepspeed as hf_deepspeed
 
+from jog3r.training import processes as processes_module
 from jog3r.training.config import TrainConfig
 from jog3r.training.losses import pointmap_loss
 from jog3r.training.processes import start_accelerator, whole_weights
@@ -220,3 +221,20 @@ def test_every_configuration_is_accelerates_and_opens_with_its_command(path: Pat
     assert f"accelerate launch --config_file training/accelerate/{path.name}" in text
     config = load_config_from_file(str(path))
     assert config.num_processes >= 2
+
+
+@pytest.mark.parametrize("ratio, options, named", [
+    (12.0, {"mixed_precision": "bf16"}, "mixed_precision=bf16 needs"), (12.0, {"optimizer": "muon"}, "optimizer=muon needs"),
+    (0.4, {"mixed_precision": "bf16", "optimizer": "muon"}, None), (12.0, {}, None),
+])  # fmt: skip
+def test_a_processor_that_is_slow_in_bf16_is_named(monkeypatch, caplog, tmp_path, ratio, options, named):
+    monkeypatch.setattr(processes_module, "bf16_slowdown", lambda: ratio)
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+    start_accelerator(settings(output_dir=str(tmp_path), **options))
+    told = [record.getMessage() for record in caplog.records if "bf16" in record.getMessage()]
+    assert len(told) == (named is not None) and all(named in text and "12 times" in text for text in told)
+
+
+def test_the_slowdown_is_measured():
+    assert 0 < processes_module.bf16_slowdown() < float("inf")

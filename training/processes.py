@@ -1,6 +1,8 @@
 """How a run is spread over processes: what `accelerate launch` was told, and what several processes have to agree on."""
 
+import logging
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,8 +25,19 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from jog3r.training.config import TrainConfig
 from jog3r.training.samples import check_tracker
 
-__all__ = ["StopSignal", "any_process", "is_sharded", "name_blocks", "seed_step", "start_accelerator", "whole_weights"]
+__all__ = [
+    "StopSignal",
+    "any_process",
+    "bf16_slowdown",
+    "is_sharded",
+    "name_blocks",
+    "seed_step",
+    "start_accelerator",
+    "whole_weights",
+]
 
+logger = logging.getLogger(__name__)
+_MUCH_SLOWER = 3.0
 _PATIENCE = timedelta(hours=1)  # that processes have with each other; one draws samples and writes results while all others wait
 
 
@@ -85,7 +98,35 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
 
         # EMAModel gathers ZeRO-3's parameters by this name, which diffusers binds at import, before the stage is known.
         training_utils.deepspeed = deepspeed
+    if accelerator.device.type == "cpu" and accelerator.is_main_process:
+        _warn_of_slow_bf16(config)
     return accelerator
+
+
+def bf16_slowdown() -> float:
+    """How many times longer this CPU takes for a product of matrices in bf16 than in float32; below 1 with units of its own."""
+    best = []
+    for dtype in (torch.bfloat16, torch.float32):
+        matrix = torch.ones(192, 192, dtype=dtype)
+        times = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            matrix @ matrix
+            times.append(time.perf_counter() - begin)
+        best.append(min(times))
+    return best[0] / best[1]
+
+
+def _warn_of_slow_bf16(config: TrainConfig) -> None:
+    users = {"mixed_precision=bf16": config.mixed_precision == "bf16", "optimizer=muon": config.optimizer == "muon"}
+    named = [name for name, used in users.items() if used]
+    if named and (ratio := bf16_slowdown()) > _MUCH_SLOWER:
+        logger.warning(
+            "this processor takes %.0f times longer for products of matrices in bf16, which %s needs, than in float32: take "
+            "mixed_precision=no and optimizer=adamw here",
+            ratio,
+            " and ".join(named),
+        )
 
 
 @contextmanager
