@@ -85,9 +85,10 @@ def test_half_precision_and_no_text_encoder_where_no_text_is_read(capsys, model,
     mute = shutil.copytree(model, tmp_path / "mute")
     (mute / "text_encoder" / "model.safetensors").write_bytes(b"damaged")
     options = ("--model", mute, "--dtype", "bfloat16")
-    for name, more in (("short", ()), ("long", ("--window", 4))):
-        assert run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / name, *options, *more)[0] == 0
-        assert {path.name for path in (tmp_path / name).iterdir()} == RESULTS
+    assert run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / "short", *options)[0] == 0
+    assert {path.name for path in (tmp_path / "short").iterdir()} == RESULTS
+    # Window by window, too, it gets as far as finding that random weights give no poses.
+    assert "do not join" in refused(capsys, tmp_path / "long", "reconstruct", clips / "good.mp4", *options, "--window", 4)
     assert f"--model '{mute}' cannot be loaded" in refused(capsys, tmp_path / "out", "generate", PROMPT, *options)
     seen = []
     for dtype in ("float32", "bfloat16"):
@@ -99,11 +100,7 @@ def test_half_precision_and_no_text_encoder_where_no_text_is_read(capsys, model,
 
 def test_frames_without_a_trustworthy_pose_are_named(capsys, model, clips, tmp_path):
     """The heads' random pointmaps leave frames without overlap."""
-    for arguments in (
-        ("reconstruct", clips / "good.mp4"),
-        ("reconstruct", clips / "good.mp4", "--window", 4),
-        ("generate", PROMPT),
-    ):
+    for arguments in (("reconstruct", clips / "good.mp4"), ("generate", PROMPT)):
         code, printed, _ = run(capsys, *arguments, "--model", model, "--out", tmp_path / "out", "--overwrite")
         (note,) = [line for line in printed.splitlines() if line.startswith("note: doubtful poses (frames counted from 0): ")]
         assert code == 0 and "no overlap, pose unknown" in note

@@ -82,7 +82,7 @@ def test_frames_whose_features_are_not_wanted_change_nothing_by_being_left_out(l
     torch.testing.assert_close(results[1], results[0])
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5)
     only = model(*inputs(3), features_only=True, feature_frames=frames)
     assert only.sample is None
     torch.testing.assert_close(only.features[3 - alone :], results[0][0])
