@@ -193,9 +193,13 @@ def _outcome(future: Future) -> Done | Failed:
 
 
 def watch(model: torch.nn.Module) -> None:
-    """Put a check of the running job in front of every layer of a model."""
+    """Put a check of the running job in front of every layer of a model that is made of others, and of the model itself.
+
+    Not of the single matrices and norms in them: they are many, and every module with a hook is called a longer way.
+    """
     for module in model.modules():
-        module.register_forward_pre_hook(_check_running)
+        if module is model or next(module.children(), None) is not None:
+            module.register_forward_pre_hook(_check_running)
 
 
 def _check_running(*_: Any) -> None:
