@@ -348,6 +348,10 @@ def image_rows(figure: Figure, rows: dict[str, np.ndarray], titles: list[str], f
 def figure_png(figure: Figure) -> bytes:
     """PNG bytes of a figure."""
     FigureCanvasAgg(figure)
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # or saving lays out twice more
     buffer = io.BytesIO()
     # No software version or date inside: the same scene gives the same bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})

@@ -24,7 +24,7 @@ from jog3r.space.upkeep import few_arenas, start_upkeep
 __all__ = ["Space", "follow", "one_sentence", "open_space"]
 
 _log = logging.getLogger(__name__)
-_SHOWN_SECONDS = 0.3  # between two steps that are shown: each update of the page costs the server some milliseconds
+_SHOWN_SECONDS = 1.0  # between two steps that are shown: each update costs server and browser some hundredths of a second
 _PROMPT_LOGGER = "jog3r.pipelines.captions"  # warns about long prompts by quoting them
 
 
