@@ -30,7 +30,7 @@ from jog3r.space.gate import Gate
 from jog3r.space.jobs import Done, Failed, Step, stop_running
 from jog3r.space.leftovers import SESSIONS, Leftovers
 from jog3r.space.limits import GenerateSettings, Refused, SpaceLimits, check_whole
-from jog3r.space.model import GENERATED_FPS, find_cameras, generate_video
+from jog3r.space.model import BUNDLED_STEPS, GENERATED_FPS, find_cameras, generate_video
 from jog3r.space.pieces import (
     IDLE,
     NO_POINTS,
@@ -201,7 +201,8 @@ def _settings(space: Space) -> list[gr.components.Component]:
     with gr.Row():
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, info="same seed, same clip", min_width=120)
         dice = gr.Button("New seed", size="sm", min_width=90, elem_classes="dice")
-    steps = gr.Slider(limits.min_steps, limits.max_steps, 30, step=1, label="Steps", info="more take longer")
+    usual = BUNDLED_STEPS if space.is_bundled else 30
+    steps = gr.Slider(limits.min_steps, limits.max_steps, usual, step=1, label="Steps", info="more take longer")
     guidance = gr.Slider(
         1, limits.max_guidance, 2.5, step=0.1, label="Guidance", info="how closely to follow the prompt; 1 is off"
     )

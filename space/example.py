@@ -25,7 +25,7 @@ from jog3r.export.pictures import strips_picture
 from jog3r.space.clips import EXAMPLE_PROMPTS
 from jog3r.space.jobs import Done
 from jog3r.space.limits import GenerateSettings
-from jog3r.space.model import Result, generate_video, load_model
+from jog3r.space.model import BUNDLED_STEPS, Result, generate_video, load_model
 from jog3r.space.pieces import example_note, generate_code, point_view
 from jog3r.space.storage import ServerFolder
 
@@ -80,7 +80,9 @@ def weights_digest(model: str) -> str:
 def main() -> None:
     """Make the files by the bundled model, with the page's own settings."""
     model = tiny_checkpoint()
-    settings = GenerateSettings(EXAMPLE_PROMPTS[0], seed=0, steps=30, guidance=2.5, frames=load_model(model).max_frames)
+    settings = GenerateSettings(
+        EXAMPLE_PROMPTS[0], seed=0, steps=BUNDLED_STEPS, guidance=2.5, frames=load_model(model).max_frames
+    )
     last = list(generate_video(model, settings, True, 3600))[-1]
     if not isinstance(last, Done):
         raise RuntimeError("the job ended without a result")

@@ -16,9 +16,10 @@ from jog3r.space.gpu import gpu
 from jog3r.space.jobs import Done, Failed, Job, Step, run_job, watch
 from jog3r.space.limits import GenerateSettings
 
-__all__ = ["DTYPES", "GENERATED_FPS", "Result", "SpaceModel", "find_cameras", "generate_video", "load_model"]
+__all__ = ["BUNDLED_STEPS", "DTYPES", "GENERATED_FPS", "Result", "SpaceModel", "find_cameras", "generate_video", "load_model"]
 
 GENERATED_FPS = 8.0
+BUNDLED_STEPS = 20  # the bundled model's clips after 20 steps and after 30 can hardly be told apart
 DTYPES = ("float32", "bfloat16", "float16")
 _PREVIEWS = 10  # a request; decoding for each step would cost as much as the steps
 _PREVIEW_FRAMES = 4
