@@ -81,7 +81,7 @@ class Gate:
         await self.app(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit = self.upload_bytes + _MULTIPART_BYTES
+        limit = self._limit(_path(scope))
         length = int(dict(scope["headers"]).get(b"content-length", limit))
         try:
             await anyio.to_thread.run_sync(self.room.enter, length)

@@ -68,12 +68,14 @@ def test_frames_whose_features_are_not_wanted_change_nothing_by_being_left_out(l
     """Features of two frames of the clips that stop at the tap, and gradients through them, equal those of whole blocks."""
     gradients, results = [], []
     frames = torch.tensor([0, 2])
+    # In float64, where only a mistake can make a difference: in float32 that of a sum over all tokens depends on the processor.
+    given = tuple(value.double() if value.is_floating_point() else value for value in inputs(3))
     for feature_frames in (None, frames):
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            model = tiny_transformer(feature_layer=layers[-1], feature_layers=layers if len(layers) > 1 else None)
+            model = tiny_transformer(feature_layer=layers[-1], feature_layers=layers if len(layers) > 1 else None).double()
         arguments = dict(return_features=True, num_features_only=alone, feature_frames=feature_frames)
-        output = model(*inputs(3), **arguments)
+        output = model(*given, **arguments)
         features = output.features if feature_frames is not None else output.features[3 - alone :][:, frames]
         (features.square().sum() + output.sample.square().sum()).backward()
         results.append((features.detach(), output.sample.detach()))
@@ -82,12 +84,12 @@ def test_frames_whose_features_are_not_wanted_change_nothing_by_being_left_out(l
     torch.testing.assert_close(results[1], results[0])
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5)
-    only = model(*inputs(3), features_only=True, feature_frames=frames)
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5)
+    only = model(*given, features_only=True, feature_frames=frames)
     assert only.sample is None
     torch.testing.assert_close(only.features[3 - alone :], results[0][0])
     with pytest.raises(ValueError, match="set num_features_only"):
-        model(*inputs(3), return_features=True, feature_frames=frames)
+        model(*given, return_features=True, feature_frames=frames)
 
 
 @torch.no_grad()
