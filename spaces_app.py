@@ -45,7 +45,7 @@ from jog3r.space.pieces import (
     reconstruct_code,
     summary,
 )
-from jog3r.space.results import write_clip, write_consistency, write_correspondences, write_scene_files
+from jog3r.space.results import write_clip, write_colmap, write_consistency, write_correspondences, write_scene_files
 from jog3r.space.room import UploadRoom
 from jog3r.space.server import Space, follow, one_sentence, open_space
 from jog3r.space.style import CSS, HEAD, theme
@@ -81,9 +81,12 @@ def generate(space: Space, prompt: str, seed: float, steps: float, guidance: flo
         with space.folder.request() as folder:
             files = write_scene_files(result.scene, folder)
             code = generate_code(_public_path(space), settings, space.model.dtype)
-            status = summary(result, time.monotonic() - begin, files.note)
             cloud = point_view(space.folder.serve(Path(files.cloud)), result)
-            yield status, files.video, cloud, files.path_picture, files.strips, files.downloads, code
+            shown = (files.video, cloud, files.path_picture, files.strips)
+            seconds = time.monotonic() - begin
+            yield summary(result, seconds), *shown, files.downloads, code  # the files for COLMAP need not be waited for
+            colmap, note = write_colmap(result.scene, folder)
+            yield summary(result, seconds, later=note), *shown, files.downloads + colmap, code
 
 
 def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
@@ -112,9 +115,12 @@ def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
         matches = write_correspondences(result.scene, folder)
         code = reconstruct_code(_public_path(space), len(upload.frames), upload.stride, space.model.size, space.model.dtype)
         cloud = point_view(space.folder.serve(Path(files.cloud)), result)
-        shown = (files.video, cloud, files.path_picture, files.strips, files.downloads, code, matches, pose_table(result))
-        note = f"{frames_taken(len(upload.frames), upload.stride)} {files.note}"
-        yield summary(result, time.monotonic() - begin, note.strip()), *shown
+        shown = (files.video, cloud, files.path_picture, files.strips)
+        rest = (code, matches, pose_table(result))
+        taken, seconds = frames_taken(len(upload.frames), upload.stride), time.monotonic() - begin
+        yield summary(result, seconds, taken), *shown, files.downloads, *rest
+        colmap, note = write_colmap(result.scene, folder)
+        yield summary(result, seconds, taken, note), *shown, files.downloads + colmap, *rest
 
 
 def compare(space: Space, prompt: str, seed: float, steps: float, guidance: float) -> Updates:

@@ -51,9 +51,14 @@ def progress(step: Step) -> str:
     )
 
 
-def finished(text: str) -> str:
-    """The end of a request in words; `text` is plain text."""
-    return f'<job-status class="progress" say="{escape(text)}">{escape(text)}</job-status>'
+def finished(text: str, say: str | None = None) -> str:
+    """The end of a request in words.
+
+    Args:
+        text: Plain text.
+        say: What those hear who use a screen reader; None is all of it.
+    """
+    return f'<job-status class="progress" say="{escape(text if say is None else say)}">{escape(text)}</job-status>'
 
 
 def banner(text: str) -> str:
@@ -81,8 +86,15 @@ def _cameras(scene: Scene) -> dict[str, Any]:
     return {"field": round(field, 4), "poses": poses.round(4).tolist()}
 
 
-def summary(result: Result, seconds: float, note: str = "") -> str:
-    """One line on a result: frames, size, time, focal length, frames whose pose is doubtful and why, and a note."""
+def summary(result: Result, seconds: float, note: str = "", later: str = "") -> str:
+    """One line on a result: frames, size, time, focal length, frames whose pose is doubtful and why, and notes.
+
+    Args:
+        result: Of the request.
+        seconds: That it took.
+        note: Shown behind all this.
+        later: Shown behind the note when the rest has been heard already.
+    """
     scene = result.scene
     height, width = scene.size
     focal = float(np.median(scene.intrinsics[:, 0, 0]))
@@ -94,8 +106,9 @@ def summary(result: Result, seconds: float, note: str = "") -> str:
         f"focal length {focal:.1f} px ({angle:.0f} degrees of view).",
         f"{len(doubtful)} of them with a doubtful pose ({why})." if doubtful else "",
         note,
+        later,
     ]
-    return finished(" ".join(filter(None, notes)))
+    return finished(" ".join(filter(None, notes)), later or None)
 
 
 def example_note(settings: GenerateSettings) -> str:

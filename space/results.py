@@ -14,9 +14,9 @@ from jog3r.export.pictures import correspondences_picture, strips_picture
 from jog3r.export.scene import Scene
 from jog3r.export.video import encode_video
 
-__all__ = ["SceneFiles", "write_clip", "write_consistency", "write_correspondences", "write_scene_files"]
+__all__ = ["SceneFiles", "write_clip", "write_colmap", "write_consistency", "write_correspondences", "write_scene_files"]
 
-_DOWNLOADS = ("video.mp4", "pointcloud.glb", "pointcloud.ply", "cameras.json", "colmap.zip")
+_DOWNLOADS = ("video.mp4", "pointcloud.glb", "pointcloud.ply", "cameras.json")
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class SceneFiles:
 
     Attributes:
         video, cloud, path_picture, strips: mp4, GLB, and two PNG files.
-        downloads: mp4, GLB, PLY, cameras.json and the COLMAP zip.
-        note: What is missing and why; empty if nothing is.
+        downloads: mp4, GLB, PLY and cameras.json.
     """
 
     video: str
@@ -34,11 +33,10 @@ class SceneFiles:
     path_picture: str
     strips: str
     downloads: list[str]
-    note: str
 
 
 def write_scene_files(scene: Scene, folder: Path) -> SceneFiles:
-    """Write everything a result shows.
+    """Write everything a result shows, and what there is to download without more work.
 
     Args:
         scene: With pointmaps.
@@ -46,20 +44,31 @@ def write_scene_files(scene: Scene, folder: Path) -> SceneFiles:
     """
     contents = result_files(scene, max_ply_points=MAX_GLB_POINTS)  # writing is past the request's time limit: it has to end
     contents["strips.png"] = strips_picture(scene, columns=6)
-    note = ""
-    try:
-        contents["colmap.zip"] = _zip(EXPORTERS["colmap"](scene))
-    except ValueError:  # of frames that share no points
-        note = "No COLMAP files: hardly any point is seen in two frames."
     paths = {path.name: str(path) for path in write_files(folder, contents)}
     return SceneFiles(
         paths["video.mp4"],
         paths["pointcloud.glb"],
         paths["trajectory.png"],
         paths["strips.png"],
-        [paths[name] for name in _DOWNLOADS if name in paths],
-        note,
+        [paths[name] for name in _DOWNLOADS],
     )
+
+
+def write_colmap(scene: Scene, folder: Path) -> tuple[list[str], str]:
+    """Write the COLMAP zip, which takes as long as a picture and is not looked at.
+
+    Args:
+        scene: With pointmaps.
+        folder: The request's folder.
+
+    Returns:
+        Its path in a list, and an empty note; or no path and a note that says why.
+    """
+    try:
+        content = _zip(EXPORTERS["colmap"](scene))
+    except ValueError:  # of frames that share no points
+        return [], "No COLMAP files: hardly any point is seen in two frames."
+    return [str(write_file(folder / "colmap.zip", content))], ""
 
 
 def write_correspondences(scene: Scene, folder: Path) -> str | None:

@@ -167,7 +167,9 @@ def test_text_to_video_and_cameras(page, running: Running, tmp_path: Path):
     panel.get_by_role("button", name="Generate").click()
     panel.locator(".progress progress").wait_for()
     panel.get_by_text("Done in").wait_for()
-    assert [text.split(" in ")[0] for text in page.evaluate("heard")] == ["Started.", "Half done.", "Done"]
+    heard = [text.split(" in ")[0] for text in page.evaluate("heard")]
+    # Random weights may give frames that share no points, which is said when the files for COLMAP were tried.
+    assert heard[:3] == ["Started.", "Half done.", "Done"] and all(text.startswith("No COLMAP") for text in heard[3:])
     sync_api.expect(panel.get_by_text("An example that this model made before")).to_have_count(0)
     assert first_shown and view.get_attribute("src") != first_shown
     _plays(page, panel.locator("video").first)

@@ -28,7 +28,7 @@ from jog3r.space.jobs import Done, Failed, Job, Step, run_job, stop_running, wat
 from jog3r.space.limits import GenerateSettings, Refused, check_prompt
 from jog3r.space.model import Result
 from jog3r.space.pieces import banner, generate_code, pose_table, progress, reconstruct_code
-from jog3r.space.results import write_correspondences, write_scene_files
+from jog3r.space.results import write_colmap, write_correspondences, write_scene_files
 from jog3r.space.server import follow, one_sentence
 from jog3r.space.storage import ServerFolder
 from jog3r.space.upkeep import release_memory, start_upkeep
@@ -301,8 +301,9 @@ def test_all_files_of_a_result_are_written(tmp_path):
     clip = procedural_clip(9, split="test", num_frames=4)
     scene = Scene.from_depth(clip.frames, clip.depth, clip.poses, clip.intrinsics)
     files = write_scene_files(scene, tmp_path)
-    names = [Path(path).name for path in files.downloads]
-    assert names == ["video.mp4", "pointcloud.glb", "pointcloud.ply", "cameras.json", "colmap.zip"] and not files.note
+    colmap, note = write_colmap(scene, tmp_path)
+    names = [Path(path).name for path in files.downloads + colmap]
+    assert names == ["video.mp4", "pointcloud.glb", "pointcloud.ply", "cameras.json", "colmap.zip"] and not note
     with zipfile.ZipFile(tmp_path / "colmap.zip") as archive:
         assert archive.testzip() is None and "colmap/sparse/0/cameras.bin" in archive.namelist()
     matches = write_correspondences(scene, tmp_path)
@@ -314,8 +315,8 @@ def test_frames_that_share_nothing_have_no_colmap_files_and_no_matches(tmp_path)
     poses[1, :3, :3] = np.diag([-1, 1, -1])
     frames = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8)
     scene = Scene.from_depth(frames, np.full((2, 16, 16), 2.0), poses, np.tile([[9.0, 0, 8], [0, 9, 8], [0, 0, 1]], (2, 1, 1)))
-    files = write_scene_files(scene, tmp_path)
-    assert "No COLMAP" in files.note and not any(path.endswith("zip") for path in files.downloads)
+    colmap, note = write_colmap(scene, tmp_path)
+    assert "No COLMAP" in note and not colmap and not list(tmp_path.iterdir())
 
 
 # HTML and code
