@@ -6,6 +6,7 @@ also reads a whole request before it looks at it. The gate refuses by path, size
 
 import asyncio
 import json
+import logging
 import math
 import re
 import time
@@ -21,6 +22,7 @@ from jog3r.space.room import UploadRoom
 
 __all__ = ["Gate"]
 
+_log = logging.getLogger(__name__)
 _API = "/gradio_api"
 _MCP = f"{_API}/mcp"
 _OPEN = re.compile(
@@ -69,7 +71,10 @@ class Gate:
             return
         if time.monotonic() > self._tidied + _TIDY_SECONDS:
             self._tidied = time.monotonic()
-            self.tidy()
+            try:
+                self.tidy()
+            except Exception:  # no visitor's request may fail by it: it reads what a new Gradio may call otherwise
+                _log.exception("tidying up failed")
         try:
             receive = await self._admit(scope, receive)
             if _is_upload(scope):

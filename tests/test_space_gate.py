@@ -161,6 +161,21 @@ def test_the_gate_tidies_now_and_then(monkeypatch, folder):
     assert calls == [1]
 
 
+def test_a_visitor_is_served_when_tidying_fails(monkeypatch, folder, caplog):
+    monkeypatch.setattr(gate_module, "_TIDY_SECONDS", -1.0)
+    served = []
+
+    async def behind(scope, receive, send):
+        served.append(scope["path"])
+
+    def tidy():
+        raise AttributeError("_queue")
+
+    scope = {"type": "http", "path": "/", "method": "GET", "headers": [], "query_string": b""}
+    asyncio.run(Gate(behind, 10_000, UploadRoom(folder, LIMITS), tidy)(scope, None, None))
+    assert served == ["/"] and "tidying up failed" in caplog.text
+
+
 # Room for uploads
 
 
