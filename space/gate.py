@@ -73,7 +73,7 @@ class Gate:
             self._tidied = time.monotonic()
             try:
                 self.tidy()
-            except (AttributeError, KeyError, TypeError):  # of a Gradio that calls its parts otherwise; no visitor may suffer for it
+            except (AttributeError, KeyError, TypeError):  # a Gradio with other parts inside: no visitor may suffer for it
                 _log.exception("tidying up failed")
         try:
             receive = await self._admit(scope, receive)
