@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(options.run(options))
     except UsageError as error:
         return _fail(2, error, verbose)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         # Ours are raised at the border, for the user; anybody else's is a defect that needs its traceback.
         if _raised_here(error):
             return _fail(2, error, verbose)

@@ -15,16 +15,20 @@ def read_true_cameras(path: Path) -> np.ndarray:
     the world-to-camera matrix 3 x 4 by rows.
 
     Raises:
-        UsageError: no such file, or neither of the two formats.
+        UsageError: no such file, neither of the two formats, or a cameras.json with frames whose pose is unknown.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"--true_cameras {str(path)!r} cannot be read: {error.strerror}") from error
     if path.suffix == ".json":
-        from jog3r.export.camera_files import read_cameras_json
+        from jog3r.export.camera_files import read_cameras_json, read_pose_known
 
-        return _checked(path, read_cameras_json(content)[0])
+        poses = read_cameras_json(content)[0]
+        unknown = (~read_pose_known(content)).nonzero()[0].tolist()
+        if unknown:
+            raise UsageError(f"--true_cameras {str(path)!r} has no pose for {_ranges(unknown)}; give cameras that are all known")
+        return _checked(path, poses)
     try:
         rows = np.array([[float(value) for value in line.split()] for line in content.decode().splitlines()[1:] if line.strip()])
         world_to_camera = np.tile(np.eye(4), (len(rows), 1, 1))
@@ -47,8 +51,11 @@ def _checked(path: Path, poses: np.ndarray) -> np.ndarray:
     return poses
 
 
-def compare_cameras(poses: np.ndarray, true_poses: np.ndarray) -> str:
-    """A small table: mean errors of the frames relative to the first, in degrees, beside the camera that never moves."""
+def compare_cameras(poses: np.ndarray, known: np.ndarray, true_poses: np.ndarray) -> str:
+    """A small table: mean errors of the frames relative to the first, in degrees, beside the camera that never moves.
+
+    Pairs of frames whose pose is unknown (`known` (F,) bool) count as 180 degrees.
+    """
     from jog3r.evaluation.baselines import constant_poses, forward_poses
     from jog3r.evaluation.camera_metrics import pose_errors, pose_metrics
 
@@ -59,7 +66,7 @@ def compare_cameras(poses: np.ndarray, true_poses: np.ndarray) -> str:
         "always forward": forward_poses(len(poses)),
     }
     for name, estimate in estimates.items():
-        metrics = pose_metrics([pose_errors(estimate, true_poses)])
+        metrics = pose_metrics([pose_errors(estimate, true_poses, known=known if estimate is poses else None)])
         lines.append(f"  {name:<33} {metrics['rotation_deg']:8.2f} deg  {metrics['translation_deg']:8.2f} deg")
     return "\n".join(lines)
 

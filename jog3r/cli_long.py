@@ -46,6 +46,7 @@ def is_long(options: argparse.Namespace) -> bool:
 def run_long_reconstruct(options: argparse.Namespace) -> str:
     """`jog3r reconstruct` with windows: returns what to print."""
     from jog3r.cli_cameras import compare_cameras, doubtful_poses, read_true_cameras
+    from jog3r.geometry.degeneracy import pose_known
     from jog3r.pipelines.long_video import reconstruct_long_video
 
     if (options.height is None) != (options.width is None):
@@ -87,7 +88,7 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
     if options.model is None:
         lines.append(TINY_NOTE)
     if true_poses is not None:
-        lines.append(compare_cameras(result.poses.numpy(), true_poses))
+        lines.append(compare_cameras(result.poses.numpy(), pose_known(result.degenerate).numpy(), true_poses))
     return "\n".join(lines)
 
 

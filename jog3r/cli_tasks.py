@@ -109,7 +109,7 @@ def run_reconstruct(options: argparse.Namespace) -> str:
     if options.model is None:
         lines.append(TINY_NOTE)
     if true_poses is not None:
-        lines.append(compare_cameras(output.poses[0].cpu().numpy(), true_poses))
+        lines.append(compare_cameras(output.poses[0].cpu().numpy(), output.registration[0].pose_known.cpu().numpy(), true_poses))
     return "\n".join(lines)
 
 

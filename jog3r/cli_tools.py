@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import inspect
 import json
 import runpy
@@ -27,26 +28,28 @@ def run_convert(options: argparse.Namespace) -> str:
     """`jog3r convert`: a folder with conversion.json, which says what became of every weight."""
     config = dict(_parse_setting(text) for text in options.set)
     parts = {name: getattr(options, name) for name in PARTS if getattr(options, name) is not None}
-    note = ""
     with OutputFolder(options.out, options.overwrite) as folder:
         try:
             if CONVERSIONS[options.kind] is None:
                 from jog3r.pipelines.assemble import write_opensora_pipeline
-                from jog3r.pipelines.model_card import UNTRAINED_HEAD
 
-                report = write_opensora_pipeline(options.file, folder, **parts, **config)["transformer"]
-                note = f"\nnote: {UNTRAINED_HEAD}"
+                report, trained = write_opensora_pipeline(options.file, folder, **parts, **config)["transformer"], False
             else:
                 if parts:
                     raise UsageError(f"--{next(iter(parts))} belongs to `convert opensora`, the whole pipeline")
-                report = _convert_model(CONVERSIONS[options.kind], options.file, config, folder)
+                report, trained = _convert_model(CONVERSIONS[options.kind], options.file, config, folder)
         except (FileNotFoundError, TypeError) as error:
             raise UsageError(str(error)) from error
-    ignored = len(report["ignored"])
-    return f"{options.out}: {report['model']}, {report['parameters']} parameters, {ignored} weights ignored{note}"
+    text = f"{options.out}: {report['model']}, {report['parameters']} parameters, {len(report['ignored'])} weights ignored"
+    if trained:
+        return text
+    from jog3r.pipelines.model_card import UNTRAINED_HEAD
+
+    return f"{text}\nnote: {UNTRAINED_HEAD}"
 
 
-def _convert_model(function: str | None, file: Path, config: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _convert_model(function: str | None, file: Path, config: dict[str, Any], folder: Path) -> tuple[dict[str, Any], bool]:
+    """Save the model; returns the report, and whether the model is trained as it is."""
     from jog3r import Dust3rBaseline, Dust3rPipeline
     from jog3r.models import convert
 
@@ -58,7 +61,7 @@ def _convert_model(function: str | None, file: Path, config: dict[str, Any], fol
         model.save_pretrained(folder)
     report: dict[str, Any] = conversion.report()
     (folder / "conversion.json").write_text(json.dumps(report, indent=1) + "\n")
-    return report
+    return report, bool(getattr(model.config, "trained", True))
 
 
 def _parse_setting(text: str) -> tuple[str, Any]:
@@ -124,6 +127,8 @@ def run_serve(options: argparse.Namespace) -> str:
     script = Path(__file__).resolve().parent.parent / "spaces_app.py"
     if not script.is_file():
         raise UsageError("spaces_app.py is not part of this installation; run it from a checkout of the repository")
+    if importlib.util.find_spec("gradio") is None:
+        raise UsageError("the Space needs gradio: pip install '.[demo]' in the checkout of jog3r")
     try:
         runpy.run_path(str(script), run_name="jog3r_space")["main"](
             model=options.model, compare=options.compare, host=options.host, port=options.port
@@ -137,8 +142,5 @@ def run_view(options: argparse.Namespace) -> str:
     """`jog3r view`: the interactive viewer, until interrupted."""
     from jog3r.export.viewer import view_scene
 
-    try:
-        view_scene(options.directory, host=options.host, port=options.port)
-    except ImportError as error:
-        raise UsageError(str(error)) from error
+    view_scene(options.directory, host=options.host, port=options.port)
     return "stopped"

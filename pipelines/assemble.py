@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5EncoderModel
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from jog3r.models.checkpoint_files import read_checkpoint
 from jog3r.models.convert import Conversion, inspect_dust3r_head, inspect_opensora
@@ -79,6 +80,7 @@ def convert_opensora(
     Raises:
         FileExistsError: where `output` exists.
         FileNotFoundError, ValueError, TypeError: for files or folders that do not fit; see `inspect_opensora`.
+        ImportError: the tokenizer is a spiece.model alone, and the extra `convert`, which reads it, is not installed.
     """
     output = Path(output)
     if output.exists():
@@ -109,8 +111,10 @@ def write_opensora_pipeline(
     conversion = inspect_opensora(checkpoint, **config)
     transformer = conversion.model
     factor = _write_vae(vae, folder / "vae", transformer.config.in_channels)
-    _write_text_encoder(text_encoder, folder / "text_encoder", transformer.config.caption_channels)
-    _load_tokenizer(text_encoder if tokenizer is None else tokenizer).save_pretrained(folder / "tokenizer")
+    # all that may be refused comes before the gigabytes of the text encoder
+    _check_text_encoder(text_encoder, transformer.config.caption_channels)
+    load_tokenizer(text_encoder if tokenizer is None else tokenizer).save_pretrained(folder / "tokenizer")
+    _write_text_encoder(text_encoder, folder / "text_encoder")
     scheduler = opensora_scheduler()
     scheduler.save_pretrained(folder / "scheduler")
     head_sizes = {"feature_dim": transformer.width, "patch_size": factor * transformer.config.patch_size}
@@ -169,19 +173,22 @@ def _write_vae(source: str | Path, folder: Path, latent_channels: int) -> int:
     return vae_scale_factor(vae)
 
 
-def _write_text_encoder(source: str | Path, folder: Path, caption_channels: int) -> None:
-    """Copy the encoder's files where they are what we would write; a T5-XXL never passes through memory then."""
-    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json"]
-    found = _component_folder(source, "text_encoder", patterns)
-    if not list(found.glob("*.safetensors")):  # older repositories have pickled weights alone
-        found = _component_folder(source, "text_encoder", [*patterns, "*.bin", "*.bin.index.json"])
-    settings = _read_json(found / "config.json")
+def _check_text_encoder(source: str | Path, caption_channels: int) -> None:
+    settings = _read_json(_component_folder(source, "text_encoder", ["config.json"]) / "config.json")
     if settings.get("model_type") != "t5":
         raise ValueError(f"{source} is a {settings.get('model_type')!r} model, expected a T5 encoder")
     if settings.get("d_model") != caption_channels:
         raise ValueError(
             f"{source} gives embeddings of {settings.get('d_model')} channels, the transformer reads {caption_channels}"
         )
+
+
+def _write_text_encoder(source: str | Path, folder: Path) -> None:
+    """Copy the encoder's files where they are what we would write; a T5-XXL never passes through memory then."""
+    patterns = ["config.json", "*.safetensors", "*.safetensors.index.json"]
+    found = _component_folder(source, "text_encoder", patterns)
+    if not list(found.glob("*.safetensors")):  # older repositories have pickled weights alone
+        found = _component_folder(source, "text_encoder", [*patterns, "*.bin", "*.bin.index.json"])
     files = sorted(found.glob("model*.safetensors"))
     if _is_plain_encoder(found, files, source):
         folder.mkdir()
@@ -212,9 +219,21 @@ def _is_plain_encoder(folder: Path, files: list[Path], source: str | Path) -> bo
     return bool(files) and {**expected, **shapes} == expected and set(expected) - set(shapes) <= tied
 
 
-def _load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    patterns = ["*token*", "spiece.model", "config.json"]
-    return _load(lambda: AutoTokenizer.from_pretrained(_component_folder(source, "tokenizer", patterns, None)), source)
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub repository, of the component or of a pipeline.
+
+    Raises:
+        ImportError: it is a spiece.model alone, and a library that reads those is missing.
+        ValueError: there is none, or it cannot be read.
+    """
+    folder = _component_folder(source, "tokenizer", ["*token*", "spiece.model", "config.json"], None)
+    needs_conversion = (folder / "spiece.model").is_file() and not (folder / "tokenizer.json").is_file()
+    if needs_conversion and not (is_sentencepiece_available() and is_protobuf_available()):
+        raise ImportError(
+            f"the tokenizer of {source} is a spiece.model alone, which needs sentencepiece and protobuf to be read: "
+            "pip install '.[convert]' in the checkout of jog3r"
+        )
+    return _load(lambda: AutoTokenizer.from_pretrained(folder), source)
 
 
 def _component_folder(source: str | Path, component: str, patterns: list[str], needed: str | None = "config.json") -> Path:

@@ -135,6 +135,19 @@ def test_components_that_do_not_fit_are_refused(checkpoint: Path, parts: Path, t
     refuse("cannot read", text_encoder=parts)
 
 
+def test_a_tokenizer_that_nothing_here_can_read_names_the_extra(
+    checkpoint: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "spiece.model").write_bytes(b"")
+    monkeypatch.setattr("jog3r.pipelines.assemble.is_sentencepiece_available", lambda: False)
+    with pytest.raises(ImportError, match=r"words is a spiece.model alone, .* pip install '\.\[convert\]' in the checkout"):
+        convert_opensora(
+            checkpoint, tmp_path / "out", vae=parts, text_encoder=parts, tokenizer=tmp_path / "words", **CONFIG, **HEAD
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_scheduler_visits_opensoras_steps() -> None:
     scheduler = opensora_scheduler()
     assert isinstance(scheduler, DDPMScheduler)

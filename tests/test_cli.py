@@ -11,13 +11,13 @@ import av
 import numpy as np
 import pytest
 import torch
-from original_checkpoints import opensora_shapes, random_weights
+from original_checkpoints import dust3r_arguments, dust3r_shapes, opensora_shapes, random_weights, save_dust3r
 from safetensors.torch import load_file, save_file
 from tiny_components import PROMPT
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
 from jog3r.cli import main
-from jog3r.cli_cameras import doubtful_poses, read_true_cameras
+from jog3r.cli_cameras import compare_cameras, doubtful_poses, read_true_cameras
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = {"video.mp4", "pointcloud.ply", "pointcloud.glb", "cameras.json", "trajectory.png"}
@@ -132,6 +132,12 @@ def test_reconstruct_takes_any_size_and_length(capsys, model, clips, tmp_path):
     assert (len(cameras["frames"]), cameras["width"], cameras["height"], cameras["fps"]) == (20, 24, 16, 5.0)
 
 
+def test_frames_without_a_pose_are_not_compared_as_if_they_stood_still():
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    table = compare_cameras(poses, np.array([True, False, True]), poses).splitlines()
+    assert [line.split()[2:4] for line in table[1:3]] == [["90.00", "deg"], ["0.00", "deg"]]  # mean of 180 and 0
+
+
 def test_known_cameras_are_compared(capsys, model, clips, tmp_path):
     rows = ["https://example.org"]
     for index in range(5):
@@ -148,14 +154,20 @@ def test_known_cameras_are_compared(capsys, model, clips, tmp_path):
     assert table["constant pose"] == ["0.00", "deg", "90.00", "deg"]
     assert table["always forward"] == ["0.00", "deg", "90.00", "deg"]
     assert np.allclose(read_true_cameras(tmp_path / "true.txt")[:, 0, 3], 0.1 * np.arange(5))
-    assert read_true_cameras(tmp_path / "a" / "cameras.json").shape == (5, 4, 4)
+    for frame in cameras["frames"]:  # an untrained model knows few poses
+        frame.pop("pose_known", None)
+    (tmp_path / "sound.json").write_text(json.dumps(cameras))
+    assert read_true_cameras(tmp_path / "sound.json").shape == (5, 4, 4)
     (tmp_path / "bad.txt").write_text("no cameras\n1 2 3")
     (tmp_path / "zero.txt").write_text("\n".join(["https://example.org", *[" ".join(["0"] * 19)] * 5]))
+    holes = [frame | ({"pose_known": False} if index in (1, 3, 4) else {}) for index, frame in enumerate(cameras["frames"])]
+    (tmp_path / "holes.json").write_text(json.dumps(cameras | {"frames": holes}))
     cameras["frames"][1]["pose"][0][0] = 1.01
     (tmp_path / "bent.json").write_text(json.dumps(cameras))
     for name, message in (
         ("bad.txt", "neither a cameras.json nor"),
         ("none.txt", "cannot be read: No such file"),
+        ("holes.json", "has no pose for frames 1, 3-4;"),
         ("zero.txt", "Singular matrix"),
         ("bent.json", "must be rigid 4x4 poses"),
     ):
@@ -312,6 +324,11 @@ def test_convert_makes_a_model_or_a_whole_pipeline(capsys, model, tmp_path):
     code, printed, _ = run(capsys, "convert", "opensora", original, "--out", tmp_path / "all", *parts)
     assert code == 0 and "note: the 3D head is not trained yet" in printed
     assert Jog3rPipeline.from_pretrained(tmp_path / "all").token_size == 8
+    dust3r = save_dust3r(tmp_path / "dust3r.pth", random_weights(dust3r_shapes()), dust3r_arguments())
+    for layers, is_noted in ((3, False), (2, True)):
+        settings = ("--set", f"num_layers={layers}")
+        code, printed, _ = run(capsys, "convert", "dust3r-head", dust3r, "--out", tmp_path / f"head{layers}", *settings)
+        assert code == 0 and ("note: the 3D head is not trained yet" in printed) == is_noted
 
 
 def test_convert_reports_what_it_cannot_read(capsys, tmp_path):
@@ -358,6 +375,14 @@ def test_serve_refuses_a_model_that_is_not_there(capsys):
     pytest.importorskip("gradio")
     assert main(["serve", "--model", "./missing"]) == 2
     assert "'./missing' is no folder of a pipeline" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("package", "extra", "arguments"), [("gradio", "demo", ["serve"]), ("viser", "viewer", ["view", "."])])
+def test_a_missing_extra_is_named(capsys, monkeypatch, package, extra, arguments):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert f"pip install '.[{extra}]'" in error and len(error.strip().splitlines()) == 1
 
 
 def test_view_refuses_a_folder_without_a_scene(tmp_path, capsys):

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from jog3r import Jog3rPipeline
+from jog3r.pipelines.assemble import load_tokenizer
 
 SharedData = Callable[[str], Path]
 
@@ -98,3 +99,16 @@ def test_real_tokenizer_pads_masks_and_cuts_captions_at_120(pipe: Jog3rPipeline)
     ids = pipe.tokenizer(prompts[0]).input_ids
     alone = pipe.text_encoder(torch.tensor([ids]))[0]
     assert torch.allclose(embeds[0, : len(ids)], alone[0], atol=1e-5)  # the padding behind does not reach the words
+
+
+def test_a_tokenizer_published_as_spiece_model_alone_is_the_same(shared_data: SharedData, tmp_path: Path) -> None:
+    """As in the repository of the XXL encoder that OpenSora conditions on."""
+    pytest.importorskip("sentencepiece")
+    published = shared_data("t5_tokenizer")
+    (tmp_path / "spiece.model").write_bytes((published / "spiece.model").read_bytes())
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    expected, tokenizer = AutoTokenizer.from_pretrained(published), load_tokenizer(tmp_path)
+    texts = ["A bedroom, the camera moves forward.", "two  spaces\nand 3 caf\u00e9s \u2014 \u6f22\u5b57", "", "<extra_id_3> left"]
+    assert tokenizer(texts).input_ids == expected(texts).input_ids
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved")(texts).input_ids == expected(texts).input_ids

@@ -244,7 +244,14 @@ class TrainConfig:
         self._check_bounds()
 
     def _check_bounds(self) -> None:
-        at_least_one = ("num_steps", "num_frames", "checkpoint_every", "keep_checkpoints", "gradient_accumulation_steps")
+        at_least_one = (
+            "num_steps",
+            "num_frames",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "gradient_accumulation_steps",
+            "sample_steps",
+        )
         at_least_zero = ("seed", "num_workers", "loader_timeout", "sample_every", "max_grad_norm", "frozen_blocks")
         bounds = dict.fromkeys((*at_least_one, "num_threads"), 1)
         bounds |= dict.fromkeys((*at_least_zero, "max_reconstruction_timestep"), 0)
