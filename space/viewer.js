@@ -49,6 +49,10 @@
     return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
   }
 
+  function inner(a, b) {
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+  }
+
   function unit(a) {
     const length = Math.hypot(...a);
     return a.map((value) => value / length);
@@ -103,14 +107,14 @@
 
     show(meshes) {
       this.frame(meshes[0].positions);
-      this.reset();
-      this.start(meshes);
       this.listen();
       this.listenToButtons();
+      this.reset();
+      this.start(meshes);
       // A telephone that was put away, or a graphics driver that was restarted, takes everything that had been uploaded.
       this.canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());  // else it would stay lost
       this.canvas.addEventListener("webglcontextrestored", () => { this.start(meshes); this.draw(); });
-      this.resizing = new ResizeObserver(() => this.draw());
+      this.resizing = new ResizeObserver(() => { if (!this.moved) this.reset(); this.draw(); });
       this.resizing.observe(this.canvas);
     }
 
@@ -145,24 +149,41 @@
       return { mode, vertices, indexed: !!indices, count: indices ? indices.length : positions.length / 3 };
     }
 
-    frame(points) {  // what to look at: medians, so that stray points do not matter
+    frame(points) {  // what to look at: without the outermost, so that stray points do not matter
       const count = points.length / 3, stride = Math.max(1, Math.floor(count / 5000));
       const axis = (k) => Array.from({ length: Math.floor(count / stride) }, (_, i) => points[3 * i * stride + k]).sort((a, b) => a - b);
       const sorted = [0, 1, 2].map(axis), at = (share) => sorted.map((values) => values[Math.floor(share * (values.length - 1))]);
-      const low = at(0.05), high = at(0.95);
-      this.middle = at(0.5);
+      const low = at(0.05), high = at(0.95), middle = at(0.5);
       this.radius = Math.max(1e-3, Math.hypot(...high.map((value, k) => value - low[k])) / 2);
       this.spacing = (2.2 * this.radius) / Math.sqrt(count / 4);
+      const scene = Array.from({ length: Math.floor(count / stride) }, (_, i) => [0, 1, 2].map((k) => points[3 * i * stride + k]));
+      const places = this.cameras.poses.map((pose) => pose.slice(9));
+      this.shown = scene.filter((point) => point.every((value, k) => low[k] <= value && value <= high[k]))
+        .concat(places.filter((place) => Math.hypot(...place.map((value, k) => value - middle[k])) < 6 * this.radius));
     }
 
-    reset() {
-      Object.assign(this, { yaw: 0.45, pitch: 0.35, distance: 2.7 * this.radius, target: [...this.middle] });
+    reset() {  // as near as points and cameras fit under the hint
+      Object.assign(this, { yaw: 0.45, pitch: 0.35, moved: false });
+      const axes = this.axes(), height = Math.max(1, this.canvas.clientHeight);
+      const hint = Math.min(0.4, this.querySelector("p").offsetHeight / height);
+      const wide = 0.92 * FIELD * Math.max(0.2, this.canvas.clientWidth / height), tall = 0.92 * FIELD * (1 - hint);
+      const [x, y, z] = axes.map((axis) => {  // of each point along the axis, from the middle of all
+        const along = this.shown.map((point) => inner(point, axis)), middle = (Math.min(...along) + Math.max(...along)) / 2;
+        return { middle, away: along.map((value) => value - middle) };
+      });
+      this.distance = Math.max(...z.away.map((value, i) => value + Math.max(Math.abs(x.away[i]) / wide, Math.abs(y.away[i]) / tall)));
+      const centre = [x.middle, y.middle + hint * FIELD * this.distance, z.middle];
+      this.target = [0, 1, 2].map((k) => axes.reduce((sum, axis, i) => sum + centre[i] * axis[k], 0));
+    }
+
+    axes() {  // right, up and back
+      const [cy, sy, cp, sp] = [Math.cos(this.yaw), Math.sin(this.yaw), Math.cos(this.pitch), Math.sin(this.pitch)];
+      return [[cy, 0, -sy], [-sy * sp, cp, -cy * sp], [sy * cp, sp, cy * cp]];
     }
 
     orbit() {  // the view from around the target
-      const [cy, sy, cp, sp] = [Math.cos(this.yaw), Math.sin(this.yaw), Math.cos(this.pitch), Math.sin(this.pitch)];
-      const back = [sy * cp, sp, cy * cp], eye = this.target.map((value, k) => value + this.distance * back[k]);
-      return { right: [cy, 0, -sy], up: [-sy * sp, cp, -cy * sp], back, eye, field: FIELD };
+      const [right, up, back] = this.axes(), eye = this.target.map((value, k) => value + this.distance * back[k]);
+      return { right, up, back, eye, field: FIELD };
     }
 
     onPath(frame) {  // the view of a camera of the clip, or from between two of them
@@ -179,8 +200,7 @@
       gl.viewport(0, 0, canvas.width, canvas.height);
       gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
       const { right, up, back, eye, field } = this.flight === null ? this.orbit() : this.onPath(this.flight);
-      const dot = (a) => -(a[0] * eye[0] + a[1] * eye[1] + a[2] * eye[2]);
-      const world = [0, 1, 2].flatMap((k) => [right[k], up[k], back[k], 0]).concat([dot(right), dot(up), dot(back), 1]);
+      const world = [0, 1, 2].flatMap((k) => [right[k], up[k], back[k], 0]).concat([right, up, back].map((axis) => -inner(axis, eye)), 1);
       const near = this.radius / 50, far = this.radius * 50;
       const lens = [canvas.height / canvas.width / field, 0, 0, 0, 0, 1 / field, 0, 0];
       lens.push(0, 0, (far + near) / (near - far), -1, 0, 0, (2 * far * near) / (near - far), 0);
@@ -197,6 +217,7 @@
 
     change(update) {
       this.land();
+      this.moved = true;
       update();
       this.pitch = Math.min(1.5, Math.max(-1.5, this.pitch));
       this.distance = Math.min(20 * this.radius, Math.max(0.05 * this.radius, this.distance));

@@ -289,6 +289,23 @@ def test_by_keyboard_alone(page):
     sync_api.expect(panel.locator(".progress progress")).to_have_count(0)
 
 
+def test_the_first_view_shows_every_camera_below_the_hint(page):
+    panel = _panel(page, "Text to video")
+    panel.locator("point-view[data-drawn]").wait_for()
+    places, top = panel.locator("point-view").evaluate("""view => {
+      const { right, up, back, eye, field } = view.orbit(), canvas = view.canvas.getBoundingClientRect();
+      const inner = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+      const places = view.cameras.poses.map((pose) => {
+        const seen = pose.slice(9).map((value, k) => value - eye[k]), height = field * -inner(seen, back);
+        return [inner(seen, right) / height * canvas.height / canvas.width, inner(seen, up) / height];
+      });
+      return [places, (view.querySelector("p").getBoundingClientRect().bottom - canvas.top) / canvas.height];
+    }""")
+    x, y = np.array(places).T
+    assert len(places) == 16 and np.abs(x).max() < 1
+    assert ((1 - y) / 2).min() > top - 0.05 and ((1 - y) / 2).max() < 1  # shares of the height, from above
+
+
 @only_on_desktop
 def test_the_viewer_turns_by_mouse_and_zooms_by_wheel(page):
     panel = _panel(page, "Text to video")
