@@ -140,15 +140,16 @@ def compare(space: Space, prompt: str, seed: float, steps: float, guidance: floa
         frames = min(model.max_frames for model in models)
         settings = GenerateSettings.checked(space.limits, frames, prompt, seed, steps, guidance, frames)
         seeds = (settings.seed, settings.seed if space.compare else (settings.seed + 1) % 2**31)
+        end = time.monotonic() + space.limits.request_seconds  # of all that the request computes
         shown: list[Any] = [None] * 4  # two videos, two maps; those of an earlier comparison go
         differences = []
         for number, (side, model) in enumerate(zip(("left", "right"), models, strict=True)):
             begin = number / 2  # of the whole bar
             yield progress(Step(f"{side}: starting", begin)), *shown, ""
             wish = replace(settings, seed=seeds[number])
-            events = generate_video(model.path, wish, False, space.limits.request_seconds)
+            events = generate_video(model.path, wish, False, end - time.monotonic())
             clip = yield from follow(_part(events, side, begin, 0.4), 6)
-            events = find_cameras(space.model.path, clip, GENERATED_FPS, space.limits.request_seconds)
+            events = find_cameras(space.model.path, clip, GENERATED_FPS, end - time.monotonic())
             result = yield from follow(_part(events, side, begin + 0.4, 0.1), 6)
             yield _writing(6, f"{side}: writing the files", begin + 0.5)
             picture, maps = write_consistency(result.scene, folder, f"consistency_{side}")
@@ -339,7 +340,12 @@ def _reconstruct_tab(space: Space) -> gr.Video:
             with gr.Row():
                 for name in EXAMPLE_CLIPS:
                     gr.Button(f"Example: {name}", size="sm", min_width=130).click(
-                        partial(example_clip, space, name), None, video, concurrency_limit=2, api_visibility="private"
+                        partial(example_clip, space, name),
+                        None,
+                        video,
+                        concurrency_id="examples",
+                        concurrency_limit=1,
+                        api_visibility="private",
                     )
             usual, most = space.model.max_frames, space.model.max_video_frames
             frames = gr.Slider(
@@ -389,7 +395,7 @@ def build(space: Space) -> gr.Blocks:
                 gr.Markdown(ABOUT)
         handed = hand_over.click(take_over, generated, [given, tabs], queue=False, api_visibility="private")
         handed.success(None, None, None, js="() => window.scrollTo({ top: 0 })", api_visibility="private")
-    return page.queue(max_size=space.limits.waiting, api_open=False)  # nobody passes by the queue
+    return page.queue(max_size=space.limits.waiting, api_open=False)  # no computation passes by the queue
 
 
 def launch(space: Space, host: str | None = None, port: int | None = None, block: bool = True) -> gr.Blocks:
@@ -410,7 +416,7 @@ def launch(space: Space, host: str | None = None, port: int | None = None, block
         run_history=False,
         ssr_mode=False,
         enable_monitoring=False,
-        footer_links=["api", "settings"],
+        footer_links=["api"],  # not Gradio's settings: they offer to record the screen, whose address the gate keeps closed
     )
     return page
 

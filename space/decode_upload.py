@@ -51,7 +51,8 @@ class DecodeSettings:
 def main(arguments: list[str]) -> int:
     """Decode; returns the exit code: 0 done, 2 refused with the reason on standard output."""
     path, out, settings = Path(arguments[0]), Path(arguments[1]), DecodeSettings(**json.loads(arguments[2]))
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    if sys.platform == "linux":  # macOS refuses to set it
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (settings.cpu_seconds, settings.cpu_seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:

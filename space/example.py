@@ -5,12 +5,14 @@ would see nothing. `made.json` says what it was made from; a test fails when the
 `python -m jog3r.space.example` makes it anew.
 """
 
+import functools
 import hashlib
 import io
 import json
 import os
 import secrets
 import shutil
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -50,16 +52,23 @@ class Example(NamedTuple):
 
 
 def serve_example(folder: ServerFolder) -> Example:
-    """Lay the files, anew each time since old ones are deleted, where they can be fetched.
+    """Lay the files where they can be fetched, anew where they are gone or will soon be deleted.
 
     Args:
         folder: Of the running server.
     """
     served = folder.served / "example"
     served.mkdir(exist_ok=True)
+    soon = time.time() - folder.keep_seconds / 2
     for source in _FOLDER.iterdir():
-        whole = shutil.copyfile(source, served / secrets.token_hex(8))
-        os.replace(whole, served / source.name)  # nobody gets half a file
+        target = served / source.name
+        if not target.is_file() or target.stat().st_mtime < soon:
+            os.replace(shutil.copyfile(source, served / secrets.token_hex(8)), target)  # nobody gets half a file
+    return _example(served)
+
+
+@functools.lru_cache(1)  # everybody who opens the page asks for it
+def _example(served: Path) -> Example:
     settings = GenerateSettings(**json.loads((_FOLDER / "made.json").read_text(encoding="utf-8"))["settings"])
     scene = load_scene(_FOLDER)
     names = ("video.mp4", "pointcloud.glb", "cameras.json", "trajectory.png", "strips.png")

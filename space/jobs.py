@@ -106,7 +106,7 @@ class Job:
 
     def late(self) -> Refused:
         """The refusal of a request whose time is over."""
-        return Refused(f"The request took longer than {self.seconds:.0f} seconds and was stopped; try fewer steps or frames.")
+        return Refused("The request needed more computing time than is allowed here and was stopped; try fewer steps or frames.")
 
 
 _running = threading.local()

@@ -145,7 +145,11 @@ def generate_video(
     yield from run_job(work, seconds)
 
 
-@gpu(30)
+def _finding_seconds(_: str, frames: np.ndarray, *__: Any) -> int:
+    return min(120, 15 + len(frames))
+
+
+@gpu(_finding_seconds)
 def find_cameras(path: str, frames: np.ndarray, fps: float, seconds: float) -> Generator[Step | Done | Failed | None, None, None]:
     """Video to cameras.
 

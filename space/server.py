@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 import gradio.mcp
+import gradio.processing_utils
 
 from jog3r.space.jobs import WRONG, Done, Failed, Step
 from jog3r.space.leftovers import bound_gradio
@@ -81,6 +82,8 @@ def open_space(
     bound_gradio()
     os.environ["GRADIO_TEMP_DIR"] = str(folder.served)
     gradio.mcp.DEFAULT_TEMP_DIR = str(folder.served)  # took its value when it was imported
+    # Where it finds ffmpeg it would look into every video that it hands out, also a stranger's, and convert it, without a bound.
+    gradio.processing_utils.ffmpeg_installed = lambda: False
     return Space(first, second, model == bundled, limits, folder)
 
 

@@ -36,7 +36,7 @@ TINY_LIMITS = (
     "everything works; it is no product. On real videos its cameras are hardly better than a camera that never moves."
 )
 SHARED_LIMITS = (
-    "Static scenes only; lengths have no unit; at most a few seconds are looked at. Check results before relying on them."
+    "Static scenes only; lengths have no unit; of a long clip some frames are looked at. Check results before relying on them."
 )
 
 

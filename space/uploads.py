@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ __all__ = ["Upload", "decode_upload"]
 _log = logging.getLogger(__name__)
 _CODE = Path(jog3r.__file__).resolve().parent.parent  # what holds the package, installed or not
 _PULSE_SECONDS = 0.2
+_TOO_LONG = "Reading the video took too long; shorten it or scale it down."
 # What a process needs that meets strangers' files; the server's other variables may be secrets.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
@@ -83,15 +85,18 @@ def decode_upload(
                 break
             except subprocess.TimeoutExpired:
                 if time.monotonic() > end:
-                    raise Refused("Reading the video took too long; shorten it or scale it down.") from None
+                    raise Refused(_TOO_LONG) from None
                 yield None
     finally:
         process.kill()
         process.wait()
     if process.returncode == 2:
         raise Refused(printed.decode(errors="replace").strip())
+    if process.returncode == -signal.SIGXCPU:
+        raise Refused(_TOO_LONG)
     if process.returncode != 0:
-        _log.error("decoding ended with code %d: %s", process.returncode, errors.decode(errors="replace")[-2000:])
+        places = [line for line in errors.decode(errors="replace").splitlines() if line.startswith("  File ")]
+        _log.error("decoding ended with code %d\n%s", process.returncode, "\n".join(places))  # no message: it could hold a name
         raise Refused("The video cannot be decoded; export it again as MP4 (H.264).")
     with np.load(out) as arrays:
         upload = Upload(arrays["frames"], float(arrays["fps"]), int(arrays["stride"]))

@@ -3,6 +3,7 @@
 import ast
 import html
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -55,7 +56,10 @@ def test_the_example_is_served_whole_again_and_again(tmp_path):
     folder = ServerFolder(3600, tmp_path)
     first = serve_example(folder)
     Path(first.video).unlink()  # as the upkeep does after an hour
+    os.utime(first.strips, (0, 0))  # the next to go
+    kept = Path(first.path_picture).stat()
     again = serve_example(folder)
+    assert Path(again.strips).stat().st_mtime > 0 and Path(again.path_picture).stat().st_ino == kept.st_ino
     assert again == first and "made before" in again.note and f"manual_seed({0})" in again.code
     shown = [again.video, again.path_picture, again.strips, *again.downloads]
     assert all(Path(path).stat().st_size > 1000 and folder.served in Path(path).parents for path in shown)

@@ -101,7 +101,7 @@ def test_closing_the_generator_stops_the_computation_and_frees_the_worker():
 def test_a_job_out_of_time_is_stopped_and_says_so():
     entered, left = threading.Event(), threading.Event()
     last = list(run_job(_endless(entered, left), 0.4))[-1]
-    assert isinstance(last, Failed) and "longer than 0 seconds" in last.sentence
+    assert isinstance(last, Failed) and "more computing time than is allowed" in last.sentence
     assert left.wait(30)
 
 
@@ -188,6 +188,26 @@ def test_an_upload_is_taken_evenly_and_cropped(tmp_path):
     path = write_video(tmp_path / "clip.mp4", 30, 48, 96)
     upload = _decode(path, tmp_path)
     assert upload.frames.shape == (4, 32, 32, 3) and upload.stride == 9 and upload.fps == pytest.approx(8 / 9)
+
+
+def _decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    program = tmp_path / "decoder"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("jog3r.space.uploads.sys.executable", str(program))
+
+
+def test_a_decoder_that_computes_too_long_is_not_the_files_fault(tmp_path, monkeypatch):
+    _decoder(tmp_path, monkeypatch, "kill -XCPU $$")  # as the limit of its computing time does
+    with pytest.raises(Refused, match="took too long"):
+        _decode(write_video(tmp_path / "clip.mp4", 4), tmp_path)
+
+
+def test_a_decoder_that_breaks_leaves_its_place_in_the_log_and_no_names(tmp_path, monkeypatch, caplog):
+    _decoder(tmp_path, monkeypatch, """echo '  File "video.py", line 7, in read' >&2; echo "OSError: $3" >&2; exit 1""")
+    with pytest.raises(Refused, match="cannot be decoded"):
+        _decode(write_video(tmp_path / "holiday.mp4", 4), tmp_path)
+    assert "line 7, in read" in caplog.text and "holiday" not in caplog.text
 
 
 @pytest.mark.parametrize(
