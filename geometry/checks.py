@@ -1,5 +1,6 @@
 """What `register_pointmaps` refuses, and which pixels it counts as valid."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -82,6 +83,7 @@ class Given:
     intrinsics: Tensor  # (F, 3, 3) float64; the focals mean something only if they are known
     focal_known: bool
     intrinsics_given: bool
+    aspect_known: bool  # the ratios fy / fx of `intrinsics` are to be kept
     poses: Tensor | None  # (F, 4, 4) float64, the first the identity
 
     def clone(self) -> "Given":
@@ -91,7 +93,12 @@ class Given:
 
 
 def check_given(
-    data: Pairwise, num_frames: int, focal_px: float | Tensor | None, intrinsics: Tensor | None, known_poses: Tensor | None
+    data: Pairwise,
+    num_frames: int,
+    focal_px: float | Tensor | None,
+    pixel_aspect: float | None,
+    intrinsics: Tensor | None,
+    known_poses: Tensor | None,
 ) -> Given:
     """Focals, intrinsics and poses that the caller gave, checked."""
     device, (height, width) = data.pointmaps.device, data.size
@@ -105,6 +112,12 @@ def check_given(
         if tuple(focals.shape) != (num_frames,) or not bool((torch.isfinite(focals) & (focals > 0)).all()):
             raise ValueError(f"focal_px must be a positive number or one per frame ({num_frames}), got {focal_px!r}")
     result = intrinsics_from_focal(focals, height, width)
+    if pixel_aspect is not None:
+        if intrinsics is not None:
+            raise ValueError("give pixel_aspect or intrinsics, not both")
+        if not isinstance(pixel_aspect, (int, float)) or not (math.isfinite(pixel_aspect) and pixel_aspect > 0):
+            raise ValueError(f"pixel_aspect is fy / fx, a positive number, got {pixel_aspect!r}")
+        result[:, 1, 1] *= pixel_aspect
     if intrinsics is not None:
         result = torch.as_tensor(intrinsics, dtype=torch.float64, device=device)
         if result.dim() == 2:
@@ -114,7 +127,8 @@ def check_given(
         if not bool((result[:, [0, 1], [0, 1]] > 0).all()):
             raise ValueError("intrinsics must have positive focal lengths on their diagonal")
     poses = None if known_poses is None else _check_poses(known_poses, num_frames, device)
-    return Given(result, focal_px is not None or intrinsics is not None, intrinsics is not None, poses)
+    focal_known = focal_px is not None or intrinsics is not None
+    return Given(result, focal_known, intrinsics is not None, focal_known or pixel_aspect is not None, poses)
 
 
 def _check_poses(known_poses: Tensor, num_frames: int, device: torch.device) -> Tensor:

@@ -54,6 +54,36 @@ def focal_from_pointmap(
     return focal.clamp(min=0)
 
 
+def aspect_from_pointmap(
+    points: Tensor,  # (P, 3, N)
+    pixels: Tensor,  # (2, N)
+    weights: Tensor,  # (P, N)
+) -> Tensor:
+    """Ratios fy / fx (P,) of pointmaps in their own cameras, exactly 1 unless the maps clearly say otherwise.
+
+    A network that was trained on stretched frames, as the paper's were, predicts maps of cameras with fx != fy. Noise must not
+    make square pixels oblong: the ratio is believed if it is more than 15 % away from 1 and leaves clearly smaller errors.
+
+    Args:
+        points, pixels, weights: as for `focal_from_pointmap`, of which pixels as they are.
+    """
+    kept = torch.eye(2).to(points)
+    along = [  # fx from the columns alone, fy from the rows alone
+        focal_from_pointmap(points * torch.cat((axis, axis.new_ones(1)))[:, None], pixels.to(points) * axis[:, None], weights)
+        for axis in kept
+    ]
+    both = torch.stack((along[0], along[1]), dim=1)  # (P, 2)
+    one = focal_from_pointmap(points, pixels, weights)[:, None].expand_as(both)
+    in_front = (points[:, 2] > 0) & (weights > 0)
+    xy = torch.where(in_front[:, None], points[:, :2] / points[:, 2:].clamp(min=1e-15), 0.0).clamp(-1e4, 1e4)  # (P, 2, N)
+    error, squares_error = (
+        ((pixels.to(xy) - focal[:, :, None] * xy).square().sum(1).sqrt() * weights * in_front).sum(1) for focal in (both, one)
+    )
+    ratio = both[:, 1] / both[:, 0].clamp(min=1e-12)
+    is_clear = (both > 0).all(1) & ((ratio - 1).abs() > 0.15) & ((1 / ratio - 1).abs() > 0.15) & (error < 0.7 * squares_error)
+    return torch.where(is_clear, ratio, 1.0)
+
+
 def robust_camera_pose(
     points: Tensor,  # (P, 3, N)
     rays: Tensor,  # (P or 1, 3, N)

@@ -74,6 +74,7 @@ def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
     method: str = "fast",
     shared_focal: bool = True,
     focal_px: float | Tensor | None = None,
+    pixel_aspect: float | None = None,
     intrinsics: Tensor | None = None,
     known_poses: Tensor | None = None,
     smoothness: str | None = "auto",
@@ -95,7 +96,9 @@ def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
         method: "fast", or "reference" for DUSt3R's energy minimised by Adam (slow; the graph must be connected): the
             paper's with both temporal weights and a focal per frame, DUSt3R's own with the defaults.
         shared_focal: one focal length for all frames.
-        focal_px: given focal length in pixels, one or one per frame.
+        focal_px: given focal length fx in pixels, one or one per frame.
+        pixel_aspect: given ratio fy / fx, such as 16 / 9 for frames of that aspect stretched to squares. None: from the maps, 1
+            unless they clearly say otherwise (fast only; 1 for the reference and with `focal_px`).
         intrinsics: given (3, 3) or (F, 3, 3) in pixels, e.g. with non-square pixels (fast only).
         known_poses: given (F, 4, 4) camera-to-world poses, in any world and any scale; they are kept.
         smoothness: "auto" adds a prior on accelerations whose strength is estimated from the data; None adds none (fast only).
@@ -113,7 +116,7 @@ def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
     device = getattr(pointmaps, "device", torch.device("cpu"))
     with torch.no_grad(), full_precision(device):
         data, masks = check_inputs(anchor_pointmaps, anchor_confidence, pointmaps, confidence, pairs, num_frames)
-        given = check_given(data, num_frames, focal_px, intrinsics, known_poses)
+        given = check_given(data, num_frames, focal_px, pixel_aspect, intrinsics, known_poses)
         weights = TemporalWeights(smoothness_focal, smoothness_translation)
         check_options(max_iterations, chunk_pairs, weights, smoothness)
         if method == "fast":
@@ -153,7 +156,7 @@ def _fast(data: Pairwise, masks: tuple[Tensor, Tensor], num_frames: int, given: 
         samples = take_samples(data, *masks, MAX_PIXELS)
         intrinsics = given.intrinsics
         if not given.focal_known:
-            intrinsics = first_intrinsics(samples, intrinsics, options.shared_focal, data.size)
+            intrinsics = first_intrinsics(samples, intrinsics, options.shared_focal, data.size, given.aspect_known)
         state, samples = first_state(samples, intrinsics, num_frames, given.poses)
         options = replace(options, temporal=options.temporal.in_unit(unit_length(samples, state)))
         # 2. all cameras together
@@ -185,8 +188,10 @@ def _reference(
     iterations: int,
     shared_focal: bool,
 ) -> Registration:
-    if given.intrinsics_given:
-        raise ValueError("method='reference' takes focal_px, not intrinsics: its cameras are centred with square pixels")
+    if given.intrinsics_given or bool((given.intrinsics[:, 0, 0] != given.intrinsics[:, 1, 1]).any()):
+        raise ValueError(
+            "method='reference' takes focal_px, not intrinsics or pixel_aspect: its cameras are centred with square pixels"
+        )
     options = ReferenceOptions(
         iterations,
         shared_focal and not given.focal_known,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import invert
-from jog3r.geometry.initialisation import focal_from_pointmap, robust_camera_pose
+from jog3r.geometry.initialisation import aspect_from_pointmap, focal_from_pointmap, robust_camera_pose
 from jog3r.geometry.movers import Maps, find_movers
 from jog3r.geometry.pair_terms import local_points
 from jog3r.geometry.robust import weighted_median
@@ -32,12 +32,16 @@ class State:
         return bool((values.abs() < 1e12).all())
 
 
-def first_intrinsics(samples: Samples, intrinsics: Tensor, shared: bool, size: tuple[int, int]) -> Tensor:
+def first_intrinsics(
+    samples: Samples, intrinsics: Tensor, shared: bool, size: tuple[int, int], keep_aspect: bool = True
+) -> Tensor:
     """Intrinsics (F, 3, 3) with focals estimated from the maps that are in their own camera.
 
     Args:
         samples: the maps.
-        intrinsics: (F, 3, 3) whose principal points and ratios fy / fx are kept.
+        intrinsics: (F, 3, 3) whose principal points are kept.
+        keep_aspect: their ratios fy / fx are kept, too; otherwise the maps give one for all frames: 1 unless they clearly say
+            otherwise.
         shared: one focal for all frames; otherwise frames without a map in their own camera get the median of the others.
         size: rows and columns of the maps.
     """
@@ -45,6 +49,13 @@ def first_intrinsics(samples: Samples, intrinsics: Tensor, shared: bool, size: t
     own = intrinsics[samples.frame[: samples.num_pairs]]  # (P, 3, 3)
     weights = few.confidence[: samples.num_pairs] * few.valid[: samples.num_pairs]
     centred = few.pixels - own[0, :2, 2:]
+    if not keep_aspect:
+        ratio = weighted_median(
+            aspect_from_pointmap(few.points[: samples.num_pairs], centred, weights).double(), weights.sum(-1).double()
+        )
+        intrinsics = intrinsics.clone()
+        intrinsics[:, 1, 1] = ratio * intrinsics[:, 0, 0]
+        own = intrinsics[samples.frame[: samples.num_pairs]]
     centred = centred * torch.stack((torch.ones_like(own[0, 0, 0]), own[0, 0, 0] / own[0, 1, 1]))[:, None]
     focal = focal_from_pointmap(few.points[: samples.num_pairs], centred, weights).double()  # (P,)
     believable = (focal > 0.1 * max(size)) & (focal < 20.0 * max(size))

@@ -77,6 +77,32 @@ def test_exact_pointmaps_give_exact_cameras(graph: str, path: str) -> None:
     assert result.energy < 2e-3
 
 
+def squeezed(scene: Scene) -> tuple:
+    """The inputs with every other column left out: as of frames that were squeezed to half their width."""
+    *maps, pairs, count = scene.inputs
+    return (*(value[:, :, ::2] for value in maps), pairs, count)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+@pytest.mark.parametrize("options", [{}, {"pixel_aspect": 2.0}])
+def test_maps_of_stretched_frames_have_pixels_that_are_not_square(noise: float, options: dict) -> None:
+    scene = small(noise=noise, outliers=0.0)
+    plain, result = register_pointmaps(*scene.inputs), register_pointmaps(*squeezed(scene), **options)
+    rotation, direction, _ = errors(result.poses, scene.poses)
+    limits = [2 * error for error in errors(plain.poses, scene.poses)] if noise else (0.01, 0.1)
+    assert rotation < limits[0] and direction < limits[1]
+    truth = scene.intrinsics[0, 1, 1]
+    assert float(result.intrinsics[0, 1, 1] / truth) == pytest.approx(1, abs=0.03 if noise else 1e-3)
+    assert float(result.intrinsics[0, 0, 0] / truth) == pytest.approx(0.5, abs=0.02 if noise else 1e-3)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_noise_does_not_make_square_pixels_oblong(seed: int) -> None:
+    scene = small(seed=seed, noise=0.08, outliers=0.2, confidence="random")
+    result = register_pointmaps(*scene.inputs)
+    assert torch.equal(result.intrinsics[:, 0, 0], result.intrinsics[:, 1, 1])
+
+
 def test_the_result_keeps_the_contract() -> None:
     scene = small()
     result = register_pointmaps(*scene.inputs)
@@ -371,6 +397,10 @@ def test_weights_of_positions_are_in_the_unit_of_the_result(far: float) -> None:
         ({"focal_px": -1.0}, "focal_px must be a positive number"),
         ({"focal_px": torch.ones(3)}, "one per frame"),
         ({"focal_px": 3.0, "intrinsics": torch.eye(3)}, "not both"),
+        ({"pixel_aspect": 2.0, "intrinsics": torch.eye(3)}, "give pixel_aspect or intrinsics, not both"),
+        ({"pixel_aspect": 0.0}, "pixel_aspect is fy / fx, a positive number, got 0.0"),
+        ({"pixel_aspect": "16/9"}, "pixel_aspect is fy / fx, a positive number, got '16/9'"),
+        ({"pixel_aspect": 2.0, "method": "reference"}, "takes focal_px, not intrinsics or pixel_aspect"),
         ({"intrinsics": torch.eye(2)}, "intrinsics must be finite"),
         ({"intrinsics": torch.zeros(3, 3)}, "positive focal lengths"),
         ({"known_poses": torch.eye(4)}, "known_poses must be finite and"),
