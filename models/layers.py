@@ -151,13 +151,21 @@ class Attention(nn.Module, AttentionModuleMixin):
         heads: number of heads; `dim` must be divisible by it.
         context_dim: width of keys and values before projection; `dim` when None.
         qk_norm: None, "rms_norm" or "layer_norm" (per head, on queries and keys); the latter is fused on a CPU.
+        is_cross_attention: keys and values come from elsewhere, as step caches (pyramid attention broadcast) ask.
     """
 
     _default_processor_cls = AttentionProcessor
     _available_processors = [AttentionProcessor]
     _supports_qkv_fusion = False  # keys and values may come from a cache, queries never do
 
-    def __init__(self, dim: int, heads: int, context_dim: int | None = None, qk_norm: str | None = None):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        context_dim: int | None = None,
+        qk_norm: str | None = None,
+        is_cross_attention: bool = False,
+    ):
         super().__init__()
         if dim % heads:
             raise ValueError(f"width {dim} is not divisible by {heads} heads")
@@ -165,6 +173,7 @@ class Attention(nn.Module, AttentionModuleMixin):
             raise ValueError(f"qk_norm must be one of {tuple(QK_NORMS)}, got {qk_norm!r}")
         context_dim = dim if context_dim is None else context_dim
         self.heads = heads
+        self.is_cross_attention = is_cross_attention
         self.to_q = nn.Linear(dim, dim)
         self.to_k = nn.Linear(context_dim, dim)
         self.to_v = nn.Linear(context_dim, dim)

@@ -48,7 +48,7 @@ class PairwiseDecoderBlock(nn.Module):
         self.self_attn = Attention(dim, num_attention_heads)
         self.norm_context = nn.LayerNorm(dim, eps=norm_eps)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.cross_attn = Attention(dim, num_attention_heads)
+        self.cross_attn = Attention(dim, num_attention_heads, is_cross_attention=True)
         self.norm3 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = FeedForward(dim, int(dim * mlp_ratio), approximate="none")
 

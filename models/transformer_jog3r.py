@@ -77,7 +77,7 @@ class Jog3rTransformerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=False)
         self.spatial_attn = Attention(dim, num_attention_heads, qk_norm=qk_norm)
         self.temporal_attn = Attention(dim, num_attention_heads, qk_norm=qk_norm)
-        self.cross_attn = Attention(dim, num_attention_heads, qk_norm=qk_norm)
+        self.cross_attn = Attention(dim, num_attention_heads, qk_norm=qk_norm, is_cross_attention=True)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps, elementwise_affine=False)
         self.mlp = FeedForward(dim, int(dim * mlp_ratio), approximate="tanh")
         self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import create_repo, file_exists
 from safetensors import SafetensorError, safe_open
@@ -96,13 +97,9 @@ def _check_weights(component: str, module: ModelMixin | PreTrainedModel, folder:
     if getattr(module, "hf_quantizer", None) is not None:
         return  # quantised files hold other names on purpose
     ours = isinstance(module, ModelMixin)
-    files = _weight_files(folder / component, "diffusion_pytorch_model" if ours else "model", variant)
-    if not files:
+    saved = _saved_names(folder / component, ours, variant)
+    if not saved:
         return
-    saved: set[str] = set()
-    for file in files:
-        with safe_open(file, framework="pt") as content:
-            saved |= set(content.keys())
     expected = module.state_dict()
     there = {expected[name].data_ptr() for name in saved & set(expected)}
     missing = {
@@ -120,9 +117,21 @@ def _check_weights(component: str, module: ModelMixin | PreTrainedModel, folder:
         )
 
 
-def _weight_files(folder: Path, stem: str, variant: str | None) -> list[Path]:
-    """The safetensors files, shards included, of that variant where it exists."""
-    files = sorted(folder.glob(f"{stem}*.safetensors"))
-    plain = [file for file in files if file.name.split(".")[1].split("-")[0] == "safetensors" or file.name.count(".") == 1]
+def _saved_names(folder: Path, ours: bool, variant: str | None) -> set[str]:
+    """Names of the weights in a component's files: safetensors, and pickled ones where there are no others."""
+    names: set[str] = set()
+    for file in _weight_files(folder, "diffusion_pytorch_model" if ours else "model", ".safetensors", variant):
+        with safe_open(file, framework="pt") as content:
+            names |= set(content.keys())
+    if not names:
+        for file in _weight_files(folder, "diffusion_pytorch_model" if ours else "pytorch_model", ".bin", variant):
+            names |= set(torch.load(file, map_location="meta", mmap=True, weights_only=True))
+    return names
+
+
+def _weight_files(folder: Path, stem: str, suffix: str, variant: str | None) -> list[Path]:
+    """The files of that kind, shards included, of that variant where it exists."""
+    files = sorted(folder.glob(f"{stem}*{suffix}"))
+    plain = [file for file in files if file.name.count(".") == 1]
     chosen = [file for file in files if variant is not None and file.name.split(".")[1].split("-")[0] == variant]
     return chosen or plain

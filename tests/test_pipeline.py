@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, FirstBlockCacheConfig
+from diffusers import AutoencoderTiny, DDIMScheduler, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 from tiny_components import MAX_LENGTH, PROMPT, seeded, tiny_head, tiny_pipeline, tiny_transformer, tiny_vae
 
 from jog3r import Jog3rPipelineOutput
@@ -297,6 +297,24 @@ def test_step_caches_do_not_touch_the_tapped_features():
     with_cache = pipe(video=video, generator=seeded(), registration=False)
     pipe.transformer.disable_cache()
     assert torch.equal(with_cache.pointmaps, pipe(video=video, generator=seeded(), registration=False).pointmaps)
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("spatial", "spatial_attn"), ("temporal", "temporal_attn"), ("cross", "cross_attn")])
+def test_pyramid_attention_broadcast_skips_the_attention_that_is_named(kind, layer):
+    pipe = tiny_pipeline()
+    settings = {f"{kind}_attention_block_skip_range": 2, f"{kind}_attention_timestep_skip_range": (-1, 1001)}
+    if kind != "cross":  # diffusers' own names are of models with a tower for each
+        settings[f"{kind}_attention_block_identifiers"] = (layer,)
+    config = PyramidAttentionBroadcastConfig(**settings, current_timestep_callback=lambda: pipe.current_timestep)
+    calls = dict.fromkeys(("spatial_attn", "temporal_attn", "cross_attn"), 0)
+
+    for name in calls:
+        getattr(pipe.transformer.transformer_blocks[0], name).to_q.register_forward_hook(
+            lambda *_, name=name: calls.update({name: calls[name] + 1})
+        )
+    pipe.transformer.enable_cache(config)
+    assert torch.isfinite(pipe(PROMPT, task="t2v", guidance_scale=1.0, generator=seeded(), **FAST).frames).all()
+    assert calls[layer] < 4 and all(number == 4 for name, number in calls.items() if name != layer)
 
 
 def test_latents_are_normalised_channel_by_channel_and_back():

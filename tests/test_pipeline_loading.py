@@ -146,6 +146,19 @@ def test_a_missing_tensor_is_refused(copy):
         Jog3rPipeline.from_pretrained(copy)
 
 
+def test_a_missing_tensor_of_a_pickled_file_is_refused(copy):
+    folder = copy / "transformer"
+    Jog3rPipeline.from_pretrained(copy).transformer.save_pretrained(folder, safe_serialization=False)
+    (folder / "diffusion_pytorch_model.safetensors").unlink(missing_ok=True)
+    assert Jog3rPipeline.from_pretrained(copy).transformer.null_caption.isfinite().all()
+    file = folder / "diffusion_pytorch_model.bin"
+    weights = torch.load(file, weights_only=True)
+    del weights["null_caption"]
+    torch.save(weights, file)
+    with pytest.raises(ValueError, match="1 weights are missing, such as 'null_caption'"):
+        Jog3rPipeline.from_pretrained(copy)
+
+
 def test_a_missing_tensor_of_the_text_encoder_is_refused(copy):
     path = copy / "text_encoder" / "model.safetensors"
     weights = load_file(path)
