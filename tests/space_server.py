@@ -1,19 +1,29 @@
 """A running Space for tests: the random tiny pipeline behind the real page, in this process."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
+import torch
 from tiny_components import tiny_pipeline
 
+from jog3r.space.jobs import Done, run_job
 from jog3r.space.limits import SpaceLimits
 from jog3r.space.server import Space, open_space
 
 PROMPT = "a room with blue walls, the camera moves forward"
 # Generous: a busy machine must not fail tests that are not about time.
 LIMITS = SpaceLimits(request_seconds=300.0, decode_seconds=120.0)
+# A slow clip of 100 steps goes through 1800 layers, a slow video through 36: neither is over by itself when it has to be.
+SLOW_LAYER_SECONDS = 1.0
+FREE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -42,3 +52,58 @@ def running_space(folder: Path, compare: bool = False, **limits: object) -> Iter
     finally:
         page.close()
         space.folder.close()
+
+
+def function_number(running: Running, name: str) -> int:
+    """By which Gradio's queue calls a function of the page."""
+    config = json.load(urllib.request.urlopen(f"{running.url}config"))
+    return next(function["id"] for function in config["dependencies"] if function["api_name"] == name)
+
+
+def join_queue(running: Running, name: str, values: tuple[Any, ...], session: str) -> None:
+    """What a page sends first; then it listens to its session's stream."""
+    asked = {"data": values, "fn_index": function_number(running, name), "session_hash": session}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{running.url}gradio_api/queue/join", json.dumps(asked).encode(), headers)
+    assert "event_id" in json.load(urllib.request.urlopen(request))
+
+
+@contextmanager
+def slow_layers(space: Space) -> Iterator[threading.Event]:
+    """Each layer that is made of others takes a second; at the end whatever is under way goes on at its own speed.
+
+    Yields:
+        Set once such a layer is reached.
+    """
+    begun, over = threading.Event(), threading.Event()
+
+    def wait(*_: Any) -> None:
+        begun.set()
+        over.wait(SLOW_LAYER_SECONDS)
+
+    networks = [part for part in space.model.pipe.components.values() if isinstance(part, torch.nn.Module)]
+    layers = [layer for network in networks for layer in network.modules() if next(layer.children(), None) is not None]
+    hooks = [layer.register_forward_pre_hook(wait) for layer in layers]
+    try:
+        yield begun
+    finally:
+        over.set()
+        for hook in hooks:
+            hook.remove()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def assert_worker_becomes_free() -> None:
+    """The model's only thread takes a job of ours within seconds."""
+    end = time.monotonic() + FREE_SECONDS
+    with closing(run_job(lambda job: "free", 60.0)) as events:
+        for event in events:
+            if event == Done("free"):
+                return
+            assert event is None and time.monotonic() < end, "the worker is not free"

@@ -5,7 +5,7 @@ import threading
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import pytest
 
 pytest.importorskip("gradio")
 from gradio_client import Client, handle_file
+from gradio_client.client import Job
 from space_files import hostile_files
-from space_server import PROMPT, Running, running_space
+from space_server import PROMPT, Running, assert_worker_becomes_free, function_number, running_space, slow_layers, wait_for
 
 from jog3r.space.limits import SpaceLimits
 
@@ -218,16 +219,47 @@ def test_files_of_a_request_are_served_and_its_neighbours_are_not(client: Client
 
 
 @pytest.mark.parametrize("body", [
-    b"{", b"\xff", b"[" * 9000, b'"text"', b"x" * 100_000, b'{"data": [NaN]}', b'{"data": [1e999, -1e999]}',
-    b'{"data": "text"}', b'{"data": {"a": 1}}', b'{"data": []}', b'{"data": [null, null, null, null, null]}',
-    b'{"fn_index": 99999, "data": [], "session_hash": "a"}', b'{"data": ["a room", 0, 20, 1, 4, "one", "too", "many"]}',
-    b'{"data": ["a room", 0, 20, 1, 4], "session_hash": "../../x"}', b'{"data": ["a room", 1e999, 20, 1, 4]}',
+    b"", b"{", b"{}", b"[]", b"\xff", b"[" * 9000, b'"text"', b"x" * 100_000,
+    b'{"data": [NaN], "session_hash": "a", "fn_index": 2}', b'{"data": [1e999, -1e999], "session_hash": "a", "fn_index": 2}',
+    b'{"data": "text", "session_hash": "a", "fn_index": 2}', b'{"data": {"a": 1}, "session_hash": "a", "fn_index": 2}',
+    b'{"data": [], "session_hash": "a"}', b'{"data": [], "session_hash": "a", "fn_index": "generate"}',
+    b'{"data": []}', b'{"data": [null, null, null, null, null]}', b'{"data": ["a room", 0, 20, 1, 4, "one", "too", "many"]}',
+    b'{"data": ["a room", 0, 20, 1, 4], "session_hash": "../../x", "fn_index": 2}',
 ])  # fmt: skip
 def test_broken_requests_are_refused(running: Running, body: bytes):
     status, text = _post(running, "/gradio_api/queue/join", body)
-    if status == 200:  # queued: its own session hears of the refusal, nobody else
-        return
-    assert 400 <= status < 504 and "Traceback" not in text
+    assert status in (400, 413, 422) and json.loads(text)["detail"] and "Traceback" not in text
+
+
+@pytest.mark.parametrize("number", [99999, -1])
+def test_a_function_that_is_none_is_not_queued(running: Running, number: int):
+    status, text = _post(running, "/gradio_api/queue/join", {"fn_index": number, "data": [], "session_hash": "a"})
+    assert status >= 400 and "event_id" not in text and "Traceback" not in text
+
+
+def _follow(running: Running, data: list[Any]) -> dict[str, Any]:
+    """The last message to the session that asked for a clip."""
+    session = uuid.uuid4().hex
+    asked = {"data": data, "fn_index": function_number(running, "generate"), "session_hash": session}
+    assert _post(running, "/gradio_api/queue/join", asked)[0] == 200
+    status, text = _open(f"{running.url}gradio_api/queue/data?session_hash={session}")
+    messages = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line]
+    assert status == 200 and messages[-1]["msg"] == "close_stream" and messages[-2]["msg"] == "process_completed"
+    assert "Traceback" not in text
+    return messages[-2]
+
+
+@pytest.mark.parametrize("data", [[], ["a room"], [None] * 5, [[]] * 5, [{"a": 1}] * 5])
+def test_data_that_do_not_fit_end_in_an_error(running: Running, data: list[Any]):
+    last = _follow(running, data)
+    assert last["success"] is False and set(last["output"]) == {"error"}
+    assert last["output"]["error"] is None or _is_sentence(last["output"]["error"])
+
+
+def test_values_too_many_are_left_out(running: Running):
+    last = _follow(running, [*GOOD, "one", "too", "many"])
+    assert last["success"] is True
+    assert "one" not in last["output"]["data"][-1] and repr(PROMPT) in last["output"]["data"][-1]
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "1" + "0" * 5000])
@@ -251,16 +283,43 @@ def test_uploads_stop_when_the_disk_is_taken_and_the_rest_goes_on(client: Client
 
 
 @pytest.mark.parametrize("path", ["cancel", "reset"])
-def test_ending_requests_of_others_needs_their_secrets(running: Running, path: str):
-    value = {"session_hash": "guess", "fn_index": 0, "event_id": "0" * 32}
-    assert _post(running, f"/gradio_api/{path}", value)[0] < 500
+def test_ending_requests_of_others_needs_their_secrets(client: Client, running: Running, path: str):
+    number = function_number(running, "generate")
+    sessions = ("guess", "", ".*", client.session_hash[:-1], client.session_hash.upper() + "0")
+    with slow_layers(running.space) as begun:
+        job = client.submit(*GOOD, api_name="/generate")
+        assert begun.wait(120)
+        for session in sessions:
+            guess = {"session_hash": session, "fn_index": number, "event_id": "0" * 32}
+            assert _post(running, f"/gradio_api/{path}", guess)[0] < 500
+        assert not job.done()
+    assert "Done" in job.result(timeout=300)[0]
 
 
-def test_parallel_starts_and_stops_leave_the_worker_free(client: Client, running: Running):
-    jobs = [client.submit(PROMPT, seed, SpaceLimits().max_steps, 2.5, 4, api_name="/generate") for seed in range(6)]
-    threads = [threading.Thread(target=job.cancel) for job in jobs for _ in range(2)]
+def _together(act: Callable[[Any], object], values: list[Any]) -> None:
+    threads = [threading.Thread(target=act, args=(value,)) for value in values]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def test_parallel_starts_and_stops_leave_the_worker_free(client: Client, running: Running):
+    clients = [client, *(Client(running.url, verbose=False, download_files=False) for _ in range(3))]
+    jobs: list[Job] = []
+
+    def start(client: Client) -> None:
+        job = client.submit(PROMPT, 0, SpaceLimits().max_steps, 2.5, 4, api_name="/generate")
+        wait_for(lambda: job.communicator.event_id)  # before the server has named it, it cannot be told to end it
+        jobs.append(job)
+
+    with slow_layers(running.space) as begun:
+        _together(start, clients)
+        assert begun.wait(120)
+        wait_for(lambda: any(job.outputs() for job in jobs))
+        at_work = [job for job in jobs if job.outputs()]
+        _together(Job.cancel, [job for job in jobs if job not in at_work] * 2)
+        _together(Job.cancel, at_work * 2)
+        assert_worker_becomes_free()
+    assert len(at_work) == 1
     assert "Done" in client.predict(*GOOD, api_name="/generate")[0]

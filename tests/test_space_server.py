@@ -2,9 +2,8 @@
 
 import json
 import re
-import threading
-import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ pytest.importorskip("gradio")
 from gradio_client import Client, handle_file
 from PIL import Image
 from space_files import write_video
-from space_server import PROMPT, Running, running_space
+from space_server import PROMPT, Running, assert_worker_becomes_free, join_queue, running_space, slow_layers, wait_for
 
 from jog3r.data.video import read_video
 
@@ -128,9 +127,36 @@ def test_a_full_queue_says_so_and_loses_nothing(client: Client):
 
 
 def test_a_stop_frees_the_worker(client: Client, running: Running):
-    job = client.submit(PROMPT, 0, 100, 2.5, 4, api_name="/generate")
-    _wait_for(lambda: list(job.outputs()))
-    job.cancel()
+    with slow_layers(running.space) as begun:
+        job = client.submit(PROMPT, 0, 100, 2.5, 4, api_name="/generate")
+        assert begun.wait(120)
+        wait_for(job.outputs)
+        job.cancel()
+        assert_worker_becomes_free()
+    assert "Done" in client.predict(*GOOD, api_name="/generate")[0]
+
+
+def test_a_stop_amid_the_only_pass_frees_the_worker(client: Client, running: Running, tmp_path: Path):
+    video = handle_file(str(write_video(tmp_path / "mine.mp4", 8)))
+    with slow_layers(running.space) as begun:
+        job = client.submit(video, 4, api_name="/reconstruct")
+        assert begun.wait(120)
+        wait_for(job.outputs)
+        assert list((running.space.folder.path / "requests").iterdir())
+        job.cancel()
+        assert_worker_becomes_free()
+    wait_for(lambda: not list((running.space.folder.path / "requests").iterdir()))
+
+
+def test_a_closed_page_frees_the_worker(client: Client, running: Running):
+    session = uuid.uuid4().hex
+    with slow_layers(running.space) as begun:
+        join_queue(running, "generate", (PROMPT, 0, 100, 2.5, 4), session)
+        stream = urllib.request.urlopen(f"{running.url}gradio_api/queue/data?session_hash={session}", timeout=120)
+        assert begun.wait(120)
+        assert any(b"process_generating" in line for line in stream)  # the page follows its request
+        stream.close()
+        assert_worker_becomes_free()
     assert "Done" in client.predict(*GOOD, api_name="/generate")[0]
 
 
@@ -144,10 +170,3 @@ def test_files_are_deleted_after_their_time(client: Client, running: Running):
         object.__setattr__(running.space.folder, "keep_seconds", 3600)
     assert not [path for path in running.space.folder.served.rglob("*") if path.is_file()]
     assert "Done" in client.predict(*GOOD, api_name="/generate")[0]  # the next request is not disturbed
-
-
-def _wait_for(condition, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.05)
