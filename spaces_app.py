@@ -75,6 +75,7 @@ def generate(space: Space, prompt: str, seed: float, steps: float, guidance: flo
     with one_sentence("generate"):
         begin = time.monotonic()
         settings = GenerateSettings.checked(space.limits, space.model.max_frames, prompt, seed, steps, guidance, frames)
+        yield _starting(7)
         events = generate_video(space.model.path, settings, True, space.limits.request_seconds)
         result = yield from follow(events, 7)
         yield _writing(7)
@@ -107,6 +108,7 @@ def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
         begin = time.monotonic()
         count = check_whole("The number of frames", frames, 2, space.model.max_video_frames)
         size = (space.model.size, space.model.size)
+        yield _starting(9)
         upload = yield from follow(decode_upload(Path(video), count, size, space.limits, folder), 9)
         events = find_cameras(space.model.path, upload.frames, upload.fps, space.limits.request_seconds)
         result = yield from follow(events, 9)
@@ -182,6 +184,11 @@ def take_over(video: str | None) -> tuple[str, gr.Tabs]:
 
 def _public_path(space: Space) -> str:
     return "" if space.is_bundled else space.model.path
+
+
+def _starting(outputs: int) -> tuple[Any, ...]:
+    """The first update. It comes before any work: Gradio knows whom to close at a stop only after a first update."""
+    return (progress(Step("starting", 0.0)), *(gr.skip(),) * (outputs - 1))
 
 
 def _writing(outputs: int, stage: str = "writing the files", share: float = 1.0) -> tuple[Any, ...]:

@@ -126,11 +126,12 @@ def test_a_full_queue_says_so_and_loses_nothing(client: Client):
     assert len(done) + len(refused) == 6 and len(done) >= 3 and len(refused) >= 1, outcomes
 
 
-def test_a_stop_frees_the_worker(client: Client, running: Running):
+@pytest.mark.parametrize("early", [False, True])
+def test_a_stop_frees_the_worker(client: Client, running: Running, early: bool):
     with slow_layers(running.space) as begun:
         job = client.submit(PROMPT, 0, 100, 2.5, 4, api_name="/generate")
-        assert begun.wait(120)
-        wait_for(job.outputs)
+        assert early or begun.wait(120)
+        wait_for((lambda: job.communicator.event_id) if early else job.outputs)
         job.cancel()
         assert_worker_becomes_free()
     assert "Done" in client.predict(*GOOD, api_name="/generate")[0]
