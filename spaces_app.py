@@ -28,7 +28,7 @@ from jog3r.space.clips import EXAMPLE_CLIPS, EXAMPLE_PROMPTS, write_example
 from jog3r.space.example import serve_example
 from jog3r.space.gate import Gate
 from jog3r.space.jobs import Done, Failed, Step, stop_running
-from jog3r.space.leftovers import SESSIONS, Leftovers
+from jog3r.space.leftovers import SESSIONS, Leftovers, spare_sessions
 from jog3r.space.limits import GenerateSettings, Refused, SpaceLimits, check_whole
 from jog3r.space.model import BUNDLED_STEPS, GENERATED_FPS, find_cameras, generate_video
 from jog3r.space.pieces import (
@@ -395,6 +395,7 @@ def build(space: Space) -> gr.Blocks:
 def launch(space: Space, host: str | None = None, port: int | None = None, block: bool = True) -> gr.Blocks:
     """Serve the page; returns it when `block` is False."""
     page = build(space)
+    spare_sessions(page)
     room = UploadRoom(space.folder, space.limits)
     gate = Middleware(Gate, upload_bytes=space.limits.upload_bytes, room=room, tidy=Leftovers(page))
     page.launch(

@@ -44,7 +44,7 @@ _ADDRESS_BYTES = 1024  # of the path, and of what follows the question mark
 # Gradio keeps what it is told under these names, so they must not be as long as a request.
 _NAMES = ("session_hash", "event_id", "trigger_id")
 _NAME = re.compile(r"[\w-]{1,64}")
-_TIDY_SECONDS = 60.0
+_TIDY_SECONDS = 5.0
 
 
 class Gate:
@@ -54,7 +54,7 @@ class Gate:
         app: What is behind.
         upload_bytes: Largest upload.
         room: Where uploads find room.
-        tidy: Called now and then on the event loop, between requests.
+        tidy: Called every few seconds on the event loop, between requests.
     """
 
     def __init__(self, app: ASGIApp, upload_bytes: int, room: UploadRoom, tidy: Callable[[], None]) -> None:
