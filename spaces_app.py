@@ -31,6 +31,7 @@ from jog3r.space.jobs import Done, Failed, Step, stop_running
 from jog3r.space.leftovers import SESSIONS, Leftovers, spare_sessions
 from jog3r.space.limits import GenerateSettings, Refused, SpaceLimits, check_whole
 from jog3r.space.model import BUNDLED_STEPS, GENERATED_FPS, find_cameras, generate_video
+from jog3r.space.page import Page
 from jog3r.space.pieces import (
     IDLE,
     NO_POINTS,
@@ -376,7 +377,7 @@ def _compare_tab(space: Space) -> None:
 
 def build(space: Space) -> gr.Blocks:
     """The page."""
-    with gr.Blocks(title="JOG3R", analytics_enabled=False, delete_cache=(60, space.limits.keep_seconds)) as page:
+    with Page(title="JOG3R", analytics_enabled=False, delete_cache=(60, space.limits.keep_seconds)) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Tabs() as tabs:
             with gr.Tab("Text to video"):
