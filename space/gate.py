@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import anyio.to_thread
 from starlette.responses import JSONResponse
@@ -34,6 +35,7 @@ _OPEN = re.compile(
     rf"|{_MCP}(/.*)?"
 )
 _UPLOAD = f"{_API}/upload"
+_FILE = f"{_API}/file="
 _JSON_BYTES = 64 * 1024
 _MCP_BYTES = 4 * 2**20  # MCP has no uploads: a clip comes inside the JSON
 _MULTIPART_BYTES = 4096  # what a form adds to the file itself
@@ -103,7 +105,7 @@ class Gate:
             raise _Refusal(414, f"The address is too long; at most {_ADDRESS_BYTES} bytes are taken.")
         if not _OPEN.fullmatch(path):
             raise _Refusal(404, "There is no such page.")
-        if path.startswith(f"{_API}/file=") and (".." in path or ":" in path or "\0" in path):
+        if path.startswith(_FILE) and _leads_out(path.removeprefix(_FILE)):
             raise _Refusal(403, "Only files of this Space's own requests are served.")
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return receive
@@ -132,6 +134,11 @@ class _Refusal(Exception):
 
 def _path(scope: Scope) -> str:
     return scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+
+
+def _leads_out(file: str) -> bool:
+    """Whether a file's path is an address or goes up, also to somebody who decodes it once more; names like a..mp4 do not."""
+    return any(":" in text or "\0" in text or ".." in re.split(r"[/\\]", text) for text in (file, unquote(file)))
 
 
 def _is_upload(scope: Scope) -> bool:

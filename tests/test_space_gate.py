@@ -84,11 +84,17 @@ def test_the_gate_is_shut_for_the_rest(path):
     assert _ask(path)[0] == 404
 
 
-@pytest.mark.parametrize(
-    "path", ["http://127.0.0.1:1/", "https://example.com/a", "/tmp/a/../../etc/passwd", "/tmp/a\0b", "file:///etc"]
-)
+@pytest.mark.parametrize("path", [
+    "http://127.0.0.1:1/", "https://example.com/a", "/tmp/a/../../etc/passwd", "/tmp/a\0b", "file:///etc", "..", "../a", "/tmp/a/..",
+    "%2e%2e/a", "/tmp/%2e%2e/a", "/tmp/..%2fa", "..\\a", "/tmp\\..\\a", "/tmp/..%5ca", "http%3a//127.0.0.1/",
+])  # fmt: skip
 def test_the_gate_serves_no_addresses_and_no_way_out(path):
     assert _ask(f"/gradio_api/file={path}")[0] == 403
+
+
+@pytest.mark.parametrize("name", ["holiday..mp4", "..mp4", "a...b", "...", "100%.mp4", "what..is..this/clip.mp4"])
+def test_the_gate_serves_files_with_dots_in_their_names(name):
+    assert _ask(f"/gradio_api/file=/tmp/x/{name}")[0] == 200
 
 
 @pytest.mark.parametrize("value, status", [
