@@ -48,7 +48,7 @@ from jog3r.space.pieces import (
 )
 from jog3r.space.results import write_clip, write_colmap, write_consistency, write_correspondences, write_scene_files
 from jog3r.space.room import UploadRoom
-from jog3r.space.server import Space, follow, one_sentence, open_space
+from jog3r.space.server import Space, follow, mcp_is_on, one_sentence, open_space
 from jog3r.space.style import CSS, HEAD, theme
 from jog3r.space.texts import ABOUT, INTRODUCTION, PROMPT_HINT, TINY_WORDS, compare_note, limits_note
 from jog3r.space.uploads import decode_upload
@@ -398,7 +398,7 @@ def launch(space: Space, host: str | None = None, port: int | None = None, block
     page = build(space)
     spare_sessions(page)
     room = UploadRoom(space.folder, space.limits)
-    gate = Middleware(Gate, upload_bytes=space.limits.upload_bytes, room=room, tidy=Leftovers(page))
+    gate = Middleware(Gate, upload_bytes=space.limits.upload_bytes, room=room, tidy=Leftovers(page), mcp=mcp_is_on())
     page.launch(
         server_name=host,
         server_port=port,

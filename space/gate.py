@@ -32,8 +32,8 @@ _OPEN = re.compile(
     rf"|{_API}/(info|openapi\.json|app_id|startup-events|heartbeat/\w+|theme\.css|token|user|login_check)/?"
     rf"|{_API}/(queue/(join|data)|cancel|reset|upload|upload_progress|(run|api)/\w+|call(/v2)?/\w+(/\w+)?)/?"
     rf"|{_API}/file=.*"
-    rf"|{_MCP}(/.*)?"
 )
+_OPEN_FOR_MCP = re.compile(rf"{_MCP}(/.*)?")
 _UPLOAD = f"{_API}/upload"
 _FILE = f"{_API}/file="
 _JSON_BYTES = 64 * 1024
@@ -57,13 +57,15 @@ class Gate:
         upload_bytes: Largest upload.
         room: Where uploads find room.
         tidy: Called every few seconds on the event loop, between requests.
+        mcp: Whether the way to the MCP server is open.
     """
 
-    def __init__(self, app: ASGIApp, upload_bytes: int, room: UploadRoom, tidy: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, upload_bytes: int, room: UploadRoom, tidy: Callable[[], None], mcp: bool = False) -> None:
         self.app = app
         self.upload_bytes = upload_bytes
         self.room = room
         self.tidy = tidy
+        self.mcp = mcp
         self._tidied = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,7 +105,7 @@ class Gate:
         path = _path(scope)
         if max(len(scope["path"].encode()), len(scope.get("query_string", b""))) > _ADDRESS_BYTES:
             raise _Refusal(414, f"The address is too long; at most {_ADDRESS_BYTES} bytes are taken.")
-        if not _OPEN.fullmatch(path):
+        if not (_OPEN.fullmatch(path) or (self.mcp and _OPEN_FOR_MCP.fullmatch(path))):
             raise _Refusal(404, "There is no such page.")
         if path.startswith(_FILE) and _leads_out(path.removeprefix(_FILE)):
             raise _Refusal(403, "Only files of this Space's own requests are served.")
@@ -116,7 +118,10 @@ class Gate:
         if _is_upload(scope):
             return receive
         body = await _read(receive, limit)
-        _check_json(body)
+        if len(body) > _JSON_BYTES:
+            await anyio.to_thread.run_sync(_check_json, body)  # takes a second, in which nobody would be served
+        else:
+            _check_json(body)
         return _replay(body, receive)
 
     def _limit(self, path: str) -> int:
@@ -146,7 +151,7 @@ def _is_upload(scope: Scope) -> bool:
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] != "http.request":
@@ -155,7 +160,7 @@ async def _read(receive: Receive, limit: int) -> bytes:
         if len(body) > limit:
             raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
         if not message.get("more_body"):
-            return body
+            return bytes(body)
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:

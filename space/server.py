@@ -21,7 +21,7 @@ from jog3r.space.pieces import progress
 from jog3r.space.storage import ServerFolder
 from jog3r.space.upkeep import few_arenas, start_upkeep
 
-__all__ = ["Space", "follow", "one_sentence", "open_space"]
+__all__ = ["Space", "follow", "mcp_is_on", "one_sentence", "open_space"]
 
 _log = logging.getLogger(__name__)
 _SHOWN_SECONDS = 1.0  # between two steps that are shown: each update costs server and browser some hundredths of a second
@@ -82,6 +82,11 @@ def open_space(
     os.environ["GRADIO_TEMP_DIR"] = str(folder.served)
     gradio.mcp.DEFAULT_TEMP_DIR = str(folder.served)  # took its value when it was imported
     return Space(first, second, model == bundled, limits, folder)
+
+
+def mcp_is_on() -> bool:
+    """Whether Gradio will be an MCP server as well, as it decides itself."""
+    return os.environ.get("GRADIO_MCP_SERVER", "False").lower() == "true"
 
 
 @contextmanager

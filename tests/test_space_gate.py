@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from jog3r.space import gate as gate_module
 from jog3r.space.gate import Gate
 from jog3r.space.limits import Refused
 from jog3r.space.room import UploadRoom
+from jog3r.space.server import mcp_is_on
 from jog3r.space.storage import ServerFolder
 
 
@@ -36,6 +38,7 @@ def _ask(
     headers: dict[str, str] | None = None,
     room: UploadRoom | None = None,
     query: str = "",
+    mcp: bool = False,
 ) -> tuple[int, bytes]:
     """Status and body that the gate answers, 200 where it lets through, 499 where it breaks the connection."""
     chunks = [body] if isinstance(body, bytes) else body
@@ -63,7 +66,7 @@ def _ask(
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {"type": "http", "path": path, "method": method, "headers": pairs, "root_path": "", "query_string": query.encode()}
     room = room or UploadRoom(_folder, LIMITS)
-    asyncio.run(Gate(behind, upload_bytes=10_000, room=room, tidy=lambda: None)(scope, receive, send))
+    asyncio.run(Gate(behind, upload_bytes=10_000, room=room, tidy=lambda: None, mcp=mcp)(scope, receive, send))
     return sent[0]["status"], sent[1]["body"]
 
 
@@ -85,8 +88,8 @@ def test_the_gate_is_shut_for_the_rest(path):
 
 
 @pytest.mark.parametrize("path", [
-    "http://127.0.0.1:1/", "https://example.com/a", "/tmp/a/../../etc/passwd", "/tmp/a\0b", "file:///etc", "..", "../a", "/tmp/a/..",
-    "%2e%2e/a", "/tmp/%2e%2e/a", "/tmp/..%2fa", "..\\a", "/tmp\\..\\a", "/tmp/..%5ca", "http%3a//127.0.0.1/",
+    "http://127.0.0.1:1/", "https://example.com/a", "/tmp/a/../../etc/passwd", "/tmp/a\0b", "file:///etc", "..", "../a",
+    "/tmp/a/..", "%2e%2e/a", "/tmp/%2e%2e/a", "/tmp/..%2fa", "..\\a", "/tmp\\..\\a", "/tmp/..%5ca", "http%3a//127.0.0.1/",
 ])  # fmt: skip
 def test_the_gate_serves_no_addresses_and_no_way_out(path):
     assert _ask(f"/gradio_api/file={path}")[0] == 403
@@ -229,6 +232,29 @@ def test_the_number_of_files_is_bounded(tmp_path):
 
 def test_mcp_may_carry_a_clip_and_nothing_else_may():
     body = json.dumps({"video": "x" * 100_000}).encode()
-    assert _ask("/gradio_api/mcp/", "POST", body)[0] == 200
-    assert _ask("/gradio_api/mcp/", "POST", b"", {"content-length": str(5 * 2**20)})[0] == 413
-    assert _ask("/gradio_api/queue/join", "POST", body)[0] == 413
+    assert _ask("/gradio_api/mcp/", "POST", body, mcp=True)[0] == 200
+    assert _ask("/gradio_api/mcp/", "POST", b"", {"content-length": str(5 * 2**20)}, mcp=True)[0] == 413
+    assert _ask("/gradio_api/queue/join", "POST", body, mcp=True)[0] == 413
+
+
+def test_the_gate_opens_for_mcp_only_where_it_is_on():
+    assert _ask("/gradio_api/mcp/")[0] == 404 and _ask("/gradio_api/mcp/", "POST", b"{}")[0] == 404
+    assert _ask("/gradio_api/mcp/", mcp=True)[0] == 200 and _ask("/gradio_api/mcp", mcp=True)[0] == 200
+    assert _ask("/gradio_api/mcpx", mcp=True)[0] == 404
+
+
+@pytest.mark.parametrize("text, is_on", [("True", True), ("true", True), ("False", False), ("1", False), (None, False)])
+def test_mcp_is_on_where_gradio_has_it_on(monkeypatch, text, is_on):
+    monkeypatch.delenv("GRADIO_MCP_SERVER", raising=False)
+    if text:
+        monkeypatch.setenv("GRADIO_MCP_SERVER", text)
+    assert mcp_is_on() == is_on
+
+
+@pytest.mark.parametrize("size, in_a_thread", [(1000, False), (100_000, True)])
+def test_large_json_is_looked_through_beside_the_event_loop(monkeypatch, size, in_a_thread):
+    threads, check = [], gate_module._check_json
+    monkeypatch.setattr(gate_module, "_check_json", lambda body: (threads.append(threading.current_thread()), check(body)))
+    assert _ask("/gradio_api/mcp/", "POST", json.dumps(["x" * size]).encode(), mcp=True)[0] == 200
+    assert (threads[0] is not threading.main_thread()) == in_a_thread
+    assert _ask("/gradio_api/mcp/", "POST", b'["' + b"x" * size + b'", NaN]', mcp=True)[0] == 400
