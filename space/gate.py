@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
+import anyio
 import anyio.to_thread
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jog3r.space.limits import Refused
-from jog3r.space.room import UploadRoom
+from jog3r.space.room import UPLOAD_FILES, UploadRoom
 
 __all__ = ["Gate"]
 
@@ -39,7 +40,6 @@ _FILE = f"{_API}/file="
 _JSON_BYTES = 64 * 1024
 _MCP_BYTES = 4 * 2**20  # MCP has no uploads: a clip comes inside the JSON
 _MULTIPART_BYTES = 4096  # what a form adds to the file itself
-_UPLOAD_PARTS = 4  # the page and its clients send one file at a time
 _PART = b"content-disposition:"  # begins each of them
 _UPLOAD_SECONDS = 120.0
 _ADDRESS_BYTES = 1024  # of the path, and of what follows the question mark
@@ -67,6 +67,7 @@ class Gate:
         self.tidy = tidy
         self.mcp = mcp
         self._tidied = time.monotonic()
+        self._door = anyio.CapacityLimiter(1)  # uploads that wait to come in take no thread from those who fetch files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with one sentence."""
@@ -93,7 +94,7 @@ class Gate:
         limit = self._limit(_path(scope))
         length = int(dict(scope["headers"]).get(b"content-length", limit))
         try:
-            await anyio.to_thread.run_sync(self.room.enter, length)
+            await anyio.to_thread.run_sync(self.room.enter, length, limiter=self._door)
         except Refused as refused:
             raise _Refusal(507, str(refused)) from None
         try:
@@ -179,7 +180,7 @@ def _bounded(receive: Receive, limit: int) -> Receive:
         text = tail + body.lower()
         parts += text.count(_PART)
         tail = text[1 - len(_PART) :]
-        return {"type": "http.disconnect"} if seen > limit or parts > _UPLOAD_PARTS else message
+        return {"type": "http.disconnect"} if seen > limit or parts > UPLOAD_FILES else message
 
     return bounded
 

@@ -8,12 +8,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 
 pytest.importorskip("gradio")
 from space_server import LIMITS
 
 from jog3r.space import gate as gate_module
+from jog3r.space import room as room_module
 from jog3r.space.gate import Gate
 from jog3r.space.limits import Refused
 from jog3r.space.room import UploadRoom
@@ -219,6 +221,68 @@ def test_uploads_at_once_are_bounded_and_those_cut_off_do_not_count(tmp_path):
         room.enter(10)
     room.leave(10)
     room.enter(10)
+    folder.close()
+
+
+def test_files_are_counted_now_and_then_and_what_entered_since_is_added(tmp_path, monkeypatch):
+    folder = ServerFolder(3600, tmp_path)
+    counts, usage = [], folder.usage
+    monkeypatch.setattr(folder, "usage", lambda: counts.append(1) or usage())
+    room = UploadRoom(folder, replace(LIMITS, keep_bytes=1000))
+    for name in "abc":
+        room.enter(300)
+        _file(folder, name, 300, 0)
+        room.leave(300)
+    assert len(counts) == 1
+    with pytest.raises(Refused, match="in a few minutes"):
+        room.enter(300)
+    seen = len(counts)
+    for _ in range(10):  # full, and nothing that could go: known for a while
+        with pytest.raises(Refused, match="in a few minutes"):
+            room.enter(300)
+    assert len(counts) == seen
+    room.enter(100)
+    monkeypatch.setattr(room_module, "_COUNTED_SECONDS", 0.0)
+    room.leave(100)
+    room.enter(100)
+    assert len(counts) > seen
+    folder.close()
+
+
+def test_uploads_that_were_cut_off_push_out_no_files(tmp_path):
+    folder = ServerFolder(3600, tmp_path)
+    old = _file(folder, "a", 600, 900)
+    room = UploadRoom(folder, replace(LIMITS, keep_bytes=1000))
+    for _ in range(10):
+        room.enter(300)
+        room.leave(300)
+    assert old.exists()
+    folder.close()
+
+
+def test_the_event_loop_and_other_threads_do_not_wait_while_files_are_counted(tmp_path, monkeypatch):
+    folder = ServerFolder(3600, tmp_path)
+    room = UploadRoom(folder, LIMITS)
+    room.enter(10)
+    counting, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(folder, "usage", lambda: (counting.set(), go_on.wait(60), (0, 0))[-1])
+    monkeypatch.setattr(room_module, "_COUNTED_SECONDS", 0.0)
+
+    async def behind(scope, receive, send): ...
+
+    async def ask():
+        gate = Gate(behind, 10_000, room, tidy=lambda: None)
+        scope = {"type": "http", "path": "/gradio_api/upload", "method": "POST", "headers": [], "query_string": b""}
+        uploads = [asyncio.ensure_future(gate(scope, None, None)) for _ in range(15)]
+        while not counting.is_set():
+            await asyncio.sleep(0.01)
+        room.leave(10)  # as the gate does on the event loop
+        free = anyio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+        go_on.set()
+        await asyncio.gather(*uploads)
+        return free
+
+    assert asyncio.run(ask())
     folder.close()
 
 
