@@ -24,6 +24,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from jog3r import tiny_checkpoint
+from jog3r.space.clients import Clients
 from jog3r.space.clips import EXAMPLE_CLIPS, EXAMPLE_PROMPTS, write_example
 from jog3r.space.example import serve_example
 from jog3r.space.gate import Gate
@@ -398,7 +399,9 @@ def launch(space: Space, host: str | None = None, port: int | None = None, block
     page = build(space)
     spare_sessions(page)
     room = UploadRoom(space.folder, space.limits)
-    gate = Middleware(Gate, upload_bytes=space.limits.upload_bytes, room=room, tidy=Leftovers(page), mcp=mcp_is_on())
+    clients = Clients(page, space.limits)
+    size, tidy = space.limits.upload_bytes, Leftovers(page)
+    gate = Middleware(Gate, upload_bytes=size, room=room, clients=clients, tidy=tidy, mcp=mcp_is_on())
     page.launch(
         server_name=host,
         server_port=port,

@@ -11,6 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,6 +20,7 @@ import anyio.to_thread
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jog3r.space.clients import Clients
 from jog3r.space.limits import Refused
 from jog3r.space.room import UPLOAD_FILES, UploadRoom
 
@@ -36,6 +38,7 @@ _OPEN = re.compile(
 )
 _OPEN_FOR_MCP = re.compile(rf"{_MCP}(/.*)?")
 _UPLOAD = f"{_API}/upload"
+_JOIN = re.compile(rf"{_API}/(queue/join|call(/v2)?/\w+)/?")
 _FILE = f"{_API}/file="
 _JSON_BYTES = 64 * 1024
 _MCP_BYTES = 4 * 2**20  # MCP has no uploads: a clip comes inside the JSON
@@ -56,14 +59,24 @@ class Gate:
         app: What is behind.
         upload_bytes: Largest upload.
         room: Where uploads find room.
+        clients: Who is asking.
         tidy: Called every few seconds on the event loop, between requests.
         mcp: Whether the way to the MCP server is open.
     """
 
-    def __init__(self, app: ASGIApp, upload_bytes: int, room: UploadRoom, tidy: Callable[[], None], mcp: bool = False) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        upload_bytes: int,
+        room: UploadRoom,
+        clients: Clients,
+        tidy: Callable[[], None],
+        mcp: bool = False,
+    ) -> None:
         self.app = app
         self.upload_bytes = upload_bytes
         self.room = room
+        self.clients = clients
         self.tidy = tidy
         self.mcp = mcp
         self._tidied = time.monotonic()
@@ -84,23 +97,33 @@ class Gate:
             receive = await self._admit(scope, receive)
             if _is_upload(scope):
                 await self._upload(scope, receive, send)
-                return
+            elif scope["method"] == "POST" and _JOIN.fullmatch(_path(scope)):
+                await self._join(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
         except _Refusal as refusal:
             await JSONResponse({"detail": str(refusal)}, refusal.status)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+
+    async def _join(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.clients.joining(scope))
+            except Refused as refused:
+                raise _Refusal(429, str(refused)) from None
+            await self.app(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self._limit(_path(scope))
         length = int(dict(scope["headers"]).get(b"content-length", limit))
+        client = self.clients.address(scope)
         try:
-            await anyio.to_thread.run_sync(self.room.enter, length, limiter=self._door)
+            await anyio.to_thread.run_sync(self.room.enter, length, client, limiter=self._door)
         except Refused as refused:
             raise _Refusal(507, str(refused)) from None
         try:
             await self.app(scope, _bounded(receive, limit), send)
         finally:
-            self.room.leave(length)
+            self.room.leave(length, client)
 
     async def _admit(self, scope: Scope, receive: Receive) -> Receive:
         path = _path(scope)

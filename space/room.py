@@ -18,7 +18,7 @@ class UploadRoom:
 
     Args:
         folder: Where files lie.
-        limits: `keep_bytes`, `keep_files`, `uploads_at_once`.
+        limits: `keep_bytes`, `keep_files`, `uploads_at_once`, `uploads_per_client`.
     """
 
     def __init__(self, folder: ServerFolder, limits: SpaceLimits) -> None:
@@ -26,13 +26,17 @@ class UploadRoom:
         self.limits = limits
         self._door = threading.Lock()  # one at a time comes in, and may have to count the files
         self._lock = threading.Lock()  # of the lists, held for no time, as uploads leave on the event loop
-        self._under_way: list[int] = []
+        self._under_way: list[tuple[int, str | None]] = []
         self._entered: list[int] = []  # of which the last count knows nothing, or not all
         self._size, self._count = 0, 0
         self._counted_at = self._full_at = float("-inf")
 
-    def enter(self, length: int) -> None:
+    def enter(self, length: int, client: str | None = None) -> None:
         """An upload of at most `length` bytes begins; may look through the folder, so not for an event loop.
+
+        Args:
+            length: Bytes.
+            client: Whose it is; None for one that is not bounded.
 
         Raises:
             Refused: There is no room.
@@ -40,22 +44,25 @@ class UploadRoom:
         with self._door:
             if len(self._under_way) >= self.limits.uploads_at_once:
                 raise Refused("Too many uploads are coming in at the moment; please try again in a minute.")
+            theirs = [one for _, one in list(self._under_way) if one == client]
+            if client is not None and len(theirs) >= self.limits.uploads_per_client:
+                raise Refused(f"You have {len(theirs)} uploads coming in; please wait until one of them is done.")
             if time.monotonic() >= self._counted_at + _COUNTED_SECONDS:
                 self._count_files()
             if not (self._fits(length) or self._make_room(length)):
                 raise Refused("There are too many uploads here at the moment; please try again in a few minutes.")
             with self._lock:
-                self._under_way.append(length)
+                self._under_way.append((length, client))
                 self._entered.append(length)
 
-    def leave(self, length: int) -> None:
-        """The upload that entered with `length` is over, whether it lies here now or was cut off."""
+    def leave(self, length: int, client: str | None = None) -> None:
+        """The upload that entered with these is over, whether it lies here now or was cut off."""
         with self._lock:
-            self._under_way.remove(length)
+            self._under_way.remove((length, client))
 
     def _count_files(self) -> None:
         with self._lock:
-            self._entered = list(self._under_way)  # a part of these may be counted twice, none is missed
+            self._entered = [length for length, _ in self._under_way]  # a part of these may be counted twice, none is missed
         self._size, self._count = self.folder.usage()
         self._counted_at = time.monotonic()
 

@@ -11,16 +11,19 @@ from pathlib import Path
 import anyio.to_thread
 import pytest
 
-pytest.importorskip("gradio")
+gr = pytest.importorskip("gradio")
 from space_server import LIMITS
 
 from jog3r.space import gate as gate_module
 from jog3r.space import room as room_module
+from jog3r.space.clients import Clients
 from jog3r.space.gate import Gate
 from jog3r.space.limits import Refused
 from jog3r.space.room import UploadRoom
 from jog3r.space.server import mcp_is_on
 from jog3r.space.storage import ServerFolder
+
+CLIENTS = Clients(gr.Blocks().queue(), LIMITS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,7 +71,7 @@ def _ask(
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {"type": "http", "path": path, "method": method, "headers": pairs, "root_path": "", "query_string": query.encode()}
     room = room or UploadRoom(_folder, LIMITS)
-    asyncio.run(Gate(behind, upload_bytes=10_000, room=room, tidy=lambda: None, mcp=mcp)(scope, receive, send))
+    asyncio.run(Gate(behind, upload_bytes=10_000, room=room, clients=CLIENTS, tidy=lambda: None, mcp=mcp)(scope, receive, send))
     return sent[0]["status"], sent[1]["body"]
 
 
@@ -163,7 +166,7 @@ def test_the_gate_tidies_now_and_then(monkeypatch, folder):
 
     async def behind(scope, receive, send): ...
 
-    gate = Gate(behind, 10_000, UploadRoom(folder, LIMITS), tidy=lambda: calls.append(1))
+    gate = Gate(behind, 10_000, UploadRoom(folder, LIMITS), CLIENTS, tidy=lambda: calls.append(1))
     scope = {"type": "http", "path": "/", "method": "GET", "headers": [], "query_string": b""}
     asyncio.run(gate(scope, None, None))
     assert not calls
@@ -183,7 +186,7 @@ def test_a_visitor_is_served_when_tidying_fails(monkeypatch, folder, caplog):
         raise AttributeError("_queue")
 
     scope = {"type": "http", "path": "/", "method": "GET", "headers": [], "query_string": b""}
-    asyncio.run(Gate(behind, 10_000, UploadRoom(folder, LIMITS), tidy)(scope, None, None))
+    asyncio.run(Gate(behind, 10_000, UploadRoom(folder, LIMITS), CLIENTS, tidy)(scope, None, None))
     assert served == ["/"] and "tidying up failed" in caplog.text
 
 
@@ -271,7 +274,7 @@ def test_the_event_loop_and_other_threads_do_not_wait_while_files_are_counted(tm
     async def behind(scope, receive, send): ...
 
     async def ask():
-        gate = Gate(behind, 10_000, room, tidy=lambda: None)
+        gate = Gate(behind, 10_000, room, CLIENTS, tidy=lambda: None)
         scope = {"type": "http", "path": "/gradio_api/upload", "method": "POST", "headers": [], "query_string": b""}
         uploads = [asyncio.ensure_future(gate(scope, None, None)) for _ in range(15)]
         while not counting.is_set():
