@@ -94,23 +94,15 @@ class Gate:
             except (AttributeError, KeyError, TypeError):  # a Gradio with other parts inside: no visitor may suffer for it
                 _log.exception("tidying up failed")
         try:
-            receive = await self._admit(scope, receive)
-            if _is_upload(scope):
+            self._check_head(scope)
+            if _is_upload(scope) or self._is_clip_for_mcp(scope):
                 await self._upload(scope, receive, send)
-            elif scope["method"] == "POST" and _JOIN.fullmatch(_path(scope)):
-                await self._join(scope, receive, send)
+            elif _has_body(scope):
+                await self._json(scope, receive, send)
             else:
                 await self.app(scope, receive, send)
         except _Refusal as refusal:
             await JSONResponse({"detail": str(refusal)}, refusal.status)(scope, receive, send)
-
-    async def _join(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self.clients.joining(scope))
-            except Refused as refused:
-                raise _Refusal(429, str(refused)) from None
-            await self.app(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self._limit(_path(scope))
@@ -121,11 +113,32 @@ class Gate:
         except Refused as refused:
             raise _Refusal(507, str(refused)) from None
         try:
-            await self.app(scope, _bounded(receive, limit), send)
+            if _is_upload(scope):
+                await self.app(scope, _bounded(receive, limit), send)
+            else:
+                await self._json(scope, receive, send)
         finally:
             self.room.leave(length, client)
 
-    async def _admit(self, scope: Scope, receive: Receive) -> Receive:
+    async def _json(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._limit(_path(scope))
+        try:
+            body = await asyncio.wait_for(_read(receive, limit), _UPLOAD_SECONDS)
+        except TimeoutError:
+            raise _Refusal(408, "The request took too long to come in.") from None
+        if len(body) > _JSON_BYTES:
+            await anyio.to_thread.run_sync(_check_json, body)  # takes a second, in which nobody would be served
+        else:
+            _check_json(body)
+        with ExitStack() as stack:
+            if _JOIN.fullmatch(_path(scope)):
+                try:
+                    stack.enter_context(self.clients.joining(scope))
+                except Refused as refused:
+                    raise _Refusal(429, str(refused)) from None
+            await self.app(scope, _replay(body, receive), send)
+
+    def _check_head(self, scope: Scope) -> None:
         path = _path(scope)
         if max(len(scope["path"].encode()), len(scope.get("query_string", b""))) > _ADDRESS_BYTES:
             raise _Refusal(414, f"The address is too long; at most {_ADDRESS_BYTES} bytes are taken.")
@@ -133,20 +146,15 @@ class Gate:
             raise _Refusal(404, "There is no such page.")
         if path.startswith(_FILE) and _leads_out(path.removeprefix(_FILE)):
             raise _Refusal(403, "Only files of this Space's own requests are served.")
-        if scope["method"] not in ("POST", "PUT", "PATCH"):
-            return receive
         limit = self._limit(path)
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > limit:
+        if _has_body(scope) and (not length.isdigit() or int(length) > limit):
             raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
-        if _is_upload(scope):
-            return receive
-        body = await _read(receive, limit)
-        if len(body) > _JSON_BYTES:
-            await anyio.to_thread.run_sync(_check_json, body)  # takes a second, in which nobody would be served
-        else:
-            _check_json(body)
-        return _replay(body, receive)
+
+    def _is_clip_for_mcp(self, scope: Scope) -> bool:
+        """Whether a request to MCP may hold a clip, which Gradio will write to the disk; those that do not say their size may."""
+        length = int(dict(scope["headers"]).get(b"content-length", _MCP_BYTES)) if _has_body(scope) else 0
+        return bool(_OPEN_FOR_MCP.fullmatch(_path(scope))) and length > _JSON_BYTES
 
     def _limit(self, path: str) -> int:
         """Bytes that a request may have."""
@@ -170,8 +178,12 @@ def _leads_out(file: str) -> bool:
     return any(":" in text or "\0" in text or ".." in re.split(r"[/\\]", text) for text in (file, unquote(file)))
 
 
+def _has_body(scope: Scope) -> bool:
+    return scope["method"] in ("POST", "PUT", "PATCH")
+
+
 def _is_upload(scope: Scope) -> bool:
-    return scope["method"] in ("POST", "PUT", "PATCH") and _path(scope).rstrip("/") == _UPLOAD
+    return _has_body(scope) and _path(scope).rstrip("/") == _UPLOAD
 
 
 async def _read(receive: Receive, limit: int) -> bytes:

@@ -100,6 +100,37 @@ def test_slow_uploads_of_one_client_do_not_shut_out_the_others(tmp_path: Path):
     folder.close()
 
 
+@pytest.mark.parametrize("size, headers, takes_room", [
+    (1000, {"content-length": "1000"}, False), (100_000, {"content-length": "100000"}, True), (1000, {}, True),
+])  # fmt: skip
+def test_a_clip_inside_a_request_to_mcp_takes_the_room_of_an_upload(tmp_path: Path, size, headers, takes_room):
+    folder = ServerFolder(3600, tmp_path)
+    room = UploadRoom(folder, replace(LIMITS, uploads_per_client=1))
+    statuses = []
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "path": "/gradio_api/mcp/", "method": "POST", "headers": pairs, "client": ("203.0.113.7", 1)}
+
+    async def receive():
+        return {"type": "http.request", "body": json.dumps("x" * (size - 2)).encode()}
+
+    async def send(message):
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    async def behind(scope, receive, send):
+        await gate(scope, receive, send) if not statuses else None  # another one while this is under way
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def second(scope, receive, send):
+        await send({"type": "http.response.start", "status": 201, "headers": []})
+
+    gate = Gate(second, 10_000, room, _clients(), tidy=lambda: None, mcp=True)
+    for _ in range(2):  # and the room is left again
+        statuses.clear()
+        asyncio.run(Gate(behind, 10_000, room, _clients(), tidy=lambda: None, mcp=True)(scope, receive, send))
+        assert statuses == [507 if takes_room else 201, 200]
+    folder.close()
+
+
 def _ask(running: Running, path: str, value: dict, client: str | None) -> tuple[int, str]:
     """As through a proxy on this machine, which says whom it speaks for."""
     headers = {"Content-Type": "application/json"} | ({"X-Forwarded-For": client} if client else {})

@@ -161,6 +161,11 @@ def test_the_gate_breaks_off_uploads_that_take_too_long(monkeypatch):
     assert _ask("/gradio_api/upload", "POST", b"x", {"content-length": "1"})[0] == 499
 
 
+def test_the_gate_does_not_wait_long_for_json(monkeypatch, folder):
+    monkeypatch.setattr(gate_module, "_UPLOAD_SECONDS", 0.0)
+    assert _ask("/gradio_api/queue/join", "POST", b"{}")[0] == 408
+
+
 def test_the_gate_tidies_now_and_then(monkeypatch, folder):
     calls = []
 
