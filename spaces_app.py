@@ -24,13 +24,15 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from jog3r import tiny_checkpoint
+from jog3r.space.clients import Clients
 from jog3r.space.clips import EXAMPLE_CLIPS, EXAMPLE_PROMPTS, write_example
 from jog3r.space.example import serve_example
 from jog3r.space.gate import Gate
 from jog3r.space.jobs import Done, Failed, Step, stop_running
-from jog3r.space.leftovers import SESSIONS, Leftovers
+from jog3r.space.leftovers import SESSIONS, Leftovers, spare_sessions
 from jog3r.space.limits import GenerateSettings, Refused, SpaceLimits, check_whole
 from jog3r.space.model import BUNDLED_STEPS, GENERATED_FPS, find_cameras, generate_video
+from jog3r.space.page import Page
 from jog3r.space.pieces import (
     IDLE,
     NO_POINTS,
@@ -47,7 +49,7 @@ from jog3r.space.pieces import (
 )
 from jog3r.space.results import write_clip, write_colmap, write_consistency, write_correspondences, write_scene_files
 from jog3r.space.room import UploadRoom
-from jog3r.space.server import Space, follow, one_sentence, open_space
+from jog3r.space.server import Space, follow, mcp_is_on, one_sentence, open_space
 from jog3r.space.style import CSS, HEAD, theme
 from jog3r.space.texts import ABOUT, INTRODUCTION, PROMPT_HINT, TINY_WORDS, compare_note, limits_note
 from jog3r.space.uploads import decode_upload
@@ -389,7 +391,7 @@ def _compare_tab(space: Space) -> None:
 
 def build(space: Space) -> gr.Blocks:
     """The page."""
-    with gr.Blocks(title="JOG3R", analytics_enabled=False, delete_cache=(60, space.limits.keep_seconds)) as page:
+    with Page(title="JOG3R", analytics_enabled=False, delete_cache=(60, space.limits.keep_seconds)) as page:
         gr.Markdown(INTRODUCTION)
         with gr.Tabs() as tabs:
             with gr.Tab("Text to video"):
@@ -408,8 +410,11 @@ def build(space: Space) -> gr.Blocks:
 def launch(space: Space, host: str | None = None, port: int | None = None, block: bool = True) -> gr.Blocks:
     """Serve the page; returns it when `block` is False."""
     page = build(space)
+    spare_sessions(page)
     room = UploadRoom(space.folder, space.limits)
-    gate = Middleware(Gate, upload_bytes=space.limits.upload_bytes, room=room, tidy=Leftovers(page))
+    clients = Clients(page, space.limits)
+    size, tidy = space.limits.upload_bytes, Leftovers(page)
+    gate = Middleware(Gate, upload_bytes=size, room=room, clients=clients, tidy=tidy, mcp=mcp_is_on())
     page.launch(
         server_name=host,
         server_port=port,

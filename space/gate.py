@@ -11,14 +11,18 @@ import math
 import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+from urllib.parse import unquote
 
+import anyio
 import anyio.to_thread
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jog3r.space.clients import Clients
 from jog3r.space.limits import Refused
-from jog3r.space.room import UploadRoom
+from jog3r.space.room import UPLOAD_FILES, UploadRoom
 
 __all__ = ["Gate"]
 
@@ -31,20 +35,21 @@ _OPEN = re.compile(
     rf"|{_API}/(info|openapi\.json|app_id|startup-events|heartbeat/\w+|theme\.css|token|user|login_check)/?"
     rf"|{_API}/(queue/(join|data)|cancel|reset|upload|upload_progress|(run|api)/\w+|call(/v2)?/\w+(/\w+)?)/?"
     rf"|{_API}/file=.*"
-    rf"|{_MCP}(/.*)?"
 )
+_OPEN_FOR_MCP = re.compile(rf"{_MCP}(/.*)?")
 _UPLOAD = f"{_API}/upload"
+_JOIN = re.compile(rf"{_API}/(queue/join|call(/v2)?/\w+)/?")
+_FILE = f"{_API}/file="
 _JSON_BYTES = 64 * 1024
 _MCP_BYTES = 4 * 2**20  # MCP has no uploads: a clip comes inside the JSON
 _MULTIPART_BYTES = 4096  # what a form adds to the file itself
-_UPLOAD_PARTS = 4  # the page and its clients send one file at a time
 _PART = b"content-disposition:"  # begins each of them
 _UPLOAD_SECONDS = 120.0
 _ADDRESS_BYTES = 1024  # of the path, and of what follows the question mark
 # Gradio keeps what it is told under these names, so they must not be as long as a request.
 _NAMES = ("session_hash", "event_id", "trigger_id")
 _NAME = re.compile(r"[\w-]{1,64}")
-_TIDY_SECONDS = 60.0
+_TIDY_SECONDS = 5.0
 
 
 class Gate:
@@ -54,15 +59,28 @@ class Gate:
         app: What is behind.
         upload_bytes: Largest upload.
         room: Where uploads find room.
-        tidy: Called now and then on the event loop, between requests.
+        clients: Who is asking.
+        tidy: Called every few seconds on the event loop, between requests.
+        mcp: Whether the way to the MCP server is open.
     """
 
-    def __init__(self, app: ASGIApp, upload_bytes: int, room: UploadRoom, tidy: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        upload_bytes: int,
+        room: UploadRoom,
+        clients: Clients,
+        tidy: Callable[[], None],
+        mcp: bool = False,
+    ) -> None:
         self.app = app
         self.upload_bytes = upload_bytes
         self.room = room
+        self.clients = clients
         self.tidy = tidy
+        self.mcp = mcp
         self._tidied = time.monotonic()
+        self._door = anyio.CapacityLimiter(1)  # uploads that wait to come in take no thread from those who fetch files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with one sentence."""
@@ -76,46 +94,67 @@ class Gate:
             except (AttributeError, KeyError, TypeError):  # a Gradio with other parts inside: no visitor may suffer for it
                 _log.exception("tidying up failed")
         try:
-            receive = await self._admit(scope, receive)
-            if _is_upload(scope):
+            self._check_head(scope)
+            if _is_upload(scope) or self._is_clip_for_mcp(scope):
                 await self._upload(scope, receive, send)
-                return
+            elif _has_body(scope):
+                await self._json(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
         except _Refusal as refusal:
             await JSONResponse({"detail": str(refusal)}, refusal.status)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self._limit(_path(scope))
         length = int(dict(scope["headers"]).get(b"content-length", limit))
+        client = self.clients.address(scope)
         try:
-            await anyio.to_thread.run_sync(self.room.enter, length)
+            await anyio.to_thread.run_sync(self.room.enter, length, client, limiter=self._door)
         except Refused as refused:
             raise _Refusal(507, str(refused)) from None
         try:
-            await self.app(scope, _bounded(receive, limit), send)
+            if _is_upload(scope):
+                await self.app(scope, _bounded(receive, limit), send)
+            else:
+                await self._json(scope, receive, send)
         finally:
-            self.room.leave(length)
+            self.room.leave(length, client)
 
-    async def _admit(self, scope: Scope, receive: Receive) -> Receive:
+    async def _json(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._limit(_path(scope))
+        try:
+            body = await asyncio.wait_for(_read(receive, limit), _UPLOAD_SECONDS)
+        except TimeoutError:
+            raise _Refusal(408, "The request took too long to come in.") from None
+        if len(body) > _JSON_BYTES:
+            await anyio.to_thread.run_sync(_check_json, body)  # takes a second, in which nobody would be served
+        else:
+            _check_json(body)
+        with ExitStack() as stack:
+            if _JOIN.fullmatch(_path(scope)):
+                try:
+                    stack.enter_context(self.clients.joining(scope))
+                except Refused as refused:
+                    raise _Refusal(429, str(refused)) from None
+            await self.app(scope, _replay(body, receive), send)
+
+    def _check_head(self, scope: Scope) -> None:
         path = _path(scope)
         if max(len(scope["path"].encode()), len(scope.get("query_string", b""))) > _ADDRESS_BYTES:
             raise _Refusal(414, f"The address is too long; at most {_ADDRESS_BYTES} bytes are taken.")
-        if not _OPEN.fullmatch(path):
+        if not (_OPEN.fullmatch(path) or (self.mcp and _OPEN_FOR_MCP.fullmatch(path))):
             raise _Refusal(404, "There is no such page.")
-        if path.startswith(f"{_API}/file=") and (".." in path or ":" in path or "\0" in path):
+        if path.startswith(_FILE) and _leads_out(path.removeprefix(_FILE)):
             raise _Refusal(403, "Only files of this Space's own requests are served.")
-        if scope["method"] not in ("POST", "PUT", "PATCH"):
-            return receive
         limit = self._limit(path)
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > limit:
+        if _has_body(scope) and (not length.isdigit() or int(length) > limit):
             raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
-        if _is_upload(scope):
-            return receive
-        body = await _read(receive, limit)
-        _check_json(body)
-        return _replay(body, receive)
+
+    def _is_clip_for_mcp(self, scope: Scope) -> bool:
+        """Whether a request to MCP may hold a clip, which Gradio will write to the disk; those that do not say their size may."""
+        length = int(dict(scope["headers"]).get(b"content-length", _MCP_BYTES)) if _has_body(scope) else 0
+        return bool(_OPEN_FOR_MCP.fullmatch(_path(scope))) and length > _JSON_BYTES
 
     def _limit(self, path: str) -> int:
         """Bytes that a request may have."""
@@ -134,12 +173,21 @@ def _path(scope: Scope) -> str:
     return scope["path"].removeprefix(scope.get("root_path", "")) or "/"
 
 
+def _leads_out(file: str) -> bool:
+    """Whether a file's path is an address or goes up, also to somebody who decodes it once more; names like a..mp4 do not."""
+    return any(":" in text or "\0" in text or ".." in re.split(r"[/\\]", text) for text in (file, unquote(file)))
+
+
+def _has_body(scope: Scope) -> bool:
+    return scope["method"] in ("POST", "PUT", "PATCH")
+
+
 def _is_upload(scope: Scope) -> bool:
-    return scope["method"] in ("POST", "PUT", "PATCH") and _path(scope).rstrip("/") == _UPLOAD
+    return _has_body(scope) and _path(scope).rstrip("/") == _UPLOAD
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] != "http.request":
@@ -148,7 +196,7 @@ async def _read(receive: Receive, limit: int) -> bytes:
         if len(body) > limit:
             raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
         if not message.get("more_body"):
-            return body
+            return bytes(body)
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:
@@ -167,7 +215,7 @@ def _bounded(receive: Receive, limit: int) -> Receive:
         text = tail + body.lower()
         parts += text.count(_PART)
         tail = text[1 - len(_PART) :]
-        return {"type": "http.disconnect"} if seen > limit or parts > _UPLOAD_PARTS else message
+        return {"type": "http.disconnect"} if seen > limit or parts > UPLOAD_FILES else message
 
     return bounded
 

@@ -6,11 +6,15 @@ import time
 import gradio as gr
 from gradio.routes import file_upload_statuses
 
-__all__ = ["SESSIONS", "Leftovers", "bound_gradio"]
+__all__ = ["SESSIONS", "Leftovers", "bound_gradio", "spare_sessions"]
 
 SESSIONS = 50  # whose last components Gradio keeps, a quarter of a megabyte each; nothing of ours is in them
 _ANALYTICS_EVENTS = 100
 _UNFETCHED_SECONDS = 300.0  # what was asked for by a program that never comes for the result
+_IDLE_SESSIONS = 2000  # more of them do not stay so long, but
+_GRACE_SECONDS = 10.0  # this long: somebody may be on the way to the result
+_GRADIO_SESSIONS = 10**6  # never reached, as the idle ones go
+_SLOW_SECONDS = 60.0  # between two looks at what takes longer to look through
 
 
 def bound_gradio() -> None:
@@ -22,8 +26,16 @@ def bound_gradio() -> None:
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
 
 
+def spare_sessions(page: gr.Blocks) -> None:
+    """Let Gradio keep the messages of as many sessions as come, before the page is launched.
+
+    Above 2000 it would drop the oldest session, and with it a request that waits or runs in there; Leftovers drops idle ones.
+    """
+    page._queue.pending_messages_per_session.max_size = _GRADIO_SESSIONS  # has no public name
+
+
 class Leftovers:
-    """Called now and then on the server's event loop, it drops what nobody will ask for any more.
+    """Called every few seconds on the server's event loop, it drops what nobody will ask for any more.
 
     Args:
         page: Whose queue and files are looked through.
@@ -33,22 +45,30 @@ class Leftovers:
         self.page = page
         self._idle_since: dict[str, float] = {}
         self._uploads: set[str] = set()
+        self._slow_at = float("-inf")
 
     def __call__(self) -> None:
         """Drop it."""
-        self._drop_sessions(time.monotonic())
-        self._drop_uploads()
-        self._drop_file_names()
+        now = time.monotonic()
+        self._drop_sessions(now)
+        if now >= self._slow_at + _SLOW_SECONDS:
+            self._slow_at = now
+            self._drop_uploads()
+            self._drop_file_names()
 
     def _drop_sessions(self, now: float) -> None:
-        """Messages and identifiers of sessions in which nothing has been under way for a while."""
+        """Messages and identifiers of sessions in which nothing has been under way for a while, sooner if there are many."""
         queue = self.page._queue  # has no public name
         pending, messages = queue.pending_event_ids_session, queue.pending_messages_per_session
         busy = {event.session_hash for event in list(queue.event_ids_to_events.values())}
-        idle = (set(pending) | set(messages)) - busy
-        self._idle_since = {session: self._idle_since.get(session, now) for session in idle}
-        for session, since in list(self._idle_since.items()):
-            if now - since >= _UNFETCHED_SECONDS:
+        busy |= {session for session, kept in list(messages.items()) if kept._getters}  # a stream is open
+        self._idle_since = {
+            session: self._idle_since.get(session, now) for session in [*messages, *pending] if session not in busy
+        }
+        oldest_first = sorted(self._idle_since.items(), key=lambda item: item[1])
+        for number, (session, since) in enumerate(oldest_first):
+            too_many = number < len(oldest_first) - _IDLE_SESSIONS
+            if now - since >= (min(_GRACE_SECONDS, _UNFETCHED_SECONDS) if too_many else _UNFETCHED_SECONDS):
                 pending.pop(session, None)
                 messages.pop(session, None)
                 del self._idle_since[session]

@@ -22,6 +22,8 @@ class SpaceLimits:
         keep_seconds: Age at which files of requests and uploads are deleted.
         keep_bytes, keep_files: When files of requests and uploads take more, the oldest go before their time.
         uploads_at_once: Uploads that may come in at the same time.
+        uploads_per_client: Those of one address among them.
+        requests_per_client: Requests of one address that may wait or run.
         prompt_characters: Longest prompt.
         min_steps, max_steps: Sampling steps.
         max_guidance: Largest guidance scale; the smallest is 1 (none).
@@ -40,6 +42,8 @@ class SpaceLimits:
     keep_bytes: int = 2 * 2**30
     keep_files: int = 20_000
     uploads_at_once: int = 20
+    uploads_per_client: int = 3
+    requests_per_client: int = 5
     prompt_characters: int = 500
     min_steps: int = 20
     max_steps: int = 100

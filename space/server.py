@@ -22,7 +22,7 @@ from jog3r.space.pieces import progress
 from jog3r.space.storage import ServerFolder
 from jog3r.space.upkeep import few_arenas, start_upkeep
 
-__all__ = ["Space", "follow", "one_sentence", "open_space"]
+__all__ = ["Space", "follow", "mcp_is_on", "one_sentence", "open_space"]
 
 _log = logging.getLogger(__name__)
 _SHOWN_SECONDS = 1.0  # between two steps that are shown: each update costs server and browser some hundredths of a second
@@ -85,6 +85,11 @@ def open_space(
     # Where it finds ffmpeg it would look into every video that it hands out, also a stranger's, and convert it, without a bound.
     gradio.processing_utils.ffmpeg_installed = lambda: False
     return Space(first, second, model == bundled, limits, folder)
+
+
+def mcp_is_on() -> bool:
+    """Whether Gradio will be an MCP server as well, as it decides itself."""
+    return os.environ.get("GRADIO_MCP_SERVER", "False").lower() == "true"
 
 
 @contextmanager

@@ -3,20 +3,27 @@
 import asyncio
 import json
 import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import anyio.to_thread
 import pytest
 
-pytest.importorskip("gradio")
+gr = pytest.importorskip("gradio")
 from space_server import LIMITS
 
 from jog3r.space import gate as gate_module
+from jog3r.space import room as room_module
+from jog3r.space.clients import Clients
 from jog3r.space.gate import Gate
 from jog3r.space.limits import Refused
 from jog3r.space.room import UploadRoom
+from jog3r.space.server import mcp_is_on
 from jog3r.space.storage import ServerFolder
+
+CLIENTS = Clients(gr.Blocks().queue(), LIMITS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,6 +43,7 @@ def _ask(
     headers: dict[str, str] | None = None,
     room: UploadRoom | None = None,
     query: str = "",
+    mcp: bool = False,
 ) -> tuple[int, bytes]:
     """Status and body that the gate answers, 200 where it lets through, 499 where it breaks the connection."""
     chunks = [body] if isinstance(body, bytes) else body
@@ -63,7 +71,7 @@ def _ask(
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {"type": "http", "path": path, "method": method, "headers": pairs, "root_path": "", "query_string": query.encode()}
     room = room or UploadRoom(_folder, LIMITS)
-    asyncio.run(Gate(behind, upload_bytes=10_000, room=room, tidy=lambda: None)(scope, receive, send))
+    asyncio.run(Gate(behind, upload_bytes=10_000, room=room, clients=CLIENTS, tidy=lambda: None, mcp=mcp)(scope, receive, send))
     return sent[0]["status"], sent[1]["body"]
 
 
@@ -84,11 +92,17 @@ def test_the_gate_is_shut_for_the_rest(path):
     assert _ask(path)[0] == 404
 
 
-@pytest.mark.parametrize(
-    "path", ["http://127.0.0.1:1/", "https://example.com/a", "/tmp/a/../../etc/passwd", "/tmp/a\0b", "file:///etc"]
-)
+@pytest.mark.parametrize("path", [
+    "http://127.0.0.1:1/", "https://example.com/a", "/tmp/a/../../etc/passwd", "/tmp/a\0b", "file:///etc", "..", "../a",
+    "/tmp/a/..", "%2e%2e/a", "/tmp/%2e%2e/a", "/tmp/..%2fa", "..\\a", "/tmp\\..\\a", "/tmp/..%5ca", "http%3a//127.0.0.1/",
+])  # fmt: skip
 def test_the_gate_serves_no_addresses_and_no_way_out(path):
     assert _ask(f"/gradio_api/file={path}")[0] == 403
+
+
+@pytest.mark.parametrize("name", ["holiday..mp4", "..mp4", "a...b", "...", "100%.mp4", "what..is..this/clip.mp4"])
+def test_the_gate_serves_files_with_dots_in_their_names(name):
+    assert _ask(f"/gradio_api/file=/tmp/x/{name}")[0] == 200
 
 
 @pytest.mark.parametrize("value, status", [
@@ -147,12 +161,17 @@ def test_the_gate_breaks_off_uploads_that_take_too_long(monkeypatch):
     assert _ask("/gradio_api/upload", "POST", b"x", {"content-length": "1"})[0] == 499
 
 
+def test_the_gate_does_not_wait_long_for_json(monkeypatch, folder):
+    monkeypatch.setattr(gate_module, "_UPLOAD_SECONDS", 0.0)
+    assert _ask("/gradio_api/queue/join", "POST", b"{}")[0] == 408
+
+
 def test_the_gate_tidies_now_and_then(monkeypatch, folder):
     calls = []
 
     async def behind(scope, receive, send): ...
 
-    gate = Gate(behind, 10_000, UploadRoom(folder, LIMITS), tidy=lambda: calls.append(1))
+    gate = Gate(behind, 10_000, UploadRoom(folder, LIMITS), CLIENTS, tidy=lambda: calls.append(1))
     scope = {"type": "http", "path": "/", "method": "GET", "headers": [], "query_string": b""}
     asyncio.run(gate(scope, None, None))
     assert not calls
@@ -172,7 +191,7 @@ def test_a_visitor_is_served_when_tidying_fails(monkeypatch, folder, caplog):
         raise AttributeError("_queue")
 
     scope = {"type": "http", "path": "/", "method": "GET", "headers": [], "query_string": b""}
-    asyncio.run(Gate(behind, 10_000, UploadRoom(folder, LIMITS), tidy)(scope, None, None))
+    asyncio.run(Gate(behind, 10_000, UploadRoom(folder, LIMITS), CLIENTS, tidy)(scope, None, None))
     assert served == ["/"] and "tidying up failed" in caplog.text
 
 
@@ -213,6 +232,68 @@ def test_uploads_at_once_are_bounded_and_those_cut_off_do_not_count(tmp_path):
     folder.close()
 
 
+def test_files_are_counted_now_and_then_and_what_entered_since_is_added(tmp_path, monkeypatch):
+    folder = ServerFolder(3600, tmp_path)
+    counts, usage = [], folder.usage
+    monkeypatch.setattr(folder, "usage", lambda: counts.append(1) or usage())
+    room = UploadRoom(folder, replace(LIMITS, keep_bytes=1000))
+    for name in "abc":
+        room.enter(300)
+        _file(folder, name, 300, 0)
+        room.leave(300)
+    assert len(counts) == 1
+    with pytest.raises(Refused, match="in a few minutes"):
+        room.enter(300)
+    seen = len(counts)
+    for _ in range(10):  # full, and nothing that could go: known for a while
+        with pytest.raises(Refused, match="in a few minutes"):
+            room.enter(300)
+    assert len(counts) == seen
+    room.enter(100)
+    monkeypatch.setattr(room_module, "_COUNTED_SECONDS", 0.0)
+    room.leave(100)
+    room.enter(100)
+    assert len(counts) > seen
+    folder.close()
+
+
+def test_uploads_that_were_cut_off_push_out_no_files(tmp_path):
+    folder = ServerFolder(3600, tmp_path)
+    old = _file(folder, "a", 600, 900)
+    room = UploadRoom(folder, replace(LIMITS, keep_bytes=1000))
+    for _ in range(10):
+        room.enter(300)
+        room.leave(300)
+    assert old.exists()
+    folder.close()
+
+
+def test_the_event_loop_and_other_threads_do_not_wait_while_files_are_counted(tmp_path, monkeypatch):
+    folder = ServerFolder(3600, tmp_path)
+    room = UploadRoom(folder, LIMITS)
+    room.enter(10)
+    counting, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(folder, "usage", lambda: (counting.set(), go_on.wait(60), (0, 0))[-1])
+    monkeypatch.setattr(room_module, "_COUNTED_SECONDS", 0.0)
+
+    async def behind(scope, receive, send): ...
+
+    async def ask():
+        gate = Gate(behind, 10_000, room, CLIENTS, tidy=lambda: None)
+        scope = {"type": "http", "path": "/gradio_api/upload", "method": "POST", "headers": [], "query_string": b""}
+        uploads = [asyncio.ensure_future(gate(scope, None, None)) for _ in range(15)]
+        while not counting.is_set():
+            await asyncio.sleep(0.01)
+        room.leave(10)  # as the gate does on the event loop
+        free = anyio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+        go_on.set()
+        await asyncio.gather(*uploads)
+        return free
+
+    assert asyncio.run(ask())
+    folder.close()
+
+
 def test_the_number_of_files_is_bounded(tmp_path):
     folder = ServerFolder(3600, tmp_path)
     paths = [_file(folder, str(k), 1, 900 - k) for k in range(6)]
@@ -223,6 +304,29 @@ def test_the_number_of_files_is_bounded(tmp_path):
 
 def test_mcp_may_carry_a_clip_and_nothing_else_may():
     body = json.dumps({"video": "x" * 100_000}).encode()
-    assert _ask("/gradio_api/mcp/", "POST", body)[0] == 200
-    assert _ask("/gradio_api/mcp/", "POST", b"", {"content-length": str(5 * 2**20)})[0] == 413
-    assert _ask("/gradio_api/queue/join", "POST", body)[0] == 413
+    assert _ask("/gradio_api/mcp/", "POST", body, mcp=True)[0] == 200
+    assert _ask("/gradio_api/mcp/", "POST", b"", {"content-length": str(5 * 2**20)}, mcp=True)[0] == 413
+    assert _ask("/gradio_api/queue/join", "POST", body, mcp=True)[0] == 413
+
+
+def test_the_gate_opens_for_mcp_only_where_it_is_on():
+    assert _ask("/gradio_api/mcp/")[0] == 404 and _ask("/gradio_api/mcp/", "POST", b"{}")[0] == 404
+    assert _ask("/gradio_api/mcp/", mcp=True)[0] == 200 and _ask("/gradio_api/mcp", mcp=True)[0] == 200
+    assert _ask("/gradio_api/mcpx", mcp=True)[0] == 404
+
+
+@pytest.mark.parametrize("text, is_on", [("True", True), ("true", True), ("False", False), ("1", False), (None, False)])
+def test_mcp_is_on_where_gradio_has_it_on(monkeypatch, text, is_on):
+    monkeypatch.delenv("GRADIO_MCP_SERVER", raising=False)
+    if text:
+        monkeypatch.setenv("GRADIO_MCP_SERVER", text)
+    assert mcp_is_on() == is_on
+
+
+@pytest.mark.parametrize("size, in_a_thread", [(1000, False), (100_000, True)])
+def test_large_json_is_looked_through_beside_the_event_loop(monkeypatch, size, in_a_thread):
+    threads, check = [], gate_module._check_json
+    monkeypatch.setattr(gate_module, "_check_json", lambda body: (threads.append(threading.current_thread()), check(body)))
+    assert _ask("/gradio_api/mcp/", "POST", json.dumps(["x" * size]).encode(), mcp=True)[0] == 200
+    assert (threads[0] is not threading.main_thread()) == in_a_thread
+    assert _ask("/gradio_api/mcp/", "POST", b'["' + b"x" * size + b'", NaN]', mcp=True)[0] == 400

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +45,13 @@ def _tidy(running: Running, times: int) -> None:
         drop()
 
 
+def _wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_sessions_of_answered_requests_are_dropped(running: Running, monkeypatch):
     Client(running.url, verbose=False, download_files=False).predict(*GOOD, api_name="/generate")
     queue = running.page._queue
@@ -62,15 +69,44 @@ def test_a_result_that_nobody_fetches_is_dropped_and_one_under_way_is_not(runnin
     event = _post(running, "call/generate", {"data": [PROMPT, 0, 100, 1.0, 4]})["event_id"]
     _tidy(running, 2)
     assert event in queue.event_ids_to_events and queue.pending_messages_per_session
-    end = time.monotonic() + 300
-    while event in queue.event_ids_to_events:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    _wait_for(lambda: event not in queue.event_ids_to_events)
     _tidy(running, 1)
     assert not queue.pending_messages_per_session and not queue.pending_event_ids_session
 
 
-def test_waiting_for_uploads_that_never_come_leaves_nothing(running: Running):
+def test_many_sessions_of_others_do_not_end_a_request(running: Running, monkeypatch):
+    monkeypatch.setattr(leftovers, "_IDLE_SESSIONS", 5)
+    monkeypatch.setattr(leftovers, "_GRACE_SECONDS", 0.0)
+    queue = running.page._queue
+    sessions = queue.pending_messages_per_session
+    job = Client(running.url, verbose=False, download_files=False).submit(PROMPT, 0, 60, 1.0, 4, api_name="/generate")
+    _wait_for(lambda: job.outputs())
+    monkeypatch.setattr(sessions, "max_size", sessions.max_size // 200)  # of Gradio's own 2000 this would leave 10
+    quick = next(number for number, fn in running.page.fns.items() if fn.name == "take_over")
+    for number in range(20):
+        _post(running, "queue/join", {"data": [None], "fn_index": quick, "session_hash": f"stranger{number}"})
+    _wait_for(lambda: sum(event.session_hash.startswith("stranger") for event in queue.event_ids_to_events.values()) == 0)
+    _tidy(running, 2)
+    assert sum(session.startswith("stranger") for session in sessions) == 5
+    assert [session for session in sessions if not session.startswith("stranger")]
+    assert "Done" in job.result(timeout=300)[0]
+
+
+def test_among_many_idle_sessions_those_of_the_last_seconds_stay(running: Running, monkeypatch):
+    monkeypatch.setattr(leftovers, "_IDLE_SESSIONS", 0)
+    _post(running, "call/generate", {"data": ["", 0, 20, 1.0, 4], "session_hash": "waits"})
+    queue = running.page._queue
+    _wait_for(lambda: not queue.event_ids_to_events)
+    drop = Leftovers(running.page)
+    drop()
+    assert "waits" in queue.pending_messages_per_session
+    monkeypatch.setattr(leftovers, "_GRACE_SECONDS", 0.0)
+    drop()
+    assert "waits" not in queue.pending_messages_per_session
+
+
+def test_waiting_for_uploads_that_never_come_leaves_nothing(running: Running, monkeypatch):
+    monkeypatch.setattr(leftovers, "_SLOW_SECONDS", 0.0)
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{running.url}gradio_api/upload_progress?upload_id=never", timeout=60)
     assert "never" in file_upload_statuses._signals

@@ -45,8 +45,34 @@ def test_text_to_video_and_cameras(client: Client, running: Running, capfd, capl
     shown = re.search(r'src="([^"]+)"', view)[1]
     assert urllib.request.urlopen(running.url + shown).read() == by_name["pointcloud.glb"].read_bytes()
     assert len(json.loads(by_name["cameras.json"].read_text())["frames"]) == 4
+    assert _printed_nothing_of("zqx", capfd, caplog)
+
+
+@pytest.mark.parametrize(
+    "data, sentence",
+    [
+        (["zqx a room"], "The request has 1 values; 5 are needed."),
+        (["zqx a room", "zqx", 20, 1.0, 4], "wrong kind"),
+        (["zqx a room", 0, {"zqx": 1}, 1.0, 4], "wrong kind"),
+        ([{"zqx": "a room"}, -7654321, 20, 1.0, 4], "less than minimum"),
+    ],
+)
+def test_what_cannot_be_a_request_is_refused_and_not_logged(running: Running, data: list, sentence: str, capfd, caplog):
+    assert sentence in _call(running, "generate", data)
+    assert _printed_nothing_of("zqx", capfd, caplog)
+
+
+def _printed_nothing_of(text: str, capfd, caplog) -> bool:
     printed = capfd.readouterr()
-    assert "zqx" not in printed.out + printed.err + caplog.text  # prompts are not logged
+    everything = printed.out + printed.err + caplog.text
+    return text not in everything and "7654321" not in everything and "Traceback" not in everything
+
+
+def _call(running: Running, name: str, data: list) -> str:
+    """What the events of a call say."""
+    call = f"{running.url}gradio_api/call/{name}"
+    request = urllib.request.Request(call, json.dumps({"data": data}).encode(), {"Content-Type": "application/json"})
+    return urllib.request.urlopen(f"{call}/{json.load(urllib.request.urlopen(request))['event_id']}").read().decode()
 
 
 def test_the_code_of_a_result_gives_the_same_clip(client: Client, running: Running):
@@ -71,11 +97,8 @@ def test_an_upload_that_was_deleted_meanwhile_is_said_to_have_expired(running: R
     upload.parent.mkdir()
     upload.write_bytes(write_video(tmp_path / "mine.mp4", 8).read_bytes())
     upload.unlink()
-    asked = json.dumps({"data": [{"path": str(upload), "meta": {"_type": "gradio.FileData"}}, 4]}).encode()
-    headers = {"Content-Type": "application/json"}
-    call = f"{running.url}gradio_api/call/reconstruct"
-    event = json.load(urllib.request.urlopen(urllib.request.Request(call, asked, headers)))["event_id"]
-    assert "The upload has expired; give the video again." in urllib.request.urlopen(f"{call}/{event}").read().decode()
+    video = {"path": str(upload), "meta": {"_type": "gradio.FileData"}}
+    assert "The upload has expired; give the video again." in _call(running, "reconstruct", [video, 4])
 
 
 def test_comparison_of_two_checkpoints(client: Client, running: Running):
