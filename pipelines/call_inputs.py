@@ -46,7 +46,7 @@ UNUSED: dict[str, dict[str, Any]] = {
         "eta": 0.0,
         "clean_caption": False,
     },
-    "t2v": {"reconstruction_timestep": None, "registration_kwargs": None},
+    "t2v": {"registration_kwargs": None},
 }
 WORK = {"v2c": "it reads the video and nothing else", "t2v": "it finds no cameras"}
 

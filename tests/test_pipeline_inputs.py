@@ -75,8 +75,8 @@ def pipe():
         ),
         ({"video": VIDEO, "prompt_attention_mask": torch.ones(1, 3)}, "has no use for prompt_attention_mask"),
         (
-            {"prompt": PROMPT, "task": "t2v", "registration_kwargs": {}, "reconstruction_timestep": 20},
-            'task "t2v" has no use for reconstruction_timestep, registration_kwargs; it finds no cameras',
+            {"prompt": PROMPT, "task": "t2v", "registration_kwargs": {}},
+            'task "t2v" has no use for registration_kwargs; it finds no cameras',
         ),
         ({"prompt": PROMPT, "registration": False, "registration_kwargs": {}}, "registration_kwargs came without registration"),
         ({"video": VIDEO, "height": 16}, "both height and width"),
