@@ -17,7 +17,7 @@ from jog3r.data.video import IMAGE_SUFFIXES
 __all__ = ["PosedFrames", "find_cameras", "read_colmap_text", "read_cameras_json", "read_posed_frames", "read_transforms_json"]
 
 CONVENTION = "opencv_cam_to_world"
-COLMAP_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0")
+COLMAP_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0", "sparse_text/0")  # the last: our own export
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 # COLMAP camera models as indices into their parameters: fx, fy, cx, cy, then k1, k2, p1, p2 (None: 0).
 COLMAP_MODELS: dict[str, tuple[tuple[int, ...], tuple[int | None, ...]]] = {

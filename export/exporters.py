@@ -105,7 +105,7 @@ def export_scene(scene: Scene, directory: str | Path, names: Iterable[str], *, o
         scene: What to export.
         directory: The folder; made if missing.
         names: Keys of `EXPORTERS`.
-        overwrite: Replace existing files instead of refusing.
+        overwrite: Replace existing files instead of refusing; others stay, also in the folders of exports.
 
     Returns:
         The paths written.
@@ -140,7 +140,7 @@ def write_results(scene: Scene, directory: str | Path, *, exports: Iterable[str]
         scene: The result of a run.
         directory: The folder; made if missing.
         exports: Keys of `EXPORTERS`.
-        overwrite: Replace existing files instead of refusing.
+        overwrite: Replace existing files instead of refusing; others stay, also in the folders of exports.
 
     Returns:
         The paths written.

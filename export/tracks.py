@@ -145,7 +145,8 @@ def _observe(
 def _choose(scene: Scene, points: np.ndarray, colors: np.ndarray, observed: list, max_points: int, min_length: int) -> Tracks:
     if not len(points):
         raise ValueError(
-            f"no point is seen by {min_length} frames; their depths disagree (raise depth_tolerance or check the poses)"
+            f"no point is seen by {min_length} frames: their depths disagree; check the poses, or give build_tracks a larger "
+            "depth_tolerance"
         )
     kept = np.ones(len(points), bool)
     if len(points) > max_points:

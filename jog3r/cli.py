@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jog3r.cli_files import UsageError
+from jog3r.cli_files import PartlyDone, UsageError
 
 COMMANDS = {
     "generate": "a video with its cameras and point cloud, from a prompt",
@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser.parse_args(arguments)
         print(options.run(options))
     except UsageError as error:
+        if isinstance(error, PartlyDone):
+            print(error.report)
         return _fail(2, error, verbose)
     except (ValueError, ImportError) as error:
         # Ours are raised at the border, for the user; anybody else's is a defect that needs its traceback.
@@ -78,7 +80,7 @@ def _option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None
 
 def _output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write; must not exist")
-    parser.add_argument("--overwrite", action="store_true", help="replace files of the same name in an existing DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace files and folders of the same name in an existing DIR")
     parser.add_argument(
         "--export", nargs="+", default=[], metavar="NAME", help="also: colmap nerfstudio tum kitti npz splat blender"
     )
@@ -145,7 +147,7 @@ def _convert_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("file", type=Path, help="original checkpoint (.pth or .safetensors)")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write; must not exist")
-    parser.add_argument("--overwrite", action="store_true", help="replace files of the same name in an existing DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace files and folders of the same name in an existing DIR")
     for name in PARTS:
         what = "DUSt3R checkpoint to start the head from" if name == "dust3r" else "folder or hub repository"
         _option(parser, name, default=None, help=f"of the whole pipeline: {what}")

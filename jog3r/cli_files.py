@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -11,38 +12,61 @@ class UsageError(Exception):
     """Bad usage or input: shown as one line, exit code 2."""
 
 
+class PartlyDone(UsageError):
+    """The results are there, but not all that was asked for.
+
+    Args:
+        message: what is missing, and why.
+        report: what the command prints of the results.
+    """
+
+    def __init__(self, message: str, report: str) -> None:  # noqa: D107  # the class says it
+        super().__init__(message)
+        self.report = report
+
+
 class OutputFolder:
     """A folder filled aside and put in place at the end.
 
-    Entering refuses what cannot be written before any work is done; leaving without `commit` removes every trace.
+    Entering refuses what cannot be written before any work is done; leaving after an error removes every trace. A result that
+    cannot be put in place at the end, on a disk that is full or gone, stays aside and is named.
 
     Args:
         path: the folder to be.
-        overwrite: into an existing folder; replaces files of the same names, leaves the others.
+        overwrite: into an existing folder. Files and folders of the result replace those of the same names, folders whole, so
+            that no folder holds files of two runs; whatever else is there stays.
+        names: what the result will hold at its top, as far as known: checked on entering. Those without suffix are folders.
     """
 
-    def __init__(self, path: Path, overwrite: bool = False) -> None:  # noqa: D107  # the class says it
+    def __init__(self, path: Path, overwrite: bool = False, names: Iterable[str] = ()) -> None:  # noqa: D107  # the class says it
         self.path = path
         self.overwrite = overwrite
+        self.names = tuple(names)
         self._aside: Path | None = None
+        self._existed = False
 
     def __enter__(self) -> Path:
         """The folder to fill."""
         try:
-            exists = self.path.exists()
+            self._existed = self.path.exists()
         except OSError as error:  # a name that is too long
-            raise UsageError(f"--out {str(self.path)!r} cannot be written: {error.strerror}") from error
-        if exists and not self.path.is_dir():
+            raise UsageError(f"{self._refusal()}: {error.strerror}") from error
+        if self._existed and not self.path.is_dir():
             raise UsageError(f"--out {str(self.path)!r} is a file; name a folder")
-        if exists and not self.overwrite:
+        if self._existed and not self.overwrite:
             raise UsageError(f"--out {str(self.path)!r} exists already; name a new folder or add --overwrite")
-        anchor = self.path.absolute().parent
+        if not self._existed and self.path.is_symlink():
+            raise UsageError(f"{self._refusal()}: it is a link to {os.readlink(self.path)!r}, which is not there")
+        for name in self.names:
+            self._check_kind(name, is_folder=not Path(name).suffix)
+        # Renaming works within one file system: inside of a folder that is there, which may be a mount point or a link.
+        anchor = self.path.resolve() if self._existed else self.path.absolute().parent
         while not anchor.exists():
             anchor = anchor.parent
         try:
             self._aside = Path(tempfile.mkdtemp(dir=anchor, prefix=".jog3r-"))
         except OSError as error:
-            raise UsageError(f"--out {str(self.path)!r} cannot be written: {error.strerror} ({str(anchor)!r})") from error
+            raise UsageError(f"{self._refusal()}: {error.strerror} ({str(anchor)!r})") from error
         mask = os.umask(0)
         os.umask(mask)
         self._aside.chmod(0o777 & ~mask)  # mkdtemp makes private folders
@@ -52,21 +76,45 @@ class OutputFolder:
         """Put the folder in place after success, remove it after an error."""
         if self._aside is None:
             return
-        try:
-            if kind is None:
+        if kind is None:
+            try:
                 self._put_in_place(self._aside)
-        finally:
-            shutil.rmtree(self._aside, ignore_errors=True)
+            except (OSError, UsageError) as failure:  # after all the work: nothing is thrown away
+                reason = failure if isinstance(failure, UsageError) else f"{self._refusal()}: {failure.strerror}"
+                raise UsageError(f"{reason}; the results stay in {str(self._aside)!r}") from failure
+        shutil.rmtree(self._aside, ignore_errors=True)
 
     def _put_in_place(self, aside: Path) -> None:
-        try:
+        """All of it, or nothing: what was there before waits aside until everything new is in place."""
+        if not self._existed:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not self.path.exists():
-                os.rename(aside, self.path)
-                return
-            for file in sorted(item for item in aside.rglob("*") if item.is_file()):
-                target = self.path / file.relative_to(aside)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, target)
-        except OSError as error:
-            raise UsageError(f"--out {str(self.path)!r} cannot be written: {error.strerror}") from error
+            os.rename(aside, self.path)
+            return
+        items, earlier = sorted(aside.iterdir()), aside / ".earlier"
+        for item in items:
+            self._check_kind(item.name, item.is_dir())
+        earlier.mkdir()
+        moves: list[tuple[Path, Path]] = []
+        for item in items:
+            target = self.path / item.name
+            moves += [(target, earlier / item.name)] if os.path.lexists(target) else []
+            moves.append((item, target))
+        try:
+            for source, target in moves:
+                os.rename(source, target)
+        except BaseException:
+            for source, target in reversed(moves):
+                if os.path.lexists(target) and not os.path.lexists(source):
+                    os.rename(target, source)
+            raise
+
+    def _check_kind(self, name: str, is_folder: bool) -> None:
+        target = self.path / name
+        if target.exists() and target.is_dir() != is_folder:
+            there, wanted = ("file", "folder") if is_folder else ("folder", "file")
+            raise UsageError(
+                f"{self._refusal()}: {name!r} in it is a {there}, a {wanted} of that name is to be written; move it away"
+            )
+
+    def _refusal(self) -> str:
+        return f"--out {str(self.path)!r} cannot be written"

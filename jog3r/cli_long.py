@@ -15,7 +15,18 @@ import torch
 from torch import Tensor
 
 from jog3r.cli_files import OutputFolder, UsageError
-from jog3r.cli_tasks import TINY_NOTE, _check_exports, _folder_size, _generator, _stages, load_pipeline, written_line
+from jog3r.cli_tasks import (
+    TINY_NOTE,
+    _check_exports,
+    _folder_size,
+    _generator,
+    _stages,
+    load_pipeline,
+    report,
+    result_names,
+    write_exports,
+    written_line,
+)
 
 EVERY_FRAME = ("tum", "kitti")  # exports of cameras alone; the others show the key frames
 
@@ -55,8 +66,10 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
     if keyframes < 1:
         raise UsageError(f"--keyframes must be at least 1, got {keyframes}")
     _check_exports(options.export, has_geometry=True)
+    if keyframes < 2 and "colmap" in options.export:
+        raise UsageError("--export colmap needs points that several frames see: raise --keyframes to 2 at least, got 1")
     true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
-    with OutputFolder(options.out, options.overwrite) as folder:
+    with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder:
         with _stages(1) as stage:
             stage("loading the model")
             _stream(options, None)  # a bad file is refused at once
@@ -82,14 +95,14 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
                 true_poses = true_poses[options.start : options.stop : options.stride]
                 if len(true_poses) != len(result):
                     raise UsageError(f"{str(options.true_cameras)!r} has {len(true_poses)} cameras for {len(result)} frames")
-            shown = _write(result, spool.frames(), video.fps, options.export, keyframes, folder)
+            shown, failed = _write(result, spool.frames(), video.fps, options.export, keyframes, folder)
         names = sorted(path.name for path in folder.iterdir())
     lines = [written_line(options.out, names), _summary(result, shown, options.close_loops), *doubtful_poses(result.degenerate)]
     if options.model is None:
         lines.append(TINY_NOTE)
     if true_poses is not None:
         lines.append(compare_cameras(result.poses.numpy(), pose_known(result.degenerate).numpy(), true_poses))
-    return "\n".join(lines)
+    return report("\n".join(lines), options.out, failed)
 
 
 def _stream(options: argparse.Namespace, size: tuple[int, int] | None) -> Any:
@@ -109,8 +122,10 @@ def _summary(result: Any, shown: int, looked: bool) -> str:
     return text
 
 
-def _write(result: Any, frames: np.ndarray, fps: float, exports: list[str], keyframes: int, folder: Path) -> int:
-    """All results; returns how many key frames the clouds show."""
+def _write(
+    result: Any, frames: np.ndarray, fps: float, exports: list[str], keyframes: int, folder: Path
+) -> tuple[int, dict[str, ValueError]]:
+    """All results; returns how many key frames the clouds show, and the exports that could not be made."""
     from jog3r.export.exporters import EXPORTERS, result_files
     from jog3r.export.files import write_files
     from jog3r.export.scene import Scene
@@ -132,11 +147,8 @@ def _write(result: Any, frames: np.ndarray, fps: float, exports: list[str], keyf
         pose_known=known[chosen],
         frame_index=chosen,
     )
-    contents = result_files(cameras) | EXPORTERS["ply"](keys) | EXPORTERS["glb"](keys)
-    for name in exports:
-        contents |= EXPORTERS[name](cameras if name in EVERY_FRAME else keys)
-    write_files(folder, contents, overwrite=True)
-    return len(chosen)
+    write_files(folder, result_files(cameras) | EXPORTERS["ply"](keys) | EXPORTERS["glb"](keys), overwrite=True)
+    return len(chosen), write_exports(exports, lambda name: cameras if name in EVERY_FRAME else keys, folder)
 
 
 class _Spool:

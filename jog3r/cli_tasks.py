@@ -12,8 +12,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from jog3r import tiny_checkpoint
-from jog3r.cli_files import OutputFolder, UsageError
+from jog3r.cli_files import OutputFolder, PartlyDone, UsageError
 
+MAX_FPS = 100_000  # what a video file can state
 TINY_NOTE = (
     "note: the bundled tiny model has seen nothing but rendered rooms of 64 x 64 pixels; on real videos expect large errors"
 )
@@ -25,12 +26,14 @@ def run_generate(options: argparse.Namespace) -> str:
         raise UsageError(
             "the prompt is empty; describe the scene, for example 'a room with blue walls, the camera moves forward'"
         )
-    if options.fps <= 0:
-        raise UsageError(f"--fps must be positive, got {options.fps:g}")
+    if not 0 < options.fps <= MAX_FPS:  # written so that NaN is wrong, too
+        raise UsageError(f"--fps must be positive and at most {MAX_FPS}, got {options.fps:g}")
     from jog3r.cli_cameras import doubtful_poses
 
     _check_exports(options.export, has_geometry=options.task != "t2v")
-    with OutputFolder(options.out, options.overwrite) as folder, _stages(3) as stage:
+    expected = ["video.mp4"] if options.task == "t2v" else result_names(options.export)
+    failed: dict[str, ValueError] = {}
+    with OutputFolder(options.out, options.overwrite, expected) as folder, _stages(3) as stage:
         stage("loading the model")
         pipe = load_pipeline(options)
         stage("generating")
@@ -39,22 +42,23 @@ def run_generate(options: argparse.Namespace) -> str:
             for name in ("num_frames", "height", "width", "guidance_scale", "negative_prompt", "reconstruction_timestep")
             if (value := getattr(options, name)) is not None
         }
+        if options.task != "t2v":
+            arguments["registration_kwargs"] = {"method": options.registration}
         output = pipe(
             options.prompt,
             task=options.task,
             num_inference_steps=options.num_inference_steps,
             generator=_generator(options.seed),
-            registration_kwargs={"method": options.registration},
             **arguments,
         )
         stage("writing")
         if options.task == "t2v":
             _write_video(output.frames[0], options.fps, folder)
         else:
-            _write_scene(output, options.fps, options.prompt, options.export, folder)
+            failed = _write_scene(output, options.fps, options.prompt, options.export, folder)
         names = sorted(path.name for path in folder.iterdir())
     doubts = doubtful_poses(output.registration[0].degenerate) if output.registration else []
-    return "\n".join([written_line(options.out, names), *doubts])
+    return report("\n".join([written_line(options.out, names), *doubts]), options.out, failed)
 
 
 def run_reconstruct(options: argparse.Namespace) -> str:
@@ -81,7 +85,7 @@ def run_reconstruct(options: argparse.Namespace) -> str:
             resize_mode=options.resize,
         )
 
-    with OutputFolder(options.out, options.overwrite) as folder, _stages(4) as stage:
+    with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder, _stages(4) as stage:
         # Read before the model is loaded where possible: a bad file is then refused at once.
         stage("reading the video")
         size = (options.height, options.width) if options.height is not None else _folder_size(options.model)
@@ -103,14 +107,14 @@ def run_reconstruct(options: argparse.Namespace) -> str:
             both_directions=options.both_directions,
         )
         stage("writing")
-        _write_scene(output, video.fps, "", options.export, folder)
+        failed = _write_scene(output, video.fps, "", options.export, folder)
         names = sorted(path.name for path in folder.iterdir())
     lines = [written_line(options.out, names), *doubtful_poses(output.registration[0].degenerate)]
     if options.model is None:
         lines.append(TINY_NOTE)
     if true_poses is not None:
         lines.append(compare_cameras(output.poses[0].cpu().numpy(), output.registration[0].pose_known.cpu().numpy(), true_poses))
-    return "\n".join(lines)
+    return report("\n".join(lines), options.out, failed)
 
 
 def written_line(out: Path, names: list[str]) -> str:
@@ -119,6 +123,47 @@ def written_line(out: Path, names: list[str]) -> str:
 
     old = left_from_earlier(out, names)
     return f"{out}: {', '.join(names)}" + (f"\nnote: left from an earlier run: {', '.join(old)}" if old else "")
+
+
+def result_names(exports: list[str]) -> list[str]:
+    """Files and folders that a run with these exports leaves in its folder."""
+    from jog3r.export.exporters import RESULT_NAMES, TARGETS
+
+    return [*RESULT_NAMES, *(TARGETS[name] for name in exports)]
+
+
+def write_exports(exports: list[str], scene_of: Callable[[str], Any], folder: Path) -> dict[str, ValueError]:
+    """Write exports into a folder one by one; returns what was wrong with those that could not be made.
+
+    Args:
+        exports: keys of `EXPORTERS`.
+        scene_of: the scene of an export.
+        folder: which holds the results already, so that none of them is lost.
+    """
+    from jog3r.export.exporters import EXPORTERS
+    from jog3r.export.files import write_files
+
+    failed = {}
+    for name in exports:
+        try:
+            contents = EXPORTERS[name](scene_of(name))
+        except ValueError as error:
+            failed[name] = error
+        else:
+            write_files(folder, contents, overwrite=True)
+    return failed
+
+
+def report(text: str, out: Path, failed: dict[str, ValueError]) -> str:
+    """What a command prints of its results in `out`.
+
+    Raises:
+        PartlyDone: exports have failed; it holds the text.
+    """
+    if not failed:
+        return text
+    reasons = "; ".join(f"--export {name} could not be made: {error}" for name, error in failed.items())
+    raise PartlyDone(f"{reasons}; everything else is in {str(out)!r}", text) from next(iter(failed.values()))
 
 
 def load_pipeline(options: argparse.Namespace, with_text: bool = True) -> Any:
@@ -204,11 +249,14 @@ def _check_exports(names: list[str], has_geometry: bool) -> None:
         raise UsageError("--export needs cameras; use --task t2v+c")
 
 
-def _write_scene(output: Any, fps: float, caption: str, exports: list[str], folder: Path) -> None:
+def _write_scene(output: Any, fps: float, caption: str, exports: list[str], folder: Path) -> dict[str, ValueError]:
+    """All results; returns the exports that could not be made."""
     from jog3r.export.exporters import write_results
     from jog3r.export.scene import Scene
 
-    write_results(Scene(**output.clip(), fps=fps, caption=caption), folder, exports=exports, overwrite=True)
+    scene = Scene(**output.clip(), fps=fps, caption=caption)
+    write_results(scene, folder, overwrite=True)
+    return write_exports(exports, lambda _: scene, folder)
 
 
 def _write_video(frames: list[Any], fps: float, folder: Path) -> None:

@@ -21,6 +21,7 @@ CONVERSIONS = {
     "dust3r-head": "inspect_dust3r_head",
     "dust3r": "inspect_dust3r_baseline",
 }
+PIPELINE_FOLDERS = ("vae", "text_encoder", "tokenizer", "transformer", "pointmap_head", "scheduler")
 PARTS = ("vae", "text_encoder", "tokenizer", "dust3r")  # of the whole pipeline
 
 
@@ -28,9 +29,10 @@ def run_convert(options: argparse.Namespace) -> str:
     """`jog3r convert`: a folder with conversion.json, which says what became of every weight."""
     config = dict(_parse_setting(text) for text in options.set)
     parts = {name: getattr(options, name) for name in PARTS if getattr(options, name) is not None}
-    with OutputFolder(options.out, options.overwrite) as folder:
+    is_pipeline = CONVERSIONS[options.kind] is None
+    with OutputFolder(options.out, options.overwrite, PIPELINE_FOLDERS if is_pipeline else ()) as folder:
         try:
-            if CONVERSIONS[options.kind] is None:
+            if is_pipeline:
                 from jog3r.pipelines.assemble import write_opensora_pipeline
 
                 report, trained = write_opensora_pipeline(options.file, folder, **parts, **config)["transformer"], False
@@ -40,7 +42,10 @@ def run_convert(options: argparse.Namespace) -> str:
                 report, trained = _convert_model(CONVERSIONS[options.kind], options.file, config, folder)
         except (FileNotFoundError, TypeError) as error:
             raise UsageError(str(error)) from error
+        written = {path.name for path in folder.iterdir()}
     text = f"{options.out}: {report['model']}, {report['parameters']} parameters, {len(report['ignored'])} weights ignored"
+    if old := sorted({path.name for path in options.out.iterdir()} - written):
+        text += f"\nnote: was there before and stays: {', '.join(old)}"
     if trained:
         return text
     from jog3r.pipelines.model_card import UNTRAINED_HEAD

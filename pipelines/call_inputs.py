@@ -18,12 +18,37 @@ from jog3r.pipelines.checks import (
     check_registration,
     check_size,
     check_task,
+    check_tensor,
 )
 
 if TYPE_CHECKING:
     from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
 __all__ = ["CallInputs", "check_finite", "check_generators", "check_size"]
+
+TENSORS = (
+    "latents",
+    "prompt_embeds",
+    "prompt_attention_mask",
+    "negative_prompt_embeds",
+    "negative_prompt_attention_mask",
+)
+# Arguments without effect on a task, with the value that they have when they are not given. num_inference_steps and
+# guidance_scale of "v2c" are not among them: a default of theirs cannot be told from the same number given on purpose.
+UNUSED: dict[str, dict[str, Any]] = {
+    "v2c": {
+        "negative_prompt": None,
+        **dict.fromkeys(TENSORS),
+        "num_frames": None,
+        "num_videos_per_prompt": 1,
+        "callback_on_step_end": None,
+        "guidance_channels": None,
+        "eta": 0.0,
+        "clean_caption": False,
+    },
+    "t2v": {"registration_kwargs": None},
+}
+WORK = {"v2c": "it reads the video and nothing else", "t2v": "it finds no cameras"}
 
 
 @dataclass(kw_only=True)
@@ -49,7 +74,10 @@ class CallInputs:
     negative_prompt_embeds: Tensor | None
     negative_prompt_attention_mask: Tensor | None
     output_type: str
+    callback_on_step_end: Any
     callback_inputs: list[str]
+    clean_caption: bool
+    eta: float
     decode_chunk_size: int | None
     registration: bool
     registration_kwargs: dict[str, Any] | None
@@ -64,12 +92,16 @@ class CallInputs:
         Raises:
             ValueError, TypeError: naming the value got and what to change.
         """
+        for name in TENSORS:
+            check_tensor(getattr(self, name), name)
+        check_generators(self.generator)
         check_prompt(self.prompt, self.prompt_embeds)
         check_prompt(self.negative_prompt, self.negative_prompt_embeds, "negative_prompt")
         has_prompt = self.prompt is not None or self.prompt_embeds is not None
         task = check_task(self.task, self.video is not None, has_prompt, pipe.pointmap_head is not None)
         check_choices(self.output_type, self.callback_inputs, pipe._callback_tensor_inputs)
-        check_registration(self.registration_kwargs)
+        self._check_unused(task)
+        check_registration(self.registration_kwargs, self.registration)
         self._check_numbers(pipe)
         if self.both_directions and (task != "v2c" or not self.registration):
             raise ValueError(
@@ -100,15 +132,16 @@ class CallInputs:
         if self.decode_chunk_size is not None:
             check_number("decode_chunk_size", self.decode_chunk_size, 1, whole=True)
 
-    def _check_video_task(self, pipe: "Jog3rPipeline") -> None:
-        unused = [
-            name
-            for name in ("negative_prompt", "negative_prompt_embeds", "latents", "num_frames")
-            if getattr(self, name) is not None
-        ]
-        unused += ["num_videos_per_prompt"] if self.num_videos_per_prompt != 1 else []
+    def _check_unused(self, task: str) -> None:
+        unused = []
+        for name, default in UNUSED.get(task, {}).items():
+            value = getattr(self, name)
+            if value is not default and (default is None or value != default):  # tensors are compared with None alone
+                unused.append(name)
         if unused:
-            raise ValueError(f'task "v2c" has no use for {", ".join(unused)}; it reads the video and nothing else')
+            raise ValueError(f'task "{task}" has no use for {", ".join(unused)}; {WORK[task]}')
+
+    def _check_video_task(self, pipe: "Jog3rPipeline") -> None:
         if (self.height is None) != (self.width is None):
             raise ValueError(
                 f"give both height and width to resize the video, or neither; got height={self.height}, width={self.width}"

@@ -79,6 +79,12 @@ def check_embeds(embeds: Tensor | None, mask: Tensor | None, channels: int, max_
         raise ValueError(f"{name}_attention_mask must be {tuple(embeds.shape[:2])}, got {tuple(mask.shape)}")
 
 
+def check_tensor(value: Any, name: str) -> None:
+    """A tensor, or None."""
+    if value is not None and not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+
+
 def check_size(height: int, width: int, multiple: int) -> None:
     """Height and width in whole tokens."""
     for name, size in (("height", height), ("width", width)):
@@ -132,16 +138,24 @@ def check_choices(output_type: str, callback_inputs: Sequence[str], allowed_call
         raise ValueError(f"callback_on_step_end_tensor_inputs may name {list(allowed_callback_inputs)}, got {unknown}")
 
 
-def check_generators(generator: Any, batch_size: int) -> None:
-    """One generator, or one a clip."""
-    if isinstance(generator, list) and len(generator) != batch_size:
+def check_generators(generator: Any, batch_size: int | None = None) -> None:
+    """One generator, or one a clip; None: their number is not known yet."""
+    for item in generator if isinstance(generator, list) else [generator]:
+        if item is not None and not isinstance(item, torch.Generator):
+            raise TypeError(
+                f"generator must be a torch.Generator or a list of them, got {item!r}; for a seed pass "
+                "torch.Generator().manual_seed(seed)"
+            )
+    if isinstance(generator, list) and batch_size is not None and len(generator) != batch_size:
         raise ValueError(f"got {len(generator)} generators for {batch_size} clips; give one, or one a clip")
 
 
-def check_registration(options: Any) -> None:
+def check_registration(options: Any, has_registration: bool = True) -> None:
     """Names of options of `register_pointmaps`, and a method that there is; it checks the other values itself."""
     if options is None:
         return
+    if not has_registration:
+        raise ValueError("registration_kwargs came without registration: nothing is registered with registration=False")
     if not isinstance(options, Mapping):
         raise TypeError(f"registration_kwargs must be a dict of options of register_pointmaps, got {type(options).__name__}")
     parameters = inspect.signature(register_pointmaps).parameters.values()

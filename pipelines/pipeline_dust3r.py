@@ -72,7 +72,7 @@ class Dust3rPipeline(DiffusionPipeline, GeometryMixin):
             raise ValueError(f"give both height and width to resize the video, or neither; got height={height}, width={width}")
         if output_type not in (kinds := [kind for kind in OUTPUT_TYPES if kind != "latent"]):
             raise ValueError(f"output_type must be one of {', '.join(map(repr, kinds))}, got {output_type!r}")
-        check_registration(registration_kwargs)
+        check_registration(registration_kwargs, registration)
         frames = load_frames(video, MAX_FRAMES)  # (B, F, 3, H, W)
         if height is not None and width is not None:
             frames = resize(frames, height, width)

@@ -298,7 +298,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             negative_prompt: what to steer away from; None is the learned null caption.
             num_frames, height, width: of the video to generate; None is what the model was made for. With a video, height and
                 width stretch it to that size; without them its own must be a multiple of `token_size`.
-            num_inference_steps: sampling steps.
+            num_inference_steps: sampling steps; this and guidance_scale change nothing for "v2c", which takes one pass.
             guidance_scale: strength of classifier-free guidance; 1 or less switches it off. "t2v+c" reads its features from the
                 pass with the null caption, as the head was trained; without guidance, or with a negative prompt, from the pass
                 with that text, which makes the geometry less sure.
@@ -320,7 +320,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             eta: of DDIM.
             attention_kwargs: `{"scale": float}` scales LoRA layers.
             decode_chunk_size: frames that go through the VAE at once; None: 16, fewer of larger ones.
-            registration_kwargs: for `register_pointmaps`, such as `{"method": "reference"}`.
+            registration_kwargs: for `register_pointmaps`, such as `{"method": "reference"}`; refused where nothing is registered.
             both_directions: "v2c": read the video backwards, too, and register both sets of pairs together. Every frame is then
                 seen twice, from the first and from the last frame: more accurate for twice the time. Beyond the paper.
 
@@ -354,7 +354,10 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             negative_prompt_embeds=negative_prompt_embeds,
             negative_prompt_attention_mask=negative_prompt_attention_mask,
             output_type=output_type,
+            callback_on_step_end=callback_on_step_end,
             callback_inputs=callback_names,
+            clean_caption=clean_caption,
+            eta=eta,
             decode_chunk_size=decode_chunk_size,
             registration=registration,
             registration_kwargs=registration_kwargs,

@@ -69,6 +69,11 @@ def _as_tensor(video: Any) -> Tensor:
         raise TypeError(f"video must be a path, a list of PIL images, an array or a tensor, got {type(video).__name__}")
     if len(video) == 0:
         raise ValueError("the video is an empty list; give at least 2 frames")
+    if isinstance(video[0], str | Path):
+        raise TypeError(
+            f"the video is a list of {type(video[0]).__name__}, {str(video[0])!r} the first; open the images: "
+            "video=[PIL.Image.open(path) for path in paths]"
+        )
     if isinstance(video[0], Image.Image):
         items = [torch.from_numpy(np.array(_as_image(frame).convert("RGB"))) for frame in video]
     else:

@@ -206,6 +206,8 @@ def test_bad_videos_are_refused(capsys, model, clips, tmp_path, video, message):
         (["generate", PROMPT, "--num_inference_steps", "many"], "invalid int value: 'many'"),
         (["generate", PROMPT, "--guidance_scale", "nan"], "guidance_scale"),
         (["generate", PROMPT, "--fps", "0"], "--fps must be positive"),
+        (["generate", PROMPT, "--fps", "nan"], "--fps must be positive and at most 100000, got nan"),
+        (["generate", PROMPT, "--fps", "inf"], "at most 100000, got inf"),
         (["generate", PROMPT, "--seed", str(2**64)], "--seed must fit into 64 bits, got 18446744073709551616"),
         (["generate", PROMPT, "--export", "obj"], "unknown --export 'obj'; choose from colmap"),
         (["generate", PROMPT, "--task", "t2v", "--export", "npz"], "--export needs cameras"),

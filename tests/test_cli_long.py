@@ -73,6 +73,10 @@ def test_refusals_leave_nothing(video: Path, model: Path, tmp_path: Path) -> Non
         is_long(options(video, model, out, "--keyframes", "3"))
     with pytest.raises(UsageError, match="--keyframes must be at least 1, got 0"):
         run_long_reconstruct(options(video, model, out, "--keyframes", "0"))
+    one = options(video, model, out, "--keyframes", "1", "--window", "4")
+    one.export = ["tum", "colmap"]
+    with pytest.raises(UsageError, match="--export colmap needs points that several frames see: raise --keyframes to 2"):
+        run_long_reconstruct(one)
     with pytest.raises(ValueError, match="overlap=4 and window=4"):
         run_long_reconstruct(options(video, model, out, "--window", "4", "--overlap", "4"))
     with pytest.raises(ValueError, match="does not exist"):

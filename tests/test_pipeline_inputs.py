@@ -1,6 +1,7 @@
 """What the pipeline refuses, and every form in which it takes a video."""
 
 import struct
+from pathlib import Path
 
 import av
 import numpy as np
@@ -68,6 +69,16 @@ def pipe():
         ({"video": VIDEO, "latents": torch.zeros(1)}, "has no use for latents"),
         ({"video": VIDEO, "negative_prompt": "red"}, "has no use for negative_prompt"),
         ({"video": VIDEO, "num_frames": 3}, "has no use for num_frames"),
+        (
+            {"video": VIDEO, "guidance_channels": 3, "callback_on_step_end": print, "eta": 0.5, "clean_caption": True},
+            'task "v2c" has no use for callback_on_step_end, guidance_channels, eta, clean_caption; it reads the video',
+        ),
+        ({"video": VIDEO, "prompt_attention_mask": torch.ones(1, 3)}, "has no use for prompt_attention_mask"),
+        (
+            {"prompt": PROMPT, "task": "t2v", "registration_kwargs": {}},
+            'task "t2v" has no use for registration_kwargs; it finds no cameras',
+        ),
+        ({"prompt": PROMPT, "registration": False, "registration_kwargs": {}}, "registration_kwargs came without registration"),
         ({"video": VIDEO, "height": 16}, "both height and width"),
         ({"video": VIDEO, "height": 12, "width": 16}, "multiples of 8"),
         ({"video": VIDEO[:, :12]}, r"got 12x16; the nearest sizes are 8x16 or 16x16 \(pass height=\.\.\., width=\.\.\.\)"),
@@ -101,6 +112,12 @@ def test_refuses(pipe, arguments, message):
         ({"prompt": PROMPT, "num_frames": np.True_}, "whole number, got (np.)?True"),
         ({"video": 3}, "got int"),
         ({"video": [Image.new("RGB", (8, 8)), "frame.png"]}, "holds a str"),
+        ({"video": ["a.png", "b.png"]}, r"list of str, 'a.png' the first; open the images: .*PIL\.Image\.open"),
+        ({"video": [Path("a.png"), Path("b.png")]}, "a list of PosixPath, 'a.png' the first"),
+        ({"prompt_embeds": np.zeros((1, 2, 16))}, "prompt_embeds must be a torch.Tensor, got ndarray"),
+        ({"prompt": PROMPT, "latents": [0.0]}, "latents must be a torch.Tensor, got list"),
+        ({"prompt": PROMPT, "generator": 5}, r"generator must be a torch\.Generator or a list of them, got 5; for a seed pass"),
+        ({"video": VIDEO, "generator": [5]}, r"generator must be .*, got 5"),
     ],
 )
 def test_refuses_wrong_types(pipe, arguments, message):
@@ -152,6 +169,7 @@ def test_the_dust3r_pipeline_refuses_before_its_network_runs():
         ({"height": 16}, "both height and width to resize the video, or neither; got height=16, width=None"),
         ({"output_type": "latent"}, "output_type must be one of 'pil', 'np', 'pt', got 'latent'"),
         ({"registration_kwargs": {"method": "slow"}}, "must be 'fast' or 'reference', got 'slow'"),
+        ({"registration_kwargs": {}, "registration": False}, "registration_kwargs came without registration"),
     ):
         with pytest.raises(ValueError, match=message):
             pipe(VIDEO, **arguments)

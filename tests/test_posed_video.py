@@ -14,6 +14,8 @@ from jog3r.data.camera_formats import find_cameras, read_posed_frames
 from jog3r.data.clip import Clip
 from jog3r.data.posed_video import PosedFolders, undistortion_grid
 from jog3r.data.procedural import procedural_clip
+from jog3r.export.exporters import export_scene
+from jog3r.export.scene import Scene
 from jog3r.geometry.cameras import invert, project, transform
 from jog3r.geometry.pointmaps import pointmaps_in_first_camera
 
@@ -84,6 +86,17 @@ def test_every_format_gives_the_same_clip(tmp_path: Path, truth: Clip, write: Ca
     np.testing.assert_allclose(clip.intrinsics, truth.intrinsics, rtol=1e-6)
     assert not clip.valid.any()
     assert clip.caption == "a room"
+
+
+def test_our_own_colmap_export_is_read(tmp_path: Path, truth: Clip) -> None:
+    scene = Scene.from_depth(truth.frames, truth.depth, truth.poses, truth.intrinsics, valid=truth.valid, fps=8.0)
+    export_scene(scene, tmp_path, ["colmap"])
+    clips = PosedFolders(tmp_path / "colmap", (24, 32), default_caption="a room")
+    assert clips.names == ["colmap"]
+    clip = clips.load(0)
+    np.testing.assert_array_equal(clip.frames, truth.frames)
+    np.testing.assert_allclose(clip.poses, truth.poses, atol=2e-6)
+    np.testing.assert_allclose(clip.intrinsics, truth.intrinsics, rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["crop", "stretch"])
