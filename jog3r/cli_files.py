@@ -33,8 +33,8 @@ class OutputFolder:
 
     Args:
         path: the folder to be.
-        overwrite: into an existing folder. Files and folders of the result replace those of the same names, folders whole, so
-            that no folder holds files of two runs; whatever else is there stays.
+        overwrite: into an existing folder. Files of the result replace those of the same names, in its subfolders all of the same
+            kind (ending), so that no subfolder mixes two runs; whatever else is there stays.
         names: what the result will hold at its top, as far as known: checked on entering. Those without suffix are folders.
     """
 
@@ -99,8 +99,10 @@ class OutputFolder:
             target = self.path / item.name
             moves += [(target, earlier / item.name)] if os.path.lexists(target) else []
             moves.append((item, target))
+            moves += [(earlier / item.name / name, target / name) for name in _others(target, item)]
         try:
             for source, target in moves:
+                target.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(source, target)
         except BaseException:
             for source, target in reversed(moves):
@@ -118,3 +120,12 @@ class OutputFolder:
 
     def _refusal(self) -> str:
         return f"--out {str(self.path)!r} cannot be written"
+
+
+def _others(folder: Path, new: Path) -> list[Path]:
+    """Files in a folder, relative to it, that `new` does not stand for: in the same place it has none of that ending."""
+    if not folder.is_dir():
+        return []
+    kinds = {(path.parent.relative_to(new), path.suffix) for path in new.rglob("*") if path.is_file()}
+    there = [path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
+    return [path for path in there if (path.parent, path.suffix) not in kinds]

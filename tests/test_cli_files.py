@@ -39,11 +39,12 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_folders_are_replaced_whole_and_the_rest_stays(tmp_path: Path) -> None:
-    fill(tmp_path, "colmap/images/1.png", "colmap/images/2.png", "video.mp4", "notes.txt", "blender/camera.py", text="old")
+def test_files_of_the_same_kind_are_replaced_and_the_rest_stays(tmp_path: Path) -> None:
+    mine = ("colmap/database.db", "colmap/dense/images/1.png", "colmap/images/notes.txt")
+    fill(tmp_path, "colmap/images/1.png", "colmap/images/2.png", "video.mp4", "notes.txt", "blender/camera.py", *mine, text="old")
     with OutputFolder(tmp_path, overwrite=True) as folder:
         fill(folder, "colmap/images/1.png", "video.mp4", "cameras.json")
-    old, new = ("notes.txt", "blender/camera.py"), ("colmap/images/1.png", "video.mp4", "cameras.json")
+    old, new = ("notes.txt", "blender/camera.py", *mine), ("colmap/images/1.png", "video.mp4", "cameras.json")
     assert files(tmp_path) == dict.fromkeys(old, "old") | dict.fromkeys(new, "new")
 
 
