@@ -10,13 +10,14 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.video_processor import VideoProcessor
 
 from jog3r.models.dust3r_baseline import Dust3rBaseline
+from jog3r.pipelines.checkpoint import Jog3rCheckpointMixin
 from jog3r.pipelines.checks import OUTPUT_TYPES, check_registration, check_size
 from jog3r.pipelines.geometry_steps import GeometryMixin
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.pipelines.video_input import MAX_FRAMES, load_frames, resize
 
 
-class Dust3rPipeline(DiffusionPipeline, GeometryMixin):
+class Dust3rPipeline(Jog3rCheckpointMixin, DiffusionPipeline, GeometryMixin):
     """Video to cameras with DUSt3R's image encoder and coupled decoders.
 
     Args:
@@ -24,6 +25,9 @@ class Dust3rPipeline(DiffusionPipeline, GeometryMixin):
     """
 
     model_cpu_offload_seq = "baseline"
+    # Of the checkpoints only the checks while loading are shared: card and custom-pipeline file are those of the generator.
+    save_pretrained = DiffusionPipeline.save_pretrained
+    push_to_hub = DiffusionPipeline.push_to_hub
 
     def __init__(self, baseline: Dust3rBaseline):
         super().__init__()

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from jog3r import register_pointmaps
+from jog3r import Dust3rPipeline, register_pointmaps
 from jog3r.models.dust3r_baseline import Dust3rBaseline
 from jog3r.training.losses import pointmap_loss
 
@@ -96,3 +97,15 @@ def test_other_shapes_are_refused(model: Dust3rBaseline, shape: tuple[int, ...])
 def test_one_frame_has_no_pair(model: Dust3rBaseline) -> None:
     with pytest.raises(ValueError, match="at least 2 frames, got 1"):
         model(images(frames=1))
+
+
+def test_a_pipeline_with_a_missing_weight_is_refused_by_name(model: Dust3rBaseline, tmp_path: Path) -> None:
+    Dust3rPipeline(model).save_pretrained(tmp_path)
+    assert not (tmp_path / "pipeline.py").exists()
+    assert isinstance(Dust3rPipeline.from_pretrained(tmp_path), Dust3rPipeline)
+    path = tmp_path / "baseline" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    name = min(weights)
+    save_file({key: value for key, value in weights.items() if key != name}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"weights of 'baseline' do not fit its config: 1 weights are missing, such as '{name}'"):
+        Dust3rPipeline.from_pretrained(tmp_path)

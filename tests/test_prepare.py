@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_components import tiny_text_encoder, tiny_tokenizer, tiny_vae
+from safetensors.torch import load_file, save_file
+from tiny_components import MAX_LENGTH, tiny_text_encoder, tiny_tokenizer, tiny_transformer, tiny_vae
 
 from jog3r.data.cache import Cache, file_hash
 from jog3r.data.clip import Clip
@@ -214,6 +216,54 @@ def test_another_vae_or_another_folder_is_refused(tmp_path: Path, model: Path) -
 def test_impossible_options_are_refused(tmp_path: Path, model: Path, name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         _config(tmp_path, model, **{name: value})
+
+
+def _copy_with(folder: Path, model: Path, part: str, change: str) -> Path:
+    """The model folder with one of its files of weights changed: a weight "missing", of another "shape", or "cut off"."""
+    shutil.copytree(model, folder)
+    [path] = (folder / part).glob("*.safetensors")
+    weights = load_file(path)
+    name = sorted(weights)[2]
+    if change == "cut off":
+        path.write_bytes(path.read_bytes()[:-20])
+        return folder
+    weights[name] = weights[name].new_zeros(3, 3, 3)
+    save_file({key: value for key, value in weights.items() if change == "shape" or key != name}, path, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+@pytest.mark.parametrize(("change", "text"), [("missing", "1 weights are missing"), ("shape", "shape"), ("cut off", "weights")])
+def test_weights_that_are_not_whole_fill_no_cache(tmp_path: Path, model: Path, part: str, change: str, text: str) -> None:
+    damaged = _copy_with(tmp_path / "model", model, part, change)
+    with pytest.raises((ValueError, OSError), match=text) as refused:
+        Preparation(_config(tmp_path / "cache", damaged))
+    assert str(damaged) in str(refused.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_captions_and_sizes_fit_the_transformer_of_the_folder(tmp_path: Path, model: Path) -> None:
+    assert Preparation(_config(tmp_path / "cache", model, caption_length=None)).plan["caption_length"] == 120
+    whole = tmp_path / "model"
+    shutil.copytree(model, whole)
+    tiny_transformer().save_pretrained(whole / "transformer")
+    assert Preparation(_config(tmp_path / "cache", whole, caption_length=None)).plan["caption_length"] == MAX_LENGTH
+    assert Preparation(_config(tmp_path / "cache", whole, caption_length=5)).plan["caption_length"] == 5
+    with pytest.raises(ValueError, match=f"caption_length must be at most {MAX_LENGTH}, .* got 120"):
+        Preparation(_config(tmp_path / "cache", whole, caption_length=120))
+    with pytest.raises(ValueError, match="multiples of 8 .*patch_size=2.*, got 20 x 16"):
+        Preparation(_config(tmp_path / "cache", whole, height=20))
+    assert Preparation(_config(tmp_path / "cache", model, height=20)).plan["height"] == 20  # without one nobody can know
+
+
+@pytest.mark.parametrize("config", [None, '{"a": 1}', '{"model_type": "t5"}'])
+def test_a_folder_without_a_depth_model_is_refused_by_name(tmp_path: Path, model: Path, config: str | None) -> None:
+    folder = tmp_path / "depth"
+    folder.mkdir()
+    if config is not None:
+        (folder / "config.json").write_text(config)
+    with pytest.raises(ValueError, match="depth' (holds no model of transformers|is no depth model of transformers but a t5)"):
+        Preparation(_config(tmp_path / "cache", model, depth=str(folder), assume_metric=True))
 
 
 def test_half_precision_in_running_does_not_change_the_fingerprints(tmp_path: Path, model: Path) -> None:

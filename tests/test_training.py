@@ -134,6 +134,16 @@ def test_temporal_trains_temporal_attention_behind_the_frozen_blocks_and_the_hea
     assert not any(name.startswith("text_encoder.") for name in names)
 
 
+def test_a_run_without_anything_to_train_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing is left to train: trainable=temporal, frozen_blocks=100 .* has 3 blocks"):
+        training_cases.built(settings(trainable="temporal", frozen_blocks=100, reconstruction_batch=0))
+
+
+def test_an_unknown_compiler_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="compile_backend must be one of .*eager.*inductor.*, got 'nonsense'"):
+        training_cases.built(settings(compile_backend="nonsense"))
+
+
 def test_muon_takes_hidden_matrices_and_adamw_the_rest(joint: JointModel) -> None:
     config = settings(optimizer="muon", train_text_encoder=True)
     trained = select_trainable(joint, config)

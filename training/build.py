@@ -81,8 +81,16 @@ def set_computation(part: Any, config: TrainConfig) -> None:
         part.set_attention_backend(config.attention_backend)
     if config.attention_backend == "_native_math":  # else it computes in float32, whatever the inputs
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-    if config.compile_backend is not None:  # block by block: one is compiled, all others of its kind reuse it
+    if config.compile_backend is not None:
+        _check_compile_backend(config.compile_backend)
+        # block by block: one is compiled, all others of its kind reuse it
         part.compile_repeated_blocks(backend=config.compile_backend)
+
+
+def _check_compile_backend(name: str) -> None:
+    known = torch._dynamo.list_backends(exclude_tags=())  # those for looking into failures, such as eager, too
+    if name not in known:
+        raise ValueError(f"compile_backend must be one of {', '.join(known)}, got {name!r}")
 
 
 def _check_kind(pipeline: Any, config: TrainConfig) -> None:
@@ -141,6 +149,9 @@ def select_trainable(joint: JointModel | ImageModel, config: TrainConfig) -> lis
 
     `temporal` is the paper's choice: the temporal attention of all blocks but the first `frozen_blocks`, and the head. The
     weights of a fusion of several tapped blocks belong to the head's side: trained with it, but for LoRA.
+
+    Raises:
+        ValueError: that leaves nothing to train.
     """
     if isinstance(joint, ImageModel):
         return list(joint.named_parameters())
@@ -166,4 +177,16 @@ def select_trainable(joint: JointModel | ImageModel, config: TrainConfig) -> lis
             parameter.requires_grad_("lora_" in name)
     if transformer.feature_weights is not None:
         transformer.feature_weights.requires_grad_(config.reconstruction_batch > 0 and config.trainable != "lora")
-    return [(name, parameter) for name, parameter in joint.named_parameters() if parameter.requires_grad]
+    trained = [(name, parameter) for name, parameter in joint.named_parameters() if parameter.requires_grad]
+    _check_not_empty(trained, len(transformer.transformer_blocks), config)
+    return trained
+
+
+def _check_not_empty(trained: list[tuple[str, nn.Parameter]], num_blocks: int, config: TrainConfig) -> None:
+    if trained:
+        return
+    shown = {"temporal": f", frozen_blocks={config.frozen_blocks}", "lora": f", lora_targets={config.lora_targets}"}
+    raise ValueError(
+        f"nothing is left to train: trainable={config.trainable}{shown.get(config.trainable, '')} with "
+        f"reconstruction_batch={config.reconstruction_batch}; the transformer of {config.init_from!r} has {num_blocks} blocks"
+    )

@@ -1,14 +1,22 @@
 """The frozen models that preparation needs, loaded without the rest of a pipeline, and hashes that tell two of them apart."""
 
 import hashlib
+import inspect
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["DepthModel", "fingerprint", "load_depth_model", "load_text_models", "load_vae"]
+from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
+
+__all__ = ["DepthModel", "fingerprint", "load_depth_model", "load_text_models", "load_vae", "transformer_config"]
 
 # Of transformers' depth models, those whose output is z in metres; others give an inverse depth of unknown scale and shift.
 METRIC_MODELS = ("zoedepth", "depth_pro", "glpn", "chmv2")
@@ -28,8 +36,30 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def transformer_config(model: str) -> dict[str, Any] | None:
+    """The config of a pipeline's JOG3R transformer; None where the folder or hub repository has no transformer, or another's."""
+    path = Path(model, "transformer", "config.json")
+    if not Path(model).is_dir():
+        try:
+            path = Path(hf_hub_download(model, "transformer/config.json"))
+        except EntryNotFoundError:
+            return None
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("_class_name") != Jog3rTransformer3DModel.__name__:
+        return None
+    parameters = inspect.signature(Jog3rTransformer3DModel).parameters
+    defaults = {name: parameters[name].default for name in ("max_caption_length", "patch_size")}
+    return {**defaults, **config}  # what a config leaves out has the default
+
+
 def load_vae(model: str) -> nn.Module:
-    """The image VAE of a pipeline (folder or hub repository), frozen."""
+    """The image VAE of a pipeline (folder or hub repository), frozen.
+
+    Raises:
+        ValueError: a VAE of another kind, or weights that are not all there, do not fit its config or are damaged.
+    """
     from diffusers import AutoencoderKL, AutoencoderTiny
 
     config, _ = AutoencoderKL.load_config(model, subfolder="vae", return_unused_kwargs=True)
@@ -37,17 +67,39 @@ def load_vae(model: str) -> nn.Module:
     kind = config.get("_class_name")
     if kind not in kinds:
         raise ValueError(f"the VAE of {model!r} is a {kind}, expected one of {', '.join(kinds)}")
-    vae = kinds[kind].from_pretrained(model, subfolder="vae")
-    return vae.requires_grad_(False).eval()
+    return _load_whole(kinds[kind], model, "vae").requires_grad_(False).eval()
 
 
 def load_text_models(model: str) -> tuple[Any, nn.Module]:
-    """Tokenizer and T5 encoder of a pipeline, frozen."""
+    """Tokenizer and T5 encoder of a pipeline, frozen.
+
+    Raises:
+        ValueError: weights that are not all there, do not fit the encoder's config or are damaged.
+    """
     from transformers import AutoTokenizer, T5EncoderModel
 
     tokenizer = AutoTokenizer.from_pretrained(model, subfolder="tokenizer")
-    encoder = T5EncoderModel.from_pretrained(model, subfolder="text_encoder", dtype="auto")
+    encoder = _load_whole(T5EncoderModel, model, "text_encoder", dtype="auto", ignore_mismatched_sizes=True)
     return tokenizer, encoder.requires_grad_(False).eval()
+
+
+def _load_whole(kind: Any, model: str, component: str, **options: Any) -> Any:
+    """`from_pretrained` that refuses what it would fill with noise (transformers) or leave without values (diffusers).
+
+    `ignore_mismatched_sizes` of transformers lets its report reach us; weights in the file that no layer takes are allowed: a
+    text encoder may come with its decoder.
+    """
+    try:
+        loaded, report = kind.from_pretrained(model, subfolder=component, output_loading_info=True, **options)
+    except SafetensorError as error:
+        raise ValueError(f"the {component} of {model!r}: a file of weights is damaged or cut off ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"the {component} of {model!r} cannot be loaded: {error}") from error
+    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    for names, fault in ((report["missing_keys"], "are missing"), (mismatched, "have another shape than its config says")):
+        if names:
+            raise ValueError(f"the {component} of {model!r}: {len(names)} weights {fault}, such as {min(names)!r}")
+    return loaded
 
 
 @dataclass(frozen=True)
@@ -90,16 +142,27 @@ def load_depth_model(name: str, assume_metric: bool = False) -> DepthModel:
         assume_metric: take a model at its user's word that cannot be recognised as metric.
 
     Raises:
-        ValueError: the model gives relative inverse depth, which is no depth up to scale either.
+        ValueError: no depth model of transformers, or one that gives relative inverse depth, which is no depth up to scale
+            either.
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
+    from transformers.models.auto.modeling_auto import MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES
 
-    config = AutoConfig.from_pretrained(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except ValueError as error:
+        raise ValueError(f"{name!r} holds no model of transformers: {error}") from error
+    if config.model_type not in MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES:
+        raise ValueError(f"{name!r} is no depth model of transformers but a {config.model_type}")
     metric = config.model_type in METRIC_MODELS or getattr(config, "depth_estimation_type", None) == "metric"
     if not metric and not assume_metric:
         raise ValueError(
             f"the depth model {name!r} ({config.model_type}) gives relative inverse depth, which makes no pointmaps; take a "
             "metric one (ZoeDepth, Depth Anything's Metric variants, Depth Pro) or set assume_metric if it is"
         )
-    model = AutoModelForDepthEstimation.from_pretrained(name, dtype="auto").requires_grad_(False).eval()
-    return DepthModel(name, model, AutoImageProcessor.from_pretrained(name))
+    try:
+        model = AutoModelForDepthEstimation.from_pretrained(name, dtype="auto").requires_grad_(False).eval()
+        processor = AutoImageProcessor.from_pretrained(name)
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"the depth model {name!r} cannot be loaded: {error}") from error
+    return DepthModel(name, model, processor)

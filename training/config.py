@@ -1,6 +1,7 @@
 """Configurations: one dataclass a script, a yaml recipe, and `--option value` overrides; what is unknown is refused."""
 
 import dataclasses
+import math
 import sys
 import types
 import typing
@@ -11,6 +12,21 @@ from typing import Any, ClassVar, Literal, TypeVar
 from jog3r.training.option_help import describe_options
 
 Config = TypeVar("Config")
+LEAST_VALUES = {  # of the options of `TrainConfig` that count or weigh something
+    1: (
+        "num_steps", "num_frames", "height", "width", "checkpoint_every", "keep_checkpoints", "gradient_accumulation_steps",
+        "sample_steps", "num_threads",
+    ),
+    0: (
+        "seed", "first_clip", "num_workers", "loader_timeout", "sample_every", "max_grad_norm", "frozen_blocks",
+        "max_reconstruction_timestep", "reconstruction_weight", "reconstruction_warmup_steps", "confidence_alpha",
+        "learning_rate", "matrix_learning_rate", "weight_decay", "warmup_steps", "stop_after_minutes",
+    ),
+}  # fmt: skip
+DATA_OPTIONS = {  # what each kind of clips takes; to the other the option would mean nothing, so it is refused
+    "procedural": ("first_clip",),
+    "cache": ("edge_threshold", "agreement_threshold", "max_missing_share", "reverse_probability"),
+}
 _NOTHING = ("", "~", "null", "Null", "NULL")  # as yaml writes None
 
 
@@ -184,7 +200,7 @@ class TrainConfig:
     generation_batch: int = 4  # clips per process and step
     reconstruction_batch: int = 4  # likewise
     pairs_per_clip: int = 4  # of frames that the 3D loss looks at
-    first_clip: int = 0  # where in the stream of scenes this run starts
+    first_clip: int = 0  # with data=procedural: where in the stream of scenes this run starts
     num_workers: int = 1  # processes that make clips, of each training process
     loader_timeout: float = 600.0  # seconds that a step may wait for a worker (num_workers > 0); 0 waits for ever
     # losses
@@ -242,23 +258,27 @@ class TrainConfig:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         self._check_what_is_trained_and_kept()
         self._check_bounds()
+        self._check_data_options()
 
     def _check_bounds(self) -> None:
-        at_least_one = (
-            "num_steps",
-            "num_frames",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "gradient_accumulation_steps",
-            "sample_steps",
-        )
-        at_least_zero = ("seed", "num_workers", "loader_timeout", "sample_every", "max_grad_norm", "frozen_blocks")
-        bounds = dict.fromkeys((*at_least_one, "num_threads"), 1)
-        bounds |= dict.fromkeys((*at_least_zero, "max_reconstruction_timestep"), 0)
-        for name, bound in bounds.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise ValueError(f"{name} must be at least {bound}, got {value}")
+        values = {name: value for name, value in vars(self).items() if isinstance(value, (int, float))}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
+        for bound, names in LEAST_VALUES.items():
+            for name in names:
+                if name in values and values[name] < bound:
+                    raise ValueError(f"{name} must be at least {bound}, got {values[name]}")
+        for name in ("edge_threshold", "agreement_threshold", "lora_alpha"):
+            if name in values and values[name] <= 0:
+                raise ValueError(f"{name} must be above 0 (or null), got {values[name]}")
+
+    def _check_data_options(self) -> None:
+        for field in dataclasses.fields(self):
+            takers = [data for data, options in DATA_OPTIONS.items() if field.name in options]
+            value = getattr(self, field.name)
+            if takers and self.data not in takers and value != field.default:
+                raise ValueError(f"{field.name}={value} means nothing to data={self.data}; it is for data={', '.join(takers)}")
 
     def _check_what_is_trained_and_kept(self) -> None:
         if self.push_to_hub != (self.hub_model_id is not None):

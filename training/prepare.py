@@ -36,13 +36,21 @@ from jog3r.data.clip import Clip
 from jog3r.data.source import ClipSource
 from jog3r.pipelines.captions import embed_texts
 from jog3r.pipelines.latents import encode_frames, vae_scale_factor
-from jog3r.training.component_files import DepthModel, fingerprint, load_depth_model, load_text_models, load_vae
+from jog3r.training.component_files import (
+    DepthModel,
+    fingerprint,
+    load_depth_model,
+    load_text_models,
+    load_vae,
+    transformer_config,
+)
 from jog3r.training.config import load_config
 from jog3r.training.depth_checks import known_depth, pose_scale
 from jog3r.training.prepare_config import PrepareConfig, build_source
 from jog3r.training.prepare_shards import ShardFolder
 
 logger = logging.getLogger(__name__)
+OPENSORA_CAPTION_LENGTH = 120  # tokens
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -68,6 +76,8 @@ class Preparation:
         self.shards = ShardFolder(self.directory, process)
         self.source = build_source(config) if source is None else source
         # 1. models
+        self.transformer = transformer_config(config.model)  # of what is to be trained on the cache; only its sizes are read
+        self.caption_length = self._choose_caption_length()
         dtype = _DTYPES[config.dtype]
         self.vae: Any = load_vae(config.model)
         self.tokenizer, encoder = load_text_models(config.model)
@@ -122,12 +132,25 @@ class Preparation:
 
     # The plan
 
+    def _choose_caption_length(self) -> int:
+        wanted, model = self.config.caption_length, self.config.model
+        if self.transformer is None:
+            return OPENSORA_CAPTION_LENGTH if wanted is None else wanted
+        taken: int = self.transformer["max_caption_length"]
+        if wanted is not None and wanted > taken:
+            raise ValueError(
+                f"caption_length must be at most {taken}, what the transformer of {model!r} takes, got {wanted}; leave it out"
+            )
+        return taken if wanted is None else wanted
+
     def _make_plan(self) -> dict[str, Any]:
         config, vae = self.config, self.vae
         scale = vae_scale_factor(vae)
         height, width = self.source.size
-        if height % scale or width % scale:
-            raise ValueError(f"height and width must be multiples of {scale}, the VAE's, got {height} x {width}")
+        patch = 1 if self.transformer is None else self.transformer["patch_size"]
+        if height % (scale * patch) or width % (scale * patch):
+            text = f"{scale}, the VAE's" if patch == 1 else f"{scale * patch} (the VAE's {scale} times patch_size={patch})"
+            raise ValueError(f"height and width must be multiples of {text}, got {height} x {width}")
         depth: dict[str, Any] = {"kind": config.depth} if self.depth_model is None else {
             "kind": "model", "fingerprint": fingerprint(self.depth_model.model), "align_scale": config.align_scale
         }  # fmt: skip
@@ -141,7 +164,7 @@ class Preparation:
             "vae": {"fingerprint": fingerprint(vae)},
             "text_encoder": {"fingerprint": fingerprint(self.text_encoder)},
             "depth": {**depth, "max_depth": config.max_depth},
-            "caption_length": config.caption_length,
+            "caption_length": self.caption_length,
             "caption_channels": self.text_encoder.config.d_model,
             "captions_sha256": _hash_texts(self.texts),
             "clips_per_shard": config.clips_per_shard,
@@ -173,7 +196,7 @@ class Preparation:
 
     @torch.no_grad()
     def _embed(self, texts: list[str]) -> list[CachedCaption]:
-        length = self.config.caption_length
+        length = self.caption_length
         embeds, mask = embed_texts(self.tokenizer, self.text_encoder, texts, length, self.device)
         ids = self.tokenizer([text.lower().strip() for text in texts], truncation=True, max_length=length).input_ids
         # Trimmed to the tokens: most captions have ten, and padding would be nine tenths of the file.

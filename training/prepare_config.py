@@ -48,7 +48,7 @@ class PrepareConfig:
     num_clips: int = 200  # procedural: how many scenes
     num_frames: int = 16  # procedural: frames of each path
     # what becomes of them
-    height: int = 256  # in pixels, of what is prepared
+    height: int = 256  # in pixels, of what is prepared; a multiple of a token's
     width: int = 256  # likewise
     resize_mode: Literal["stretch", "crop"] = "stretch"  # stretch all of the frame, or cut the middle of its aspect ratio
     min_frames: int = 16  # shorter videos are skipped
@@ -56,7 +56,7 @@ class PrepareConfig:
     assume_metric: bool = False  # take `depth` for metric though it cannot be recognised as such
     max_depth: float = 1000.0  # what is farther counts as sky: unknown
     align_scale: bool = True  # with a depth model: bring the cameras' translations to the unit of the depth
-    caption_length: int = 120  # tokens at most; the model's
+    caption_length: int | None = None  # tokens at most; None is what the model's transformer takes, 120 if it has none
     # how
     clips_per_shard: int = 16  # videos in one file
     captions_per_shard: int = 1024  # captions in one file
@@ -68,11 +68,10 @@ class PrepareConfig:
     retry_skipped: bool = False  # try again the shards in which something was skipped: the videos may be there now
 
     def __post_init__(self) -> None:
-        for name in ("clips_per_shard", "captions_per_shard", "batch_size", "loader_threads", "caption_length", "min_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ValueError(f"num_threads must be at least 1, got {self.num_threads}")
+        counts = ("clips_per_shard", "captions_per_shard", "batch_size", "loader_threads", "min_frames", "height", "width")
+        for name in (*counts, "caption_length", "num_threads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share must lie in [0, 1], got {self.max_bad_share}")
         if self.max_depth <= 0:
