@@ -81,6 +81,11 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     _no_split_modules = ["PairwiseDecoderBlock", "SelfAttentionBlock"]
     _repeated_blocks = ["PairwiseDecoderBlock", "SelfAttentionBlock"]
     _skip_layerwise_casting_patterns = ["norm", "proj_points"]
+    _keep_in_fp32_modules = [
+        "norm_out",
+        "proj_points_anchor",
+        "proj_points_other",
+    ]  # half the error of the points of a model in bfloat16
 
     @register_to_config
     def __init__(
@@ -194,7 +199,8 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens (B, P, N, D) -> points (B, P, H, W, 3) along exp depth, confidence (B, P, H, W) = 1 + exp; float32."""
         size = self.config.patch_size
-        raw = projection(self.norm_out(tokens)).float()  # (B, P, N, 4*s*s)
+        tokens = self.norm_out(tokens.to(self.norm_out.weight.dtype))
+        raw = projection(tokens.to(projection.weight.dtype)).float()  # (B, P, N, 4*s*s)
         raw = raw.unflatten(-1, (4, size, size)).unflatten(2, grid)  # (B, P, H/s, W/s, 4, s, s)
         raw = raw.permute(0, 1, 2, 5, 3, 6, 4).flatten(4, 5).flatten(2, 3)  # (B, P, H, W, 4)
         direction, confidence = raw[..., :3], raw[..., 3]

@@ -137,6 +137,21 @@ def test_weights_that_do_not_fit_their_config_are_refused(copy, component, chang
         Jog3rPipeline.from_pretrained(copy)
 
 
+def test_in_half_precision_the_points_are_projected_in_float32(copy):
+    video = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    exact = Jog3rPipeline.from_pretrained(copy)(video=video, generator=seeded(), registration=False).pointmaps
+    pipe = Jog3rPipeline.from_pretrained(copy, dtype=torch.bfloat16)
+    head = pipe.pointmap_head
+    assert head.dtype == head.proj_in.weight.dtype == torch.bfloat16
+    assert head.norm_out.weight.dtype == head.proj_points_other.bias.dtype == torch.float32
+    kept = pipe(video=video, generator=seeded(), registration=False).pointmaps
+    for module in (head.norm_out, head.proj_points_anchor, head.proj_points_other):
+        module.to(torch.bfloat16)
+    rounded = pipe(video=video, generator=seeded(), registration=False).pointmaps
+    errors = [float((points - exact).norm(dim=-1).median()) for points in (kept, rounded)]
+    assert kept.dtype == torch.float32 and errors[0] < errors[1]
+
+
 def test_a_missing_tensor_is_refused(copy):
     path = copy / "transformer" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
