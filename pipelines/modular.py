@@ -23,7 +23,8 @@ __all__ = [
     "Jog3rModularBlocksV2C",
 ]
 
-CHECKED = tuple(field.name for field in fields(CallInputs) if field.name != "callback_inputs")
+NO_CALLBACKS: dict[str, Any] = {"callback_on_step_end": None, "callback_inputs": []}  # blocks have other ways to look in between
+CHECKED = tuple(field.name for field in fields(CallInputs) if field.name not in NO_CALLBACKS)
 
 
 class CheckInputs(Jog3rBlock):
@@ -40,7 +41,7 @@ class CheckInputs(Jog3rBlock):
         if task in TASKS and task != self.task:
             raise ValueError(f'these blocks do task "{self.task}" and no other, got task {task!r}')
         inputs = {name: getattr(values, name) for name in CHECKED}
-        steps.check_inputs(CallInputs(**{**inputs, "task": task}, callback_inputs=[]))
+        steps.check_inputs(CallInputs(**{**inputs, "task": task}, **NO_CALLBACKS))
         return {}
 
 
