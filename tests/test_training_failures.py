@@ -1,8 +1,11 @@
 """Nothing is lost: kills, torn checkpoints, preemption; and every end of a run that is not the planned one says why."""
 
 import json
+import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,11 +168,26 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path
 
 
 class Hanging(Dataset):
+    def __init__(self, seconds: float = 60) -> None:
+        self.seconds = seconds
+
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        time.sleep(60 if position == 1 else 0)
+        time.sleep(self.seconds if position == 1 else 0)
         if position == 2:
             raise ValueError("clip 2 is damaged")
         return {"value": torch.tensor(position)}
+
+
+def test_a_run_that_breaks_off_does_not_wait_for_a_worker_that_stalls(tmp_path: Path) -> None:
+    code = f"""
+from test_training_failures import BatchShare, Hanging, TrainConfig, build_loader
+config = TrainConfig("a", {str(tmp_path)!r}, generation_batch=1, reconstruction_batch=0, num_steps=3)
+batches = iter(build_loader(Hanging(3600), BatchShare(1, 0), config, 0))
+next(batches)
+raise SystemExit(3)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [*sys.path]))}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=300, check=False).returncode == 3
 
 
 def test_a_loader_that_stalls_or_fails_says_so(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The stream of training clips that a configuration names, and the loader of one process's share of it."""
 
+import atexit
+import multiprocessing
 import signal
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,6 +45,8 @@ def build_stream(config: TrainConfig, pipeline: Any, caption_length: int, length
 def build_loader(stream: ClipStream, share: BatchShare, config: TrainConfig, first_step: int) -> DataLoader:
     """Batches of one process from step `first_step` on, one a micro-step."""
     workers = config.num_workers
+    atexit.unregister(_end_workers)
+    atexit.register(_end_workers)
     return DataLoader(
         ShareOfStream(stream, share, first_step, config.num_steps),
         batch_size=share.clips_per_micro_step,
@@ -57,3 +61,10 @@ def build_loader(stream: ClipStream, share: BatchShare, config: TrainConfig, fir
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)  # the other cores are the trainer's
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # preemption reaches the whole group: the trainer decides when to stop
+
+
+def _end_workers() -> None:
+    """Kill what is left at the end of a run that broke off: Python would terminate these and wait, and they take no SIGTERM."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
