@@ -117,10 +117,18 @@ def _wait_until_visible(page: Any, panel: Any) -> None:
         page.wait_for_function("image => image.complete", arg=picture.element_handle())
 
 
+def _wait_until_complete(page: Any) -> None:
+    """Until the last of the files is there, and the words about the example have gone."""
+    page.locator(".downloads").filter(has_text="colmap").filter(visible=True).first.wait_for()
+    page.get_by_text("An example that this model made").wait_for(state="hidden")
+
+
 def _photograph(page: Any, folder: Path, ending: str) -> None:
     _generate(page)
+    _wait_until_complete(page)
     _save(page, folder / f"space_generate{ending}.png")
     _reconstruct(page)
+    _wait_until_complete(page)
     _save(page, folder / f"space_reconstruct{ending}.png")
 
 

@@ -68,6 +68,7 @@ point-view input { flex: 1; min-width: 60px; accent-color: #8fb2f5; }
 @media (pointer: coarse) { point-view button { min-width: 40px; min-height: 40px; } }
 .prose pre, .prose code { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 .code .cm-line, .code .cm-line * { color: var(--body-text-color) !important; }  /* the editor's own colours are pale */
+footer .divider { display: none; }  /* between links of which one is left */
 button[role=tab].selected { color: var(--link-text-color) !important; }
 .dice { align-self: end; }
 button:focus-visible, a:focus-visible, input:focus-visible, textarea:focus-visible, [tabindex]:focus-visible {
