@@ -104,7 +104,7 @@ class OutputFolder:
             for source, target in moves:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(source, target)
-        except BaseException:
+        except BaseException:  # an interruption, too: put back and go on raising
             for source, target in reversed(moves):
                 if os.path.lexists(target) and not os.path.lexists(source):
                     os.rename(target, source)

@@ -70,7 +70,7 @@ def test_options_override_the_recipe() -> None:
         (["--reconstruction_weight", "-1"], "reconstruction_weight must be at least 0"),
         (["--stop_after_minutes", "-1"], "stop_after_minutes must be at least 0"),
         (["--learning_rate", ".nan"], "learning_rate must be a finite number, got nan"),
-        (["--reverse_probability", "0"], "reverse_probability=0.0 means nothing to data=procedural; it is for data=cache"),
+        (["--reverse_probability", "0"], "reverse_probability=0.0 means nothing to data=procedural; it is for cache"),
         (["--edge_threshold", "null"], "edge_threshold=None means nothing to data=procedural"),
         (["--agreement_threshold", "0.1"], "agreement_threshold=0.1 means nothing to data=procedural"),
         (["--max_missing_share", "0.5"], "max_missing_share=0.5 means nothing to data=procedural"),

@@ -165,6 +165,25 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
     raise ValueError(f"option {name} must be {wanted}, got {value!r} ({type(value).__name__})")
 
 
+def check_options_of(config: Any, switch: str, options: dict[str, tuple[str, ...]]) -> None:
+    """Refuse options that the chosen value of a switch has no use for.
+
+    Args:
+        config: a configuration, a dataclass.
+        switch: name of the option that chooses, such as "data".
+        options: for each of its values the names of the options that only some values use.
+
+    Raises:
+        ValueError: one of the others' options has another value than its default.
+    """
+    chosen = getattr(config, switch)
+    for field in dataclasses.fields(config):
+        takers = [taker for taker, names in options.items() if field.name in names]
+        value = getattr(config, field.name)
+        if takers and chosen not in takers and value != field.default:
+            raise ValueError(f"{field.name}={value} means nothing to {switch}={chosen}; it is for {', '.join(takers)}")
+
+
 @dataclasses.dataclass
 class TrainConfig:
     """Options of `train_joint.py`.
@@ -258,7 +277,7 @@ class TrainConfig:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         self._check_what_is_trained_and_kept()
         self._check_bounds()
-        self._check_data_options()
+        check_options_of(self, "data", DATA_OPTIONS)
 
     def _check_bounds(self) -> None:
         values = {name: value for name, value in vars(self).items() if isinstance(value, (int, float))}
@@ -272,13 +291,6 @@ class TrainConfig:
         for name in ("edge_threshold", "agreement_threshold", "lora_alpha"):
             if name in values and values[name] <= 0:
                 raise ValueError(f"{name} must be above 0 (or null), got {values[name]}")
-
-    def _check_data_options(self) -> None:
-        for field in dataclasses.fields(self):
-            takers = [data for data, options in DATA_OPTIONS.items() if field.name in options]
-            value = getattr(self, field.name)
-            if takers and self.data not in takers and value != field.default:
-                raise ValueError(f"{field.name}={value} means nothing to data={self.data}; it is for data={', '.join(takers)}")
 
     def _check_what_is_trained_and_kept(self) -> None:
         if self.push_to_hub != (self.hub_model_id is not None):

@@ -1,6 +1,5 @@
 """Options of `jog3r prepare` and the source of videos that they name."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from jog3r.data.realestate10k_chunks import RealEstate10KChunks
 from jog3r.data.realestate10k_table import RealEstate10KTable, open_table
 from jog3r.data.realestate10k_tars import RealEstate10KTars
 from jog3r.data.source import ClipSource, ProceduralSource
+from jog3r.training.config import check_options_of
 
 __all__ = ["PrepareConfig", "build_source"]
 
@@ -76,14 +76,7 @@ class PrepareConfig:
             raise ValueError(f"max_bad_share must lie in [0, 1], got {self.max_bad_share}")
         if self.max_depth <= 0:
             raise ValueError(f"max_depth must be positive, got {self.max_depth}")
-        self._check_source_options()
-
-    def _check_source_options(self) -> None:
-        for field in dataclasses.fields(self):
-            takers = [source for source, options in SOURCE_OPTIONS.items() if field.name in options]
-            value = getattr(self, field.name)
-            if takers and self.source not in takers and value != field.default:
-                raise ValueError(f"{field.name}={value} means nothing to source={self.source}; it is for {', '.join(takers)}")
+        check_options_of(self, "source", SOURCE_OPTIONS)
 
 
 def build_source(config: PrepareConfig) -> ClipSource:
