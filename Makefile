@@ -20,7 +20,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 tiny: $(STAMP)
-	$(BIN)/python training/train_tiny.py
+	$(BIN)/python training/tiny_model/train_tiny.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -62,11 +62,12 @@ setup(
     package_data={
         "jog3r": ["tiny/**", "tiny/*/*"],
         "jog3r.training": ["recipes/*.yaml", "accelerate/*.yaml"],
-        "jog3r.data": ["*.json"],
-        "jog3r.space": ["*.js", "example_files/*"],
+        "jog3r.data.procedural": ["*.json"],
+        "jog3r.space": ["example_files/*"],
+        "jog3r.space.look": ["*.js"],
     },
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["jog3r = jog3r.cli:main"]},
+    entry_points={"console_scripts": ["jog3r = jog3r.commands.parser:main"]},
     classifiers=["Programming Language :: Python :: 3", "Programming Language :: Python :: 3.11"],
 )

@@ -24,16 +24,16 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from jog3r import tiny_checkpoint
-from jog3r.space.clients import Clients
 from jog3r.space.clips import EXAMPLE_CLIPS, EXAMPLE_PROMPTS, write_example
 from jog3r.space.example import serve_example
-from jog3r.space.gate import Gate
+from jog3r.space.guard.clients import Clients
+from jog3r.space.guard.gate import Gate
+from jog3r.space.guard.leftovers import SESSIONS, Leftovers, spare_sessions
+from jog3r.space.guard.limits import GenerateSettings, Refused, SpaceLimits, check_whole
+from jog3r.space.guard.upload_quota import UploadRoom
+from jog3r.space.guard.uploads import decode_upload
 from jog3r.space.jobs import Done, Failed, Step, stop_running
-from jog3r.space.leftovers import SESSIONS, Leftovers, spare_sessions
-from jog3r.space.limits import GenerateSettings, Refused, SpaceLimits, check_whole
-from jog3r.space.model import BUNDLED_STEPS, GENERATED_FPS, find_cameras, generate_video
-from jog3r.space.page import Page
-from jog3r.space.pieces import (
+from jog3r.space.look.html_pieces import (
     IDLE,
     NO_POINTS,
     banner,
@@ -47,12 +47,12 @@ from jog3r.space.pieces import (
     reconstruct_code,
     summary,
 )
+from jog3r.space.look.plain_errors import Page
+from jog3r.space.look.style import CSS, HEAD, theme
+from jog3r.space.look.texts import ABOUT, INTRODUCTION, PROMPT_HINT, TINY_WORDS, compare_note, limits_note
+from jog3r.space.model import BUNDLED_STEPS, GENERATED_FPS, find_cameras, generate_video
 from jog3r.space.results import write_clip, write_colmap, write_consistency, write_correspondences, write_scene_files
-from jog3r.space.room import UploadRoom
 from jog3r.space.server import Space, follow, mcp_is_on, one_sentence, open_space
-from jog3r.space.style import CSS, HEAD, theme
-from jog3r.space.texts import ABOUT, INTRODUCTION, PROMPT_HINT, TINY_WORDS, compare_note, limits_note
-from jog3r.space.uploads import decode_upload
 
 Updates = Iterator[tuple[Any, ...]]
 _CAMERAS_TAB = "cameras"

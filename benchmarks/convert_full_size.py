@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from jog3r import Jog3rTransformer3DModel
-from jog3r.models.original_names import OPENSORA
+from jog3r.models.conversion.original_names import OPENSORA
 
 # The kernel's own peak of this process; getrusage's starts from the peak of whoever started it.
 PEAK = """
@@ -28,7 +28,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 """
 CONVERT = """
 import sys
-from jog3r.pipelines.assemble import convert_opensora
+from jog3r.pipelines.loading.assemble import convert_opensora
 report = convert_opensora(sys.argv[1], sys.argv[2], vae=sys.argv[3], text_encoder=sys.argv[3])["transformer"]
 print(f"{report['parameters']:,} parameters; {len(report['used'])} keys used, {len(report['ignored'])} ignored, "
       f"{len(report['missing'])} missing")
@@ -95,7 +95,7 @@ def main() -> None:
         write_checkpoint(checkpoint)
         write_parts(folder / "parts")
         size = checkpoint.stat().st_size / 1e9
-        _, idle = run_and_measure("import jog3r.pipelines.assemble")
+        _, idle = run_and_measure("import jog3r.pipelines.loading.assemble")
         seconds, peak = run_and_measure(CONVERT, str(checkpoint), str(out), str(folder / "parts"))
         print(f"checkpoint {size:.2f} GB; converted in {seconds:.0f} s; peak memory {peak:.2f} GB = {peak / size:.2f} x the file")
         print(f"({idle:.2f} GB of that are the libraries)")

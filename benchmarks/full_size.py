@@ -21,8 +21,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel, Pointmap3DHead
-from jog3r.pipelines.assemble import opensora_scheduler
 from jog3r.pipelines.captions import CaptionBatch
+from jog3r.pipelines.loading.assemble import opensora_scheduler
 
 T5_XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "feed_forward_proj": "gated-gelu"}
 FRAMES, SIZE = 16, 256

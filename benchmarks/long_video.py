@@ -25,8 +25,8 @@ from torch import Tensor
 from jog3r import Jog3rPipeline, tiny_checkpoint
 from jog3r.data import procedural_clip
 from jog3r.geometry.cameras import invert, rotation_angle_deg, umeyama_sim3
-from jog3r.pipelines.long_video import join_video, reconstruct_long_video
-from jog3r.pipelines.loop_closing import LoopOptions
+from jog3r.pipelines.long_videos.long_video import join_video, reconstruct_long_video
+from jog3r.pipelines.long_videos.loop_closing import LoopOptions
 
 PATH_RADIUS = 2.75  # of the walk, in metres
 

@@ -24,12 +24,12 @@ from jog3r.data.procedural import procedural_clip
 from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.geometry.pointmaps import mean_distance, pointmaps_in_first_camera
 from jog3r.training.build import build_model
+from jog3r.training.clips.step_batches import draw_step_noise
+from jog3r.training.clips.streams import build_stream
 from jog3r.training.config import TrainConfig
+from jog3r.training.preparation.prepare_config import PrepareConfig
 from jog3r.training.prepare import Preparation
-from jog3r.training.prepare_config import PrepareConfig
-from jog3r.training.step_batches import draw_step_noise
-from jog3r.training.step_log import read_steps
-from jog3r.training.streams import build_stream
+from jog3r.training.run.step_log import read_steps
 from jog3r.training.train_joint import train
 
 FRAMES, SIZE = 4, 32

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from jog3r import tiny_checkpoint
-from jog3r.cli_cameras import read_true_cameras
-from jog3r.cli_files import UsageError
-from jog3r.data.sampling import STRIDES, FrameSelection
+from jog3r.commands.known_cameras import read_true_cameras
+from jog3r.commands.output_folder import UsageError
+from jog3r.data.frame_choice import STRIDES, FrameSelection
 from jog3r.data.video import read_video
 from jog3r.evaluation.baselines import constant_poses, forward_poses
 from jog3r.evaluation.camera_metrics import pose_errors, pose_metrics
-from jog3r.pipelines.load import load_pipeline
+from jog3r.pipelines.loading.any_pipeline import load_pipeline
 
 
 def main() -> int:

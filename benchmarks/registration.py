@@ -27,9 +27,9 @@ from torch import Tensor
 from jog3r import Registration, register_pointmaps
 from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.geometry.cameras import invert, pose_from, transform, umeyama_sim3, unproject
-from jog3r.geometry.checks import check_inputs
-from jog3r.geometry.dense import dense_depth
-from jog3r.geometry.energy import BASE_SCALE, alignment_energy
+from jog3r.geometry.registration.checks import check_inputs
+from jog3r.geometry.registration.dense import dense_depth
+from jog3r.geometry.registration.energy import BASE_SCALE, alignment_energy
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 HEADER = "scene                 method      rot deg  trans deg      ATE  focal err   energy   seconds   ratio"

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from jog3r import Registration, register_pointmaps
 from jog3r.geometry.cameras import invert, so3_log, unproject
-from jog3r.geometry.noise import NoiseModel, coarse_grid, normal_equations
-from jog3r.geometry.pair_terms import across_ray, pose_chain
-from jog3r.geometry.samples import tangent_basis
+from jog3r.geometry.registration.joint_fit.noise import NoiseModel, coarse_grid, normal_equations
+from jog3r.geometry.registration.joint_fit.pair_terms import across_ray, pose_chain
+from jog3r.geometry.registration.joint_fit.samples import tangent_basis
 
 SEEDS, DRAWS = 6, 20
 CHI_SQUARED_95 = 12.592  # of six degrees of freedom

@@ -12,10 +12,10 @@ from torch import Tensor
 from jog3r import register_pointmaps
 from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.geometry.cameras import invert, pose_from, transform, unproject
-from jog3r.geometry.checks import check_inputs
-from jog3r.geometry.initialisation import robust_camera_pose
-from jog3r.geometry.samples import sample_rays, take_samples
-from jog3r.geometry.tree import first_intrinsics
+from jog3r.geometry.registration.checks import check_inputs
+from jog3r.geometry.registration.joint_fit.initialisation import robust_camera_pose
+from jog3r.geometry.registration.joint_fit.samples import sample_rays, take_samples
+from jog3r.geometry.registration.joint_fit.tree import first_intrinsics
 
 STEP = 3  # every third pixel of 256 x 192
 LEVELS = {  # noise relative to depth (a third of its variance smooth over the image), gross outliers, dropped pixels

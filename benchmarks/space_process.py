@@ -21,7 +21,7 @@ sys.path.insert(0, sys.argv[1])
 import spaces_app
 from dataclasses import replace
 from jog3r import tiny_checkpoint
-from jog3r.space.limits import SpaceLimits
+from jog3r.space.guard.limits import SpaceLimits
 from jog3r.space.server import open_space
 limits = replace(SpaceLimits(), request_seconds=float(sys.argv[4]), waiting=int(sys.argv[5]))
 space = open_space(sys.argv[2] or tiny_checkpoint(), bundled=tiny_checkpoint(), limits=limits)

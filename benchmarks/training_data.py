@@ -17,12 +17,12 @@ import psutil
 import torch
 
 from jog3r import tiny_checkpoint
-from jog3r.pipelines.load import load_pipeline
+from jog3r.pipelines.loading.any_pipeline import load_pipeline
+from jog3r.training.clips.step_batches import BatchShare
+from jog3r.training.clips.streams import build_loader, build_stream
 from jog3r.training.config import TrainConfig
+from jog3r.training.preparation.prepare_config import PrepareConfig
 from jog3r.training.prepare import Preparation
-from jog3r.training.prepare_config import PrepareConfig
-from jog3r.training.step_batches import BatchShare
-from jog3r.training.streams import build_loader, build_stream
 from jog3r.training.train_joint import Run
 
 WARM_UP_STEPS = 10

@@ -19,7 +19,7 @@ import torch
 from training_runs import TINY, TrainingProcesses, wait_until, weights_of
 
 from jog3r import tiny_checkpoint
-from jog3r.training.step_log import read_steps
+from jog3r.training.run.step_log import read_steps
 
 
 def kill_once(run: TrainingProcesses, output: Path, while_writing: bool, steps: int, pause: float = 0.0) -> str:

@@ -22,11 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from jog3r import Jog3rTransformer3DModel, Pointmap3DHead, tiny_checkpoint
 from jog3r.training.build import build_joint_model, select_trainable
+from jog3r.training.clips.step_batches import StepNoise, draw_step_noise
 from jog3r.training.config import TrainConfig
 from jog3r.training.joint_model import JointModel, reconstruction_loss
 from jog3r.training.losses import add_training_noise, generation_loss
 from jog3r.training.optimization import build_optimizers
-from jog3r.training.step_batches import StepNoise, draw_step_noise
 
 Losses: TypeAlias = Callable[[JointModel, dict[str, torch.Tensor], StepNoise, TrainConfig], torch.Tensor]
 

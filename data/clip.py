@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jog3r.data.scene_grammar import MIRROR_OPPOSITES, TIME_OPPOSITES, mirror_motion, opposite_motion, swap_words
+from jog3r.data.direction_words import mirrored_words, reversed_words
 
 if TYPE_CHECKING:
     import torch
@@ -120,8 +120,8 @@ def reverse(clip: Clip) -> Clip:
     poses[0] = np.eye(4, dtype=np.float32)
     caption, attributes = clip.caption, dict(clip.attributes)
     if "motion" in attributes:
-        caption = swap_words(caption, TIME_OPPOSITES)
-        attributes["motion"] = opposite_motion(attributes["motion"])
+        caption = reversed_words(caption)
+        attributes["motion"] = reversed_words(attributes["motion"])
     flipped = {name: np.ascontiguousarray(getattr(clip, name)[::-1]) for name in ("frames", "depth", "valid", "intrinsics")}
     return replace(clip, **flipped, poses=poses, caption=caption, attributes=attributes)
 
@@ -137,9 +137,9 @@ def mirror(clip: Clip) -> Clip:
     intrinsics[:, 0, 1] = -intrinsics[:, 0, 1]
     attributes = dict(clip.attributes)
     if "motion" in attributes:
-        attributes["motion"] = mirror_motion(attributes["motion"])
+        attributes["motion"] = mirrored_words(attributes["motion"])
     flipped = {name: np.ascontiguousarray(getattr(clip, name)[:, :, ::-1]) for name in ("frames", "depth", "valid")}
-    caption = swap_words(clip.caption, MIRROR_OPPOSITES)
+    caption = mirrored_words(clip.caption)
     return replace(clip, **flipped, poses=sign @ clip.poses @ sign, intrinsics=intrinsics, caption=caption, attributes=attributes)
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jog3r.data.clip import Clip
+from jog3r.data.direction_words import reversed_words
+from jog3r.data.frame_choice import STRIDES, sample_clip
 from jog3r.data.procedural import procedural_caption, procedural_clip
-from jog3r.data.sampling import STRIDES, sample_clip
-from jog3r.data.scene_grammar import TIME_OPPOSITES, swap_words
 
 if TYPE_CHECKING:
     import datasets
@@ -81,7 +81,7 @@ class ProceduralSource:
     def captions(self, index: int) -> tuple[str, str]:
         """The caption, and that of the path walked backward."""
         caption = procedural_caption(self.start + index, self.split)
-        return caption, swap_words(caption, TIME_OPPOSITES)
+        return caption, reversed_words(caption)
 
     def load(self, index: int) -> Clip:
         """Render scene `start + index`."""

@@ -30,7 +30,7 @@ from jog3r import __version__
 from jog3r.data import Clip
 from jog3r.data.procedural import procedural_caption
 from jog3r.evaluation import report, scoring
-from jog3r.evaluation.captions import parse_caption
+from jog3r.evaluation.caption_following import parse_caption
 from jog3r.evaluation.features import FeatureNetwork, load_features
 from jog3r.evaluation.i3d import MIN_FRAMES, VideoFeatures, load_i3d
 from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, ProceduralClips, describe_clips, fingerprint, write_text
@@ -132,7 +132,7 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"unknown evaluation option {', '.join(unknown)}; there are {', '.join(known)}")
     config = EvaluationOptions(**options)
-    from jog3r.pipelines.load import load_pipeline  # here: it brings in diffusers and transformers
+    from jog3r.pipelines.loading.any_pipeline import load_pipeline  # here: it brings in diffusers and transformers
 
     features = None if config.features is None else load_features(config.features, config.features_sha256)
     fvd = None if config.fvd is None else load_i3d(config.fvd, config.fvd_sha256)

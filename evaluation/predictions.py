@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from jog3r.data import Clip, procedural_clip
-from jog3r.data.scene_grammar import split_size
+from jog3r.data.procedural.scene_grammar import split_size
 
 CONFIG_NAME = "config.json"
 _PROVENANCE = {"architectures", "dtype", "torch_dtype", "transformers_version", "trained"}  # of a component's config

@@ -9,11 +9,11 @@ import torch
 from jog3r.data import Clip
 from jog3r.evaluation.baselines import constant_poses, forward_poses, shuffled_pairs
 from jog3r.evaluation.camera_metrics import PoseErrors, failed_pose_errors, pose_errors, pose_metrics, pose_metrics_by_bin
-from jog3r.evaluation.captions import DetectedColours, caption_following, classify_motion, detect_colours
+from jog3r.evaluation.caption_following import DetectedColours, caption_following, classify_motion, detect_colours
 from jog3r.evaluation.consistency import FeatureFunction, met3r_self, warp_error
 from jog3r.evaluation.video_metrics import frechet_distance, kernel_distance, real_floor, spread_at_this_size
 from jog3r.geometry.cameras import transform, unproject
-from jog3r.geometry.degeneracy import pose_known
+from jog3r.geometry.registration.degeneracy import pose_known
 
 RELATIVES: tuple[Literal["first", "all"], ...] = ("first", "all")
 BASELINE: Literal["baseline"] = "baseline"

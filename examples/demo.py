@@ -14,7 +14,7 @@ from jog3r.data import procedural_clip
 from jog3r.evaluation import pose_errors, pose_metrics
 from jog3r.evaluation.baselines import constant_poses
 from jog3r.export.exporters import write_results
-from jog3r.export.pictures import overview_picture
+from jog3r.export.pictures.plots import overview_picture
 from jog3r.export.scene import Scene
 
 PROMPTS = {

@@ -10,11 +10,11 @@ import argparse
 from pathlib import Path
 
 from jog3r.data import procedural_clip
-from jog3r.export.correspondences import reciprocal_matches
 from jog3r.export.exporters import EXPORTERS, check_free, load_scene, write_results
 from jog3r.export.files import write_files
-from jog3r.export.pictures import contact_sheet, correspondences_picture, strips_picture
-from jog3r.export.rendering import turntable_video
+from jog3r.export.pictures.correspondences import reciprocal_matches
+from jog3r.export.pictures.plots import contact_sheet, correspondences_picture, strips_picture
+from jog3r.export.pictures.rendering import turntable_video
 from jog3r.export.scene import Scene
 
 

@@ -7,17 +7,17 @@ import av
 import numpy as np
 from PIL import Image
 
-from jog3r.export.blender import blender_files
-from jog3r.export.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz, read_pose_known
-from jog3r.export.colmap import colmap_files
 from jog3r.export.files import write_files
-from jog3r.export.glb import glb_bytes
-from jog3r.export.nerfstudio import nerfstudio_files
-from jog3r.export.pictures import trajectory_picture
-from jog3r.export.point_cloud import ply_bytes
+from jog3r.export.formats.blender import blender_files
+from jog3r.export.formats.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz, read_pose_known
+from jog3r.export.formats.colmap import colmap_files
+from jog3r.export.formats.glb import glb_bytes
+from jog3r.export.formats.nerfstudio import nerfstudio_files
+from jog3r.export.formats.point_cloud import ply_bytes
+from jog3r.export.formats.splats import splat_bytes
+from jog3r.export.formats.trajectories import kitti_text, tum_text
+from jog3r.export.pictures.plots import trajectory_picture
 from jog3r.export.scene import Scene
-from jog3r.export.splats import splat_bytes
-from jog3r.export.trajectories import kitti_text, tum_text
 from jog3r.export.video import encode_video
 
 __all__ = [

@@ -8,7 +8,7 @@ import numpy as np
 
 from jog3r.export.conventions import camera_size, quaternion_wxyz, time_colors
 from jog3r.export.exporters import load_scene
-from jog3r.export.point_cloud import read_ply
+from jog3r.export.formats.point_cloud import read_ply
 from jog3r.export.scene import PointCloud, Scene
 
 __all__ = ["view_scene"]

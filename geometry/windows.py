@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import pose_from, so3_exp, so3_log, transform, unproject
-from jog3r.geometry.degeneracy import pose_known
+from jog3r.geometry.registration.degeneracy import pose_known
 from jog3r.geometry.similarity import SimilarityFit, fit_similarity, move_cameras, sim3_adjoint, sim3_parts
 
 MAX_POINTS = 4096  # matched pixels that take part in a join

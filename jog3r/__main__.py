@@ -2,7 +2,7 @@
 
 import sys
 
-from jog3r.cli import main
+from jog3r.commands.parser import main
 
 if __name__ == "__main__":
     sys.exit(main())

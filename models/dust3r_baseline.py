@@ -15,8 +15,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from jog3r.models.layers import SelfAttentionBlock, rotary_2d
-from jog3r.models.loading import register_with_diffusers
 from jog3r.models.pointmap_head import Pointmap3DHead, Pointmap3DHeadOutput
+from jog3r.models.registry import register_with_diffusers
 
 
 class Dust3rBaseline(ModelMixin, ConfigMixin, AttentionMixin):
@@ -72,10 +72,11 @@ class Dust3rBaseline(ModelMixin, ConfigMixin, AttentionMixin):
 
     @classmethod
     def from_single_file(cls, path: str, **config: Any) -> "Dust3rBaseline":
-        """Read a DUSt3R checkpoint whole; see `jog3r.models.convert.load_dust3r_baseline`."""
-        from jog3r.models.convert import load_dust3r_baseline
+        """Read a DUSt3R checkpoint whole; see `jog3r.models.conversion.convert.inspect_dust3r_baseline`."""
+        from jog3r.models.conversion.convert import inspect_dust3r_baseline
 
-        return load_dust3r_baseline(path, **config)
+        model: Any = inspect_dust3r_baseline(cls, path, **config).load()
+        return model
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, F, 3, H, W) in [-1, 1] -> features (B, F, N, D), each frame by itself; see `forward` for the errors."""

@@ -15,7 +15,7 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from jog3r.models.layers import Attention, FeedForward, SelfAttentionBlock, rotary_2d
-from jog3r.models.loading import register_with_diffusers
+from jog3r.models.registry import register_with_diffusers
 
 ATTENTIONS = ("pairwise", "global")
 
@@ -133,10 +133,11 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
 
     @classmethod
     def from_single_file(cls, path: str, **config: Any) -> "Pointmap3DHead":
-        """Read decoder and linear head out of a DUSt3R checkpoint; see `jog3r.models.convert.load_dust3r_head`."""
-        from jog3r.models.convert import load_dust3r_head
+        """Read decoder and linear head out of a DUSt3R checkpoint; see `jog3r.models.conversion.convert.inspect_dust3r_head`."""
+        from jog3r.models.conversion.convert import inspect_dust3r_head
 
-        return load_dust3r_head(path, **config)
+        model: Any = inspect_dust3r_head(cls, path, **config).load()
+        return model
 
     def forward(
         self,

@@ -27,7 +27,7 @@ from jog3r.models.layers import (
     spatial_position_embedding,
     temporal_position_embedding,
 )
-from jog3r.models.loading import register_with_diffusers
+from jog3r.models.registry import register_with_diffusers
 
 
 @dataclass
@@ -280,10 +280,11 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
 
     @classmethod
     def from_single_file(cls, path: str, **config: Any) -> "Jog3rTransformer3DModel":
-        """Read an original OpenSora 1.0 checkpoint; see `jog3r.models.convert.load_opensora_transformer`."""
-        from jog3r.models.convert import load_opensora_transformer
+        """Read an original OpenSora 1.0 checkpoint; see `jog3r.models.conversion.convert.inspect_opensora`."""
+        from jog3r.models.conversion.convert import inspect_opensora
 
-        return load_opensora_transformer(path, **config)
+        model: Any = inspect_opensora(cls, path, **config).load()
+        return model
 
     def enable_cache(self, config: Any) -> None:
         """Switch one of diffusers' step caches on. Cached steps have no true features: do not tap them."""

@@ -1,7 +1,7 @@
 """All that one call of the pipeline was given, and what of it is refused before anything is computed."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -20,9 +20,6 @@ from jog3r.pipelines.checks import (
     check_task,
     check_tensor,
 )
-
-if TYPE_CHECKING:
-    from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
 __all__ = ["CallInputs", "check_finite", "check_generators", "check_size"]
 
@@ -83,8 +80,11 @@ class CallInputs:
     registration_kwargs: dict[str, Any] | None
     both_directions: bool
 
-    def check(self, pipe: "Jog3rPipeline") -> str:
-        """Refuse what cannot work with the components of `pipe`.
+    def check(self, pipe: Any) -> str:
+        """Refuse what cannot work.
+
+        Args:
+            pipe: the `Jog3rPipeline` called; its class imports this module, so its name cannot stand in the signature.
 
         Returns:
             The task meant.
@@ -120,7 +120,7 @@ class CallInputs:
             )
         return task
 
-    def _check_numbers(self, pipe: "Jog3rPipeline") -> None:
+    def _check_numbers(self, pipe: Any) -> None:
         check_number("num_inference_steps", self.num_inference_steps, 1, whole=True)
         check_number("num_videos_per_prompt", self.num_videos_per_prompt, 1, whole=True)
         check_number("guidance_scale", self.guidance_scale, 0)
@@ -141,7 +141,7 @@ class CallInputs:
         if unused:
             raise ValueError(f'task "{task}" has no use for {", ".join(unused)}; {WORK[task]}')
 
-    def _check_video_task(self, pipe: "Jog3rPipeline") -> None:
+    def _check_video_task(self, pipe: Any) -> None:
         if (self.height is None) != (self.width is None):
             raise ValueError(
                 f"give both height and width to resize the video, or neither; got height={self.height}, width={self.width}"
@@ -149,7 +149,7 @@ class CallInputs:
         if self.height is not None and self.width is not None:
             check_size(self.height, self.width, pipe.token_size)
 
-    def _check_texts(self, pipe: "Jog3rPipeline") -> None:
+    def _check_texts(self, pipe: Any) -> None:
         config = pipe.transformer.config
         check_negative_prompt(self.negative_prompt, self.prompt, self.prompt_embeds)
         for name in ("prompt", "negative_prompt"):
@@ -170,7 +170,7 @@ class CallInputs:
             return self.prompt_embeds.shape[0]
         return 1 if isinstance(self.prompt, str) else len(self.prompt or [])
 
-    def _check_generation(self, pipe: "Jog3rPipeline", task: str) -> None:
+    def _check_generation(self, pipe: Any, task: str) -> None:
         config = pipe.transformer.config
         num_frames, height, width = pipe.output_size(self.num_frames, self.height, self.width)
         check_size(height, width, pipe.token_size)

@@ -10,9 +10,9 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.video_processor import VideoProcessor
 
 from jog3r.models.dust3r_baseline import Dust3rBaseline
-from jog3r.pipelines.checkpoint import Jog3rCheckpointMixin
 from jog3r.pipelines.checks import OUTPUT_TYPES, check_registration, check_size
 from jog3r.pipelines.geometry_steps import GeometryMixin
+from jog3r.pipelines.loading.checked_weights import Jog3rCheckpointMixin
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.pipelines.video_input import MAX_FRAMES, load_frames, resize
 

@@ -23,11 +23,11 @@ from jog3r.pipelines import reconstruction
 from jog3r.pipelines.call_inputs import CallInputs, check_finite, check_generators, check_size
 from jog3r.pipelines.callbacks import Callback, bind_callback, callback_inputs
 from jog3r.pipelines.captions import CaptionBatch, embed_texts, null_captions
-from jog3r.pipelines.checkpoint import Jog3rCheckpointMixin
 from jog3r.pipelines.geometry_steps import GeometryMixin
 from jog3r.pipelines.latents import decode_frames, encode_frames, vae_scale_factor
-from jog3r.pipelines.lora import Jog3rLoraLoaderMixin
-from jog3r.pipelines.model_card import UNTRAINED_HEAD, is_untrained
+from jog3r.pipelines.loading.checked_weights import Jog3rCheckpointMixin
+from jog3r.pipelines.loading.lora import Jog3rLoraLoaderMixin
+from jog3r.pipelines.loading.model_card import UNTRAINED_HEAD, is_untrained
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.pipelines.sampling import SamplingMixin
 from jog3r.pipelines.video_input import MAX_FRAMES, load_frames, resize

@@ -22,14 +22,14 @@ from PIL import Image
 from jog3r import tiny_checkpoint
 from jog3r.export.exporters import DOUBTFUL_SHARE, load_scene, result_files
 from jog3r.export.files import write_files
-from jog3r.export.glb import glb_bytes
-from jog3r.export.pictures import strips_picture
+from jog3r.export.formats.glb import glb_bytes
+from jog3r.export.pictures.plots import strips_picture
 from jog3r.space.clips import EXAMPLE_PROMPTS
+from jog3r.space.guard.limits import GenerateSettings
+from jog3r.space.guard.storage import ServerFolder
 from jog3r.space.jobs import Done
-from jog3r.space.limits import GenerateSettings
+from jog3r.space.look.html_pieces import example_note, generate_code, point_view
 from jog3r.space.model import BUNDLED_STEPS, Result, generate_video, load_model
-from jog3r.space.pieces import example_note, generate_code, point_view
-from jog3r.space.storage import ServerFolder
 
 __all__ = ["Example", "main", "serve_example", "weights_digest"]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from jog3r.space.limits import Refused
+from jog3r.space.guard.limits import Refused
 
 __all__ = ["WRONG", "Done", "Failed", "Job", "Step", "Stopped", "run_job", "stop_running", "watch"]
 

@@ -13,8 +13,8 @@ from PIL import Image
 from jog3r.export.scene import Scene
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.space.gpu import gpu
+from jog3r.space.guard.limits import GenerateSettings
 from jog3r.space.jobs import Done, Failed, Job, Step, run_job, watch
-from jog3r.space.limits import GenerateSettings
 
 __all__ = ["BUNDLED_STEPS", "DTYPES", "GENERATED_FPS", "Result", "SpaceModel", "find_cameras", "generate_video", "load_model"]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jog3r.export.consistency import ConsistencyMaps, consistency_maps, consistency_picture
 from jog3r.export.exporters import EXPORTERS, MAX_GLB_POINTS, result_files
 from jog3r.export.files import write_file, write_files
-from jog3r.export.pictures import correspondences_picture, strips_picture
+from jog3r.export.pictures.consistency import ConsistencyMaps, consistency_maps, consistency_picture
+from jog3r.export.pictures.plots import correspondences_picture, strips_picture
 from jog3r.export.scene import Scene
 from jog3r.export.video import encode_video
 

@@ -14,13 +14,13 @@ import gradio as gr
 import gradio.mcp
 import gradio.processing_utils
 
+from jog3r.space.guard.leftovers import bound_gradio
+from jog3r.space.guard.limits import Refused, SpaceLimits
+from jog3r.space.guard.storage import ServerFolder
+from jog3r.space.guard.upkeep import few_arenas, start_upkeep
 from jog3r.space.jobs import WRONG, Done, Failed, Step
-from jog3r.space.leftovers import bound_gradio
-from jog3r.space.limits import Refused, SpaceLimits
+from jog3r.space.look.html_pieces import progress
 from jog3r.space.model import SpaceModel, load_model
-from jog3r.space.pieces import progress
-from jog3r.space.storage import ServerFolder
-from jog3r.space.upkeep import few_arenas, start_upkeep
 
 __all__ = ["Space", "follow", "mcp_is_on", "one_sentence", "open_space"]
 

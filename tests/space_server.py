@@ -14,8 +14,8 @@ import gradio as gr
 import torch
 from tiny_components import tiny_pipeline
 
+from jog3r.space.guard.limits import SpaceLimits
 from jog3r.space.jobs import Done, run_job
-from jog3r.space.limits import SpaceLimits
 from jog3r.space.server import Space, open_space
 
 PROMPT = "a room with blue walls, the camera moves forward"

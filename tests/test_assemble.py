@@ -11,8 +11,8 @@ from tiny_components import PROMPT, tiny_pipeline, tiny_text_encoder, tiny_vae
 from transformers import T5Config, T5ForConditionalGeneration
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
-from jog3r.models.convert import inspect_opensora
-from jog3r.pipelines.assemble import convert_opensora, opensora_scheduler, write_conversion
+from jog3r.models.conversion.convert import inspect_opensora
+from jog3r.pipelines.loading.assemble import convert_opensora, opensora_scheduler, write_conversion
 
 CONFIG = {"num_attention_heads": 4, "sample_size": 4, "num_frames": 4, "space_scale": 1.0}
 HEAD = {"head_hidden_dim": 24, "head_num_layers": 1, "head_num_attention_heads": 3}
@@ -94,7 +94,7 @@ def test_the_head_may_start_from_dust3r(checkpoint: Path, parts: Path, tmp_path:
 
 
 def test_streamed_shards_equal_the_file(checkpoint: Path, tmp_path: Path) -> None:
-    write_conversion(inspect_opensora(checkpoint, **CONFIG), tmp_path / "sharded", max_shard_size="20KB")
+    write_conversion(inspect_opensora(Jog3rTransformer3DModel, checkpoint, **CONFIG), tmp_path / "sharded", max_shard_size="20KB")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 3
     ours = Jog3rTransformer3DModel.from_pretrained(tmp_path / "sharded").state_dict()
     expected = Jog3rTransformer3DModel.from_single_file(checkpoint, **CONFIG).state_dict()
@@ -140,7 +140,7 @@ def test_a_tokenizer_that_nothing_here_can_read_names_the_extra(
 ) -> None:
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "spiece.model").write_bytes(b"")
-    monkeypatch.setattr("jog3r.pipelines.assemble.is_sentencepiece_available", lambda: False)
+    monkeypatch.setattr("jog3r.pipelines.loading.assemble.is_sentencepiece_available", lambda: False)
     with pytest.raises(ImportError, match=r"words is a spiece.model alone, .* pip install '\.\[convert\]' in the checkout"):
         convert_opensora(
             checkpoint, tmp_path / "out", vae=parts, text_encoder=parts, tokenizer=tmp_path / "words", **CONFIG, **HEAD

@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader
 from training_cases import settings
 
 from jog3r.data.cache import Cache, CachedCaption, CachedFrames, caption_rows, clip_rows, decode_frame, stream_frames, write_rows
-from jog3r.data.sampling import take_frames
+from jog3r.data.frame_choice import take_frames
 from jog3r.data.source import ProceduralSource
-from jog3r.training.cached_stream import CachedStream
-from jog3r.training.clip_stream import ProceduralStream
-from jog3r.training.depth_checks import DepthChecks
+from jog3r.training.clips.cached_stream import CachedStream
+from jog3r.training.clips.clip_stream import ProceduralStream
+from jog3r.training.clips.streams import build_stream
+from jog3r.training.preparation.depth_masks import DepthChecks
+from jog3r.training.preparation.prepare_config import PrepareConfig
 from jog3r.training.prepare import Preparation
-from jog3r.training.prepare_config import PrepareConfig
-from jog3r.training.streams import build_stream
 
 SIZE = (4, 16, 16)
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from tiny_components import PROMPT
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
-from jog3r.cli import main
-from jog3r.cli_cameras import compare_cameras, doubtful_poses, read_true_cameras
+from jog3r.commands.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
+from jog3r.commands.parser import main
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = {"video.mp4", "pointcloud.ply", "pointcloud.glb", "cameras.json", "trajectory.png"}
@@ -290,7 +290,7 @@ def test_overwriting_replaces_results_and_keeps_other_files(capsys, model, tmp_p
 
 
 def test_defects_are_exit_code_1_with_traceback(capsys, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("jog3r.cli_tasks._write_video", lambda *_: int("no number"))
+    monkeypatch.setattr("jog3r.commands.generate.write_video", lambda *_: int("no number"))
     options = ("--task", "t2v", "--num_inference_steps", 1, "--model", model, "--out", tmp_path / "out")
     # the innermost frame lies in this test, outside the package
     code, _, errors = run(capsys, "generate", PROMPT, *options)
@@ -301,7 +301,7 @@ def test_interrupting_leaves_nothing(capsys, model, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jog3r.cli_tasks._write_video", interrupt)
+    monkeypatch.setattr("jog3r.commands.generate.write_video", interrupt)
     options = ("--task", "t2v", "--num_inference_steps", 1, "--model", model, "--out", tmp_path / "out")
     code, _, errors = run(capsys, "generate", PROMPT, *options)
     assert code == 1 and errors == "jog3r: interrupted\n" and not list(tmp_path.iterdir())
@@ -310,7 +310,7 @@ def test_interrupting_leaves_nothing(capsys, model, tmp_path, monkeypatch):
 def test_help_and_version_in_a_fresh_process():
     result = subprocess.run([sys.executable, "-m", "jog3r", "--help"], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0 and all(command in result.stdout for command in ("generate", "reconstruct", "serve"))
-    code = "import sys, jog3r.cli; jog3r.cli.build_parser('reconstruct'); sys.exit('diffusers' in sys.modules)"
+    code = "import sys, jog3r.commands.parser as parser; parser.build_parser('reconstruct'); sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0  # --help stays quick
 
 

@@ -12,8 +12,8 @@ from test_cli import PROMPT, RESULTS, run
 from tiny_components import tiny_pipeline
 from transformers import T5EncoderModel
 
-from jog3r.cli_files import OutputFolder, UsageError
-from jog3r.cli_tasks import report, write_exports
+from jog3r.commands.output_folder import OutputFolder, UsageError
+from jog3r.commands.results import report, write_exports
 from jog3r.data import procedural_clip
 from jog3r.export.exporters import export_scene
 from jog3r.export.scene import Scene

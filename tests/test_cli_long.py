@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from jog3r import tiny_checkpoint
-from jog3r.cli_files import UsageError
-from jog3r.cli_long import _Spool, is_long, long_video_arguments, run_long_reconstruct
+from jog3r.commands.output_folder import UsageError
+from jog3r.commands.reconstruct_windows import _Spool, is_long, long_video_arguments, run_long_reconstruct
 from jog3r.data import procedural_clip
 from jog3r.export.exporters import load_scene
 from jog3r.export.video import encode_video

@@ -9,7 +9,7 @@ from original_checkpoints import dust3r_arguments, dust3r_shapes, opensora_shape
 from safetensors.torch import save_file
 
 from jog3r import Jog3rTransformer3DModel, Pointmap3DHead
-from jog3r.models.convert import inspect_dust3r_head, inspect_opensora, parse_dust3r_arguments
+from jog3r.models.conversion.convert import inspect_dust3r_head, inspect_opensora, parse_dust3r_arguments
 
 HEADS = {"num_attention_heads": 4}
 
@@ -43,7 +43,7 @@ def test_full_size_names_and_parameter_count_are_the_original_ones(tmp_path: Pat
     # rows and columns shrunk, number of blocks kept: every one of the full size's names goes through the converter
     path = tmp_path / "narrow.pth"
     torch.save(random_weights(opensora_shapes(depth=28, width=16)), path)
-    conversion = inspect_opensora(path, num_attention_heads=2)
+    conversion = inspect_opensora(Jog3rTransformer3DModel, path, num_attention_heads=2)
     assert set(conversion.used) | set(conversion.ignored) == set(shapes)
     assert set(conversion.ignored) == {"pos_embed", "pos_embed_temporal"}
     assert set(conversion.sources) == set(model.state_dict())
@@ -81,7 +81,7 @@ def test_every_layout_gives_the_same_model(layout: str, tmp_path: Path, opensora
 def test_ema_is_preferred_and_its_position_buffers_are_ignored(tmp_path: Path) -> None:
     shapes = opensora_shapes(tokens=9, frames=7)  # of another size than the model is used at
     torch.save({"ema": random_weights(shapes, 1), "model": random_weights(shapes, 2)}, tmp_path / "both.pth")
-    conversion = inspect_opensora(tmp_path / "both.pth", **HEADS)
+    conversion = inspect_opensora(Jog3rTransformer3DModel, tmp_path / "both.pth", **HEADS)
     assert conversion.report()["layout"] == "ema"
     assert torch.equal(conversion.load().null_caption, random_weights(shapes, 1)["y_embedder.y_embedding"])
 
@@ -118,7 +118,7 @@ def test_half_precision_files_keep_their_dtype(tmp_path: Path) -> None:
 
 
 def test_report_is_complete_and_json(opensora: Path) -> None:
-    report = inspect_opensora(opensora, **HEADS).report()
+    report = inspect_opensora(Jog3rTransformer3DModel, opensora, **HEADS).report()
     assert json.loads(json.dumps(report)) == report
     assert set(report["used"]) | set(report["ignored"]) == set(opensora_shapes())
     assert report["missing"] == {} and report["layout"] == "plain" and report["dtype"] == "float32"
@@ -165,7 +165,7 @@ def test_dust3r_head_is_cut_on_request(dust3r: Path) -> None:
     whole = Pointmap3DHead.from_single_file(dust3r)
     assert len(head.anchor_blocks) == len(head.other_blocks) == 2
     assert torch.equal(head.other_blocks[1].mlp.linear_1.weight, whole.other_blocks[1].mlp.linear_1.weight)
-    ignored = inspect_dust3r_head(dust3r, num_layers=2).ignored
+    ignored = inspect_dust3r_head(Pointmap3DHead, dust3r, num_layers=2).ignored
     assert whole.config.trained and not head.config.trained
     assert "cut on request" in ignored["dec_blocks.2.norm1.weight"] and "image encoder" in ignored["enc_norm.bias"]
     with pytest.raises(ValueError, match="has 3 decoder blocks; cannot take num_layers=4"):
@@ -175,7 +175,7 @@ def test_dust3r_head_is_cut_on_request(dust3r: Path) -> None:
 def test_a_missing_second_decoder_is_a_copy_of_the_first(tmp_path: Path) -> None:
     weights = {name: tensor for name, tensor in random_weights(dust3r_shapes()).items() if not name.startswith("dec_blocks2")}
     path = save_dust3r(tmp_path / "croco.pth", weights, dust3r_arguments())
-    conversion = inspect_dust3r_head(path)
+    conversion = inspect_dust3r_head(Pointmap3DHead, path)
     assert conversion.report()["missing"]["other_blocks.0.norm1.bias"] == "a copy of dec_blocks.0.norm1.bias"
     head = conversion.load()
     assert not head.config.trained
@@ -185,7 +185,7 @@ def test_a_missing_second_decoder_is_a_copy_of_the_first(tmp_path: Path) -> None
 
 
 def test_a_warm_start_has_a_fresh_input_layer_and_says_so(dust3r: Path) -> None:
-    conversion = inspect_dust3r_head(dust3r, num_layers=2, feature_dim=40, feature_norm=True)
+    conversion = inspect_dust3r_head(Pointmap3DHead, dust3r, num_layers=2, feature_dim=40, feature_norm=True)
     missing = conversion.report()["missing"]
     assert set(missing) == {"proj_in.weight", "proj_in.bias", "norm_features.weight", "norm_features.bias"}
     head = conversion.load()

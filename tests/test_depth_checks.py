@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jog3r.data.procedural import procedural_clip
-from jog3r.training.depth_checks import (
+from jog3r.training.preparation.depth_masks import (
     DepthChecks,
     agreement_mask,
     away_from_edges,

@@ -11,9 +11,6 @@ import torch
 from export_cases import FRAMES, HEIGHT, WIDTH, make_scene
 from PIL import Image
 
-from jog3r.export.blender import blender_script
-from jog3r.export.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz
-from jog3r.export.colmap import colmap_model
 from jog3r.export.conventions import frustum_corners, half_pixel_up, linear_from_srgb, quaternion_wxyz
 from jog3r.export.exporters import (
     EXPORTERS,
@@ -26,12 +23,15 @@ from jog3r.export.exporters import (
     write_results,
 )
 from jog3r.export.files import write_file, write_files
-from jog3r.export.glb import continuous, glb_bytes
-from jog3r.export.nerfstudio import nerfstudio_files
-from jog3r.export.point_cloud import ply_bytes, read_ply
+from jog3r.export.formats.blender import blender_script
+from jog3r.export.formats.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz
+from jog3r.export.formats.colmap import colmap_model
+from jog3r.export.formats.glb import continuous, glb_bytes
+from jog3r.export.formats.nerfstudio import nerfstudio_files
+from jog3r.export.formats.point_cloud import ply_bytes, read_ply
+from jog3r.export.formats.splats import nearest_spacing, splat_bytes
+from jog3r.export.formats.tracks import build_tracks, sample_depth
 from jog3r.export.scene import Scene, depth_edges, unproject
-from jog3r.export.splats import nearest_spacing, splat_bytes
-from jog3r.export.tracks import build_tracks, sample_depth
 from jog3r.export.video import colorize, depth_frames, encode_video, player_scale
 
 

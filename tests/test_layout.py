@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("geometry", "models", "data", "export", "pipelines", "training", "evaluation", "space")
+MAX_MODULES = 14  # of one folder: a larger one gets rooms
 ALLOWED = {  # left may import right, and itself
     "geometry": set(),
     "models": set(),
@@ -48,7 +49,7 @@ def _imported(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         found |= {parts[1] for name in names if (parts := name.split("."))[0] == "jog3r" and len(parts) > 1}
-    return found & {*FOLDERS, "cli"}
+    return found & {*FOLDERS, "commands"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -58,7 +59,7 @@ def test_imports_follow_the_allowed_arrows(path: Path) -> None:
         pytest.skip("tests may import everything") if owner == "tests" else None
         return
     imported = _imported(path) - {owner}
-    allowed = ALLOWED[owner] | ({"cli"} if owner == "jog3r" else set())
+    allowed = ALLOWED[owner] | ({"commands"} if owner in ("jog3r", "benchmarks") else set())
     assert imported <= allowed, f"{owner} may not import {sorted(imported - allowed)}"
 
 
@@ -71,6 +72,54 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             limit = MAX_CALL if node.name == "__call__" else MAX_FUNCTION
             length = (node.end_lineno or 0) - node.lineno + 1
             assert length <= limit, f"{node.name} has {length} lines"
+
+
+def _module_files() -> dict[str, Path]:
+    """Dotted name -> file, of the package alone; a package stands for its `__init__.py`."""
+    modules = {"jog3r.__init__": ROOT / "jog3r" / "__init__.py"}
+    for folder in (*FOLDERS, "jog3r"):
+        for path in (ROOT / folder).rglob("*.py"):
+            relative = path.relative_to(ROOT / "jog3r" if folder == "jog3r" else ROOT).with_suffix("")
+            modules[".".join(("jog3r", *relative.parts))] = path
+    return modules
+
+
+def _imported_modules(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Modules of ours that a file's imports run: those named, also inside functions and for type checkers, and their packages."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in modules or f"{name}.__init__" in modules else str(node.module) for name in parts]
+        else:
+            continue
+        for name in names:
+            parents = name.split(".")[:-1]
+            found |= {name, f"{name}.__init__", *(f"{'.'.join(parents[:n])}.__init__" for n in range(2, len(parents) + 1))}
+    return found & set(modules)
+
+
+def test_no_circle_of_imports() -> None:
+    modules = _module_files()
+    imports = {}
+    for name, path in modules.items():
+        own = {f"{'.'.join(name.split('.')[:n])}.__init__" for n in range(1, name.count(".") + 1)}  # these run already
+        imports[name] = _imported_modules(path, modules) - {name, "jog3r.__init__"} - own
+    while leaves := {name for name, others in imports.items() if not others & set(imports)}:
+        imports = {name: others - leaves for name, others in imports.items() if name not in leaves}
+    assert not imports, f"these import each other, directly or by way of others: {sorted(imports)}"
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in SOURCES} - {ROOT}), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_a_large_folder_has_rooms(folder: Path) -> None:
+    if folder.relative_to(ROOT).parts[0] in ("tests", "benchmarks", "examples"):
+        pytest.skip("one flat list of scripts")
+    modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= MAX_MODULES, f"{folder.name} has {len(modules)} modules; give it sub-packages, one idea each"
 
 
 def test_import_is_light_and_changes_nothing(tmp_path: Path) -> None:

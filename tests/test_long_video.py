@@ -15,8 +15,8 @@ from torch import Tensor
 from jog3r.geometry.cameras import invert, rotation_angle_deg, umeyama_sim3
 from jog3r.geometry.similarity import move_cameras, sim3_exp, sim3_parts
 from jog3r.geometry.windows import WindowGeometry, iterate_windows
-from jog3r.pipelines.long_video import LongReconstruction, join_video, reconstruct_long_video, strided
-from jog3r.pipelines.loop_closing import LoopOptions, find_candidates, remember, verify_loop, view_agreement
+from jog3r.pipelines.long_videos.long_video import LongReconstruction, join_video, reconstruct_long_video, strided
+from jog3r.pipelines.long_videos.loop_closing import LoopOptions, find_candidates, remember, verify_loop, view_agreement
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
 SMALL = {"window": 8, "overlap": 3, "progress": False}

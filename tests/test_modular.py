@@ -19,7 +19,7 @@ from jog3r.pipelines.modular import (
     Jog3rModularBlocksT2VC,
     Jog3rModularBlocksV2C,
 )
-from jog3r.pipelines.modular_block import ARGUMENTS, COMPONENTS, Jog3rBlock
+from jog3r.pipelines.modular.block_base import ARGUMENTS, COMPONENTS, Jog3rBlock
 
 GEOMETRY = ("pointmaps", "confidence", "depth", "poses", "intrinsics")
 FAST = dict(num_inference_steps=4, output_type="pt")

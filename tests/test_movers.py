@@ -8,9 +8,9 @@ from torch import Tensor
 
 from jog3r import register_pointmaps
 from jog3r.geometry.cameras import invert, rotation_angle_deg
-from jog3r.geometry.checks import check_inputs
-from jog3r.geometry.movers import Maps, cut_between_kinds, find_movers
-from jog3r.geometry.samples import sample_rays, take_samples
+from jog3r.geometry.registration.checks import check_inputs
+from jog3r.geometry.registration.joint_fit.movers import Maps, cut_between_kinds, find_movers
+from jog3r.geometry.registration.joint_fit.samples import sample_rays, take_samples
 
 
 @pytest.fixture(autouse=True)

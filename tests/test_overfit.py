@@ -6,7 +6,7 @@ import numpy as np
 from accelerate.state import AcceleratorState, PartialState
 from overfit_one_clip import examine, overfit
 
-from jog3r.training.step_log import read_steps
+from jog3r.training.run.step_log import read_steps
 
 
 def test_one_clip_is_known_by_heart_and_its_cameras_are_found(tmp_path: Path) -> None:

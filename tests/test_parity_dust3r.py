@@ -8,7 +8,7 @@ import torch
 from original_checkpoints import original_weights, save_dust3r
 
 from jog3r import Pointmap3DHead
-from jog3r.models.convert import inspect_dust3r_baseline
+from jog3r.models.conversion.convert import inspect_dust3r_baseline
 from jog3r.models.dust3r_baseline import Dust3rBaseline
 from jog3r.models.pointmap_head import Pointmap3DHeadOutput
 
@@ -96,7 +96,7 @@ def test_head_of_a_whole_checkpoint_gives_the_same(full: tuple) -> None:
 
 def test_every_key_is_accounted_for(full: tuple) -> None:
     path, info, tensors = full
-    report = inspect_dust3r_baseline(path).report()
+    report = inspect_dust3r_baseline(Dust3rBaseline, path).report()
     assert set(report["used"]) | set(report["ignored"]) == set(original_weights(tensors))
     assert list(report["ignored"]) == info["keys_not_used_in_forward"]
 

@@ -12,7 +12,7 @@ from diffusers.schedulers import scheduling_ddpm
 from original_checkpoints import original_weights
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
-from jog3r.pipelines.assemble import opensora_scheduler
+from jog3r.pipelines.loading.assemble import opensora_scheduler
 
 TOLERANCE = 1e-4
 Parity = Callable[[str], tuple[dict, dict[str, torch.Tensor]]]

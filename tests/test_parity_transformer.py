@@ -10,7 +10,7 @@ import torch
 from original_checkpoints import original_weights
 
 from jog3r import Jog3rTransformer3DModel
-from jog3r.models.convert import inspect_opensora
+from jog3r.models.conversion.convert import inspect_opensora
 
 TOLERANCE = 2e-5
 ITEMS = ("stdit_square", "stdit_nonsquare")
@@ -110,7 +110,7 @@ def test_gradients_of_the_input_and_of_every_parameter(case: Case) -> None:
     assert difference(latents.grad, case.tensors["grad.x"]) < 1e-4 * case.tensors["grad.x"].abs().max()
     ours: dict[str, list[torch.Tensor]] = defaultdict(list)
     parameters = dict(case.model.named_parameters())
-    for name, source in inspect_opensora(case.path, **case.options).sources.items():
+    for name, source in inspect_opensora(Jog3rTransformer3DModel, case.path, **case.options).sources.items():
         if name in parameters:  # parts come in the order in which the original packs them
             ours[source.name].append(parameters[name].grad)
     norms = case.info["grad"]["norms"]

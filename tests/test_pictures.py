@@ -14,16 +14,16 @@ import pytest
 from export_cases import FRAMES, HEIGHT, WIDTH, make_scene
 from PIL import Image
 
-from jog3r.export.correspondences import reciprocal_matches
 from jog3r.export.exporters import write_results
-from jog3r.export.pictures import (
+from jog3r.export.pictures.correspondences import reciprocal_matches
+from jog3r.export.pictures.plots import (
     contact_sheet,
     correspondences_picture,
     overview_picture,
     strips_picture,
     trajectory_picture,
 )
-from jog3r.export.rendering import View, look_at, orbit_views, render_points, spaced_cameras, turntable_video
+from jog3r.export.pictures.rendering import View, look_at, orbit_views, render_points, spaced_cameras, turntable_video
 from jog3r.export.scene import Scene
 
 

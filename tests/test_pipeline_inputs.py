@@ -12,7 +12,7 @@ from tiny_components import MAX_LENGTH, PROMPT, seeded, tiny_head, tiny_pipeline
 
 from jog3r import Dust3rBaseline, Dust3rPipeline
 from jog3r.data.video import read_video
-from jog3r.pipelines.long_video import reconstruct_long_video
+from jog3r.pipelines.long_videos.long_video import reconstruct_long_video
 from jog3r.pipelines.video_input import load_frames, resize
 
 VIDEO = torch.rand(3, 16, 16, 3, generator=seeded())

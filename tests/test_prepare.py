@@ -19,8 +19,8 @@ from jog3r.data.cache import Cache, file_hash
 from jog3r.data.clip import Clip
 from jog3r.data.source import ProceduralSource
 from jog3r.pipelines.latents import encode_frames
+from jog3r.training.preparation.prepare_config import PrepareConfig
 from jog3r.training.prepare import Preparation
-from jog3r.training.prepare_config import PrepareConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,17 +13,17 @@ from diffusers import AutoencoderKL
 from tiny_components import tiny_pipeline, tiny_text_encoder, tiny_tokenizer, tiny_vae
 from training_cases import run_here
 
-from jog3r.cli_prepare import prepare_arguments, run_prepare
+from jog3r.commands.prepare import arguments, run
 from jog3r.data.cache import Cache
 from jog3r.data.clip import Clip
 from jog3r.data.procedural import procedural_clip
 from jog3r.data.source import ProceduralSource
-from jog3r.training.cached_stream import CachedStream
-from jog3r.training.component_files import DepthModel, fingerprint, load_depth_model
-from jog3r.training.depth_checks import disagreement
+from jog3r.training.clips.cached_stream import CachedStream
+from jog3r.training.preparation.component_files import DepthModel, fingerprint, load_depth_model
+from jog3r.training.preparation.depth_masks import disagreement
+from jog3r.training.preparation.prepare_config import SOURCE_OPTIONS, PrepareConfig, build_source
 from jog3r.training.prepare import Preparation, main
-from jog3r.training.prepare_config import SOURCE_OPTIONS, PrepareConfig, build_source
-from jog3r.training.step_log import read_steps
+from jog3r.training.run.step_log import read_steps
 
 
 @pytest.fixture(scope="module")
@@ -156,14 +156,14 @@ def test_real_clips_go_through_the_command(
     torch.manual_seed(0)
     _save_depth_anything(tmp_path / "depth", "metric")
     parser = argparse.ArgumentParser()
-    prepare_arguments(parser)
+    arguments(parser)
     (tmp_path / "list.txt").write_text("0bf152ef84195293\n0c11dbe781b1c11c\nmissing\n")
     (tmp_path / "re10k.yaml").write_text(f"source: realestate10k\nheight: 999\nmax_bad_share: 0.5\nmodel: {model}\n")
     words = f"--config {tmp_path}/re10k.yaml --output-dir {tmp_path}/cache --cameras {folder}/pose_files --frames {folder}/videos"
     words += f" --captions {folder}/captions.json --split {tmp_path}/list.txt --height 32 --width 32 --caption_length 8"
     words += f" --depth {tmp_path}/depth --align_scale false"
     options = parser.parse_args(words.split())
-    assert run_prepare(options).endswith("cache: 2 videos, 32 frames, 1 skipped (report.json)")
+    assert run(options).endswith("cache: 2 videos, 32 frames, 1 skipped (report.json)")
     cache = Cache(tmp_path / "cache")
     assert (cache.name(1), cache.num_frames(1)) == ("0c11dbe781b1c11c", 16)
     report = (tmp_path / "cache" / "report.json").read_text()

@@ -13,18 +13,17 @@ import pytest
 from test_clip import reprojection_errors
 
 from jog3r.data.clip import Clip
+from jog3r.data.direction_words import mirrored_words, reversed_words
 from jog3r.data.procedural import procedural_caption, procedural_captions, procedural_clip, procedural_dataset
-from jog3r.data.scene_grammar import (
+from jog3r.data.procedural.scene_grammar import (
     KINDS,
     MOTIONS,
     PALETTE,
     Draw,
     clip_seed,
-    mirror_motion,
-    opposite_motion,
     scene_words,
 )
-from jog3r.data.scene_layout import CLEARANCE, _overlap, _visible_share, draw_layout, draw_path, footprint_distance
+from jog3r.data.procedural.scene_layout import CLEARANCE, _overlap, _visible_share, draw_layout, draw_path, footprint_distance
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -233,15 +232,13 @@ def test_all_words_of_the_grammar_come_up():
 
 
 def test_opposite_and_mirrored_motions():
-    assert opposite_motion("moves forward") == "moves backward"
-    assert opposite_motion("orbits left") == "orbits right"
-    assert mirror_motion("moves forward") == "moves forward"
-    assert mirror_motion("turns right") == "turns left"
+    assert reversed_words("moves forward") == "moves backward"
+    assert reversed_words("orbits left") == "orbits right"
+    assert mirrored_words("moves forward") == "moves forward"
+    assert mirrored_words("turns right") == "turns left"
     for motion in MOTIONS:
-        assert opposite_motion(opposite_motion(motion)) == mirror_motion(mirror_motion(motion)) == motion
-    for change in (opposite_motion, mirror_motion):
-        with pytest.raises(ValueError, match="motion must be one of .*, got 'flies'"):
-            change("flies")
+        assert reversed_words(reversed_words(motion)) == mirrored_words(mirrored_words(motion)) == motion
+    assert reversed_words("a leftover, it turns left.") == "a leftover, it turns right."  # whole words, with what ends them
 
 
 # --- determinism, splits, refusals ------------------------------------------------------------------------------------
@@ -282,7 +279,7 @@ def test_a_clip_stays_what_it_was(index, split, caption, colour, depth, position
 
 
 def test_splits_are_disjoint_ranges_of_seeds():
-    splits = json.loads((ROOT / "data" / "splits.json").read_text())
+    splits = json.loads((ROOT / "data" / "procedural" / "splits.json").read_text())
     assert {name: item["num_clips"] for name, item in splits.items()} == {
         "train": 10_000_000, "validation": 10_000, "test": 10_000
     }  # fmt: skip
@@ -342,7 +339,7 @@ def test_dataset_resumes_where_it_stopped_without_rendering_what_was_seen(monkey
         rendered.append(index)
         return procedural_clip(index, *args, **kwargs)
 
-    monkeypatch.setattr("jog3r.data.procedural.procedural_clip", counting)
+    monkeypatch.setattr("jog3r.data.procedural.clips.procedural_clip", counting)
     second = procedural_dataset("test", 1, 8, 8, start=0, stop=9, num_shards=2)
     second.load_state_dict(state)
     assert [digest(Clip(**row)) for row in second] == whole[6:]

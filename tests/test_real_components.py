@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from jog3r import Jog3rPipeline
-from jog3r.pipelines.assemble import load_tokenizer
+from jog3r.pipelines.loading.assemble import load_tokenizer
 
 SharedData = Callable[[str], Path]
 

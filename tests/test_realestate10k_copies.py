@@ -12,10 +12,9 @@ from PIL import Image
 from test_realestate10k import _add, _write_cameras, _write_video
 
 from jog3r.data.clip import Clip
-from jog3r.data.realestate10k import RealEstate10K, read_camera_file
-from jog3r.data.realestate10k_chunks import RealEstate10KChunks
-from jog3r.data.realestate10k_table import RealEstate10KTable, open_table
-from jog3r.data.realestate10k_tars import RealEstate10KTars
+from jog3r.data.realestate10k import RealEstate10KChunks, RealEstate10KTars
+from jog3r.data.realestate10k.files import RealEstate10K, read_camera_file
+from jog3r.data.realestate10k.table import RealEstate10KTable, open_table
 from jog3r.data.source import ClipSource, read_image
 from jog3r.data.video import read_video
 

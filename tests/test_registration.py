@@ -12,10 +12,10 @@ from torch import Tensor
 
 from jog3r import Registration, register_pointmaps
 from jog3r.geometry.cameras import pixel_rays, relative_poses, rotation_angle_deg, so3_log, umeyama_sim3
-from jog3r.geometry.checks import check_inputs
-from jog3r.geometry.samples import take_samples
-from jog3r.geometry.threads import one_thread_if_small
-from jog3r.geometry.tree import first_state, unit_length
+from jog3r.geometry.registration.checks import check_inputs
+from jog3r.geometry.registration.joint_fit.samples import take_samples
+from jog3r.geometry.registration.joint_fit.tree import first_state, unit_length
+from jog3r.geometry.registration.threads import one_thread_if_small
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from jog3r import register_pointmaps
 from jog3r.geometry.cameras import pose_from, relative_poses, rotation_angle_deg, so3_exp
-from jog3r.geometry.energy import (
+from jog3r.geometry.registration.energy import (
     BASE_SCALE,
     AlignmentParameters,
     Pairwise,
@@ -17,7 +17,7 @@ from jog3r.geometry.energy import (
     signed_expm1,
     signed_log1p,
 )
-from jog3r.geometry.reference import ReferenceOptions, reference_alignment, temporal_terms
+from jog3r.geometry.registration.reference import ReferenceOptions, reference_alignment, temporal_terms
 
 NAMES = ("im_poses", "im_focals", "im_depthmaps", "pw_poses")
 STAR = torch.tensor([(0, f) for f in range(1, 16)])

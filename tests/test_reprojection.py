@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from jog3r.data import procedural_clip
-from jog3r.export.consistency import consistency_maps, consistency_picture
+from jog3r.export.pictures.consistency import consistency_maps, consistency_picture
 from jog3r.export.scene import Scene
 from jog3r.geometry.reprojection import inside_image, seen_from_first
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from jog3r.data.clip import Clip
-from jog3r.data.procedural import procedural_clip
-from jog3r.data.sampling import (
+from jog3r.data.frame_choice import (
     STRIDES,
     FrameSelection,
     rebase_poses,
@@ -15,6 +14,7 @@ from jog3r.data.sampling import (
     shuffled_index,
     take_frames,
 )
+from jog3r.data.procedural import procedural_clip
 from jog3r.data.source import ProceduralSource, clip_dataset, list_hash, read_image
 
 

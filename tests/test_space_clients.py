@@ -12,11 +12,11 @@ import pytest
 gr = pytest.importorskip("gradio")
 from space_server import LIMITS, PROMPT, Running, running_space
 
-from jog3r.space.clients import Clients
-from jog3r.space.gate import Gate
-from jog3r.space.limits import Refused
-from jog3r.space.room import UploadRoom
-from jog3r.space.storage import ServerFolder
+from jog3r.space.guard.clients import Clients
+from jog3r.space.guard.gate import Gate
+from jog3r.space.guard.limits import Refused
+from jog3r.space.guard.storage import ServerFolder
+from jog3r.space.guard.upload_quota import UploadRoom
 
 
 def _scope(client: str | None, *forwarded: str) -> dict:

@@ -14,14 +14,14 @@ import pytest
 gr = pytest.importorskip("gradio")
 from space_server import LIMITS
 
-from jog3r.space import gate as gate_module
-from jog3r.space import room as room_module
-from jog3r.space.clients import Clients
-from jog3r.space.gate import Gate
-from jog3r.space.limits import Refused
-from jog3r.space.room import UploadRoom
+from jog3r.space.guard import gate as gate_module
+from jog3r.space.guard import upload_quota as room_module
+from jog3r.space.guard.clients import Clients
+from jog3r.space.guard.gate import Gate
+from jog3r.space.guard.limits import Refused
+from jog3r.space.guard.storage import ServerFolder
+from jog3r.space.guard.upload_quota import UploadRoom
 from jog3r.space.server import mcp_is_on
-from jog3r.space.storage import ServerFolder
 
 CLIENTS = Clients(gr.Blocks().queue(), LIMITS)
 

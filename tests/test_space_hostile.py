@@ -17,7 +17,7 @@ from gradio_client.client import Job
 from space_files import hostile_files
 from space_server import PROMPT, Running, assert_worker_becomes_free, function_number, running_space, slow_layers, wait_for
 
-from jog3r.space.limits import SpaceLimits
+from jog3r.space.guard.limits import SpaceLimits
 
 GOOD = (PROMPT, 0, 20, 1.0, 4)  # prompt, seed, steps, guidance, frames
 UPLOAD_BYTES = 2 * 2**20

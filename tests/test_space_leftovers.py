@@ -18,9 +18,9 @@ from gradio.routes import file_upload_statuses
 from gradio_client import Client
 from space_server import PROMPT, Running, running_space
 
-from jog3r.space import leftovers
-from jog3r.space.leftovers import SESSIONS, Leftovers
-from jog3r.space.upkeep import few_arenas
+from jog3r.space.guard import leftovers
+from jog3r.space.guard.leftovers import SESSIONS, Leftovers
+from jog3r.space.guard.upkeep import few_arenas
 
 GOOD = (PROMPT, 0, 20, 1.0, 4)
 
@@ -141,7 +141,7 @@ def test_nobody_passes_by_the_queue(running: Running):
 def test_threads_share_two_arenas():
     code = (
         "import ctypes, sys, threading; sys.path.insert(0, sys.argv[1]);"
-        "from jog3r.space.upkeep import few_arenas; assert few_arenas();"
+        "from jog3r.space.guard.upkeep import few_arenas; assert few_arenas();"
         "meet = threading.Barrier(9);"
         "work = lambda: (ctypes.CDLL(None).malloc(1000), meet.wait(60), meet.wait(60));"
         "threads = [threading.Thread(target=work) for _ in range(8)]; [t.start() for t in threads]; meet.wait(60);"

@@ -18,18 +18,26 @@ from space_server import save_tiny_model
 import spaces_app
 from jog3r import tiny_checkpoint
 from jog3r.data import procedural_clip
-from jog3r.data.scene_grammar import KINDS, MOTIONS, PALETTE, scene_words
-from jog3r.export.point_cloud import read_ply
+from jog3r.data.procedural.scene_grammar import KINDS, MOTIONS, PALETTE, scene_words
+from jog3r.export.formats.point_cloud import read_ply
 from jog3r.export.scene import Scene
 from jog3r.space.clips import EXAMPLE_PROMPTS
 from jog3r.space.example import serve_example, weights_digest
+from jog3r.space.guard.limits import GenerateSettings
+from jog3r.space.guard.storage import ServerFolder
 from jog3r.space.jobs import Done, Step
-from jog3r.space.limits import GenerateSettings
+from jog3r.space.look.html_pieces import (
+    compare_code,
+    finished,
+    frames_taken,
+    generate_code,
+    point_view,
+    progress,
+    reconstruct_code,
+)
+from jog3r.space.look.texts import TINY_WORDS
 from jog3r.space.model import Result, generate_video, load_model
-from jog3r.space.pieces import compare_code, finished, frames_taken, generate_code, point_view, progress, reconstruct_code
 from jog3r.space.results import write_scene_files
-from jog3r.space.storage import ServerFolder
-from jog3r.space.texts import TINY_WORDS
 
 MARKUP = '"><script>alert(1)</script>'
 

@@ -24,15 +24,15 @@ from space_server import LIMITS
 from jog3r.data import procedural_clip
 from jog3r.export.scene import Scene
 from jog3r.space.gpu import gpu
+from jog3r.space.guard.limits import GenerateSettings, Refused, check_prompt
+from jog3r.space.guard.storage import ServerFolder
+from jog3r.space.guard.upkeep import release_memory, start_upkeep
+from jog3r.space.guard.uploads import Upload, decode_upload
 from jog3r.space.jobs import Done, Failed, Job, Step, run_job, stop_running, watch
-from jog3r.space.limits import GenerateSettings, Refused, check_prompt
+from jog3r.space.look.html_pieces import banner, generate_code, pose_table, progress, reconstruct_code
 from jog3r.space.model import Result
-from jog3r.space.pieces import banner, generate_code, pose_table, progress, reconstruct_code
 from jog3r.space.results import write_colmap, write_correspondences, write_scene_files
 from jog3r.space.server import follow, one_sentence
-from jog3r.space.storage import ServerFolder
-from jog3r.space.upkeep import release_memory, start_upkeep
-from jog3r.space.uploads import Upload, decode_upload
 
 MARKUP = '"><script>alert(1)</script>'
 
@@ -194,7 +194,7 @@ def _decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
     program = tmp_path / "decoder"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr("jog3r.space.uploads.sys.executable", str(program))
+    monkeypatch.setattr("jog3r.space.guard.uploads.sys.executable", str(program))
 
 
 def test_a_decoder_that_computes_too_long_is_not_the_files_fault(tmp_path, monkeypatch):
@@ -303,7 +303,7 @@ def _resident_pages() -> int:
 
 
 def test_a_new_server_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
-    code = "import sys, os, signal; from pathlib import Path; from jog3r.space.storage import ServerFolder\n"
+    code = "import sys, os, signal; from pathlib import Path; from jog3r.space.guard.storage import ServerFolder\n"
     code += "f = ServerFolder(3600, Path(sys.argv[1])); (f.served / 'half').write_bytes(b'x')\n"
     code += "print(f.path, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     root = Path(__file__).resolve().parents[1]

@@ -16,8 +16,8 @@ from space_files import write_video
 from space_server import PROMPT, running_space, save_tiny_model
 
 import spaces_app
+from jog3r.space.guard.limits import SpaceLimits
 from jog3r.space.jobs import Done, Failed, Step
-from jog3r.space.limits import SpaceLimits
 from jog3r.space.server import open_space
 
 

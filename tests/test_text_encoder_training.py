@@ -3,9 +3,9 @@
 import torch
 
 from jog3r import Jog3rPipeline, tiny_checkpoint
-from jog3r.data.scene_grammar import SceneWords, scene_words
-from jog3r.evaluation.captions import parse_caption
-from jog3r.training.train_text_encoder import (
+from jog3r.data.procedural.scene_grammar import SceneWords, scene_words
+from jog3r.evaluation.caption_following import parse_caption
+from jog3r.training.tiny_model.train_text_encoder import (
     ABSENT,
     QUESTIONS,
     CaptionReader,

@@ -5,9 +5,9 @@ import torch
 from tiny_components import tiny_head, tiny_pipeline
 from training_cases import batch_and_draws, built, settings
 
+from jog3r.training.clips.step_batches import draw_step_noise
 from jog3r.training.config import TrainConfig
 from jog3r.training.joint_model import JointModel
-from jog3r.training.step_batches import draw_step_noise
 
 MODES = ("all", "temporal", "lora", "none")
 

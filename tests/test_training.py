@@ -15,14 +15,14 @@ from training_cases import SIZE, run_here
 from training_runs import weights_of
 
 from jog3r import Dust3rBaseline, Dust3rPipeline
-from jog3r.pipelines.load import load_pipeline
+from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.training.build import select_trainable
-from jog3r.training.clip_stream import ProceduralStream
+from jog3r.training.clips.clip_stream import ProceduralStream
+from jog3r.training.clips.step_batches import draw_step_noise
 from jog3r.training.config import TrainConfig
 from jog3r.training.joint_model import JointModel
 from jog3r.training.losses import add_training_noise, generation_loss, pointmap_loss
 from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
-from jog3r.training.step_batches import draw_step_noise
 
 ROOT = Path(__file__).resolve().parents[1]
 settings = partial(training_cases.settings, reconstruction_batch=2)

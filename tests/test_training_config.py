@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from jog3r.training import train_joint, train_vae
+from jog3r.training import train_joint
 from jog3r.training.config import TrainConfig, load_config
 from jog3r.training.option_help import option_texts
-from jog3r.training.prepare_config import PrepareConfig
-from jog3r.training.train_vae import VaeConfig
+from jog3r.training.preparation.prepare_config import PrepareConfig
+from jog3r.training.tiny_model import train_vae
+from jog3r.training.tiny_model.train_vae import VaeConfig
 
 RECIPES = Path(__file__).resolve().parents[1] / "training" / "recipes"
 MINIMAL = ["--init_from", "a", "--output_dir", "b"]

@@ -21,13 +21,13 @@ from training_kill import kill_once, same_result
 from training_runs import TrainingProcesses, errors_of, wait_until
 
 from jog3r.training import train_joint
-from jog3r.training.checkpoints import find_checkpoint, read_run
-from jog3r.training.clip_stream import ProceduralStream
+from jog3r.training.clips.clip_stream import ProceduralStream
+from jog3r.training.clips.step_batches import BatchShare
+from jog3r.training.clips.streams import build_loader
 from jog3r.training.config import TrainConfig
-from jog3r.training.failures import TrainingStopped
-from jog3r.training.step_batches import BatchShare
-from jog3r.training.step_log import StepLog, read_steps
-from jog3r.training.streams import build_loader
+from jog3r.training.run.checkpoints import find_checkpoint, read_run
+from jog3r.training.run.failures import TrainingStopped
+from jog3r.training.run.step_log import StepLog, read_steps
 
 STEPS = 12
 

@@ -16,12 +16,12 @@ from training_cases import settings
 from training_runs import TrainingProcesses, errors_of, losses_of, weights_of
 from transformers.integrations import deepspeed as hf_deepspeed
 
-from jog3r.training import processes as processes_module
+from jog3r.training.clips.step_batches import BatchShare, ShareOfStream, count_valid_pixels, draw_step_noise
 from jog3r.training.config import TrainConfig
 from jog3r.training.losses import pointmap_loss
-from jog3r.training.processes import start_accelerator, whole_weights
-from jog3r.training.step_batches import BatchShare, ShareOfStream, count_valid_pixels, draw_step_noise
-from jog3r.training.step_log import read_steps
+from jog3r.training.run import processes as processes_module
+from jog3r.training.run.processes import start_accelerator, whole_weights
+from jog3r.training.run.step_log import read_steps
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 6

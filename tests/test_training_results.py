@@ -19,10 +19,11 @@ from training_runs import weights_of
 
 from jog3r import Dust3rBaseline, Dust3rPipeline, Pointmap3DHead
 from jog3r.data.procedural import procedural_clip
-from jog3r.training import results, samples
 from jog3r.training.optimization import build_optimizers
-from jog3r.training.processes import start_accelerator
-from jog3r.training.samples import check_tracker, save_samples
+from jog3r.training.run import results
+from jog3r.training.run import sample_videos as samples
+from jog3r.training.run.processes import start_accelerator
+from jog3r.training.run.sample_videos import check_tracker, save_samples
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -232,7 +233,7 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(ValueError, match=r"pip install '\.\[8bit\]' in the checkout"):
         build_optimizers([("weight", torch.nn.Parameter(torch.zeros(2, 2)))], settings(optimizer="adamw8bit"))
-    monkeypatch.setattr("jog3r.training.samples.find_spec", lambda _: None)
+    monkeypatch.setattr("jog3r.training.run.sample_videos.find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"tracker=wandb needs the package wandb: pip install '\.\[wandb\]' in the checkout"):
         check_tracker("wandb")
     with pytest.raises(ValueError, match=r"'\.\[train\]'"):

@@ -14,8 +14,8 @@ from diffusers.training_utils import EMAModel
 from training_cases import run_here, settings
 
 from jog3r.training import optimization
-from jog3r.training.checkpoints import TrainingState, _gather, check_same_data, find_checkpoint, save_checkpoint
-from jog3r.training.failures import TrainingStopped
+from jog3r.training.run.checkpoints import TrainingState, _gather, check_same_data, find_checkpoint, save_checkpoint
+from jog3r.training.run.failures import TrainingStopped
 from jog3r.training.train_joint import Run
 
 RATES = dict(learning_rate=1e-3, matrix_learning_rate=0.02, weight_decay=0.1, ema_decay=0.9)

@@ -14,13 +14,13 @@ from registration_scenes import make_scene as make_pairs
 
 from jog3r import register_pointmaps
 from jog3r.data.camera_formats import read_cameras_json as read_training_cameras
-from jog3r.export.blender import blender_script
-from jog3r.export.colmap import colmap_files
 from jog3r.export.exporters import EXPORTERS, load_scene, write_results
-from jog3r.export.nerfstudio import nerfstudio_files
+from jog3r.export.formats.blender import blender_script
+from jog3r.export.formats.colmap import colmap_files
+from jog3r.export.formats.nerfstudio import nerfstudio_files
 from jog3r.export.scene import Scene
-from jog3r.geometry.degeneracy import pose_known
 from jog3r.geometry.registration import Registration
+from jog3r.geometry.registration.degeneracy import pose_known
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 
 LOST = 3  # the frame without a pose

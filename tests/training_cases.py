@@ -8,11 +8,11 @@ from tiny_components import tiny_pipeline
 
 from jog3r import Jog3rPipeline
 from jog3r.training.build import build_model, select_trainable
-from jog3r.training.clip_stream import ProceduralStream
+from jog3r.training.clips.clip_stream import ProceduralStream
+from jog3r.training.clips.step_batches import StepNoise, draw_step_noise
 from jog3r.training.config import TrainConfig
 from jog3r.training.joint_model import JointModel
-from jog3r.training.processes import StopSignal
-from jog3r.training.step_batches import StepNoise, draw_step_noise
+from jog3r.training.run.processes import StopSignal
 from jog3r.training.train_joint import train
 
 SIZE = (3, 16, 16)  # frames, height, width

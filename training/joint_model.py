@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from jog3r.geometry.pointmaps import pointmaps_in_first_camera
+from jog3r.training.clips.step_batches import StepNoise
 from jog3r.training.config import TrainConfig
 from jog3r.training.losses import add_training_noise, generation_loss, pointmap_loss
-from jog3r.training.step_batches import StepNoise
 
 
 class JointModel(nn.Module):

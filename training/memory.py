@@ -23,11 +23,11 @@ from jog3r.models.dust3r_baseline import Dust3rBaseline
 from jog3r.models.pointmap_head import Pointmap3DHead
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
 from jog3r.training.build import build_image_model, build_joint_model, select_trainable
+from jog3r.training.clips.step_batches import StepNoise
 from jog3r.training.config import TrainConfig, load_config
 from jog3r.training.joint_model import ImageModel, JointModel
 from jog3r.training.live_memory import LiveMemory
 from jog3r.training.optimization import is_hidden_matrix
-from jog3r.training.step_batches import StepNoise
 
 logger = logging.getLogger(__name__)
 

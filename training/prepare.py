@@ -36,7 +36,8 @@ from jog3r.data.clip import Clip
 from jog3r.data.source import ClipSource
 from jog3r.pipelines.captions import embed_texts
 from jog3r.pipelines.latents import encode_frames, vae_scale_factor
-from jog3r.training.component_files import (
+from jog3r.training.config import load_config
+from jog3r.training.preparation.component_files import (
     DepthModel,
     fingerprint,
     load_depth_model,
@@ -44,10 +45,9 @@ from jog3r.training.component_files import (
     load_vae,
     transformer_config,
 )
-from jog3r.training.config import load_config
-from jog3r.training.depth_checks import known_depth, pose_scale
-from jog3r.training.prepare_config import PrepareConfig, build_source
-from jog3r.training.prepare_shards import ShardFolder
+from jog3r.training.preparation.depth_masks import known_depth, pose_scale
+from jog3r.training.preparation.prepare_config import PrepareConfig, build_source
+from jog3r.training.preparation.shards import ShardFolder
 
 logger = logging.getLogger(__name__)
 OPENSORA_CAPTION_LENGTH = 120  # tokens

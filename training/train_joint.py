@@ -23,10 +23,14 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from jog3r.pipelines.load import load_pipeline
+from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.build import build_model, select_trainable
-from jog3r.training.checkpoints import (
+from jog3r.training.clips.step_batches import BatchShare, StepNoise, count_valid_pixels, draw_step_noise
+from jog3r.training.clips.streams import build_loader, build_stream
+from jog3r.training.config import TrainConfig, load_config
+from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
+from jog3r.training.run.checkpoints import (
     TrainingState,
     agree_on_checkpoint,
     check_same_data,
@@ -34,10 +38,8 @@ from jog3r.training.checkpoints import (
     read_run,
     save_checkpoint,
 )
-from jog3r.training.config import TrainConfig, load_config
-from jog3r.training.failures import OUT_OF_MEMORY, TrainingStopped, dump_batches, loader_failure
-from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
-from jog3r.training.processes import (
+from jog3r.training.run.failures import OUT_OF_MEMORY, TrainingStopped, dump_batches, loader_failure
+from jog3r.training.run.processes import (
     StopSignal,
     any_process,
     is_sharded,
@@ -46,11 +48,9 @@ from jog3r.training.processes import (
     start_accelerator,
     whole_weights,
 )  # fmt: skip
-from jog3r.training.results import open_repository, push_results, save_results
-from jog3r.training.samples import log_pictures, save_samples, start_trackers
-from jog3r.training.step_batches import BatchShare, StepNoise, count_valid_pixels, draw_step_noise
-from jog3r.training.step_log import StepLog
-from jog3r.training.streams import build_loader, build_stream
+from jog3r.training.run.results import open_repository, push_results, save_results
+from jog3r.training.run.sample_videos import log_pictures, save_samples, start_trackers
+from jog3r.training.run.step_log import StepLog
 
 logger = logging.getLogger(__name__)
 MicroBatch = tuple[dict[str, torch.Tensor], StepNoise]

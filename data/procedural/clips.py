@@ -1,0 +1,142 @@
+"""Procedural clips: scenes drawn in code with exact cameras, depth and captions.
+
+Box rooms with furniture, ray-cast analytically. A clip is a pure function of split, index and size; the scene, the path and
+the caption do not depend on the size: more frames sample the same path more densely, more pixels the same picture more finely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jog3r.data.clip import Clip
+from jog3r.data.procedural.ray_cast import render
+from jog3r.data.procedural.room_surfaces import draw_style
+from jog3r.data.procedural.scene_grammar import Draw, clip_seed, scene_words, split_size
+from jog3r.data.procedural.scene_layout import draw_layout
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def procedural_clip(index: int, split: str = "train", num_frames: int = 16, height: int = 64, width: int = 64) -> Clip:
+    """Render a clip.
+
+    Args:
+        index: number of the clip in its split (train 10 million, validation and test 10 000 each).
+        split: "train", "validation" or "test"; no two splits share a scene.
+        num_frames: F, samples of the path at equal steps from its start to its end.
+        height: H in pixels.
+        width: W in pixels; pixels are square, the horizontal field of view is the same for every size.
+
+    Returns:
+        `Clip` with frames (F, H, W, 3), depth (F, H, W) in metres, all of it valid, poses, intrinsics, caption, attributes.
+
+    Raises:
+        ValueError: unknown split, index outside the split, or a size below one.
+        TypeError: an index or size that is not an integer.
+    """
+    for name, value in (("num_frames", num_frames), ("height", height), ("width", width)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    words = scene_words(index, split)
+    draw = Draw(clip_seed(index, split), stream=1)
+    layout = draw_layout(draw, words)
+    style = draw_style(draw, words, layout)
+    u = np.linspace(0.0, 1.0, num_frames)
+    cam_to_room, focal_px = layout.path.cam_to_room(u), layout.path.focal_at(u) * width
+    frames, depth = render(layout, style, cam_to_room, focal_px, height, width)
+    intrinsics = np.zeros((num_frames, 3, 3), np.float32)
+    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal_px
+    intrinsics[:, 0, 2], intrinsics[:, 1, 2], intrinsics[:, 2, 2] = width / 2, height / 2, 1.0
+    valid = np.ones(depth.shape, bool)
+    return Clip(frames, depth, valid, _first_camera_poses(cam_to_room), intrinsics, words.caption, words.attributes())
+
+
+def procedural_caption(index: int, split: str = "train") -> str:
+    """The caption of a clip, without rendering it."""
+    return scene_words(index, split).caption
+
+
+def procedural_captions(split: str = "train", start: int = 0, stop: int | None = None) -> Iterator[str]:
+    """Captions of the indices start..stop-1 of a split (stop None: its end), for training a tokenizer."""
+    for index in range(*_index_range(split, start, stop)):
+        yield procedural_caption(index, split)
+
+
+def procedural_dataset(
+    split: str,
+    num_frames: int,
+    height: int,
+    width: int,
+    start: int = 0,
+    stop: int | None = None,
+    num_shards: int = 1,
+) -> datasets.IterableDataset:
+    """Stream clips, rendered as they are asked for.
+
+    Each row is a clip as a dict of its fields (numpy arrays, caption, attributes), so that `Clip(**row)` gives the clip back.
+    `state_dict()` and `load_state_dict()` resume a stream without rendering the clips already seen.
+
+    Args:
+        split: "train", "validation" or "test".
+        num_frames: F.
+        height: H in pixels.
+        width: W in pixels.
+        start: first index.
+        stop: index behind the last one; None means the end of the split.
+        num_shards: parts of equal length up to one clip, for the workers of a `DataLoader` to share.
+
+    Raises:
+        ImportError: without the library `datasets`.
+        ValueError: unknown split, an empty range or one outside the split, fewer clips than shards.
+    """
+    try:
+        from datasets import IterableDataset
+    except ImportError as error:
+        raise ImportError(
+            "procedural_dataset needs the library `datasets`: pip install '.[train]' in the checkout of jog3r"
+        ) from error
+    first, last = _index_range(split, start, stop)
+    if not 1 <= num_shards <= last - first:
+        raise ValueError(f"num_shards must lie in 1..{last - first}, the number of clips, got {num_shards}")
+    edges = [first + (last - first) * shard // num_shards for shard in range(num_shards + 1)]
+    # Only indices are generated: skipping to a resumed position then costs no rendering.
+    stream = IterableDataset.from_generator(_indices, gen_kwargs={"ranges": list(zip(edges[:-1], edges[1:], strict=True))})
+    size = {"split": split, "num_frames": num_frames, "height": height, "width": width}
+    return stream.map(_row, fn_kwargs=size, remove_columns=["index"])
+
+
+def _indices(ranges: list[tuple[int, int]]) -> Iterator[dict[str, int]]:
+    for first, last in ranges:
+        for index in range(first, last):
+            yield {"index": index}
+
+
+def _row(example: dict[str, int], **size: Any) -> dict[str, Any]:
+    clip = procedural_clip(example["index"], **size)
+    return {item.name: getattr(clip, item.name) for item in fields(clip)}
+
+
+def _index_range(split: str, start: int, stop: int | None) -> tuple[int, int]:
+    """`start` and `stop` checked against the split."""
+    size = split_size(split)
+    last = size if stop is None else stop
+    if not 0 <= start < last <= size:
+        raise ValueError(f"start and stop must satisfy 0 <= start < stop <= {size} for split {split!r}, got {start} and {last}")
+    return start, last
+
+
+def _first_camera_poses(cam_to_room: np.ndarray) -> np.ndarray:
+    """Camera-to-world poses (F, 4, 4) float32 with the first camera as the world."""
+    room_to_world = np.eye(4)
+    room_to_world[:3, :3] = cam_to_room[0, :3, :3].T
+    room_to_world[:3, 3] = -cam_to_room[0, :3, :3].T @ cam_to_room[0, :3, 3]
+    poses = (room_to_world @ cam_to_room).astype(np.float32)
+    poses[0] = np.eye(4, dtype=np.float32)
+    return poses

@@ -1,0 +1,358 @@
+"""Pictures of a result as PNG bytes: trajectory, depth and confidence strips, contact sheet, correspondences.
+
+Matplotlib figures are made directly, without pyplot and its global state, so this works in threads and servers.
+"""
+
+import io
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import ConnectionPatch, Ellipse
+
+from jog3r.export.conventions import camera_size, frustum_corners, time_colors
+from jog3r.export.pictures.correspondences import reciprocal_matches
+from jog3r.export.pictures.rendering import LINE_RADIUS, camera_lines, orbit_views, point_radius, render_points, spaced_cameras
+from jog3r.export.scene import Scene
+from jog3r.export.video import colorize, depth_frames
+
+__all__ = ["contact_sheet", "correspondences_picture", "overview_picture", "strips_picture", "trajectory_picture"]
+
+INK, _FAINT = "#22262e", "#8b93a1"
+_ENLARGED = (1, 2, 5, 10, 20, 50, 100)  # what ellipses are multiplied by
+_CANVAS = (250, 250, 252)
+_AXES = ("x (right)", "y (down)", "z (forward)")
+_PLANS = {"above": (0, 2), "the right": (2, 1), "behind": (0, 1)}  # the world axes drawn across and upwards
+
+
+def trajectory_picture(scene: Scene) -> bytes:
+    """The cameras in their scene: a perspective view, and views from above and from the side, whole and close up.
+
+    Colours run along the clip. With `scene.pose_covariance` the close-ups show 2-sigma ellipses of the positions. Frames
+    without a known pose are left out.
+
+    Args:
+        scene: Cameras; pointmaps are optional.
+
+    Returns:
+        PNG bytes.
+    """
+    scene = scene.posed()
+    has_points = scene.pointmaps is not None
+    figure = Figure(figsize=(14, 7) if has_points else (9, 4.6), dpi=110, facecolor="white", layout="constrained")
+    grid = figure.add_gridspec(2 if has_points else 1, 3 if has_points else 2, width_ratios=[1.75, 1, 1] if has_points else None)
+    depth = float(np.median(scene.depth[scene.valid_pixels(edge_tolerance=None)])) if has_points else 0.0
+    length = camera_size(scene.poses, depth)
+    # The upright view is the one that sees more of the path.
+    extent = np.ptp(scene.poses[:, :3, 3], 0)
+    names = ("above", "the right" if extent[2] >= extent[0] else "behind")
+    if has_points:
+        _draw_perspective(figure.add_subplot(grid[:, 0]), scene, length)
+        for column, name in enumerate(names, 1):
+            _draw_plan(figure.add_subplot(grid[0, column]), scene, name, length, whole=True)
+            _draw_plan(figure.add_subplot(grid[1, column]), scene, name, length, whole=False)
+    else:
+        for column, name in enumerate(names):
+            _draw_plan(figure.add_subplot(grid[0, column]), scene, name, length, whole=False)
+    _time_bar(figure, scene.num_frames)
+    return figure_png(figure)
+
+
+def overview_picture(scenes: list[Scene]) -> bytes:
+    """A block for each scene, under its caption: eight evenly chosen frames, and points and cameras in perspective.
+
+    Args:
+        scenes: With pointmaps.
+
+    Returns:
+        PNG bytes.
+
+    Raises:
+        ValueError: No scene, or one without pointmaps.
+    """
+    if not scenes or any(scene.pointmaps is None for scene in scenes):
+        raise ValueError(f"an overview needs scenes with pointmaps, got {len(scenes)} scenes")
+    figure = Figure(figsize=(9.6, 3.5 * len(scenes)), dpi=100, facecolor="white", layout=tight_layout())
+    blocks = figure.subfigures(len(scenes), 1, squeeze=False)[:, 0]
+    for block, scene in zip(blocks, scenes, strict=True):
+        block.suptitle(scene.caption, fontsize=12, color=INK, x=0.01, ha="left")
+        grid = block.add_gridspec(2, 5, width_ratios=[1, 1, 1, 1, 1.95])
+        chosen = np.unique(np.linspace(0, scene.num_frames - 1, min(8, scene.num_frames)).round().astype(int))
+        for place, frame in enumerate(chosen):
+            show_image(block.add_subplot(grid[place // 4, place % 4]), scene.frames[frame])
+        depth = float(np.median(scene.depth[scene.valid_pixels(edge_tolerance=None)]))
+        posed = scene.posed()
+        _draw_perspective(block.add_subplot(grid[:, 4]), posed, camera_size(posed.poses, depth), title="")
+    return figure_png(figure)
+
+
+def strips_picture(scene: Scene, *, columns: int = 8) -> bytes:
+    """Frames, depth and confidence below each other, for evenly chosen frames.
+
+    Args:
+        scene: A scene with pointmaps.
+        columns: At most that many frames.
+
+    Returns:
+        PNG bytes.
+
+    Raises:
+        ValueError: No pointmaps, or `columns` below 1.
+    """
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    seen = scene.valid_pixels(edge_tolerance=None)
+    chosen = np.unique(np.linspace(0, scene.num_frames - 1, min(columns, scene.num_frames)).round().astype(int))
+    rows = {
+        "frame": scene.frames[chosen],
+        "depth": depth_frames(scene.depth, seen)[chosen],
+        "confidence": colorize(np.log(np.where(seen, scene.confidence, 1)), seen, "viridis")[chosen],
+    }
+    height, width = scene.size
+    cell = 1.55
+    figure = Figure(figsize=(cell * len(chosen) + 1.1, 3 * cell * height / width + 0.5), dpi=130, layout=tight_layout())
+    axes = image_rows(figure, rows, [str(number + 1) for number in chosen], fontsize=10)
+    _strip_bars(figure, axes, scene, seen)
+    return figure_png(figure)
+
+
+def contact_sheet(frames: np.ndarray, *, columns: int = 4, labels: list[str] | None = None) -> bytes:
+    """All frames in a grid, in reading order, each with its number or label.
+
+    Args:
+        frames: (F, H, W, 3) uint8.
+        columns: Frames a row.
+        labels: F texts; None numbers them from 1.
+
+    Returns:
+        PNG bytes.
+
+    Raises:
+        ValueError: `labels` does not fit the frames, or `columns` below 1.
+    """
+    labels = [str(index + 1) for index in range(len(frames))] if labels is None else labels
+    if len(labels) != len(frames) or columns < 1 or not len(frames):
+        raise ValueError(
+            f"need columns >= 1 and one label a frame, got {columns} columns, {len(frames)} frames, {len(labels)} labels"
+        )
+    columns = min(columns, len(frames))
+    rows = -(-len(frames) // columns)
+    figure = Figure(
+        figsize=(1.8 * columns, rows * (1.8 * frames.shape[1] / frames.shape[2] + 0.22)), dpi=130, layout=tight_layout()
+    )
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, frame, label in zip(axes, frames, labels, strict=False):
+        show_image(axis, frame)
+        axis.set_axis_on()
+        axis.set_title(label, fontsize=8, color=INK, pad=2)
+    return figure_png(figure)
+
+
+def correspondences_picture(scene: Scene, first: int = 0, last: int = -1, *, count: int = 45) -> bytes:
+    """Two frames side by side with lines between pixels whose 3D points are each other's nearest.
+
+    Args:
+        scene: A scene with pointmaps.
+        first: Index of the left frame.
+        last: Index of the right frame.
+        count: About that many lines, evenly over the left frame.
+
+    Returns:
+        PNG bytes.
+
+    Raises:
+        ValueError: The frames share no points, or as `reciprocal_matches`.
+    """
+    height, width = scene.size
+    # Reciprocity thins the matches, so they are asked for more densely than drawn.
+    here, there = reciprocal_matches(scene, first, last, spacing=max(1, int(np.sqrt(height * width / (6 * count)))))
+    if not len(here):
+        raise ValueError(f"frames {first} and {last} share no points; choose frames that see the same things")
+    kept = np.unique(np.linspace(0, len(here) - 1, min(count, len(here))).round().astype(int))
+    here, there = here[kept], there[kept]
+    figure = Figure(figsize=(11, 5.4 * height / width + 0.3), dpi=130, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axis, index in ((left, first), (right, last)):
+        show_image(axis, scene.frames[index])
+        axis.set_title(f"frame {index % scene.num_frames + 1}", fontsize=10, color=INK, pad=4)
+    # Colour by position in the left frame: neighbouring lines differ little, a wrong line stands out.
+    colors = matplotlib.colormaps["turbo"](0.05 + 0.9 * here[:, 0] / width)
+    left.scatter(here[:, 0], here[:, 1], s=16, c=colors, edgecolors="white", linewidths=0.6, zorder=4)
+    right.scatter(there[:, 0], there[:, 1], s=16, c=colors, edgecolors="white", linewidths=0.6, zorder=4)
+    for start, end, color in zip(here, there, colors, strict=True):
+        line = ConnectionPatch(start, end, "data", "data", axesA=left, axesB=right, color=color, linewidth=0.8, alpha=0.75)
+        figure.add_artist(line)
+    return figure_png(figure)
+
+
+# Parts of the trajectory picture
+
+
+def _draw_perspective(axis: Axes, scene: Scene, length: float, title: str = "scene and cameras") -> None:
+    cloud = scene.points(min_confidence_quantile=0.1, max_points=100_000)
+    view = orbit_views(scene, cloud, np.array([-25.0]), (860, 800), raise_deg=26)[0]
+    lines, colors = camera_lines(scene, length, samples=150)
+    pale = (0.75 * cloud.colors + 0.25 * np.array(_CANVAS)).astype(np.uint8)
+    radius = np.concatenate([point_radius(scene, cloud), np.full(len(lines), LINE_RADIUS * length)])
+    points, colors = np.concatenate([cloud.points, lines]), np.concatenate([pale, colors])
+    show_image(axis, render_points(view, points, colors, radius, background=_CANVAS, shading=0.25, oversampling=2))
+    axis.set_title(title, fontsize=11, color=INK, loc="left")
+
+
+def _draw_plan(axis: Axes, scene: Scene, name: str, length: float, *, whole: bool) -> None:
+    """A parallel view along one world axis; `whole` shows the cloud too, else the path fills the picture."""
+    first, second = _PLANS[name]
+    centres, colors = scene.poses[:, :3, 3], time_colors(scene.num_frames) / 255
+    extent = float(np.ptp(centres, 0).max())
+    if not whole and extent > 0:
+        length = 0.09 * extent
+    corners = frustum_corners(scene.poses, scene.intrinsics, scene.size, length)
+    shown = np.concatenate([centres[:, None], corners], 1).reshape(-1, 3)
+    if whole:
+        cloud = scene.points(min_confidence_quantile=0.1, max_points=15_000)
+        axis.scatter(cloud.points[:, first], cloud.points[:, second], s=1.5, c=cloud.colors / 255, alpha=0.45, linewidths=0)
+        shown = np.concatenate([shown, np.quantile(cloud.points, [0.01, 0.99], axis=0)])
+    drawn = spaced_cameras(scene.poses, length) if whole else np.arange(0, scene.num_frames, -(-scene.num_frames // 60))
+    _draw_frusta(axis, centres[:, [first, second]], corners[..., [first, second]], colors, drawn, thin=whole)
+    note = ""
+    if not whole and scene.pose_covariance is not None:
+        times = _draw_ellipses(axis, scene, (first, second), colors, 0.025 * extent)
+        note = " (2 sigma)" if times == 1 else f" (2 sigma, times {times})"
+    _frame_plan(axis, shown[:, [first, second]], flip=second == 1)
+    axis.set_title(f"{'scene' if whole else 'path'} from {name}{note}", fontsize=11, color=INK, loc="left")
+    axis.set_xlabel(_AXES[first], fontsize=9, color=INK)
+    axis.set_ylabel(_AXES[second], fontsize=9, color=INK)
+
+
+def _draw_frusta(
+    axis: Axes, centres: np.ndarray, corners: np.ndarray, colors: np.ndarray, drawn: np.ndarray, *, thin: bool
+) -> None:
+    width = 0.7 if thin else 1.1
+    axis.add_collection(
+        LineCollection(list(np.stack([centres[:-1], centres[1:]], 1)), colors=colors[:-1], linewidths=1.6, zorder=3)
+    )
+    quads = corners[drawn]  # (D, 4, 2)
+    faces = np.concatenate([colors[drawn], np.full((len(drawn), 1), 0.12)], 1)
+    axis.add_collection(PolyCollection(list(quads), facecolors=faces, edgecolors=colors[drawn], linewidths=width, zorder=3))
+    sides = np.stack([np.repeat(centres[drawn, None], 4, 1), quads], 2).reshape(-1, 2, 2)
+    axis.add_collection(LineCollection(list(sides), colors=np.repeat(colors[drawn], 4, 0), linewidths=width, zorder=3))
+    if not thin:
+        axis.scatter(centres[:, 0], centres[:, 1], s=14, c=colors, zorder=4, linewidths=0)
+
+
+def _draw_ellipses(axis: Axes, scene: Scene, plane: tuple[int, int], colors: np.ndarray, least: float) -> int:
+    """2-sigma ellipses of the positions in the plane of two world axes.
+
+    Args:
+        axis: Where to draw.
+        scene: With `pose_covariance`.
+        plane: The world axes across and upwards.
+        colors: (F, 3) in [0, 1].
+        least: Half axis below which an ellipse would hide behind its dot.
+
+    Returns:
+        1, or by what round number the ellipses are enlarged so that half of them show.
+    """
+    ellipses = []  # frame, half axes, angle
+    for frame, covariance in enumerate(scene.pose_covariance):
+        block = covariance[np.ix_([3 + plane[0], 3 + plane[1]], [3 + plane[0], 3 + plane[1]])]
+        if not np.isfinite(block).all() or np.trace(block) <= 0:
+            continue  # an undetermined pose has no ellipse, a given one has no size
+        values, vectors = np.linalg.eigh((block + block.T) / 2)
+        angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
+        ellipses.append((frame, 2 * np.sqrt(np.maximum(values[::-1], 0)), angle))
+    typical = float(np.median([half[0] for _, half, _ in ellipses])) if ellipses else least
+    times = next((times for times in _ENLARGED if times * typical >= least), _ENLARGED[-1])
+    for frame, half, angle in ellipses:
+        where, (width, height) = scene.poses[frame, list(plane), 3], 2 * times * half
+        face, edge = (*colors[frame], 0.18), (*colors[frame], 0.9)
+        axis.add_patch(Ellipse(where, width, height, angle=angle, facecolor=face, edgecolor=edge))
+    return times
+
+
+def _frame_plan(axis: Axes, shown: np.ndarray, *, flip: bool) -> None:
+    middle = (shown.min(0) + shown.max(0)) / 2
+    half = 0.56 * max(float(np.ptp(shown, 0).max()), 1e-6)
+    axis.set_xlim(middle[0] - half, middle[0] + half)
+    axis.set_ylim(*(middle[1] + (half, -half) if flip else middle[1] + (-half, half)))
+    axis.set_aspect("equal", adjustable="box")
+    axis.locator_params(nbins=6)
+    axis.set_axisbelow(True)
+    axis.grid(color="#e6e8ee", linewidth=0.8)
+    axis.tick_params(labelsize=8, colors=_FAINT, length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _time_bar(figure: Figure, num_frames: int) -> None:
+    scale = ScalarMappable(Normalize(0.5, num_frames + 0.5), ListedColormap(time_colors(num_frames) / 255))
+    bar = figure.colorbar(scale, ax=figure.axes, orientation="vertical", fraction=0.018, pad=0.012, aspect=40)
+    bar.set_label("frame", fontsize=9, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=_FAINT, length=0)
+    bar.outline.set_visible(False)
+
+
+def _strip_bars(figure: Figure, axes: np.ndarray, scene: Scene, seen: np.ndarray) -> None:
+    """The colour scales of the depth and confidence rows, labelled in their own units."""
+    inverse = 1 / scene.depth[seen]
+    low, high = np.quantile(inverse, [0.02, 0.98])
+    sure = np.quantile(np.log(scene.confidence[seen]), [0.02, 0.98])
+    for row, colormap, ends, texts in (
+        (1, "magma", (low, high), (1 / low, 1 / high)),
+        (2, "viridis", sure, np.exp(sure)),
+    ):
+        middle = (ends[0] + ends[1]) / 2
+        span = Normalize(ends[0], max(ends[1], ends[0] + 1e-9))
+        bar = figure.colorbar(ScalarMappable(span, colormap), ax=list(axes[row]), fraction=0.02, pad=0.008, aspect=14)
+        ticks = [ends[0], middle, ends[1]] if ends[1] > ends[0] else [ends[0]]
+        values = [texts[0], 1 / middle if row == 1 else np.exp(middle), texts[1]][: len(ticks)]
+        bar.set_ticks(ticks, labels=[f"{value:.3g}" for value in values])
+        bar.ax.tick_params(labelsize=8, colors=INK, length=0)
+        bar.outline.set_visible(False)
+
+
+def tight_layout() -> ConstrainedLayoutEngine:
+    """Small pictures side by side, with hardly any gap."""
+    return ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+
+
+def show_image(axis: Axes, image: np.ndarray) -> None:
+    """Draw (H, W, 3) uint8 without ticks and frame; small pictures keep their pixels."""
+    axis.imshow(image, interpolation="nearest" if min(image.shape[:2]) < 200 else "antialiased")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def image_rows(figure: Figure, rows: dict[str, np.ndarray], titles: list[str], fontsize: int) -> np.ndarray:
+    """Draw named rows of C images (C, H, W, 3) uint8 under C titles; returns the axes (rows, C)."""
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for row, (name, images) in enumerate(rows.items()):
+        for axis, image in zip(axes[row], images, strict=True):
+            show_image(axis, image)
+        axes[row, 0].set_ylabel(name, fontsize=fontsize, color=INK)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9, color=INK, pad=3)
+    return axes
+
+
+def figure_png(figure: Figure) -> bytes:
+    """PNG bytes of a figure."""
+    FigureCanvasAgg(figure)
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # or saving lays out twice more
+    buffer = io.BytesIO()
+    # No software version or date inside: the same scene gives the same bytes.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

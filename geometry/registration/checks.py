@@ -1,0 +1,142 @@
+"""What `register_pointmaps` refuses, and which pixels it counts as valid."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from jog3r.geometry.cameras import intrinsics_from_focal, relative_poses
+from jog3r.geometry.registration.energy import Pairwise
+
+
+def check_inputs(
+    anchor_pointmaps: Tensor, anchor_confidence: Tensor, pointmaps: Tensor, confidence: Tensor, pairs: Tensor, num_frames: int
+) -> tuple[Pairwise, tuple[Tensor, Tensor]]:
+    """The inputs as float32 with invalid pixels blanked, and the masks of valid pixels.
+
+    A pixel is valid if its point is finite and not the origin and its confidence is finite and positive. Blanked pixels have the
+    point (0, 0, 0) and confidence 1, which weighs nothing in DUSt3R's objective.
+
+    Returns:
+        data, and the masks (anchor_valid, valid), each (P, H, W) bool.
+    """
+    named = {
+        "anchor_pointmaps": anchor_pointmaps,
+        "anchor_confidence": anchor_confidence,
+        "pointmaps": pointmaps,
+        "confidence": confidence,
+        "pairs": pairs,
+    }
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch tensor, got {type(value).__name__}")
+    if pointmaps.dim() != 4 or pointmaps.shape[-1] != 3 or 0 in pointmaps.shape:
+        raise ValueError(f"pointmaps must have shape (P, H, W, 3) with no empty dimension, got {tuple(pointmaps.shape)}")
+    for name, shape in (
+        ("anchor_pointmaps", pointmaps.shape),
+        ("anchor_confidence", pointmaps.shape[:3]),
+        ("confidence", pointmaps.shape[:3]),
+        ("pairs", (pointmaps.shape[0], 2)),
+    ):
+        if tuple(named[name].shape) != tuple(shape):
+            raise ValueError(f"{name} must have shape {tuple(shape)} to go with pointmaps, got {tuple(named[name].shape)}")
+    pairs = _check_pairs(pairs, num_frames).to(pointmaps.device)
+    anchors, anchor_weight, anchor_valid = _blank(anchor_pointmaps, anchor_confidence, "anchor_confidence")
+    points, weight, valid = _blank(pointmaps, confidence, "confidence")
+    if not (anchor_valid.any() and valid.any()):
+        raise ValueError("no pixel is valid in anchor_pointmaps or in pointmaps: all are NaN, inf, zero or have confidence 0")
+    return Pairwise(anchors, anchor_weight, points, weight, pairs), (anchor_valid, valid)
+
+
+def _check_pairs(pairs: Tensor, num_frames: int) -> Tensor:
+    if not isinstance(num_frames, int) or isinstance(num_frames, bool) or num_frames < 1:
+        raise ValueError(f"num_frames must be a positive integer, got {num_frames!r}")
+    if pairs.dtype.is_floating_point or pairs.dtype.is_complex or pairs.dtype == torch.bool:
+        raise ValueError(f"pairs must hold integers (frame indices from 0), got {pairs.dtype}")
+    pairs = pairs.long()
+    low, high = int(pairs.min()), int(pairs.max())
+    if low < 0 or high >= num_frames:
+        raise ValueError(f"pairs must hold frame indices in [0, {num_frames - 1}], got indices from {low} to {high}")
+    if bool((pairs[:, 0] == pairs[:, 1]).any()):
+        raise ValueError("a pair must join two different frames, got a frame paired with itself")
+    return pairs
+
+
+def _blank(points: Tensor, confidence: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    points, confidence = points.detach().float(), confidence.detach().float()
+    if bool((confidence < 0).any()):
+        raise ValueError(f"{name} must be >= 0, got a minimum of {float(confidence[confidence < 0].min()):.4g}")
+    # Beyond these sizes a square leaves the range of float32: as meaningless as inf. NaN passes no comparison.
+    x, y, z = points.abs().unbind(-1)
+    size = torch.maximum(torch.maximum(x, y), z)
+    valid = (size > 1e-15) & (size < 1e15) & (confidence > 0) & (confidence < torch.inf)
+    if bool(valid.all()):
+        return points, confidence, valid
+    return torch.where(valid[..., None], points, 0.0), torch.where(valid, confidence, 1.0), valid
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the caller fixed."""
+
+    intrinsics: Tensor  # (F, 3, 3) float64; the focals mean something only if they are known
+    focal_known: bool
+    intrinsics_given: bool
+    aspect_known: bool  # the ratios fy / fx of `intrinsics` are to be kept
+    poses: Tensor | None  # (F, 4, 4) float64, the first the identity
+
+    def clone(self) -> "Given":
+        """The same in new tensors."""
+        poses = None if self.poses is None else self.poses.clone()
+        return replace(self, intrinsics=self.intrinsics.clone(), poses=poses)
+
+
+def check_given(
+    data: Pairwise,
+    num_frames: int,
+    focal_px: float | Tensor | None,
+    pixel_aspect: float | None,
+    intrinsics: Tensor | None,
+    known_poses: Tensor | None,
+) -> Given:
+    """Focals, intrinsics and poses that the caller gave, checked."""
+    device, (height, width) = data.pointmaps.device, data.size
+    if focal_px is not None and intrinsics is not None:
+        raise ValueError("give focal_px or intrinsics, not both")
+    focals = torch.ones(num_frames, dtype=torch.float64, device=device)
+    if focal_px is not None:
+        focals = torch.as_tensor(focal_px, dtype=torch.float64, device=device)
+        if focals.dim() == 0:
+            focals = focals.expand(num_frames)
+        if tuple(focals.shape) != (num_frames,) or not bool((torch.isfinite(focals) & (focals > 0)).all()):
+            raise ValueError(f"focal_px must be a positive number or one per frame ({num_frames}), got {focal_px!r}")
+    result = intrinsics_from_focal(focals, height, width)
+    if pixel_aspect is not None:
+        if intrinsics is not None:
+            raise ValueError("give pixel_aspect or intrinsics, not both")
+        if not isinstance(pixel_aspect, (int, float)) or not (math.isfinite(pixel_aspect) and pixel_aspect > 0):
+            raise ValueError(f"pixel_aspect is fy / fx, a positive number, got {pixel_aspect!r}")
+        result[:, 1, 1] *= pixel_aspect
+    if intrinsics is not None:
+        result = torch.as_tensor(intrinsics, dtype=torch.float64, device=device)
+        if result.dim() == 2:
+            result = result.expand(num_frames, *result.shape)
+        if tuple(result.shape) != (num_frames, 3, 3) or not bool(torch.isfinite(result).all()):
+            raise ValueError(f"intrinsics must be finite, (3, 3) or ({num_frames}, 3, 3), got shape {tuple(result.shape)}")
+        if not bool((result[:, [0, 1], [0, 1]] > 0).all()):
+            raise ValueError("intrinsics must have positive focal lengths on their diagonal")
+    poses = None if known_poses is None else _check_poses(known_poses, num_frames, device)
+    focal_known = focal_px is not None or intrinsics is not None
+    return Given(result, focal_known, intrinsics is not None, focal_known or pixel_aspect is not None, poses)
+
+
+def _check_poses(known_poses: Tensor, num_frames: int, device: torch.device) -> Tensor:
+    poses = torch.as_tensor(known_poses, dtype=torch.float64, device=device)
+    if tuple(poses.shape) != (num_frames, 4, 4) or not bool(torch.isfinite(poses).all()):
+        raise ValueError(f"known_poses must be finite and ({num_frames}, 4, 4), got shape {tuple(poses.shape)}")
+    rotation = poses[:, :3, :3]
+    error = (rotation @ rotation.transpose(1, 2) - torch.eye(3).to(rotation)).abs().amax()
+    if float(error) > 1e-3 or not bool((torch.linalg.det(rotation) > 0).all()):
+        raise ValueError("known_poses must be rigid camera-to-world transforms; their 3x3 blocks are not rotations")
+    return relative_poses(poses)

@@ -1,0 +1,1 @@
+"""The command `jog3r`: one module a command, the parser, and what the commands share."""

@@ -1,0 +1,104 @@
+"""Known cameras of a video, read for comparison, and the errors beside the constant-pose baseline."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jog3r.commands.output_folder import UsageError
+
+
+def read_true_cameras(path: Path) -> np.ndarray:
+    """Camera-to-world poses (F, 4, 4) from a cameras.json or a RealEstate10K camera file.
+
+    A RealEstate10K file has a first line with the source, then one line a frame: time, four intrinsics, two unused numbers, and
+    the world-to-camera matrix 3 x 4 by rows.
+
+    Raises:
+        UsageError: no such file, neither of the two formats, or a cameras.json with frames whose pose is unknown.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--true_cameras {str(path)!r} cannot be read: {error.strerror}") from error
+    if path.suffix == ".json":
+        from jog3r.export.formats.camera_files import read_cameras_json, read_pose_known
+
+        poses = read_cameras_json(content)[0]
+        unknown = (~read_pose_known(content)).nonzero()[0].tolist()
+        if unknown:
+            raise UsageError(f"--true_cameras {str(path)!r} has no pose for {_ranges(unknown)}; give cameras that are all known")
+        return _checked(path, poses)
+    try:
+        rows = np.array([[float(value) for value in line.split()] for line in content.decode().splitlines()[1:] if line.strip()])
+        world_to_camera = np.tile(np.eye(4), (len(rows), 1, 1))
+        world_to_camera[:, :3] = rows[:, 7:].reshape(-1, 3, 4)
+        poses = np.linalg.inv(world_to_camera)
+    except (ValueError, IndexError) as error:  # LinAlgError is a ValueError
+        raise UsageError(f"--true_cameras {str(path)!r} is neither a cameras.json nor a RealEstate10K file: {error}") from error
+    return _checked(path, poses)
+
+
+def _checked(path: Path, poses: np.ndarray) -> np.ndarray:
+    """Refuse poses that the errors could not be taken against, before any work."""
+    from jog3r.evaluation.baselines import constant_poses
+    from jog3r.evaluation.camera_metrics import pose_errors
+
+    try:
+        pose_errors(constant_poses(len(poses)), poses)
+    except ValueError as error:
+        raise UsageError(f"--true_cameras {str(path)!r}: {error}") from error
+    return poses
+
+
+def compare_cameras(poses: np.ndarray, known: np.ndarray, true_poses: np.ndarray) -> str:
+    """A small table: mean errors of the frames relative to the first, in degrees, beside the camera that never moves.
+
+    Pairs of frames whose pose is unknown (`known` (F,) bool) count as 180 degrees.
+    """
+    from jog3r.evaluation.baselines import constant_poses, forward_poses
+    from jog3r.evaluation.camera_metrics import pose_errors, pose_metrics
+
+    lines = ["errors against the known cameras     rotation  translation direction (unfolded)"]
+    estimates = {
+        "this reconstruction": poses,
+        "constant pose": constant_poses(len(poses)),
+        "always forward": forward_poses(len(poses)),
+    }
+    for name, estimate in estimates.items():
+        metrics = pose_metrics([pose_errors(estimate, true_poses, known=known if estimate is poses else None)])
+        lines.append(f"  {name:<33} {metrics['rotation_deg']:8.2f} deg  {metrics['translation_deg']:8.2f} deg")
+    return "\n".join(lines)
+
+
+def doubtful_poses(reasons: Sequence[str]) -> list[str]:
+    """A line on the frames whose pose deserves no trust, with their numbers in cameras.json; none where all are sound.
+
+    Args:
+        reasons: per frame, "" for a sound one; see `Registration.degenerate`.
+    """
+    frames: dict[str, list[int]] = {}
+    for index, reason in enumerate(reasons):
+        if reason:
+            frames.setdefault(reason, []).append(index)
+    if not frames:
+        return []
+    from jog3r.geometry.registration.degeneracy import NO_OVERLAP, TOO_FEW_POINTS
+
+    unknown = {NO_OVERLAP, TOO_FEW_POINTS}
+    groups = [
+        f"{_ranges(numbers)}: {reason}{', pose unknown' if reason in unknown else ''}" for reason, numbers in frames.items()
+    ]
+    return [f"note: doubtful poses (frames counted from 0): {'; '.join(groups)}"]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers in words: "frame 3", "frames 6, 8-12"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    text = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return f"frame{'s' if len(numbers) > 1 else ''} {text}"

@@ -1,0 +1,86 @@
+"""The command `jog3r`: arguments in, one clear line and an exit code out. Each command has a module.
+
+Exit codes: 0 done, 2 bad usage or input (one line on stderr), 1 anything else.
+"""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from jog3r.commands.output_folder import PartlyDone, UsageError
+
+COMMANDS = {
+    "generate": "a video with its cameras and point cloud, from a prompt",
+    "reconstruct": "cameras and point cloud of a video",
+    "convert": "original OpenSora or DUSt3R weights to a folder of this package",
+    "prepare": "latents, depth and caption embeddings of a data set, computed once",
+    "evaluate": "held-out clips: cameras against the truth, captions against videos",
+    "view": "results of generate or reconstruct in an interactive 3D viewer",
+    "serve": "the demo in a browser",
+}
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """Usage errors in one line."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]  # raises, as argparse's does not return either
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    verbose = "--verbose" in arguments
+    try:
+        parser = build_parser(arguments[0] if arguments else None)
+        options = parser.parse_args(arguments)
+        print(options.run(options))
+    except UsageError as error:
+        if isinstance(error, PartlyDone):
+            print(error.report)
+        return _fail(2, error, verbose)
+    except (ValueError, ImportError) as error:
+        # Ours are raised at the border, for the user; anybody else's is a defect that needs its traceback.
+        if _raised_here(error):
+            return _fail(2, error, verbose)
+        traceback.print_exc()
+        return 1
+    except KeyboardInterrupt:
+        return _fail(1, "interrupted", verbose)
+    return 0
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser; only the arguments of `command` are filled in, so that no other command's modules are imported."""
+    parser = _OneLineParser(prog="jog3r", description="Text to video with cameras, and video to cameras (JOG3R).")
+    parser.add_argument("--version", action="version", version=_version())
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_OneLineParser)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        subparser.add_argument("--verbose", action="store_true", help="show tracebacks")
+        if name == command:
+            import_module(f"jog3r.commands.{name}").arguments(subparser)
+    return parser
+
+
+def _version() -> str:
+    from jog3r import __version__
+
+    return f"jog3r {__version__}"
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether the innermost frame of the error lies in this package."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).split(".")[0] == "jog3r"
+
+
+def _fail(code: int, error: BaseException | str, verbose: bool) -> int:
+    if verbose and isinstance(error, BaseException):
+        traceback.print_exception(error)
+    print(f"jog3r: {' '.join(str(error).split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,202 @@
+"""`jog3r reconstruct` for videos longer than the model takes at once: windows, joined. Memory does not grow with the length.
+
+Frames and maps wait in files of the result folder until it is complete, and are then removed.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jog3r.commands.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
+from jog3r.commands.output_folder import OutputFolder, UsageError
+from jog3r.commands.results import check_exports, report, result_names, write_exports, written_line
+from jog3r.commands.running import TINY_NOTE, load_pipeline, model_size, seeded_generator, stages
+
+EVERY_FRAME = ("tum", "kitti")  # exports of cameras alone; the others show the key frames
+
+
+def long_video_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `jog3r reconstruct` that only matter for long videos."""
+    group = parser.add_argument_group("long videos, window by window (with one of these options)")
+    group.add_argument("--window", type=int, default=None, help="frames reconstructed together (default: the model's, 16)")
+    group.add_argument("--overlap", type=int, default=None, help="frames that neighbouring windows share (default: a quarter)")
+    for name in ("--close_loops", "--close-loops"):
+        group.add_argument(
+            name,
+            action="store_true",
+            dest="close_loops",
+            help="look for places seen again" if name == "--close_loops" else argparse.SUPPRESS,
+        )
+    group.add_argument("--keyframes", type=int, default=None, help="frames shown in point clouds and scene exports (default 64)")
+
+
+def is_long(options: argparse.Namespace) -> bool:
+    """Whether windows are asked for; without, a video that is too long is refused with the ways out."""
+    asked = options.window is not None or options.overlap is not None or options.close_loops
+    if options.keyframes is not None and not asked:
+        raise UsageError("--keyframes chooses among the frames of a long video: add --window, --overlap or --close_loops")
+    return asked
+
+
+def run_long_reconstruct(options: argparse.Namespace) -> str:
+    """`jog3r reconstruct` with windows: returns what to print."""
+    from jog3r.geometry.registration.degeneracy import pose_known
+    from jog3r.pipelines.long_videos.long_video import reconstruct_long_video
+
+    if (options.height is None) != (options.width is None):
+        raise UsageError("give both --height and --width, or neither")
+    keyframes = 64 if options.keyframes is None else options.keyframes
+    if keyframes < 1:
+        raise UsageError(f"--keyframes must be at least 1, got {keyframes}")
+    check_exports(options.export, has_geometry=True)
+    if keyframes < 2 and "colmap" in options.export:
+        raise UsageError("--export colmap needs points that several frames see: raise --keyframes to 2 at least, got 1")
+    true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
+    with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder:
+        with stages(1) as stage:
+            stage("loading the model")
+            _stream(options, None)  # a bad file is refused at once
+            size = (options.height, options.width) if options.height is not None else model_size(options.model)
+            pipe = load_pipeline(options, with_text=False)
+        video = _stream(options, size or (pipe.default_size, pipe.default_size))
+        window = pipe.transformer.config.num_frames if options.window is None else options.window
+        with _Spool(folder / ".spool") as spool:
+            result = reconstruct_long_video(
+                pipe,
+                _Tee(video, spool),
+                window=window,
+                overlap=max(1, window // 4) if options.overlap is None else options.overlap,
+                close_loops=options.close_loops,
+                store=spool,
+                progress=sys.stderr.isatty(),  # so that an error is one line in a log
+                generator=seeded_generator(options.seed),
+                reconstruction_timestep=options.reconstruction_timestep,
+                registration_kwargs={"method": options.registration},
+                both_directions=options.both_directions,
+            )
+            if true_poses is not None:
+                true_poses = true_poses[options.start : options.stop : options.stride]
+                if len(true_poses) != len(result):
+                    raise UsageError(f"{str(options.true_cameras)!r} has {len(true_poses)} cameras for {len(result)} frames")
+            shown, failed = _write(result, spool.frames(), video.fps, options.export, keyframes, folder)
+        names = sorted(path.name for path in folder.iterdir())
+    lines = [written_line(options.out, names), _summary(result, shown, options.close_loops), *doubtful_poses(result.degenerate)]
+    if options.model is None:
+        lines.append(TINY_NOTE)
+    if true_poses is not None:
+        lines.append(compare_cameras(result.poses.numpy(), pose_known(result.degenerate).numpy(), true_poses))
+    return report("\n".join(lines), options.out, failed)
+
+
+def _stream(options: argparse.Namespace, size: tuple[int, int] | None) -> Any:
+    from jog3r.data.video_stream import stream_video
+
+    return stream_video(
+        options.video, start=options.start, stop=options.stop, stride=options.stride, size=size, resize_mode=options.resize
+    )
+
+
+def _summary(result: Any, shown: int, looked: bool) -> str:
+    text = f"{len(result)} frames in {len(result.window_starts)} windows; clouds show {shown} of them"
+    if len(result.join_residual):
+        text += f"; joins fit to {100 * float(result.join_residual.median()):.1f} % of the distance"
+    if looked:
+        text += f"; {sum(loop.weight > 0.5 for loop in result.loops)} loops closed of {len(result.loops)} tried"
+    return text
+
+
+def _write(
+    result: Any, frames: np.ndarray, fps: float, exports: list[str], keyframes: int, folder: Path
+) -> tuple[int, dict[str, ValueError]]:
+    """All results; returns how many key frames the clouds show, and the exports that could not be made."""
+    from jog3r.export.exporters import EXPORTERS, result_files
+    from jog3r.export.files import write_files
+    from jog3r.export.scene import Scene
+    from jog3r.geometry.registration.degeneracy import pose_known
+
+    known = pose_known(result.degenerate)
+    cameras = Scene(frames, result.poses, result.intrinsics, fps=fps, pose_known=known)
+    chosen = np.unique(np.linspace(0, len(result) - 1, min(keyframes, len(result))).round().astype(int))
+    maps = [result.frame(int(index)) for index in chosen]
+    pointmaps, confidence, depth = (torch.stack([getattr(m, name) for m in maps]) for name in ("pointmap", "confidence", "depth"))
+    keys = Scene(
+        frames[chosen],
+        result.poses[chosen],
+        result.intrinsics[chosen],
+        pointmaps,
+        confidence,
+        depth,
+        fps,
+        pose_known=known[chosen],
+        frame_index=chosen,
+    )
+    write_files(folder, result_files(cameras) | EXPORTERS["ply"](keys) | EXPORTERS["glb"](keys), overwrite=True)
+    return len(chosen), write_exports(exports, lambda name: cameras if name in EVERY_FRAME else keys, folder)
+
+
+class _Spool:
+    """Frames and maps in files: a `FrameStore` whose memory does not grow."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, BinaryIO] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def __enter__(self) -> "_Spool":
+        self.folder.mkdir()
+        for name in ("frames", "depth", "confidence"):
+            self.files[name] = (self.folder / name).open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            file.close()
+        shutil.rmtree(self.folder)
+
+    def _append(self, name: str, array: np.ndarray) -> None:
+        self.shapes[name] = array.shape
+        self.files[name].write(np.ascontiguousarray(array).tobytes())
+
+    def add_frame(self, frame: np.ndarray) -> None:
+        """Keep a frame (H, W, 3) uint8."""
+        self._append("frames", frame)
+
+    def write(self, index: int, depth: Tensor, confidence: Tensor) -> None:  # noqa: ARG002  # they come in order
+        """Keep the maps (H, W) of the next frame."""
+        self._append("depth", depth.float().numpy())
+        self._append("confidence", confidence.float().numpy())
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Depth and confidence (H, W) of a frame, float32."""
+        depth, confidence = (np.array(self._mapped(name, np.float32)[index]) for name in ("depth", "confidence"))
+        return torch.from_numpy(depth), torch.from_numpy(confidence)
+
+    def frames(self) -> np.ndarray:
+        """All frames (F, H, W, 3), still on disk."""
+        return self._mapped("frames", np.uint8)
+
+    def _mapped(self, name: str, dtype: type) -> np.ndarray:
+        self.files[name].flush()
+        return np.memmap(self.folder / name, dtype=dtype, mode="r").reshape(-1, *self.shapes[name])
+
+
+class _Tee:
+    """Hands frames on and keeps a copy of each in the spool."""
+
+    def __init__(self, frames: Any, spool: _Spool) -> None:
+        self.frames, self.spool = frames, spool
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for frame in self.frames:
+            self.spool.add_frame(frame)
+            yield frame
+
+    def __length_hint__(self) -> int:
+        return self.frames.__length_hint__()

@@ -1,0 +1,137 @@
+"""Loading that refuses what does not fit, saving with a card of our own, and the way to the hub."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from huggingface_hub import create_repo, file_exists
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from jog3r.pipelines.loading.model_card import model_card
+
+# `DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo)` (with trust_remote_code=True) finds the class here.
+PIPELINE_SHIM = '''"""Lets DiffusionPipeline.from_pretrained(..., custom_pipeline=...) find the pipeline (package jog3r)."""
+
+from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
+
+__all__ = ["Jog3rPipeline"]
+'''
+
+
+class Jog3rCheckpointMixin:
+    """`from_pretrained`, `save_pretrained` and `push_to_hub` of the pipeline; stands before `DiffusionPipeline`."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """Load from a folder, the hub or its cache, with the arguments of `DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            ValueError: no such folder; the weights of a component do not fit its config, or their file is damaged.
+        """
+        name = str(pretrained_model_name_or_path)
+        check_model_name(name)
+        folder = name if os.path.isdir(name) else cls.download(name, **kwargs)  # type: ignore[attr-defined]  # of DiffusionPipeline
+        try:
+            pipe: Any = super().from_pretrained(folder, **kwargs)  # type: ignore[misc]  # of DiffusionPipeline, behind this class
+        except SafetensorError as error:
+            raise ValueError(f"checkpoint {name!r}: a file of weights is damaged or cut off ({error})") from error
+        pipe.register_to_config(_name_or_path=name)
+        for component, module in pipe.components.items():
+            if isinstance(module, ModelMixin | PreTrainedModel) and component not in kwargs:
+                _check_weights(component, module, Path(folder), kwargs.get("variant"))
+        return pipe
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save all components; a README.md (model card) and the custom-pipeline file are added where missing."""
+        if kwargs.pop("push_to_hub", False):
+            raise ValueError(
+                "save_pretrained(push_to_hub=True) would upload a card with the wrong import; call push_to_hub(repo_id)"
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]  # of DiffusionPipeline
+        for file_name, text in (("README.md", model_card(self)), ("pipeline.py", PIPELINE_SHIM)):
+            path = Path(save_directory) / file_name
+            if not path.exists():
+                path.write_text(text, encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+    ) -> str:
+        """Upload the pipeline with our model card; a card that the repository has stays. Arguments as in diffusers."""
+        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)
+            if file_exists(repo_id, "README.md", token=token):
+                (Path(folder) / "README.md").unlink()
+            return self._upload_folder(  # type: ignore[attr-defined]  # of PushToHubMixin
+                folder, repo_id, token=token, commit_message=commit_message, create_pr=create_pr, subfolder=subfolder
+            )
+
+
+def check_model_name(name: str) -> None:
+    """Refuse what is neither a folder nor can be a repository: the hub would answer with rules for names.
+
+    Raises:
+        ValueError: see above.
+    """
+    if not os.path.isdir(name) and (os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise ValueError(f"{name!r} is no folder of a pipeline (nor the name of a hub repository, owner/name)")
+
+
+def _check_weights(component: str, module: ModelMixin | PreTrainedModel, folder: Path, variant: str | None) -> None:
+    """Refuse missing weights (diffusers and transformers fill them with noise) and, in models of ours, left-over ones.
+
+    A text encoder may come in a file that holds a decoder, too.
+    """
+    if getattr(module, "hf_quantizer", None) is not None:
+        return  # quantised files hold other names on purpose
+    ours = isinstance(module, ModelMixin)
+    saved = _saved_names(folder / component, ours, variant)
+    if not saved:
+        return
+    expected = module.state_dict()
+    there = {expected[name].data_ptr() for name in saved & set(expected)}
+    missing = {
+        name for name in set(expected) - saved if ours or expected[name].data_ptr() not in there
+    }  # tied ones are stored once
+    left_over = saved - set(expected) if ours else set()
+    complaints = [
+        f"{len(names)} weights {verb}, such as {sorted(names)[0]!r}"
+        for names, verb in ((missing, "are missing"), (left_over, "belong to no layer"))
+        if names
+    ]
+    if complaints:
+        raise ValueError(
+            f"checkpoint {str(folder)!r}: the weights of {component!r} do not fit its config: {'; '.join(complaints)}"
+        )
+
+
+def _saved_names(folder: Path, ours: bool, variant: str | None) -> set[str]:
+    """Names of the weights in a component's files: safetensors, and pickled ones where there are no others."""
+    names: set[str] = set()
+    for file in _weight_files(folder, "diffusion_pytorch_model" if ours else "model", ".safetensors", variant):
+        with safe_open(file, framework="pt") as content:
+            names |= set(content.keys())
+    if not names:
+        for file in _weight_files(folder, "diffusion_pytorch_model" if ours else "pytorch_model", ".bin", variant):
+            names |= set(torch.load(file, map_location="meta", mmap=True, weights_only=True))
+    return names
+
+
+def _weight_files(folder: Path, stem: str, suffix: str, variant: str | None) -> list[Path]:
+    """The files of that kind, shards included, of that variant where it exists."""
+    files = sorted(folder.glob(f"{stem}*{suffix}"))
+    plain = [file for file in files if file.name.count(".") == 1]
+    chosen = [file for file in files if variant is not None and file.name.split(".")[1].split("-")[0] == variant]
+    return chosen or plain

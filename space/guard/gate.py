@@ -1,0 +1,263 @@
+"""The gate in front of Gradio: lets through what the page and its clients need, and nothing else.
+
+Gradio's server can do more than this Space offers: fetch addresses on behalf of a visitor, convert recordings, record runs. It
+also reads a whole request before it looks at it. The gate refuses by path, size and content first.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import unquote
+
+import anyio
+import anyio.to_thread
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jog3r.space.guard.clients import Clients
+from jog3r.space.guard.limits import Refused
+from jog3r.space.guard.upload_quota import UPLOAD_FILES, UploadRoom
+
+__all__ = ["Gate"]
+
+_log = logging.getLogger(__name__)
+_API = "/gradio_api"
+_MCP = f"{_API}/mcp"
+_OPEN = re.compile(
+    r"/|/(config|favicon\.ico|robots\.txt|manifest\.json|pwa_icon|theme\.css)/?"
+    r"|/(assets|static|svelte)/.*"
+    rf"|{_API}/(info|openapi\.json|app_id|startup-events|heartbeat/\w+|theme\.css|token|user|login_check)/?"
+    rf"|{_API}/(queue/(join|data)|cancel|reset|upload|upload_progress|(run|api)/\w+|call(/v2)?/\w+(/\w+)?)/?"
+    rf"|{_API}/file=.*"
+)
+_OPEN_FOR_MCP = re.compile(rf"{_MCP}(/.*)?")
+_UPLOAD = f"{_API}/upload"
+_JOIN = re.compile(rf"{_API}/(queue/join|call(/v2)?/\w+)/?")
+_FILE = f"{_API}/file="
+_JSON_BYTES = 64 * 1024
+_MCP_BYTES = 4 * 2**20  # MCP has no uploads: a clip comes inside the JSON
+_MULTIPART_BYTES = 4096  # what a form adds to the file itself
+_PART = b"content-disposition:"  # begins each of them
+_UPLOAD_SECONDS = 120.0
+_ADDRESS_BYTES = 1024  # of the path, and of what follows the question mark
+# Gradio keeps what it is told under these names, so they must not be as long as a request.
+_NAMES = ("session_hash", "event_id", "trigger_id")
+_NAME = re.compile(r"[\w-]{1,64}")
+_TIDY_SECONDS = 5.0
+
+
+class Gate:
+    """ASGI middleware.
+
+    Args:
+        app: What is behind.
+        upload_bytes: Largest upload.
+        room: Where uploads find room.
+        clients: Who is asking.
+        tidy: Called every few seconds on the event loop, between requests.
+        mcp: Whether the way to the MCP server is open.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        upload_bytes: int,
+        room: UploadRoom,
+        clients: Clients,
+        tidy: Callable[[], None],
+        mcp: bool = False,
+    ) -> None:
+        self.app = app
+        self.upload_bytes = upload_bytes
+        self.room = room
+        self.clients = clients
+        self.tidy = tidy
+        self.mcp = mcp
+        self._tidied = time.monotonic()
+        self._door = anyio.CapacityLimiter(1)  # uploads that wait to come in take no thread from those who fetch files
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it with one sentence."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if time.monotonic() > self._tidied + _TIDY_SECONDS:
+            self._tidied = time.monotonic()
+            try:
+                self.tidy()
+            except (AttributeError, KeyError, TypeError):  # a Gradio with other parts inside: no visitor may suffer for it
+                _log.exception("tidying up failed")
+        try:
+            self._check_head(scope)
+            if _is_upload(scope) or self._is_clip_for_mcp(scope):
+                await self._upload(scope, receive, send)
+            elif _has_body(scope):
+                await self._json(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+        except _Refusal as refusal:
+            await JSONResponse({"detail": str(refusal)}, refusal.status)(scope, receive, send)
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._limit(_path(scope))
+        length = int(dict(scope["headers"]).get(b"content-length", limit))
+        client = self.clients.address(scope)
+        try:
+            await anyio.to_thread.run_sync(self.room.enter, length, client, limiter=self._door)
+        except Refused as refused:
+            raise _Refusal(507, str(refused)) from None
+        try:
+            if _is_upload(scope):
+                await self.app(scope, _bounded(receive, limit), send)
+            else:
+                await self._json(scope, receive, send)
+        finally:
+            self.room.leave(length, client)
+
+    async def _json(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._limit(_path(scope))
+        try:
+            body = await asyncio.wait_for(_read(receive, limit), _UPLOAD_SECONDS)
+        except TimeoutError:
+            raise _Refusal(408, "The request took too long to come in.") from None
+        if len(body) > _JSON_BYTES:
+            await anyio.to_thread.run_sync(_check_json, body)  # takes a second, in which nobody would be served
+        else:
+            _check_json(body)
+        with ExitStack() as stack:
+            if _JOIN.fullmatch(_path(scope)):
+                try:
+                    stack.enter_context(self.clients.joining(scope))
+                except Refused as refused:
+                    raise _Refusal(429, str(refused)) from None
+            await self.app(scope, _replay(body, receive), send)
+
+    def _check_head(self, scope: Scope) -> None:
+        path = _path(scope)
+        if max(len(scope["path"].encode()), len(scope.get("query_string", b""))) > _ADDRESS_BYTES:
+            raise _Refusal(414, f"The address is too long; at most {_ADDRESS_BYTES} bytes are taken.")
+        if not (_OPEN.fullmatch(path) or (self.mcp and _OPEN_FOR_MCP.fullmatch(path))):
+            raise _Refusal(404, "There is no such page.")
+        if path.startswith(_FILE) and _leads_out(path.removeprefix(_FILE)):
+            raise _Refusal(403, "Only files of this Space's own requests are served.")
+        limit = self._limit(path)
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if _has_body(scope) and (not length.isdigit() or int(length) > limit):
+            raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
+
+    def _is_clip_for_mcp(self, scope: Scope) -> bool:
+        """Whether a request to MCP may hold a clip, which Gradio will write to the disk; those that do not say their size may."""
+        length = int(dict(scope["headers"]).get(b"content-length", _MCP_BYTES)) if _has_body(scope) else 0
+        return bool(_OPEN_FOR_MCP.fullmatch(_path(scope))) and length > _JSON_BYTES
+
+    def _limit(self, path: str) -> int:
+        """Bytes that a request may have."""
+        if path.rstrip("/") == _UPLOAD:
+            return self.upload_bytes + _MULTIPART_BYTES
+        return _MCP_BYTES if path.startswith(_MCP) else _JSON_BYTES
+
+
+class _Refusal(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def _path(scope: Scope) -> str:
+    return scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+
+
+def _leads_out(file: str) -> bool:
+    """Whether a file's path is an address or goes up, also to somebody who decodes it once more; names like a..mp4 do not."""
+    return any(":" in text or "\0" in text or ".." in re.split(r"[/\\]", text) for text in (file, unquote(file)))
+
+
+def _has_body(scope: Scope) -> bool:
+    return scope["method"] in ("POST", "PUT", "PATCH")
+
+
+def _is_upload(scope: Scope) -> bool:
+    return _has_body(scope) and _path(scope).rstrip("/") == _UPLOAD
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise _Refusal(400, "The request was not finished.")
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """The same body, cut off as a broken connection once it is longer than its header may say, too slow, or of many files."""
+    seen, parts, tail = 0, 0, b""
+    end = time.monotonic() + _UPLOAD_SECONDS
+
+    async def bounded() -> Message:
+        nonlocal seen, parts, tail
+        try:
+            message = await asyncio.wait_for(receive(), end - time.monotonic())
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        body = message.get("body", b"")
+        seen += len(body)
+        text = tail + body.lower()
+        parts += text.count(_PART)
+        tail = text[1 - len(_PART) :]
+        return {"type": "http.disconnect"} if seen > limit or parts > UPLOAD_FILES else message
+
+    return bounded
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """The body that was read, then whatever comes behind it (the client going away)."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
+def _check_json(body: bytes) -> None:
+    if not body:
+        return
+    try:
+        value = json.loads(body, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError):
+        raise _Refusal(400, "The request is no JSON text with finite numbers.") from None
+    _check_files(value)
+
+
+def _finite(text: str) -> float:
+    number = float(text)  # NaN, Infinity, and 1e999 as well
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _check_files(value: Any, depth: int = 0) -> None:
+    """No file may be an address: Gradio would fetch it. And no name may be longer than names are."""
+    if depth > 16:
+        raise _Refusal(400, "The request is nested too deeply.")
+    if isinstance(value, dict):
+        for name in _NAMES:
+            if value.get(name) is not None and not _NAME.fullmatch(str(value[name])):
+                raise _Refusal(400, f"{name} must be 1 to 64 letters, digits or dashes.")
+        if "path" in value and (not isinstance(value["path"], str) or "://" in value["path"] or "\0" in value["path"]):
+            raise _Refusal(400, "Files must be uploaded; addresses are not fetched.")
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _check_files(item, depth + 1)

@@ -1,0 +1,53 @@
+"""What a server does once a minute for as long as it lives: old files go, and so does memory that nobody uses."""
+
+import ctypes
+import gc
+import threading
+import time
+
+from jog3r.space.guard.storage import ServerFolder
+
+__all__ = ["few_arenas", "release_memory", "start_upkeep"]
+
+_M_ARENA_MAX = -8  # of glibc's malloc.h
+_ARENAS = 2
+
+
+def few_arenas() -> bool:
+    """Let the allocator have two arenas instead of eight for each core; returns whether that is possible here (with glibc it is).
+
+    What is free in one arena serves no thread of another. A server that computes, draws and encodes in ever new threads spreads
+    its memory over all of them, and no trimming brings the gaps together. To be called before there are many threads.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and mallopt(_M_ARENA_MAX, _ARENAS) == 1
+
+
+def release_memory() -> bool:
+    """Give freed memory back to the system; returns whether that is possible here (with glibc it is).
+
+    Frees stay with the allocator. Python's own garbage goes first: a request leaves cycles with pictures in them, and beside
+    everything that was imported they are too few for a full collection.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None:
+        return False
+    trim(0)
+    return True
+
+
+def start_upkeep(folder: ServerFolder, every_seconds: float = 60.0) -> threading.Thread:
+    """Delete old files and release memory in the background until the folder is closed; what is loaded now counts as kept."""
+    gc.collect()
+    gc.freeze()  # or each collection would look through everything that was imported
+
+    def run() -> None:
+        while folder.path.exists():
+            time.sleep(every_seconds)
+            folder.remove_old()
+            release_memory()
+
+    thread = threading.Thread(target=run, name="upkeep", daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,233 @@
+"""Small pieces of HTML and code; everything that comes from outside is escaped here."""
+
+import base64
+import json
+import os
+from html import escape
+from typing import Any
+
+import numpy as np
+import torch
+
+from jog3r.export.conventions import OPENCV_TO_OPENGL, WORLD_TO_Y_UP
+from jog3r.export.scene import Scene
+from jog3r.geometry.cameras import rotation_angle_deg
+from jog3r.space.guard.limits import GenerateSettings
+from jog3r.space.jobs import Step
+from jog3r.space.model import Result
+
+__all__ = [
+    "IDLE",
+    "NO_POINTS",
+    "banner",
+    "compare_code",
+    "example_note",
+    "finished",
+    "frames_taken",
+    "generate_code",
+    "point_view",
+    "pose_table",
+    "progress",
+    "reconstruct_code",
+    "summary",
+]
+
+NO_POINTS = '<div class="empty">Points and cameras appear here.</div>'
+# What `say` holds is heard by those who use a screen reader, each text once; see announce.js.
+IDLE = '<job-status class="progress" say=""></job-status>'
+_LOCAL_MODEL = "path/to/your/model"
+
+
+def progress(step: Step) -> str:
+    """A progress bar with its stage in words and, if there is one, the preview."""
+    percent = round(100 * step.share)
+    picture = ""
+    if step.preview is not None:
+        data = base64.b64encode(step.preview).decode()
+        picture = f'<img src="data:image/jpeg;base64,{data}" alt="Preview: four frames of the clip, still noisy">'
+    return (
+        f'<job-status class="progress" say="{"Started." if step.share < 0.5 else "Half done."}"><label>{escape(step.stage)}'
+        f'<progress max="100" value="{percent}">{percent} %</progress></label>{picture}</job-status>'
+    )
+
+
+def finished(text: str, say: str | None = None) -> str:
+    """The end of a request in words.
+
+    Args:
+        text: Plain text.
+        say: What those hear who use a screen reader; None is all of it.
+    """
+    return f'<job-status class="progress" say="{escape(text if say is None else say)}">{escape(text)}</job-status>'
+
+
+def banner(text: str) -> str:
+    """A notice; `text` is plain text."""
+    return f'<div class="banner" role="note">{escape(text)}</div>'
+
+
+def point_view(path: str, result: Result) -> str:
+    """The 3D viewer of a GLB; see viewer.js.
+
+    Args:
+        path: A file that is served.
+        result: What it shows, for those who cannot see it.
+    """
+    count = result.scene.num_frames
+    label = f"Coloured points of the scene in 3D with {count} cameras along their path, blue the first and red the last"
+    cameras = escape(json.dumps(_cameras(result.scene), separators=(",", ":")))
+    return f'<point-view src="gradio_api/file={escape(path)}" label="{label}" cameras="{cameras}"></point-view>'
+
+
+def _cameras(scene: Scene) -> dict[str, Any]:
+    """What the viewer needs to look through the cameras; see viewer.js."""
+    poses = (WORLD_TO_Y_UP @ scene.poses @ OPENCV_TO_OPENGL)[:, :3].transpose(0, 2, 1).reshape(-1, 12)
+    field = scene.size[0] / 2 / float(np.median(scene.intrinsics[:, 1, 1]))
+    return {"field": round(field, 4), "poses": poses.round(4).tolist()}
+
+
+def summary(result: Result, seconds: float, note: str = "", later: str = "") -> str:
+    """One line on a result: frames, size, time, focal length, frames whose pose is doubtful and why, and notes.
+
+    Args:
+        result: Of the request.
+        seconds: That it took.
+        note: Shown behind all this.
+        later: Shown behind the note when the rest has been heard already.
+    """
+    scene = result.scene
+    height, width = scene.size
+    focal = float(np.median(scene.intrinsics[:, 0, 0]))
+    angle = 2 * np.degrees(np.arctan(width / 2 / focal))
+    doubtful = [reason for reason in result.doubtful if reason]
+    why = ", ".join(dict.fromkeys(doubtful))
+    notes = [
+        f"Done in {seconds:.1f} s: {scene.num_frames} frames of {width} x {height} pixels; "
+        f"focal length {focal:.1f} px ({angle:.0f} degrees of view).",
+        f"{len(doubtful)} of them with a doubtful pose ({why})." if doubtful else "",
+        note,
+        later,
+    ]
+    return finished(" ".join(filter(None, notes)), later or None)
+
+
+def example_note(settings: GenerateSettings) -> str:
+    """What the result is that a page shows at first."""
+    text = (
+        f'An example that this model made before, "{settings.prompt}": seed {settings.seed}, {settings.steps} steps, guidance '
+        f"{settings.guidance}, {settings.frames} frames; its points are thinned out. Generate makes your own."
+    )
+    return f"<p>{escape(text)}</p>"
+
+
+def frames_taken(num_frames: int, stride: int) -> str:
+    """Which frames of a video were looked at, counted from 1."""
+    last = stride * (num_frames - 1) + 1
+    if stride == 1:
+        return f"Looked at frames 1 to {last} of the video."
+    return f"Looked at every {_ordinal(stride)} frame of the video, from 1 to {last}."
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def pose_table(result: Result) -> str:
+    """Every frame's camera as a table: position, rotation against frame 1, what makes it doubtful."""
+    scene = result.scene
+    angles = rotation_angle_deg(torch.from_numpy(scene.poses[:, :3, :3]))
+    rows = []
+    for index, (pose, angle, reason) in enumerate(zip(scene.poses, angles, result.doubtful, strict=True)):
+        x, y, z = pose[:3, 3]
+        cells = "".join(f"<td>{value:.3f}</td>" for value in (x, y, z))
+        rows.append(f'<tr><th scope="row">{index + 1}</th>{cells}<td>{float(angle):.2f}</td><td>{escape(reason)}</td></tr>')
+    return (
+        '<div class="poses"><table><caption>Camera of each frame, in the camera of frame 1 (x right, y down, z forward). '
+        "Lengths have no unit: the points of frame 1 have a mean distance of 1.</caption>"
+        '<thead><tr><th scope="col">frame</th><th scope="col">x</th><th scope="col">y</th><th scope="col">z</th>'
+        '<th scope="col">turned by (deg)</th><th scope="col">doubtful because</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def generate_code(model: str, settings: GenerateSettings, dtype: str = "float32") -> str:
+    """Python that gives the same clip; the prompt goes in as a literal.
+
+    Args:
+        model: Folder or hub id; empty for the bundled checkpoint. A folder is not named.
+        settings: Of the request.
+        dtype: Of the model.
+    """
+    return f"""import torch
+from jog3r import Jog3rPipeline, tiny_checkpoint
+
+pipe = Jog3rPipeline.from_pretrained({_model_literal(model)}{_precision(dtype)})
+out = pipe(
+    {settings.prompt!a},
+    num_frames={settings.frames},
+    num_inference_steps={settings.steps},
+    guidance_scale={settings.guidance!r},
+    generator=torch.Generator().manual_seed({settings.seed}),
+)
+out.frames[0]  # PIL images
+out.poses[0], out.intrinsics[0], out.pointmaps[0]  # cameras and points
+"""
+
+
+def reconstruct_code(model: str, num_frames: int, stride: int, size: int, dtype: str = "float32") -> str:
+    """Python that finds the cameras of a video: of every `stride`-th frame, cropped to size x size."""
+    stop = stride * (num_frames - 1) + 1
+    return f"""import torch
+from jog3r import Jog3rPipeline, tiny_checkpoint
+from jog3r.data.video import read_video
+
+pipe = Jog3rPipeline.from_pretrained({_model_literal(model)}{_precision(dtype)})
+clip = read_video("my_video.mp4", stride={stride}, stop={stop}, size=({size}, {size}), resize_mode="crop")
+out = pipe(video=clip.frames, generator=torch.Generator().manual_seed(0))
+out.poses[0], out.intrinsics[0], out.depth[0]  # camera-to-world, pixels, z
+"""
+
+
+def compare_code(
+    models: tuple[str, str], seeds: tuple[int, int], settings: GenerateSettings, fps: float, dtype: str = "float32"
+) -> str:
+    """Python that makes the two clips and says by how much each contradicts the geometry that the first model finds in it.
+
+    Args:
+        models: Folders or hub ids; empty for the bundled checkpoint.
+        seeds: Of the left and of the right clip.
+        settings: Of the request, but for the seed.
+        fps: Frames per second of the clips.
+        dtype: Of the models.
+    """
+    sides = ", ".join(f"({_model_literal(model)}, {seed})" for model, seed in zip(models, seeds, strict=True))
+    return f"""import torch
+from jog3r import Jog3rPipeline, tiny_checkpoint
+from jog3r.export.pictures.consistency import consistency_maps
+from jog3r.export.scene import Scene
+
+judge = Jog3rPipeline.from_pretrained({_model_literal(models[0])}{_precision(dtype)})
+for model, seed in [{sides}]:
+    clip = Jog3rPipeline.from_pretrained(model{_precision(dtype)})(
+        {settings.prompt!a},
+        task="t2v",
+        num_frames={settings.frames},
+        num_inference_steps={settings.steps},
+        guidance_scale={settings.guidance!r},
+        generator=torch.Generator().manual_seed(seed),
+    )
+    out = judge(video=clip.frames[0], generator=torch.Generator().manual_seed(0))
+    maps = consistency_maps(Scene(**out.clip(), fps={fps!r}))
+    maps.mean, maps.seen.mean()  # difference to frame 1, of 255, and share of the pixels that it is of
+"""
+
+
+def _model_literal(model: str) -> str:
+    if not model:
+        return "tiny_checkpoint"
+    return repr(_LOCAL_MODEL if os.path.isdir(model) else model)  # where the server's folders lie is nobody's business
+
+
+def _precision(dtype: str) -> str:
+    return "" if dtype == "float32" else f", dtype=torch.{dtype}"

@@ -1,0 +1,1 @@
+"""What a training step eats: streams of clips, drawn or cached, and how a step divides them among processes."""

@@ -1,0 +1,182 @@
+"""Training clips out of a cache, with the items of `ProceduralStream`: position k always gives the same clip."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from jog3r.data.cache import REPORT, Cache, CachedFrames
+from jog3r.data.frame_choice import REVERSE_PROBABILITY, STRIDES, FrameSelection, rebase_poses, select_frames, shuffled_index
+from jog3r.data.source import list_hash
+from jog3r.training.preparation.component_files import fingerprint
+from jog3r.training.preparation.depth_masks import DepthChecks
+
+__all__ = ["CachedStream"]
+
+logger = logging.getLogger(__name__)
+
+
+class CachedStream(Dataset):
+    """Clips of F frames from prepared videos: every video once an epoch in a new order, stride, start and direction drawn.
+
+    The item of a position is a pure function of (seed, position) and the cache. Latents cannot be mirrored, so nothing is.
+
+    Args:
+        directory: what `jog3r prepare` wrote.
+        vae: of the run; a cache made by another one is refused.
+        caption_length: tokens every caption is padded to.
+        size: (F, H, W) of a clip.
+        length: positions in the stream.
+        seed: of everything drawn.
+        reverse_probability: chance of a clip to run backward.
+        checks: which known depth is not to be believed; None believes all of it.
+
+    Raises:
+        ValueError: no finished cache, another VAE or size, captions longer than `caption_length`, or only short videos.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        vae: nn.Module,
+        caption_length: int,
+        size: tuple[int, int, int],
+        length: int,
+        seed: int,
+        *,
+        reverse_probability: float = REVERSE_PROBABILITY,
+        checks: DepthChecks | None = None,
+    ):
+        self.cache = Cache(directory)
+        self.cache.check_model("vae", fingerprint(vae), _name(vae))
+        self.num_frames, self.caption_length = size[0], caption_length
+        self.length, self.seed = length, seed
+        self.reverse_probability = reverse_probability
+        self.checks = checks
+        if size[1:] != (self.cache.height, self.cache.width):
+            raise ValueError(
+                f"the cache {directory} is {self.cache.height} x {self.cache.width} pixels, the run {size[1]} x {size[2]}: "
+                "set height and width, or prepare another cache"
+            )
+        if caption_length < self.cache.caption_length:
+            raise ValueError(
+                f"the cache's captions have up to {self.cache.caption_length} tokens, the model takes {caption_length}; "
+                "prepare it with caption_length of the model"
+            )
+        if not len(self.cache):
+            raise ValueError(f"the cache {str(directory)!r} holds no video: its {REPORT} says why each was skipped")
+        self.min_frames = (self.num_frames - 1) * min(STRIDES) + 1
+        self.videos = [index for index in range(len(self.cache)) if self.cache.num_frames(index) >= self.min_frames]
+        if not self.videos:
+            raise ValueError(f"no video of the cache {str(directory)!r} has the {self.min_frames} frames that a clip takes")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def check_captions(self, caption_channels: int, text_encoder: nn.Module | None) -> None:
+        """Refuse caption embeddings that are not those of the run.
+
+        Args:
+            caption_channels: that the transformer takes.
+            text_encoder: of the run, if its embeddings are to be the cache's.
+
+        Raises:
+            ValueError: embeddings of another width, or of another text encoder.
+        """
+        if self.cache.caption_channels != caption_channels:
+            raise ValueError(
+                f"the captions of the cache {str(self.cache.directory)!r} have {self.cache.caption_channels} channels, the "
+                f"transformer takes {caption_channels}; prepare it with the model's text encoder"
+            )
+        if text_encoder is not None:
+            self.cache.check_model("text_encoder", fingerprint(text_encoder), _name(text_encoder))
+
+    def check_depth(self) -> None:
+        """Refuse a cache that has nothing to train the 3D head on.
+
+        Raises:
+            ValueError: it was prepared without depth.
+        """
+        if self.cache.manifest["plan"]["depth"]["kind"] == "none":
+            raise ValueError(
+                f"the cache {str(self.cache.directory)!r} was prepared with depth=none, and the 3D head learns from depth: "
+                "prepare it with a depth model, or set reconstruction_batch=0"
+            )
+
+    def selection(self, position: int) -> tuple[int, FrameSelection]:
+        """Which video of the cache, and which of its frames, stand at `position`; nothing is read for it."""
+        video = self.videos[shuffled_index(position, len(self.videos), self.seed)]
+        available = self.cache.num_frames(video)
+        return video, select_frames(available, self.num_frames, self.seed, position, reverse_probability=self.reverse_probability)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides which clip stands where; a run goes on with the same alone."""
+        manifest = self.cache.manifest
+        videos = list_hash([f"{self.cache.name(index)} {self.cache.num_frames(index)}" for index in self.videos])
+        listed = manifest["plan"]["source"]["list_sha256"]
+        drawn = {"strides": list(STRIDES), "reverse_probability": self.reverse_probability, "seed": self.seed}
+        return {"kind": "cache", "list_sha256": listed, "videos_sha256": videos, **drawn}
+
+    def sample_name(self, position: int) -> str:
+        """The clip at `position`, for people and logs."""
+        video, selection = self.selection(position)
+        direction = " reversed" if selection.reversed else ""
+        return f"{self.cache.name(video)} {selection.start}+{selection.stride}*{selection.num_frames}{direction}"
+
+    def check_missing(self, max_missing_share: float) -> None:
+        """Say in one line what of the list is not there: skipped by `prepare`, or too short for a clip.
+
+        Raises:
+            ValueError: that is more than `max_missing_share` of the list.
+        """
+        short = sorted({*range(len(self.cache))} - {*self.videos})
+        skipped, listed = int(self.cache.manifest["skipped"]), int(self.cache.manifest["plan"]["num_videos"])
+        if not short and not skipped:
+            return
+        names = ", ".join(self.cache.name(index) for index in short[:5]) + (", ..." if len(short) > 5 else "")
+        text = (
+            f"{skipped + len(short)} of the {listed} videos listed are missing: prepare skipped {skipped} (report.json), "
+            f"{len(short)} have fewer than {self.min_frames} frames{f' ({names})' if short else ''}"
+        )
+        if skipped + len(short) > max_missing_share * listed:
+            raise ValueError(f"{text}; that is more than max_missing_share={max_missing_share:g}")
+        logger.warning("%s", text)
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        """Latents (C, F, h, w), depth (F, H, W), valid, intrinsics, poses, caption ids, mask (L,) and embeddings (L, D)."""
+        video, selection = self.selection(position)
+        frames = self.cache.frames(video, selection.indices.tolist())
+        caption_id = self.cache.caption_ids(video)[int(selection.reversed)]
+        return {**self._tensors(frames), **self._caption(caption_id)}
+
+    def _tensors(self, frames: CachedFrames) -> dict[str, torch.Tensor]:
+        depth, valid = torch.from_numpy(frames.depth), torch.from_numpy(frames.valid)
+        intrinsics = torch.from_numpy(frames.intrinsics)
+        poses = torch.from_numpy(rebase_poses(frames.poses))
+        if self.checks is not None:
+            valid = self.checks.apply(depth, valid, intrinsics, poses)
+        return {
+            "latents": torch.from_numpy(np.ascontiguousarray(frames.latents.transpose(1, 0, 2, 3))).float(),  # (C, F, h, w)
+            "depth": depth,
+            "valid": valid,
+            "intrinsics": intrinsics,
+            "poses": poses,
+        }
+
+    def _caption(self, caption_id: int) -> dict[str, Any]:
+        caption = self.cache.caption(caption_id)
+        count = len(caption.ids)
+        ids = torch.zeros(self.caption_length, dtype=torch.long)  # T5 pads with 0
+        mask = torch.zeros(self.caption_length, dtype=torch.long)
+        embeddings = torch.zeros(self.caption_length, self.cache.caption_channels)  # (L, D)
+        ids[:count], mask[:count] = torch.from_numpy(caption.ids), 1
+        embeddings[:count] = torch.from_numpy(caption.embeddings.astype(np.float32))
+        return {"caption_ids": ids, "caption_mask": mask, "caption_embeds": embeddings}
+
+
+def _name(model: nn.Module) -> str:
+    return getattr(model.config, "_name_or_path", None) or "the run's own"

@@ -1,0 +1,70 @@
+"""The stream of training clips that a configuration names, and the loader of one process's share of it."""
+
+import atexit
+import multiprocessing
+import signal
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils.data import DataLoader
+
+from jog3r.training.clips.cached_stream import CachedStream
+from jog3r.training.clips.clip_stream import ProceduralStream
+from jog3r.training.clips.step_batches import BatchShare, ShareOfStream
+from jog3r.training.config import TrainConfig
+from jog3r.training.preparation.depth_masks import DepthChecks
+
+__all__ = ["build_loader", "build_stream"]
+
+ClipStream: TypeAlias = ProceduralStream | CachedStream
+
+
+def build_stream(config: TrainConfig, pipeline: Any, caption_length: int, length: int) -> ClipStream:
+    """The whole stream, `length` positions; nothing is read yet."""
+    size = (config.num_frames, config.height, config.width)
+    if config.data == "cache":
+        checks = DepthChecks(config.edge_threshold, config.agreement_threshold)
+        folder = Path(str(config.cache_dir))
+        stream = CachedStream(
+            folder, pipeline.vae, caption_length, size, length, config.seed,
+            reverse_probability=config.reverse_probability, checks=checks,
+        )  # fmt: skip
+        if config.generation_batch:
+            # One that is trained embeds the captions itself, and is no longer the cache's after its first step.
+            text_encoder = None if config.train_text_encoder else pipeline.text_encoder
+            stream.check_captions(pipeline.transformer.config.caption_channels, text_encoder)
+        if config.reconstruction_batch:
+            stream.check_depth()
+        stream.check_missing(config.max_missing_share)
+        return stream
+    vae, tokenizer = getattr(pipeline, "vae", None), getattr(pipeline, "tokenizer", None)  # a DUSt3R has neither
+    return ProceduralStream(vae, tokenizer, caption_length, size, config.first_clip, length, config.seed)
+
+
+def build_loader(stream: ClipStream, share: BatchShare, config: TrainConfig, first_step: int) -> DataLoader:
+    """Batches of one process from step `first_step` on, one a micro-step."""
+    workers = config.num_workers
+    atexit.unregister(_end_workers)
+    atexit.register(_end_workers)
+    return DataLoader(
+        ShareOfStream(stream, share, first_step, config.num_steps),
+        batch_size=share.clips_per_micro_step,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        timeout=config.loader_timeout if workers else 0,
+        worker_init_fn=_start_worker,
+        multiprocessing_context="fork" if workers else None,
+    )
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)  # the other cores are the trainer's
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # preemption reaches the whole group: the trainer decides when to stop
+
+
+def _end_workers() -> None:
+    """Kill what is left at the end of a run that broke off: Python would terminate these and wait, and they take no SIGTERM."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

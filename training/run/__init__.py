@@ -1,0 +1,1 @@
+"""What surrounds the steps of a run: processes, checkpoints, logs, failures, samples and results."""

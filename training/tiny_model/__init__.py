@@ -1,0 +1,1 @@
+"""`make tiny`: the stages that make the bundled checkpoint from nothing."""
