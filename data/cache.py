@@ -88,11 +88,8 @@ def write_json(path: Path, content: Any, tag: str = "") -> None:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def part_name(kind: str, number: int) -> str:

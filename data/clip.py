@@ -1,15 +1,12 @@
-"""The one data item: a video clip with depth, cameras and caption; how clips are batched, reversed and mirrored."""
+"""The one data item: a video clip with depth, cameras and caption; how clips are reversed and mirrored."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jog3r.data.direction_words import mirrored_words, reversed_words
-
-if TYPE_CHECKING:
-    import torch
+from jog3r.data.poses import rebase_poses
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,46 +81,17 @@ def _check_values(clip: Clip) -> None:
         raise ValueError("Clip.intrinsics must hold positive focal lengths in pixels")
 
 
-def stack_clips(clips: Sequence[Clip]) -> dict[str, Any]:
-    """Batch clips of one size.
-
-    Returns:
-        `frames` (B, F, 3, H, W) float32 in [-1, 1]; `depth` (B, F, H, W) float32; `valid` (B, F, H, W) bool;
-        `poses` (B, F, 4, 4) and `intrinsics` (B, F, 3, 3) float32; `captions`, a list of B strings. Torch tensors.
-
-    Raises:
-        ValueError: without clips, or when their sizes differ.
-    """
-    import torch
-
-    if not clips:
-        raise ValueError("stack_clips needs at least one clip, got none")
-    sizes = sorted({clip.frames.shape for clip in clips})
-    if len(sizes) > 1:
-        raise ValueError(f"stack_clips needs clips of one size, got frames of shapes {sizes}")
-
-    def stacked(name: str) -> "torch.Tensor":
-        return torch.from_numpy(np.stack([getattr(clip, name) for clip in clips]))
-
-    frames = stacked("frames").permute(0, 1, 4, 2, 3).contiguous().float().div_(127.5).sub_(1.0)  # (B, F, 3, H, W)
-    batch: dict[str, Any] = {name: stacked(name) for name in ("depth", "valid", "poses", "intrinsics")}
-    return {"frames": frames, **batch, "captions": [clip.caption for clip in clips]}
-
-
 def reverse(clip: Clip) -> Clip:
     """The clip played backwards, its world moved to the new first camera.
 
     A procedural clip's caption and `attributes["motion"]` get the opposite motion; other captions stay as they are.
     """
-    poses = clip.poses[::-1].astype(np.float64)
-    poses = (_invert(poses[0]) @ poses).astype(np.float32)
-    poses[0] = np.eye(4, dtype=np.float32)
     caption, attributes = clip.caption, dict(clip.attributes)
     if "motion" in attributes:
         caption = reversed_words(caption)
         attributes["motion"] = reversed_words(attributes["motion"])
     flipped = {name: np.ascontiguousarray(getattr(clip, name)[::-1]) for name in ("frames", "depth", "valid", "intrinsics")}
-    return replace(clip, **flipped, poses=poses, caption=caption, attributes=attributes)
+    return replace(clip, **flipped, poses=rebase_poses(clip.poses[::-1]), caption=caption, attributes=attributes)
 
 
 def mirror(clip: Clip) -> Clip:
@@ -141,11 +109,3 @@ def mirror(clip: Clip) -> Clip:
     flipped = {name: np.ascontiguousarray(getattr(clip, name)[:, :, ::-1]) for name in ("frames", "depth", "valid")}
     caption = mirrored_words(clip.caption)
     return replace(clip, **flipped, poses=sign @ clip.poses @ sign, intrinsics=intrinsics, caption=caption, attributes=attributes)
-
-
-def _invert(pose: np.ndarray) -> np.ndarray:
-    """Inverse of a rigid (4, 4) transform."""
-    inverse = np.eye(4)
-    inverse[:3, :3] = pose[:3, :3].T
-    inverse[:3, 3] = -pose[:3, :3].T @ pose[:3, 3]
-    return inverse

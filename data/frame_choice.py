@@ -1,6 +1,6 @@
-"""From a long posed video to a training clip: which frames, in which direction, at which size.
+"""From a long posed video to a training clip: which frames, in which direction.
 
-Everything is a pure function of (seed, position), so that a stream is resumed by a number. Letters: F frames, H W pixels.
+Everything is a pure function of (seed, position), so that a stream is resumed by a number. Letter: F frames.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,11 @@ from functools import lru_cache
 import numpy as np
 
 from jog3r.data.clip import Clip, reverse
-from jog3r.data.video import resize_frames
+from jog3r.data.poses import rebase_poses
 
 __all__ = [
     "STRIDES",
     "FrameSelection",
-    "rebase_poses",
-    "resize_clip",
-    "sample_clip",
     "select_frames",
     "shuffled_index",
     "take_frames",
@@ -93,11 +90,6 @@ def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch, 2]).permutation(count)
 
 
-def sample_clip(video: Clip, num_frames: int, seed: int, position: int, strides: Sequence[int] = STRIDES) -> Clip:
-    """The training clip of `position`: `select_frames`, then `take_frames`."""
-    return take_frames(video, select_frames(video.num_frames, num_frames, seed, position, strides))
-
-
 def take_frames(video: Clip, selection: FrameSelection) -> Clip:
     """The selected frames as a clip whose world is its own first camera; a procedural caption follows the direction."""
     forward = np.sort(selection.indices)
@@ -106,32 +98,3 @@ def take_frames(video: Clip, selection: FrameSelection) -> Clip:
     taken = {name: getattr(video, name)[forward] for name in ("frames", "depth", "valid", "intrinsics")}
     clip = replace(video, **taken, poses=rebase_poses(video.poses[forward]))
     return reverse(clip) if selection.reversed else clip
-
-
-def rebase_poses(poses: np.ndarray) -> np.ndarray:
-    """Camera-to-world poses (F, 4, 4) of any world, moved to the first camera's: float32, the first exactly the identity."""
-    poses = np.asarray(poses, dtype=np.float64)
-    rotation, centre = poses[0, :3, :3], poses[0, :3, 3]
-    world_to_first = np.eye(4)
-    world_to_first[:3, :3], world_to_first[:3, 3] = rotation.T, -rotation.T @ centre
-    based = (world_to_first @ poses).astype(np.float32)
-    based[0] = np.eye(4, dtype=np.float32)
-    return based
-
-
-def resize_clip(clip: Clip, height: int, width: int, mode: str = "crop") -> Clip:
-    """The clip at another size, intrinsics in step; depth is taken at the nearest pixel, as averages across edges lie in mid-air.
-
-    Args:
-        clip: of any size.
-        height, width: new H and W in pixels.
-        mode: "crop" (centre of the new aspect, pixels keep their shape) or "stretch".
-    """
-    frames, transform = resize_frames(clip.frames, height, width, mode)
-    columns = (np.arange(width) - transform[0, 2]) / transform[0, 0]
-    rows = (np.arange(height) - transform[1, 2]) / transform[1, 1]
-    rows = np.clip(np.rint(rows), 0, clip.size[0] - 1).astype(np.int64)
-    columns = np.clip(np.rint(columns), 0, clip.size[1] - 1).astype(np.int64)
-    depth, valid = (np.ascontiguousarray(maps[:, rows[:, None], columns]) for maps in (clip.depth, clip.valid))
-    intrinsics = (transform @ clip.intrinsics.astype(np.float64)).astype(np.float32)
-    return replace(clip, frames=frames, depth=depth, valid=valid, intrinsics=intrinsics)

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from jog3r.data.camera_formats import PosedFrames, find_cameras, read_posed_frames
 from jog3r.data.clip import Clip
-from jog3r.data.frame_choice import rebase_poses
+from jog3r.data.poses import rebase_poses
 from jog3r.data.realestate10k.files import read_captions
 from jog3r.data.source import MAX_FRAMES, check_resize_mode, list_hash, read_image
 from jog3r.data.video import read_video, resize_frames

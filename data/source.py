@@ -1,27 +1,22 @@
-"""What every source of posed videos looks like, and any of them as one stream of `Clip`s.
+"""What every source of posed videos looks like, and the one of procedural scenes.
 
 A source is a list of names. Loading a name gives the whole video as a `Clip` (all frames, resized, cameras in step) or raises
 `ValueError` saying what is wrong with it; nothing is replaced by blanks. Letters: F frames, H W pixels.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jog3r.data.clip import Clip
 from jog3r.data.direction_words import reversed_words
-from jog3r.data.frame_choice import STRIDES, sample_clip
 from jog3r.data.procedural import procedural_caption, procedural_clip
 
-if TYPE_CHECKING:
-    import datasets
-
-__all__ = ["ClipSource", "ProceduralSource", "check_resize_mode", "clip_dataset", "list_hash", "read_image"]
+__all__ = ["ClipSource", "ProceduralSource", "check_resize_mode", "list_hash", "read_image"]
 
 MAX_FRAMES = 1024  # of one video; a longer one is refused, as all its frames are held at once
 MAX_PIXELS = 8192 * 8192  # of one image
@@ -90,65 +85,6 @@ class ProceduralSource:
     def settings(self) -> dict[str, Any]:
         """Kind, list and frames a path."""
         return {"kind": "procedural", "list_sha256": list_hash(self.names), "num_frames": self.num_frames}
-
-
-def clip_dataset(
-    source: ClipSource,
-    num_frames: int,
-    seed: int = 0,
-    *,
-    strides: Sequence[int] = STRIDES,
-    num_shards: int = 1,
-    max_bad_share: float = 0.0,
-) -> "datasets.IterableDataset":
-    """One pass over any source as a stream of sampled clips (stride and direction drawn as in the paper).
-
-    Each row is a clip as a dict of its fields, so that `Clip(**row)` gives the clip back. What cannot be loaded is left out.
-
-    Args:
-        source: where the videos come from.
-        num_frames: F of each clip.
-        seed: of stride, start and direction.
-        strides: to draw from, among those that fit.
-        num_shards: parts for the workers of a `DataLoader` and for `datasets.distributed.split_dataset_by_node`.
-        max_bad_share: share of a shard's videos that may fail; above it, the stream raises `ValueError` with the last reason.
-
-    Raises:
-        ImportError: without the library `datasets`.
-        ValueError: fewer videos than shards.
-    """
-    try:
-        from datasets import IterableDataset
-    except ImportError as error:
-        raise ImportError("clip_dataset needs the library `datasets`: pip install '.[train]' in the checkout of jog3r") from error
-    count = len(source.names)
-    if not 1 <= num_shards <= count:
-        raise ValueError(f"num_shards must lie in 1..{count}, the number of videos, got {num_shards}")
-    ranges = [(count * shard // num_shards, count * (shard + 1) // num_shards) for shard in range(num_shards)]
-    options = {"source": [source], "num_frames": num_frames, "seed": seed, "strides": tuple(strides), "max_bad": max_bad_share}
-    return IterableDataset.from_generator(_rows, gen_kwargs={"ranges": ranges, "options": _Options(options)})
-
-
-class _Options(dict):
-    """Options of the generator; not a list, so that `datasets` does not split it into shards."""
-
-
-def _rows(ranges: list[tuple[int, int]], options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    source = options["source"][0]
-    for first, last in ranges:
-        failed = 0
-        for index in range(first, last):
-            try:
-                clip = sample_clip(source.load(index), options["num_frames"], options["seed"], index, options["strides"])
-            except (ValueError, FileNotFoundError) as error:
-                failed += 1
-                if failed > options["max_bad"] * (last - first):
-                    raise ValueError(
-                        f"{failed} of {last - first} videos cannot be used, more than max_bad_share={options['max_bad']}; "
-                        f"the last, {source.names[index]!r}: {error}"
-                    ) from error
-                continue
-            yield {item.name: getattr(clip, item.name) for item in fields(clip)}
 
 
 def read_image(path: Path) -> np.ndarray:

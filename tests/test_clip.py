@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jog3r.data.clip import Clip, mirror, reverse, stack_clips
+from jog3r.data.clip import Clip, mirror, reverse
 from jog3r.data.procedural import procedural_clip
 
 
@@ -76,31 +76,6 @@ def test_refuses(field, value, error, message):
 
 def test_zero_depth_is_fine_where_it_is_not_valid():
     small_clip(depth=np.zeros((2, 3, 4), np.float32), valid=np.zeros((2, 3, 4), bool))
-
-
-def test_stack_clips_shapes_ranges_and_order():
-    frames = np.zeros((2, 3, 4, 3), np.uint8)
-    frames[1, 2, 3] = (255, 0, 51)
-    batch = stack_clips([small_clip(), small_clip(frames=frames, caption="two")])
-    assert {name: tuple(value.shape) for name, value in batch.items() if name != "captions"} == {
-        "frames": (2, 2, 3, 3, 4), "depth": (2, 2, 3, 4), "valid": (2, 2, 3, 4), "poses": (2, 2, 4, 4), "intrinsics": (2, 2, 3, 3)
-    }  # fmt: skip
-    assert batch["captions"] == ["a room", "two"]
-    assert batch["frames"].dtype == torch.float32
-    assert batch["valid"].dtype == torch.bool
-    torch.testing.assert_close(batch["frames"][1, 1, :, 2, 3], torch.tensor([1.0, -1.0, -0.6]))
-    assert batch["frames"][1].min() == -1.0
-
-
-def test_stack_clips_refuses_nothing_and_mixed_sizes():
-    with pytest.raises(ValueError, match="at least one clip"):
-        stack_clips([])
-    with pytest.raises(ValueError, match="one size"):
-        stack_clips([small_clip(), small_clip(frames=np.zeros((2, 4, 4, 3), np.uint8), **_sized(4, 4))])
-
-
-def _sized(height: int, width: int) -> dict:
-    return {"depth": np.ones((2, height, width), np.float32), "valid": np.ones((2, height, width), bool)}
 
 
 @pytest.mark.parametrize("change", [reverse, mirror])

@@ -1,6 +1,5 @@
 """Procedural clips: exact depth and cameras, captions that tell the truth, splits apart, the same bits every time."""
 
-import builtins
 import hashlib
 import itertools
 import json
@@ -14,7 +13,7 @@ from test_clip import reprojection_errors
 
 from jog3r.data.clip import Clip
 from jog3r.data.direction_words import mirrored_words, reversed_words
-from jog3r.data.procedural import procedural_caption, procedural_captions, procedural_clip, procedural_dataset
+from jog3r.data.procedural import procedural_caption, procedural_captions, procedural_clip
 from jog3r.data.procedural.scene_grammar import (
     KINDS,
     MOTIONS,
@@ -312,62 +311,3 @@ def test_import_is_light():
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import jog3r.data; print('datasets' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert run.stdout.strip() == "False"
-
-
-# --- the stream -------------------------------------------------------------------------------------------------------
-
-
-def test_dataset_streams_clips():
-    pytest.importorskip("datasets")
-    rows = list(procedural_dataset("test", 2, 8, 12, start=3, stop=6))
-    assert len(rows) == 3
-    for index, row in zip(range(3, 6), rows, strict=True):
-        assert digest(Clip(**row)) == digest(procedural_clip(index, "test", 2, 8, 12))
-
-
-def test_dataset_resumes_where_it_stopped_without_rendering_what_was_seen(monkeypatch):
-    pytest.importorskip("datasets")
-    first = procedural_dataset("test", 1, 8, 8, start=0, stop=9, num_shards=2)
-    whole = [digest(Clip(**row)) for row in first]
-    stream = iter(first)
-    for _ in range(6):
-        next(stream)
-    state = json.loads(json.dumps(first.state_dict()))
-    rendered = []
-
-    def counting(index, *args, **kwargs):
-        rendered.append(index)
-        return procedural_clip(index, *args, **kwargs)
-
-    monkeypatch.setattr("jog3r.data.procedural.clips.procedural_clip", counting)
-    second = procedural_dataset("test", 1, 8, 8, start=0, stop=9, num_shards=2)
-    second.load_state_dict(state)
-    assert [digest(Clip(**row)) for row in second] == whole[6:]
-    assert rendered == [6, 7, 8]
-
-
-def test_dataset_shards_share_the_clips():
-    pytest.importorskip("datasets")
-    stream = procedural_dataset("test", 1, 4, 4, start=0, stop=5, num_shards=2)
-    captions = [[row["caption"] for row in stream.shard(2, part)] for part in range(2)]
-    assert captions[0] + captions[1] == list(procedural_captions("test", 0, 5))
-
-
-@pytest.mark.parametrize("limits", [{"start": 5, "stop": 5}, {"start": -1}, {"stop": 10_001}, {"stop": 3, "num_shards": 4}])
-def test_dataset_refuses_bad_ranges(limits):
-    pytest.importorskip("datasets")
-    with pytest.raises(ValueError, match="must"):
-        procedural_dataset("test", 1, 4, 4, **limits)
-
-
-def test_dataset_without_its_library_says_what_to_install(monkeypatch):
-    real_import = builtins.__import__
-
-    def without_datasets(name, *args, **kwargs):
-        if name == "datasets":
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_datasets)
-    with pytest.raises(ImportError, match=r"pip install '\.\[train\]' in the checkout of jog3r"):
-        procedural_dataset("test", 1, 4, 4)

@@ -1,4 +1,4 @@
-"""Which frames a training clip takes, in which direction, at which size."""
+"""Which frames a training clip takes, in which direction; lists, images and poses."""
 
 import numpy as np
 import pytest
@@ -7,15 +7,13 @@ from jog3r.data.clip import Clip
 from jog3r.data.frame_choice import (
     STRIDES,
     FrameSelection,
-    rebase_poses,
-    resize_clip,
-    sample_clip,
     select_frames,
     shuffled_index,
     take_frames,
 )
+from jog3r.data.poses import pose_fault, rebase_poses
 from jog3r.data.procedural import procedural_clip
-from jog3r.data.source import ProceduralSource, clip_dataset, list_hash, read_image
+from jog3r.data.source import ProceduralSource, list_hash, read_image
 
 
 @pytest.fixture(scope="module")
@@ -96,51 +94,6 @@ def test_rebased_poses_do_not_depend_on_the_world(video: Clip) -> None:
     np.testing.assert_allclose(rebase_poses(world @ video.poses), video.poses, atol=1e-5)
 
 
-@pytest.mark.parametrize(("mode", "size"), [("crop", (8, 8)), ("stretch", (8, 8)), ("crop", (32, 48)), ("stretch", (24, 20))])
-def test_points_stay_where_they_are_when_a_clip_is_resized(video: Clip, mode: str, size: tuple[int, int]) -> None:
-    """Depth and intrinsics of the new size give the surface that the old ones gave."""
-    resized = resize_clip(video, *size, mode)
-    assert resized.size == size
-    old, new = video.intrinsics[0], resized.intrinsics[0]
-    rows, columns = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
-    rays = np.stack([(columns - new[0, 2]) / new[0, 0], (rows - new[1, 2]) / new[1, 1]], -1)
-    back = rays * [old[0, 0], old[1, 1]] + old[:2, 2]  # where those rays meet the old image
-    nearest = np.rint(back[..., ::-1]).astype(int).clip(0, [15, 23])
-    assert (resized.depth[0] == video.depth[0][nearest[..., 0], nearest[..., 1]]).mean() > 0.8  # the rest are ties
-    if mode == "crop":
-        assert new[0, 0] == pytest.approx(new[1, 1], rel=1e-5)
-
-
-def test_any_source_streams_as_a_dataset_and_resumes() -> None:
-    pytest.importorskip("datasets")
-    source = ProceduralSource("train", 0, 4, 6, 8, 8)
-    stream = clip_dataset(source, num_frames=3, seed=2, num_shards=2)
-    rows = list(stream)
-    assert stream.num_shards == 2
-    clips = [Clip(**{**row, "poses": np.asarray(row["poses"])}) for row in rows]
-    for index, clip in enumerate(clips):
-        np.testing.assert_array_equal(clip.frames, sample_clip(source.load(index), 3, 2, index).frames)
-    parts = [[row["caption"] for row in stream.shard(2, part)] for part in range(2)]
-    assert parts[0] + parts[1] == [clip.caption for clip in clips]
-
-
-def test_a_stream_leaves_out_what_cannot_be_loaded_up_to_a_share() -> None:
-    pytest.importorskip("datasets")
-
-    class Broken(ProceduralSource):
-        def load(self, index: int) -> Clip:
-            if index == 1:
-                raise ValueError("cut off")
-            return super().load(index)
-
-    source = Broken("train", 0, 4, 4, 8, 8)
-    assert len(list(clip_dataset(source, 3, max_bad_share=0.25))) == 3
-    with pytest.raises(ValueError, match="1 of 4 videos cannot be used.*cut off"):
-        list(clip_dataset(source, 3))
-    with pytest.raises(ValueError, match="num_shards"):
-        clip_dataset(source, 3, num_shards=5)
-
-
 def test_lists_have_hashes_and_images_have_reasons(tmp_path) -> None:
     assert list_hash(["a", "b"]) != list_hash(["b", "a"])
     (tmp_path / "a.png").write_bytes(b"no image")
@@ -149,3 +102,21 @@ def test_lists_have_hashes_and_images_have_reasons(tmp_path) -> None:
             read_image(tmp_path / name)
     with pytest.raises(ValueError, match="count"):
         ProceduralSource("train", 0, 0, 4, 8, 8)
+
+
+def test_poses_that_are_none_are_told_with_the_first_frame_and_the_reason(video: Clip) -> None:
+    poses = video.poses.astype(np.float64)
+    assert pose_fault(poses) is None
+    mirrored, bent, endless, projective = (poses.copy() for _ in range(4))
+    mirrored[2:] = mirrored[2:] @ np.diag([1.0, 1, -1, 1])
+    bent[3, 0, 0] += 0.5
+    endless[4, 0, 3] = np.nan
+    projective[5, 3] = [0, 0, 0.5, 1]
+    for wrong, frame, reason in (
+        (mirrored, 2, "mirrors the scene"),
+        (bent, 3, "not a rotation"),
+        (endless, 4, "NaN"),
+        (projective, 5, "last row is 0 0 0.5 1"),
+    ):
+        found = pose_fault(wrong)
+        assert found is not None and found[0] == frame and reason in found[1]

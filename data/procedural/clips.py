@@ -4,22 +4,16 @@ Box rooms with furniture, ray-cast analytically. A clip is a pure function of sp
 the caption do not depend on the size: more frames sample the same path more densely, more pixels the same picture more finely.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jog3r.data.clip import Clip
+from jog3r.data.poses import rebase_poses
 from jog3r.data.procedural.ray_cast import render
 from jog3r.data.procedural.room_surfaces import draw_style
 from jog3r.data.procedural.scene_grammar import Draw, clip_seed, scene_words, split_size
 from jog3r.data.procedural.scene_layout import draw_layout
-
-if TYPE_CHECKING:
-    import datasets
 
 
 def procedural_clip(index: int, split: str = "train", num_frames: int = 16, height: int = 64, width: int = 64) -> Clip:
@@ -55,7 +49,7 @@ def procedural_clip(index: int, split: str = "train", num_frames: int = 16, heig
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal_px
     intrinsics[:, 0, 2], intrinsics[:, 1, 2], intrinsics[:, 2, 2] = width / 2, height / 2, 1.0
     valid = np.ones(depth.shape, bool)
-    return Clip(frames, depth, valid, _first_camera_poses(cam_to_room), intrinsics, words.caption, words.attributes())
+    return Clip(frames, depth, valid, rebase_poses(cam_to_room), intrinsics, words.caption, words.attributes())
 
 
 def procedural_caption(index: int, split: str = "train") -> str:
@@ -69,60 +63,6 @@ def procedural_captions(split: str = "train", start: int = 0, stop: int | None =
         yield procedural_caption(index, split)
 
 
-def procedural_dataset(
-    split: str,
-    num_frames: int,
-    height: int,
-    width: int,
-    start: int = 0,
-    stop: int | None = None,
-    num_shards: int = 1,
-) -> datasets.IterableDataset:
-    """Stream clips, rendered as they are asked for.
-
-    Each row is a clip as a dict of its fields (numpy arrays, caption, attributes), so that `Clip(**row)` gives the clip back.
-    `state_dict()` and `load_state_dict()` resume a stream without rendering the clips already seen.
-
-    Args:
-        split: "train", "validation" or "test".
-        num_frames: F.
-        height: H in pixels.
-        width: W in pixels.
-        start: first index.
-        stop: index behind the last one; None means the end of the split.
-        num_shards: parts of equal length up to one clip, for the workers of a `DataLoader` to share.
-
-    Raises:
-        ImportError: without the library `datasets`.
-        ValueError: unknown split, an empty range or one outside the split, fewer clips than shards.
-    """
-    try:
-        from datasets import IterableDataset
-    except ImportError as error:
-        raise ImportError(
-            "procedural_dataset needs the library `datasets`: pip install '.[train]' in the checkout of jog3r"
-        ) from error
-    first, last = _index_range(split, start, stop)
-    if not 1 <= num_shards <= last - first:
-        raise ValueError(f"num_shards must lie in 1..{last - first}, the number of clips, got {num_shards}")
-    edges = [first + (last - first) * shard // num_shards for shard in range(num_shards + 1)]
-    # Only indices are generated: skipping to a resumed position then costs no rendering.
-    stream = IterableDataset.from_generator(_indices, gen_kwargs={"ranges": list(zip(edges[:-1], edges[1:], strict=True))})
-    size = {"split": split, "num_frames": num_frames, "height": height, "width": width}
-    return stream.map(_row, fn_kwargs=size, remove_columns=["index"])
-
-
-def _indices(ranges: list[tuple[int, int]]) -> Iterator[dict[str, int]]:
-    for first, last in ranges:
-        for index in range(first, last):
-            yield {"index": index}
-
-
-def _row(example: dict[str, int], **size: Any) -> dict[str, Any]:
-    clip = procedural_clip(example["index"], **size)
-    return {item.name: getattr(clip, item.name) for item in fields(clip)}
-
-
 def _index_range(split: str, start: int, stop: int | None) -> tuple[int, int]:
     """`start` and `stop` checked against the split."""
     size = split_size(split)
@@ -130,13 +70,3 @@ def _index_range(split: str, start: int, stop: int | None) -> tuple[int, int]:
     if not 0 <= start < last <= size:
         raise ValueError(f"start and stop must satisfy 0 <= start < stop <= {size} for split {split!r}, got {start} and {last}")
     return start, last
-
-
-def _first_camera_poses(cam_to_room: np.ndarray) -> np.ndarray:
-    """Camera-to-world poses (F, 4, 4) float32 with the first camera as the world."""
-    room_to_world = np.eye(4)
-    room_to_world[:3, :3] = cam_to_room[0, :3, :3].T
-    room_to_world[:3, 3] = -cam_to_room[0, :3, :3].T @ cam_to_room[0, :3, 3]
-    poses = (room_to_world @ cam_to_room).astype(np.float32)
-    poses[0] = np.eye(4, dtype=np.float32)
-    return poses

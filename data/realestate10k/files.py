@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jog3r.data.clip import Clip
-from jog3r.data.frame_choice import rebase_poses
+from jog3r.data.poses import rebase_poses
 from jog3r.data.source import MAX_FRAMES, check_resize_mode, list_hash, read_image
 from jog3r.data.video import IMAGE_SUFFIXES, read_video, resize_frames
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from jog3r.data.cache import REPORT, Cache, CachedFrames
-from jog3r.data.frame_choice import REVERSE_PROBABILITY, STRIDES, FrameSelection, rebase_poses, select_frames, shuffled_index
+from jog3r.data.frame_choice import REVERSE_PROBABILITY, STRIDES, FrameSelection, select_frames, shuffled_index
+from jog3r.data.poses import rebase_poses
 from jog3r.data.source import list_hash
 from jog3r.training.preparation.component_files import fingerprint
 from jog3r.training.preparation.depth_masks import DepthChecks

@@ -10,7 +10,6 @@ Everything is whole, whatever it was sharded over: 1 process, N processes and FS
 engine writes its own shards (folder `deepspeed`), which belong to their number of processes.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -30,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from jog3r.data.cache import file_hash
 from jog3r.training.run.failures import disk_failure
 
 logger = logging.getLogger(__name__)
@@ -245,7 +245,7 @@ def _seal(aside: Path) -> None:
     files = sorted(path for path in aside.rglob("*") if path.is_file())
     for path in files:
         _sync(path)
-    seal = {path.relative_to(aside).as_posix(): _checksum(path) for path in files}
+    seal = {path.relative_to(aside).as_posix(): file_hash(path) for path in files}
     (aside / _SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
     for path in (aside / _SEAL, *(folder for folder in aside.rglob("*") if folder.is_dir()), aside):
         _sync(path)
@@ -363,11 +363,6 @@ def _complaint(path: Path) -> str | None:
     for name, checksum in expected.items():
         if not (path / name).is_file():
             return f"{name} is missing"
-        if _checksum(path / name) != checksum:
+        if file_hash(path / name) != checksum:
             return f"{name} has changed"
     return None
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

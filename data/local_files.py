@@ -1,0 +1,52 @@
+"""Small files and folders of the user's: which of them count, in which order, and their text."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["is_hidden", "natural_key", "read_json", "read_text", "visible_files"]
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sort key by which frame_2 comes before frame_10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name.lower())]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name belongs to a system rather than to the user: .DS_Store, ._clip.mp4, __MACOSX."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder whose suffix, in small letters, is one of `suffixes`, in natural order; hidden ones left out."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and not is_hidden(path.name)]
+    return sorted((path for path in found if path.is_file()), key=lambda path: natural_key(path.name))
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text, without the byte-order mark that some editors put first.
+
+    Raises:
+        ValueError: no such file, or of another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a json file holds.
+
+    Raises:
+        ValueError: no such file, or no json.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as json ({error})") from error
