@@ -16,7 +16,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy jog3r models pipelines geometry data training evaluation export space
+	$(BIN)/mypy jog3r models pipelines geometry data training evaluation export sfm space
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 tiny: $(STAMP)

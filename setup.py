@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-FOLDERS = ("models", "pipelines", "geometry", "data", "training", "evaluation", "export", "space")
+FOLDERS = ("models", "pipelines", "geometry", "data", "training", "evaluation", "export", "sfm", "space")
 
 package_dir, packages = {"jog3r": "jog3r"}, ["jog3r"]
 for folder in FOLDERS:
@@ -33,6 +33,7 @@ EXTRAS = {
     "clean": ["ftfy>=6.1", "beautifulsoup4>=4.12"],  # clean_caption=True, as OpenSora cleans its captions
     "evaluate": ["evaluate>=0.4", "datasets>=3.0"],
     "convert": ["sentencepiece>=0.2", "protobuf>=5.0"],  # T5 tokenizers that are published as spiece.model alone
+    "sfm": ["pycolmap>=4.2"],  # cameras from feature tracks
     "viewer": ["viser>=1.0"],
     "demo": ["gradio>=6.31"],
     "mcp": ["gradio>=6.31", "mcp>=1.21,<2"],  # not gradio[mcp]: that asks for an older pydantic
@@ -45,7 +46,7 @@ EXTRAS["dev"] = [
     *EXTRAS["all"],
     *("pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.9", "mypy>=1.13", "types-PyYAML"),
     "playwright>=1.50",  # drives a Chromium that is there; brings none
-    *("pycolmap>=3.11", "trimesh>=4.4", "plyfile>=1.0", "evo>=1.30", "scipy>=1.11"),
+    *("trimesh>=4.4", "plyfile>=1.0", "evo>=1.30", "scipy>=1.11"),
 ]
 
 setup(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("geometry", "models", "data", "export", "pipelines", "training", "evaluation", "space")
+FOLDERS = ("geometry", "models", "data", "export", "pipelines", "training", "evaluation", "sfm", "space")
 MAX_MODULES = 14  # of one folder: a larger one gets rooms
 ALLOWED = {  # left may import right, and itself
     "geometry": set(),
@@ -17,9 +17,10 @@ ALLOWED = {  # left may import right, and itself
     "export": {"geometry"},
     "pipelines": {"models", "geometry"},
     "training": {"models", "geometry", "data", "pipelines"},
-    "evaluation": {"pipelines", "geometry", "data"},
-    "space": {"pipelines", "geometry", "export", "data"},
-    "spaces_app": {"space", "pipelines", "geometry", "export", "data"},
+    "sfm": {"geometry"},
+    "evaluation": {"pipelines", "geometry", "data", "sfm"},
+    "space": {"pipelines", "geometry", "export", "data", "sfm"},
+    "spaces_app": {"space", "pipelines", "geometry", "export", "data", "sfm"},
     "jog3r": set(FOLDERS),
     "examples": set(FOLDERS),
     "benchmarks": set(FOLDERS),

@@ -1,0 +1,100 @@
+"""What `track_cameras` is given beside the frames, checked."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jog3r.geometry.registration.degeneracy import pose_known
+from jog3r.sfm.frames import Grid
+from jog3r.sfm.prior import FocalPrior, usual_prior
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Cameras of a network, frames F."""
+
+    poses: np.ndarray
+    """(F, 4, 4) float64 camera-to-world, the first the identity."""
+    focals: np.ndarray
+    """(F, 2) float64 focal lengths in pixels of the video."""
+    degenerate: tuple[str, ...]
+    """As in `Registration`."""
+
+    @property
+    def known(self) -> np.ndarray:
+        """(F,) bool, frames that have a pose."""
+        return np.asarray(pose_known(self.degenerate))
+
+
+@dataclass(frozen=True)
+class Given:
+    """The caller's knowledge."""
+
+    initial: Initial | None
+    focal_px: float | None
+    intrinsics: np.ndarray | None
+    """(F, 3, 3) float64 in pixels of the video."""
+    pixel_aspect: float | None
+
+    def focal_prior(self, grid: Grid) -> FocalPrior:
+        """Of the focal length in work pixels."""
+        if self.intrinsics is not None:
+            return FocalPrior(grid.focal_scale, 0.0)
+        if self.focal_px is not None:
+            return FocalPrior(self.focal_px * grid.focal_scale, 0.0)
+        network = None if self.initial is None else float(np.median(self.initial.focals[:, 0])) * grid.focal_scale
+        return usual_prior(max(grid.small_size), network)
+
+
+def check_given(
+    size: tuple[int, int], num_frames: int, initial: Any, focal_px: Any, known_intrinsics: Any, pixel_aspect: Any
+) -> Given:
+    """The arguments of `track_cameras` for frames of `size` (H, W).
+
+    Raises:
+        TypeError, ValueError: of another type, shape or range, or contradicting each other.
+    """
+    for name, value in (("focal_px", focal_px), ("pixel_aspect", pixel_aspect)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf):
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
+    intrinsics = None
+    if known_intrinsics is not None:
+        if focal_px is not None or pixel_aspect is not None:
+            raise ValueError("give known_intrinsics, or focal_px and pixel_aspect, not both")
+        intrinsics = np.asarray(known_intrinsics, dtype=np.float64)
+        if intrinsics.shape not in ((3, 3), (num_frames, 3, 3)) or not np.isfinite(intrinsics).all():
+            raise ValueError(f"known_intrinsics must be finite, (3, 3) or ({num_frames}, 3, 3), got shape {intrinsics.shape}")
+        intrinsics = np.broadcast_to(intrinsics, (num_frames, 3, 3))
+        upper = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0]], bool)
+        if (intrinsics[:, [0, 1], [0, 1]] <= 0).any() or (intrinsics[:, upper] != 0).any() or (intrinsics[:, 2, 2] != 1).any():
+            raise ValueError("known_intrinsics must be upper triangular with positive focal lengths and a 1 in the last row")
+    return Given(None if initial is None else _check_initial(initial, size, num_frames), focal_px, intrinsics, pixel_aspect)
+
+
+def _check_initial(initial: Any, size: tuple[int, int], num_frames: int) -> Initial:
+    parts: list[Any] = [getattr(initial, name, None) for name in ("poses", "intrinsics", "depth")]
+    if any(part is None for part in parts):
+        raise TypeError(
+            f"initial must be a Registration or a Jog3rPipelineOutput with cameras, got {type(initial).__name__} without them"
+        )
+    poses, intrinsics, depth = (np.asarray(part.detach().cpu().double()) for part in parts)
+    registration = initial
+    if poses.ndim == 4:
+        if len(poses) != 1:
+            raise ValueError(f"initial must be of one clip, got an output of {len(poses)}")
+        poses, intrinsics, depth = poses[0], intrinsics[0], depth[0]
+        registration = (initial.registration or [None])[0]
+    if poses.shape != (num_frames, 4, 4):
+        raise ValueError(f"initial must be of the same {num_frames} frames, got poses of shape {poses.shape}")
+    if not (np.isfinite(poses).all() and np.isfinite(intrinsics).all()):
+        raise ValueError("initial has poses or intrinsics that are not finite")
+    # The pipeline takes the largest centred part of the frames that has the aspect ratio of its maps.
+    height, width = depth.shape[1:]
+    scale = min(size[0] / height, size[1] / width)
+    return Initial(
+        np.linalg.inv(poses[:1]) @ poses,
+        intrinsics[:, [0, 1], [0, 1]] * scale,
+        getattr(registration, "degenerate", ("",) * num_frames),
+    )

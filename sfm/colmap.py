@@ -1,0 +1,29 @@
+"""pycolmap, which is optional: loaded on first use, quiet while we call it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+
+def load_pycolmap() -> Any:
+    """The module pycolmap.
+
+    Raises:
+        ImportError: it is not installed; the message names the extra to install.
+    """
+    try:
+        return import_module("pycolmap")
+    except ImportError as error:
+        raise ImportError(f"cameras from tracks need pycolmap: pip install 'jog3r[sfm]' ({error})") from error
+
+
+@contextmanager
+def quiet(pycolmap: Any) -> Iterator[None]:
+    """Only errors of COLMAP reach the terminal inside; its level is put back afterwards."""
+    before = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR)
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = before

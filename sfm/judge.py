@@ -1,0 +1,62 @@
+"""One judge for all beginnings: how well all tracks can be explained by a solution's cameras.
+
+Every track is triangulated anew under the cameras on trial, so that no solution is judged by points it chose itself. An
+observation costs its squared distance from its point's projection, at most that of 2 pixels; one in a frame without a camera, or
+behind it, costs the most. Observations of one point are not independent (`OBSERVATIONS_PER_FACT`): this weighs the pictures
+against the prior of the focal length.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jog3r.sfm.adjust import NOISE_PX, OBSERVATIONS_PER_FACT
+from jog3r.sfm.prior import FocalPrior
+from jog3r.sfm.solution import ROBUST_PX, Solution, reprojection, triangulate
+from jog3r.sfm.tracks import Tracks
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A solution as the tracks see it; M observations of N points."""
+
+    solution: Solution
+    points: np.ndarray
+    """(N, 4) homogeneous, unit length, in the solution's world."""
+    distance: np.ndarray
+    """(M,) work pixels; inf where the frame has no camera or the point lies behind it."""
+    cost: float
+    inlier_share: float
+    """Of all observations, within 2 pixels."""
+    angles_deg: np.ndarray
+    """(N,) largest angle between the first and any other line of sight of each point."""
+
+    @property
+    def angle_deg(self) -> float:
+        """Median angle of the points that are seen twice."""
+        seen = self.angles_deg > 0
+        return float(np.median(self.angles_deg[seen])) if seen.any() else 0.0
+
+
+def judge(tracks: Tracks, solution: Solution, prior: FocalPrior) -> Verdict:
+    """Triangulate all tracks under the solution's cameras and weigh what they say."""
+    points = triangulate(tracks, solution)
+    distance = reprojection(tracks, solution, points)
+    # A point has three unknowns of its own: of n observations (2n numbers) a share of 1 - 1.5 / n can disagree at all.
+    weight = (1 - 1.5 / tracks.length)[tracks.point]
+    squared = np.minimum(distance / NOISE_PX, ROBUST_PX / NOISE_PX) ** 2
+    cost = float((weight * squared).sum()) / (2 * OBSERVATIONS_PER_FACT) + prior.cost(solution.focal)
+    inliers = distance < ROBUST_PX
+    return Verdict(solution, points, distance, cost, float(inliers.mean()), _angles(tracks, solution, points, inliers))
+
+
+def _angles(tracks: Tracks, solution: Solution, points: np.ndarray, inliers: np.ndarray) -> np.ndarray:
+    centres = np.linalg.inv(solution.world_to_camera)[:, :3, 3]
+    homogeneous = points[tracks.point]
+    rays = homogeneous[:, :3] - homogeneous[:, 3:] * centres[tracks.frame]
+    rays = (rays / np.maximum(np.linalg.norm(rays, axis=1, keepdims=True), 1e-12))[inliers]
+    point, first, group = np.unique(tracks.point[inliers], return_index=True, return_inverse=True)
+    sine = np.linalg.norm(np.cross(rays, rays[first][group]), axis=1)
+    angles = np.zeros(tracks.num_points)
+    np.maximum.at(angles, point[group], np.degrees(np.arctan2(sine, (rays * rays[first][group]).sum(1))))
+    return angles

@@ -1,0 +1,261 @@
+"""From the judged solutions to the result in the video's own pixels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from jog3r.geometry.cameras import so3_exp, so3_log
+from jog3r.geometry.registration.degeneracy import NO_OVERLAP, NO_PARALLAX, POOR_FIT, TOO_FEW_POINTS
+from jog3r.sfm.adjust import OBSERVATIONS_PER_FACT
+from jog3r.sfm.checks import Given
+from jog3r.sfm.frames import Grid, rgb_frame
+from jog3r.sfm.judge import Verdict
+from jog3r.sfm.solution import ROBUST_PX, Solution
+from jog3r.sfm.tracked_cameras import Candidate, PointTracks, TrackedCameras, empty_tracks
+from jog3r.sfm.tracks import Tracks
+
+MIN_FEATURES = 30  # of a frame, less is "too few points"
+_MIN_ANGLE_DEG = 0.5  # of a point's lines of sight; what is seen under less is not returned as a point
+_PARALLAX_SIGMAS = 3.0
+_LEAST_INLIERS = 0.5
+
+
+def finish(
+    video: Sequence[Any],
+    grid: Grid,
+    features: np.ndarray,
+    tracks: Tracks,
+    verdicts: list[Verdict],
+    given: Given,
+    interpolate: bool,
+) -> TrackedCameras:
+    """The best solution as a result; the network's cameras if there is none.
+
+    Args:
+        video: the frames.
+        grid: of them.
+        features: (F,) number of features of each frame.
+        tracks: the evidence.
+        verdicts: of all solutions, best first.
+        given: the caller's knowledge.
+        interpolate: fill in poses of frames that are not registered.
+
+    Raises:
+        ValueError: there is no solution and no network's.
+    """
+    candidates = tuple(_candidate(verdict, grid) for verdict in verdicts)
+    if not verdicts:
+        why = why_not(features, tracks)
+        if given.initial is None:
+            raise ValueError(f"no cameras from tracks: {why}")
+        return network_result(grid, given, f"tracks cannot tell: {why}", candidates)
+    return _tracked(video, grid, features, tracks, verdicts[0], candidates, interpolate)
+
+
+def why_not(features: np.ndarray, tracks: Tracks) -> str:
+    """The likeliest reason in words for a video without any solution."""
+    if np.median(features) < MIN_FEATURES:
+        return (
+            f"half of the frames have fewer than {MIN_FEATURES} features (median {np.median(features):.0f}): too little texture"
+        )
+    if not tracks.num_points:
+        return "no two frames have features in common: is it one continuous shot of a scene at rest?"
+    return f"the {tracks.num_points} points that frames have in common do not fit one rigid scene"
+
+
+def network_result(grid: Grid, given: Given, reason: str, candidates: tuple[Candidate, ...]) -> TrackedCameras:
+    """The cameras of `initial` in the video's pixels, without points."""
+    initial = given.initial
+    if initial is None:
+        raise ValueError("there are no cameras of a network")
+    count = len(initial.poses)
+    intrinsics = np.tile(np.eye(3), (count, 1, 1))
+    intrinsics[:, [0, 1], [0, 1]] = initial.focals
+    intrinsics[:, :2, 2] = grid.width / 2, grid.height / 2
+    if given.intrinsics is not None:
+        intrinsics = given.intrinsics
+    return TrackedCameras(
+        poses=_float(initial.poses),
+        intrinsics=_float(intrinsics),
+        width=grid.width,
+        height=grid.height,
+        registered=torch.from_numpy(initial.known),
+        degenerate=initial.degenerate,
+        num_inliers=torch.zeros(count, dtype=torch.int64),
+        reprojection_px=torch.full((count,), torch.nan),
+        points=torch.zeros(0, 3),
+        point_colors=torch.zeros(0, 3, dtype=torch.uint8),
+        tracks=empty_tracks(),
+        chosen="network",
+        reason=reason,
+        candidates=candidates,
+    )
+
+
+def _tracked(
+    video: Sequence[Any],
+    grid: Grid,
+    features: np.ndarray,
+    tracks: Tracks,
+    verdict: Verdict,
+    candidates: tuple[Candidate, ...],
+    interpolate: bool,
+) -> TrackedCameras:
+    solution = verdict.solution
+    inliers = verdict.distance < ROBUST_PX
+    degenerate = _degenerate(features, tracks, verdict, inliers)
+    points, kept = _finite_points(tracks, verdict, inliers)
+    scene = tracks.select(kept)
+    seen = np.unique(scene.point[scene.frame == int(np.flatnonzero(solution.known)[0])])
+    distances = np.linalg.norm(points[seen] if len(seen) else points, axis=1)
+    unit = float(distances.mean()) if len(distances) else float(np.linalg.norm(solution.world_to_camera[:, :3, 3], axis=1).max())
+    unit = unit if unit > 0 else 1.0
+    poses = np.linalg.inv(solution.world_to_camera)
+    poses[solution.known.argmax()] = np.eye(4)
+    poses[:, :3, 3] /= unit
+    xy = _video_pixels(scene, grid)
+    return TrackedCameras(
+        poses=_float(fill_poses(poses, solution.known, interpolate)),
+        intrinsics=_float(video_intrinsics(grid, solution)),
+        width=grid.width,
+        height=grid.height,
+        registered=torch.from_numpy(solution.known.copy()),
+        degenerate=degenerate,
+        num_inliers=torch.from_numpy(np.bincount(tracks.frame[inliers], minlength=tracks.num_frames)),
+        reprojection_px=_float(_median_error(tracks, verdict, inliers) * grid.width / grid.small_size[0]),
+        points=_float(points / unit),
+        point_colors=torch.from_numpy(_colors(video, scene, xy)),
+        tracks=PointTracks(torch.from_numpy(scene.point), torch.from_numpy(scene.frame), torch.from_numpy(xy)),
+        chosen="tracks",
+        reason=_reason(candidates),
+        candidates=candidates,
+    )
+
+
+def video_intrinsics(grid: Grid, solution: Solution) -> np.ndarray:
+    """(F, 3, 3) intrinsics in video pixels of a solution in the work grid."""
+    work = np.diag([*solution.focals, 1.0])
+    to_video = np.linalg.inv(grid.inverse_intrinsics) @ np.diag([1 / grid.focal_scale, 1 / grid.focal_scale, 1.0])
+    return to_video @ work
+
+
+def fill_poses(poses: np.ndarray, known: np.ndarray, interpolate: bool) -> np.ndarray:
+    """Poses (F, 4, 4) with those of unknown frames copied from the nearest known one, or laid between their neighbours'."""
+    filled, where = poses.copy(), np.flatnonzero(known)
+    for frame in np.flatnonzero(~known):
+        after = int(np.searchsorted(where, frame))
+        if interpolate and 0 < after < len(where):
+            low, high = where[after - 1], where[after]
+            share = (frame - low) / (high - low)
+            turn = so3_log(torch.from_numpy(poses[low, :3, :3].T @ poses[high, :3, :3]))
+            filled[frame, :3, :3] = poses[low, :3, :3] @ so3_exp(share * turn).numpy()
+            filled[frame, :3, 3] = (1 - share) * poses[low, :3, 3] + share * poses[high, :3, 3]
+        else:
+            filled[frame] = poses[where[np.abs(where - frame).argmin()]]
+    return filled
+
+
+def _candidate(verdict: Verdict, grid: Grid) -> Candidate:
+    solution = verdict.solution
+    focal = float(video_intrinsics(grid, solution)[0, 0, 0])
+    return Candidate(solution.name, verdict.cost, verdict.inlier_share, verdict.angle_deg, focal, int(solution.known.sum()))
+
+
+def _reason(candidates: tuple[Candidate, ...]) -> str:
+    best = candidates[0]
+    return (
+        f"{best.name}: {best.inlier_share:.0%} of the observations within {ROBUST_PX:g} pixels, median angle "
+        f"{best.angle_deg:.1f} degrees, {best.num_registered} frames; best of {len(candidates)} beginnings"
+    )
+
+
+def _finite_points(tracks: Tracks, verdict: Verdict, inliers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N', 3) points seen at least twice under more than a tiny angle, and the mask (M,) of their observations."""
+    homogeneous = verdict.points
+    finite = homogeneous[:, 3] > 1e-6
+    points = homogeneous[:, :3] / np.where(finite, homogeneous[:, 3], 1.0)[:, None]
+    good = finite & (verdict.angles_deg > _MIN_ANGLE_DEG) & (np.bincount(tracks.point[inliers], minlength=tracks.num_points) >= 2)
+    return points[good], inliers & good[tracks.point]
+
+
+def _degenerate(features: np.ndarray, tracks: Tracks, verdict: Verdict, inliers: np.ndarray) -> tuple[str, ...]:
+    known = verdict.solution.known
+    parallax = parallax_sigmas(tracks, verdict, inliers)
+    seen = np.bincount(tracks.frame, minlength=tracks.num_frames)
+    found = np.bincount(tracks.frame[inliers], minlength=tracks.num_frames)
+    words = []
+    for frame in range(tracks.num_frames):
+        mine = []
+        if not known[frame]:
+            mine.append(TOO_FEW_POINTS if features[frame] < MIN_FEATURES else NO_OVERLAP)
+        else:
+            if parallax[frame] < _PARALLAX_SIGMAS:
+                mine.append(NO_PARALLAX)
+            if found[frame] < _LEAST_INLIERS * seen[frame]:
+                mine.append(POOR_FIT)
+        words.append(", ".join(mine))
+    return tuple(words)
+
+
+def parallax_sigmas(tracks: Tracks, verdict: Verdict, inliers: np.ndarray) -> np.ndarray:
+    """(F,) by how many standard deviations each frame's offset from the first is seen; inf for the first frame.
+
+    The motion of the frame's features that its offset causes, less what a rotation would cause as well, against the residuals.
+    """
+    solution, count = verdict.solution, tracks.num_frames
+    first = int(np.flatnonzero(solution.known)[0])
+    sigmas = np.full(count, np.inf)
+    for frame in np.flatnonzero(solution.known):
+        if frame == first:
+            continue
+        here = np.flatnonzero((tracks.frame == frame) & inliers)
+        points = verdict.points[tracks.point[here]]
+        camera = solution.world_to_camera[frame]
+        turned = points[:, :3] @ camera[:3, :3].T
+        moved = turned + points[:, 3:] * camera[:3, 3]
+        ahead = turned[:, 2] > 1e-9
+        if ahead.sum() < 6:
+            sigmas[frame] = 0
+            continue
+        turned, moved = turned[ahead] / turned[ahead, 2:], moved[ahead] / np.maximum(moved[ahead, 2:], 1e-9)
+        shift = (moved - turned)[:, :2] * solution.focal
+        x, y = turned[:, 0], turned[:, 1]
+        one = np.ones_like(x)
+        turn = np.stack([np.stack([-x * y, one + x * x, -y], 1), np.stack([-one - y * y, x * y, x], 1)], 1) * solution.focal
+        left = shift.reshape(-1) - turn.reshape(-1, 3) @ np.linalg.lstsq(turn.reshape(-1, 3), shift.reshape(-1), rcond=None)[0]
+        noise = max(float(np.median(verdict.distance[here])), 0.1)
+        facts = max(ahead.sum() / OBSERVATIONS_PER_FACT * 2, 1.0)
+        sigmas[frame] = float(np.sqrt((left**2).mean()) / noise * np.sqrt(facts))
+    return sigmas
+
+
+def _median_error(tracks: Tracks, verdict: Verdict, inliers: np.ndarray) -> np.ndarray:
+    errors = np.full(tracks.num_frames, np.nan)
+    for frame in np.unique(tracks.frame[inliers]):
+        errors[frame] = np.median(verdict.distance[inliers & (tracks.frame == frame)])
+    return errors
+
+
+def _video_pixels(tracks: Tracks, grid: Grid) -> np.ndarray:
+    """(M, 2) observations in video pixels."""
+    to_video = np.linalg.inv(grid.inverse_intrinsics)
+    rays = np.concatenate([tracks.xy / grid.focal_scale, np.ones((len(tracks.xy), 1))], 1)
+    return np.einsum("mij,mj->mi", to_video[tracks.frame], rays)[:, :2]
+
+
+def _colors(video: Sequence[Any], tracks: Tracks, xy: np.ndarray) -> np.ndarray:
+    """(N, 3) uint8 of each point where it is seen first."""
+    colors = np.zeros((tracks.num_points, 3), np.uint8)
+    _, first = np.unique(tracks.point, return_index=True)
+    for frame in np.unique(tracks.frame[first]).tolist():
+        here = first[tracks.frame[first] == frame]
+        image = np.asarray(rgb_frame(video, frame))
+        column, row = np.rint(xy[here]).astype(np.int64).T
+        colors[tracks.point[here]] = image[row.clip(0, image.shape[0] - 1), column.clip(0, image.shape[1] - 1)]
+    return colors
+
+
+def _float(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

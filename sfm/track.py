@@ -1,0 +1,92 @@
+"""Cameras of a video from feature tracks: the recipe."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from jog3r.sfm.adjust import adjust
+from jog3r.sfm.checks import check_given
+from jog3r.sfm.colmap import load_pycolmap, quiet
+from jog3r.sfm.features import Matches, find_features, frame_pairs, match_features
+from jog3r.sfm.frames import check_frames, frame_size, make_grid
+from jog3r.sfm.judge import Verdict, judge
+from jog3r.sfm.mapping import run_mapper
+from jog3r.sfm.prior import FocalPrior
+from jog3r.sfm.result import finish
+from jog3r.sfm.tracked_cameras import TrackedCameras
+from jog3r.sfm.tracks import Tracks, build_tracks
+
+_OTHER_FOCALS = (1.0, 0.7, 1.4)  # of the likeliest; the mapper begins with each held fast, bundle adjustment frees it
+_STAGES = 4
+
+
+def track_cameras(  # noqa: PLR0913  # the public contract's signature
+    video: Any,
+    *,
+    initial: Any = None,
+    focal_px: float | None = None,
+    known_intrinsics: Any = None,
+    pixel_aspect: float | None = None,
+    max_side: int = 640,
+    interpolate: bool = False,
+    seed: int = 0,
+    progress: bool = False,
+) -> TrackedCameras:
+    """Find cameras and points of a video by feature tracks and bundle adjustment (pycolmap), from several beginnings.
+
+    Args:
+        video: (F, H, W, 3) array or tensor, uint8 or floating point in 0..1, or a list of F PIL images; F >= 2; one shot of a
+            scene at rest.
+        initial: a `Registration` or `Jog3rPipelineOutput` of the same F frames: its focal length narrows what is expected, and
+            its cameras are the answer where tracks cannot tell.
+        focal_px: focal length in x in pixels of the video, if known.
+        known_intrinsics: (3, 3) or (F, 3, 3) in pixels of the video, if known; not with focal_px or pixel_aspect.
+        pixel_aspect: ratio fy / fx of the frames, such as 1.185 for 16:9 squeezed to 3:2; None means 1.
+        max_side: features are found in frames reduced so that their longer side is at most this.
+        interpolate: give frames that could not be registered a pose between their neighbours'; they stay flagged.
+        seed: of everything that draws; same seed, same result, on any number of cores.
+        progress: show the stages.
+
+    Returns:
+        Cameras, points and their tracks in pixels of the video; what deserves no trust is flagged.
+
+    Raises:
+        ImportError: pycolmap is not installed.
+        TypeError, ValueError: arguments that make no sense, one frame, or a video in which no two frames have enough in common
+            (no texture, unrelated pictures) while `initial` is not given.
+    """
+    pycolmap = load_pycolmap()
+    frames = check_frames(video)
+    given = check_given(frame_size(frames), len(frames), initial, focal_px, known_intrinsics, pixel_aspect)
+    if max_side < 64:
+        raise ValueError(f"max_side must be at least 64 pixels, got {max_side}")
+    grid = make_grid(len(frames), frame_size(frames), max_side, given.pixel_aspect or 1.0, given.intrinsics)
+    prior = given.focal_prior(grid)
+    bar = tqdm(total=_STAGES, disable=not progress)
+    with quiet(pycolmap), bar, tempfile.TemporaryDirectory(prefix="jog3r_sfm_") as folder:
+        bar.set_description("features")
+        database = find_features(frames, grid, Path(folder), prior.focal, seed)
+        bar.update()
+        bar.set_description("matches")
+        matches = match_features(database, grid, frame_pairs(len(frames)), prior.known, seed)
+        tracks = build_tracks(matches)
+        bar.update()
+        bar.set_description("beginnings")
+        verdicts = solve(matches, tracks, prior, seed)
+        bar.update()
+        bar.set_description("points")
+        features = np.array([len(xy) for xy in matches.xy])
+        return finish(frames, grid, features, tracks, verdicts, given, interpolate)
+
+
+def solve(matches: Matches, tracks: Tracks, prior: FocalPrior, seed: int) -> list[Verdict]:
+    """All beginnings, adjusted and judged, best first; none if no two frames have enough in common."""
+    found = []
+    for factor in (None, *_OTHER_FOCALS) if not prior.known else (1.0,):
+        name = "mapper" if factor is None or prior.known else f"mapper, focal length x {factor}"
+        for solution in run_mapper(matches, prior.focal * (factor or 1.0), factor is None, seed, name):
+            found.append(judge(tracks, adjust(tracks, solution, prior), prior))
+    return sorted(found, key=lambda verdict: verdict.cost)

@@ -1,0 +1,82 @@
+"""Tracks: which features of all frames are one point of the scene, by the transitive closure of the matches."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jog3r.sfm.features import Matches
+
+_SAME_PLACE_PX = 1.0  # SIFT gives one corner two features if two orientations are likely
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """M observations of N points; sorted by point, then frame; a point is seen at most once a frame.
+
+    Attributes:
+        num_frames: F.
+        point: (M,) int64.
+        frame: (M,) int64.
+        xy: (M, 2) float64 in work pixels.
+        feature: (M,) int64, number of the feature within its frame.
+    """
+
+    num_frames: int
+    point: np.ndarray
+    frame: np.ndarray
+    xy: np.ndarray
+    feature: np.ndarray
+
+    @property
+    def num_points(self) -> int:
+        """N."""
+        return int(self.point[-1]) + 1 if len(self.point) else 0
+
+    @property
+    def length(self) -> np.ndarray:
+        """(N,) frames that see each point."""
+        return np.bincount(self.point, minlength=self.num_points)
+
+    def select(self, kept: np.ndarray, min_length: int = 2) -> "Tracks":
+        """The observations where `kept` (M,), of the points that keep at least `min_length`; points are numbered anew."""
+        count = np.bincount(self.point[kept], minlength=self.num_points)
+        kept = kept & (count >= min_length)[self.point]
+        _, point = np.unique(self.point[kept], return_inverse=True)
+        return Tracks(self.num_frames, point, self.frame[kept], self.xy[kept], self.feature[kept])
+
+
+def build_tracks(matches: Matches) -> Tracks:
+    """Tracks of all matched features; those that meet two places of one frame contradict themselves and are left out."""
+    counts = [len(xy) for xy in matches.xy]
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    edges = [indices + starts[pair] for pair, indices in zip(matches.pairs, matches.indices, strict=True)]
+    edge = np.concatenate(edges) if edges else np.zeros((0, 2), np.int64)
+    label = _components(int(starts[-1]), edge)
+    node = np.unique(edge)
+    frame = np.searchsorted(starts, node, side="right") - 1
+    xy = np.concatenate(matches.xy)[node] if len(node) else np.zeros((0, 2))
+    order = np.lexsort((node, frame, label[node]))
+    node, frame, xy, label = node[order], frame[order], xy[order], label[node[order]]
+    repeated = np.zeros(len(node), bool)
+    repeated[1:] = (label[1:] == label[:-1]) & (frame[1:] == frame[:-1])
+    apart = np.zeros(len(node), bool)
+    apart[1:] = repeated[1:] & (np.abs(xy[1:] - xy[:-1]).max(1, initial=0) > _SAME_PLACE_PX)
+    _, point = np.unique(label, return_inverse=True)
+    contradicted = np.bincount(point[apart], minlength=int(point.max()) + 1 if len(point) else 0) > 0
+    kept = ~repeated & ~contradicted[point]
+    return Tracks(matches.num_frames, point, frame, xy, node - starts[frame]).select(kept)
+
+
+def _components(num_nodes: int, edge: np.ndarray) -> np.ndarray:
+    """(num_nodes,) the smallest node that each node is connected with."""
+    label = np.arange(num_nodes)
+    while len(edge):
+        low = label[edge].min(1)
+        before = label.copy()
+        np.minimum.at(label, label[edge[:, 0]], low)
+        np.minimum.at(label, label[edge[:, 1]], low)
+        label = label[label]
+        label = label[label]
+        if bool((label == before).all()):
+            break
+    return label
