@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 FOLDERS = ("models", "pipelines", "geometry", "data", "training", "evaluation", "export", "sfm", "space")
 
-package_dir, packages = {"jog3r": "jog3r"}, ["jog3r"]
+package_dir, packages = {"jog3r": "jog3r"}, ["jog3r", *(f"jog3r.{name}" for name in find_packages("jog3r"))]
 for folder in FOLDERS:
     package_dir[f"jog3r.{folder}"] = folder
     packages += [f"jog3r.{folder}", *(f"jog3r.{folder}.{name}" for name in find_packages(folder))]

@@ -10,7 +10,8 @@ import torch
 
 from jog3r import tiny_checkpoint
 from jog3r.commands.output_folder import UsageError
-from jog3r.commands.reconstruct_windows import _Spool, is_long, long_video_arguments, run_long_reconstruct
+from jog3r.commands.reconstruction.spool import Spool
+from jog3r.commands.reconstruction.windows import is_long, long_video_arguments, run_long_reconstruct
 from jog3r.data import procedural_clip
 from jog3r.export.exporters import load_scene
 from jog3r.export.video import encode_video
@@ -30,7 +31,7 @@ def options(video: Path, model: Path, out: Path, *arguments: str) -> argparse.Na
     parsed = parser.parse_args(arguments)
     shared = dict(video=video, out=out, overwrite=False, export=[], model=str(model), seed=0, device="cpu", registration="fast")
     placed = dict(dtype="float32", offload=False)
-    sizes = dict(reconstruction_timestep=None, height=16, width=16, start=0, stop=None, stride=1, resize="crop")
+    sizes = dict(reconstruction_timestep=None, height=16, width=16, start=0, stop=None, stride=1, frames=None, resize="crop")
     return argparse.Namespace(**vars(parsed), **shared, **placed, **sizes, true_cameras=None, both_directions=False)
 
 
@@ -89,7 +90,7 @@ def test_refusals_leave_nothing(video: Path, model: Path, tmp_path: Path) -> Non
 
 
 def test_spool_gives_back_what_it_took_and_vanishes(tmp_path: Path) -> None:
-    with _Spool(tmp_path / "spool") as spool:
+    with Spool(tmp_path / "spool") as spool:
         for index in range(3):
             spool.add_frame(np.full((2, 4, 3), index, np.uint8))
             spool.write(index, torch.full((2, 4), index + 0.5), torch.full((2, 4), 2.0))

@@ -18,8 +18,9 @@ from jog3r.data.cache import Cache
 from jog3r.data.clip import Clip
 from jog3r.data.procedural import procedural_clip
 from jog3r.data.source import ProceduralSource
+from jog3r.pipelines.loading.depth_model import DepthModel, load_depth_model
 from jog3r.training.clips.cached_stream import CachedStream
-from jog3r.training.preparation.component_files import DepthModel, fingerprint, load_depth_model
+from jog3r.training.preparation.component_files import fingerprint
 from jog3r.training.preparation.depth_masks import disagreement
 from jog3r.training.preparation.prepare_config import SOURCE_OPTIONS, PrepareConfig, build_source
 from jog3r.training.prepare import Preparation, main

@@ -36,15 +36,9 @@ from jog3r.data.clip import Clip
 from jog3r.data.source import ClipSource
 from jog3r.pipelines.captions import embed_texts
 from jog3r.pipelines.latents import encode_frames, vae_scale_factor
+from jog3r.pipelines.loading.depth_model import DepthModel, load_depth_model
 from jog3r.training.config import load_config
-from jog3r.training.preparation.component_files import (
-    DepthModel,
-    fingerprint,
-    load_depth_model,
-    load_text_models,
-    load_vae,
-    transformer_config,
-)
+from jog3r.training.preparation.component_files import fingerprint, load_text_models, load_vae, transformer_config
 from jog3r.training.preparation.depth_masks import known_depth, pose_scale
 from jog3r.training.preparation.prepare_config import PrepareConfig, build_source
 from jog3r.training.preparation.shards import ShardFolder

@@ -119,19 +119,34 @@ def check_given(
             raise ValueError(f"pixel_aspect is fy / fx, a positive number, got {pixel_aspect!r}")
         result[:, 1, 1] *= pixel_aspect
     if intrinsics is not None:
-        result = torch.as_tensor(intrinsics, dtype=torch.float64, device=device)
-        if result.dim() == 2:
-            result = result.expand(num_frames, *result.shape)
-        if tuple(result.shape) != (num_frames, 3, 3) or not bool(torch.isfinite(result).all()):
-            raise ValueError(f"intrinsics must be finite, (3, 3) or ({num_frames}, 3, 3), got shape {tuple(result.shape)}")
-        if not bool((result[:, [0, 1], [0, 1]] > 0).all()):
-            raise ValueError("intrinsics must have positive focal lengths on their diagonal")
-    poses = None if known_poses is None else _check_poses(known_poses, num_frames, device)
+        result = check_intrinsics(intrinsics, num_frames, device)
+    poses = None if known_poses is None else check_poses(known_poses, num_frames, device)
     focal_known = focal_px is not None or intrinsics is not None
     return Given(result, focal_known, intrinsics is not None, focal_known or pixel_aspect is not None, poses)
 
 
-def _check_poses(known_poses: Tensor, num_frames: int, device: torch.device) -> Tensor:
+def check_intrinsics(intrinsics: Tensor, num_frames: int, device: torch.device) -> Tensor:
+    """Given intrinsics as (F, 3, 3) float64.
+
+    Raises:
+        ValueError: not finite, of another shape than (3, 3) or (F, 3, 3), or focal lengths that are not positive.
+    """
+    result = torch.as_tensor(intrinsics, dtype=torch.float64, device=device)
+    if result.dim() == 2:
+        result = result.expand(num_frames, *result.shape)
+    if tuple(result.shape) != (num_frames, 3, 3) or not bool(torch.isfinite(result).all()):
+        raise ValueError(f"intrinsics must be finite, (3, 3) or ({num_frames}, 3, 3), got shape {tuple(result.shape)}")
+    if not bool((result[:, [0, 1], [0, 1]] > 0).all()):
+        raise ValueError("intrinsics must have positive focal lengths on their diagonal")
+    return result
+
+
+def check_poses(known_poses: Tensor, num_frames: int, device: torch.device) -> Tensor:
+    """Given camera-to-world poses as (F, 4, 4) float64, relative to the first.
+
+    Raises:
+        ValueError: not finite, of another shape, or not rigid.
+    """
     poses = torch.as_tensor(known_poses, dtype=torch.float64, device=device)
     if tuple(poses.shape) != (num_frames, 4, 4) or not bool(torch.isfinite(poses).all()):
         raise ValueError(f"known_poses must be finite and ({num_frames}, 4, 4), got shape {tuple(poses.shape)}")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-__all__ = ["option", "output_options"]
+__all__ = ["option", "output_options", "result_options"]
 
 
 def option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
@@ -13,13 +13,18 @@ def option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
     parser.add_argument(*names, dest=name, **settings)
 
 
-def output_options(parser: argparse.ArgumentParser) -> None:
-    """What every command that runs a model and writes a folder of results takes."""
+def result_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that writes a folder of results takes."""
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write; must not exist")
     parser.add_argument("--overwrite", action="store_true", help="replace files and folders of the same name in an existing DIR")
     parser.add_argument(
         "--export", nargs="+", default=[], metavar="NAME", help="also: colmap nerfstudio tum kitti npz splat blender"
     )
+
+
+def output_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that runs a model and writes a folder of results takes."""
+    result_options(parser)
     parser.add_argument("--model", default=None, help="folder or hub repository (default: the bundled tiny checkpoint)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default 0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default cpu)")

@@ -14,6 +14,7 @@ from jog3r.commands.output_folder import PartlyDone, UsageError
 COMMANDS = {
     "generate": "a video with its cameras and point cloud, from a prompt",
     "reconstruct": "cameras and point cloud of a video",
+    "register": "cameras and point cloud of the depth or pointmaps that any model found",
     "convert": "original OpenSora or DUSt3R weights to a folder of this package",
     "prepare": "latents, depth and caption embeddings of a data set, computed once",
     "evaluate": "held-out clips: cameras against the truth, captions against videos",

@@ -4,27 +4,24 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jog3r.commands.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.options import option, output_options
 from jog3r.commands.output_folder import OutputFolder, UsageError
-from jog3r.commands.reconstruct_windows import is_long, long_video_arguments, run_long_reconstruct
+from jog3r.commands.reconstruction.selection import chosen_cameras, open_frames, selection_arguments
+from jog3r.commands.reconstruction.windows import is_long, long_video_arguments, run_long_reconstruct
 from jog3r.commands.results import check_exports, report, result_names, write_scene, written_line
 from jog3r.commands.running import TINY_NOTE, load_pipeline, model_size, seeded_generator, stages
+
+MAX_FRAMES = 64  # at once
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("video", type=Path, help="video file, or folder of images; for more than 64 frames add --window 16")
     output_options(parser)
-    parser.add_argument("--start", type=int, default=0, help="first frame (default 0)")
-    parser.add_argument("--stop", type=int, default=None, help="frame to stop before (default: the end)")
-    parser.add_argument("--stride", type=int, default=1, help="take every N-th frame (default 1)")
-    parser.add_argument(
-        "--resize",
-        choices=("crop", "stretch"),
-        default="crop",
-        help="to the model's size: the centre in its aspect ratio (default; pixels stay square), or all of the frame stretched",
-    )
+    selection_arguments(parser)
     option(
         parser, "true_cameras", type=Path, default=None, metavar="FILE", help="RealEstate10K or cameras.json: print the errors"
     )
@@ -37,36 +34,22 @@ def run(options: argparse.Namespace) -> str:
     """Returns what to print."""
     if is_long(options):
         return run_long_reconstruct(options)
-    from jog3r.data.video import read_video
-
     if (options.height is None) != (options.width is None):
         raise UsageError("give both --height and --width, or neither")
     check_exports(options.export, has_geometry=True)
     true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
 
-    def read(size: tuple[int, int]) -> Any:
-        return read_video(
-            options.video,
-            start=options.start,
-            stop=options.stop,
-            stride=options.stride,
-            size=size,
-            resize_mode=options.resize,
-        )
-
     with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder, stages(4) as stage:
         # Read before the model is loaded where possible: a bad file is then refused at once.
         stage("reading the video")
         size = (options.height, options.width) if options.height is not None else model_size(options.model)
-        video = read(size) if size is not None else None
+        video = _read(options, size) if size is not None else None
         stage("loading the model")
         pipe = load_pipeline(options, with_text=False)
         if video is None:
-            video = read((pipe.default_size, pipe.default_size))
+            video = _read(options, (pipe.default_size, pipe.default_size))
         if true_poses is not None:
-            true_poses = true_poses[options.start : options.stop : options.stride]
-            if len(true_poses) != len(video.frames):
-                raise UsageError(f"{str(options.true_cameras)!r} has {len(true_poses)} cameras for {len(video.frames)} frames")
+            true_poses = chosen_cameras(options, true_poses, len(video.frames))
         stage("finding the cameras")
         output = pipe(
             video=video.frames,
@@ -84,3 +67,15 @@ def run(options: argparse.Namespace) -> str:
     if true_poses is not None:
         lines.append(compare_cameras(output.poses[0].cpu().numpy(), output.registration[0].pose_known.cpu().numpy(), true_poses))
     return report("\n".join(lines), options.out, failed)
+
+
+def _read(options: argparse.Namespace, size: tuple[int, int]) -> Any:
+    from jog3r.data.video import Video, read_video
+
+    if options.frames is None:
+        chosen = dict(start=options.start, stop=options.stop, stride=options.stride)
+        return read_video(options.video, **chosen, size=size, resize_mode=options.resize)
+    if options.frames > MAX_FRAMES:
+        raise UsageError(f"--frames {options.frames} is more than {MAX_FRAMES} at once: take fewer, or add --window 16")
+    frames = open_frames(options, size)
+    return Video(np.stack(list(frames)), frames.fps)

@@ -6,7 +6,16 @@ from typing import Any
 
 from jog3r.commands.output_folder import PartlyDone, UsageError
 
-__all__ = ["check_exports", "report", "result_names", "write_exports", "write_scene", "write_video", "written_line"]
+__all__ = [
+    "check_exports",
+    "report",
+    "result_names",
+    "write_exports",
+    "write_results_of",
+    "write_scene",
+    "write_video",
+    "written_line",
+]
 
 
 def check_exports(names: list[str], has_geometry: bool) -> None:
@@ -35,10 +44,15 @@ def result_names(exports: list[str]) -> list[str]:
 
 def write_scene(output: Any, fps: float, caption: str, exports: list[str], folder: Path) -> dict[str, ValueError]:
     """All results; returns the exports that could not be made."""
-    from jog3r.export.exporters import write_results
     from jog3r.export.scene import Scene
 
-    scene = Scene(**output.clip(), fps=fps, caption=caption)
+    return write_results_of(Scene(**output.clip(), fps=fps, caption=caption), exports, folder)
+
+
+def write_results_of(scene: Any, exports: list[str], folder: Path) -> dict[str, ValueError]:
+    """The files of every run and the exports of a scene; returns the exports that could not be made."""
+    from jog3r.export.exporters import write_results
+
     write_results(scene, folder, overwrite=True)
     return write_exports(exports, lambda _: scene, folder)
 

@@ -4,18 +4,17 @@ Frames and maps wait in files of the result folder until it is complete, and are
 """
 
 import argparse
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from jog3r.commands.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.output_folder import OutputFolder, UsageError
+from jog3r.commands.reconstruction.selection import chosen_cameras, open_frames
+from jog3r.commands.reconstruction.spool import Spool, Tee
 from jog3r.commands.results import check_exports, report, result_names, write_exports, written_line
 from jog3r.commands.running import TINY_NOTE, load_pipeline, model_size, seeded_generator, stages
 
@@ -62,15 +61,15 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
     with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder:
         with stages(1) as stage:
             stage("loading the model")
-            _stream(options, None)  # a bad file is refused at once
+            open_frames(options)  # a bad file is refused at once
             size = (options.height, options.width) if options.height is not None else model_size(options.model)
             pipe = load_pipeline(options, with_text=False)
-        video = _stream(options, size or (pipe.default_size, pipe.default_size))
+        video = open_frames(options, size or (pipe.default_size, pipe.default_size))
         window = pipe.transformer.config.num_frames if options.window is None else options.window
-        with _Spool(folder / ".spool") as spool:
+        with Spool(folder / ".spool") as spool:
             result = reconstruct_long_video(
                 pipe,
-                _Tee(video, spool),
+                Tee(video, spool),
                 window=window,
                 overlap=max(1, window // 4) if options.overlap is None else options.overlap,
                 close_loops=options.close_loops,
@@ -82,9 +81,7 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
                 both_directions=options.both_directions,
             )
             if true_poses is not None:
-                true_poses = true_poses[options.start : options.stop : options.stride]
-                if len(true_poses) != len(result):
-                    raise UsageError(f"{str(options.true_cameras)!r} has {len(true_poses)} cameras for {len(result)} frames")
+                true_poses = chosen_cameras(options, true_poses, len(result))
             shown, failed = _write(result, spool.frames(), video.fps, options.export, keyframes, folder)
         names = sorted(path.name for path in folder.iterdir())
     lines = [written_line(options.out, names), _summary(result, shown, options.close_loops), *doubtful_poses(result.degenerate)]
@@ -93,14 +90,6 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
     if true_poses is not None:
         lines.append(compare_cameras(result.poses.numpy(), pose_known(result.degenerate).numpy(), true_poses))
     return report("\n".join(lines), options.out, failed)
-
-
-def _stream(options: argparse.Namespace, size: tuple[int, int] | None) -> Any:
-    from jog3r.data.video_stream import stream_video
-
-    return stream_video(
-        options.video, start=options.start, stop=options.stop, stride=options.stride, size=size, resize_mode=options.resize
-    )
 
 
 def _summary(result: Any, shown: int, looked: bool) -> str:
@@ -139,64 +128,3 @@ def _write(
     )
     write_files(folder, result_files(cameras) | EXPORTERS["ply"](keys) | EXPORTERS["glb"](keys), overwrite=True)
     return len(chosen), write_exports(exports, lambda name: cameras if name in EVERY_FRAME else keys, folder)
-
-
-class _Spool:
-    """Frames and maps in files: a `FrameStore` whose memory does not grow."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files: dict[str, BinaryIO] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-
-    def __enter__(self) -> "_Spool":
-        self.folder.mkdir()
-        for name in ("frames", "depth", "confidence"):
-            self.files[name] = (self.folder / name).open("wb")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self.files.values():
-            file.close()
-        shutil.rmtree(self.folder)
-
-    def _append(self, name: str, array: np.ndarray) -> None:
-        self.shapes[name] = array.shape
-        self.files[name].write(np.ascontiguousarray(array).tobytes())
-
-    def add_frame(self, frame: np.ndarray) -> None:
-        """Keep a frame (H, W, 3) uint8."""
-        self._append("frames", frame)
-
-    def write(self, index: int, depth: Tensor, confidence: Tensor) -> None:  # noqa: ARG002  # they come in order
-        """Keep the maps (H, W) of the next frame."""
-        self._append("depth", depth.float().numpy())
-        self._append("confidence", confidence.float().numpy())
-
-    def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Depth and confidence (H, W) of a frame, float32."""
-        depth, confidence = (np.array(self._mapped(name, np.float32)[index]) for name in ("depth", "confidence"))
-        return torch.from_numpy(depth), torch.from_numpy(confidence)
-
-    def frames(self) -> np.ndarray:
-        """All frames (F, H, W, 3), still on disk."""
-        return self._mapped("frames", np.uint8)
-
-    def _mapped(self, name: str, dtype: type) -> np.ndarray:
-        self.files[name].flush()
-        return np.memmap(self.folder / name, dtype=dtype, mode="r").reshape(-1, *self.shapes[name])
-
-
-class _Tee:
-    """Hands frames on and keeps a copy of each in the spool."""
-
-    def __init__(self, frames: Any, spool: _Spool) -> None:
-        self.frames, self.spool = frames, spool
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for frame in self.frames:
-            self.spool.add_frame(frame)
-            yield frame
-
-    def __length_hint__(self) -> int:
-        return self.frames.__length_hint__()

@@ -1,0 +1,1 @@
+"""What `jog3r reconstruct` and `jog3r register` are made of."""

@@ -1,0 +1,73 @@
+"""Frames and maps of a video of any length in files of the result folder, while it is made: memory does not grow with length."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Spool", "Tee"]
+
+
+class Spool:
+    """Frames and maps in files: a `FrameStore` whose memory does not grow."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, BinaryIO] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def __enter__(self) -> "Spool":
+        self.folder.mkdir()
+        for name in ("frames", "depth", "confidence"):
+            self.files[name] = (self.folder / name).open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            file.close()
+        shutil.rmtree(self.folder)
+
+    def _append(self, name: str, array: np.ndarray) -> None:
+        self.shapes[name] = array.shape
+        self.files[name].write(np.ascontiguousarray(array).tobytes())
+
+    def add_frame(self, frame: np.ndarray) -> None:
+        """Keep a frame (H, W, 3) uint8."""
+        self._append("frames", frame)
+
+    def write(self, index: int, depth: Tensor, confidence: Tensor) -> None:  # noqa: ARG002  # they come in order
+        """Keep the maps (H, W) of the next frame."""
+        self._append("depth", depth.float().numpy())
+        self._append("confidence", confidence.float().numpy())
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Depth and confidence (H, W) of a frame, float32."""
+        depth, confidence = (np.array(self._mapped(name, np.float32)[index]) for name in ("depth", "confidence"))
+        return torch.from_numpy(depth), torch.from_numpy(confidence)
+
+    def frames(self) -> np.ndarray:
+        """All frames (F, H, W, 3), still on disk."""
+        return self._mapped("frames", np.uint8)
+
+    def _mapped(self, name: str, dtype: type) -> np.ndarray:
+        self.files[name].flush()
+        return np.memmap(self.folder / name, dtype=dtype, mode="r").reshape(-1, *self.shapes[name])
+
+
+class Tee:
+    """Hands frames on and keeps a copy of each in the spool."""
+
+    def __init__(self, frames: Any, spool: Spool) -> None:
+        self.frames, self.spool = frames, spool
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for frame in self.frames:
+            self.spool.add_frame(frame)
+            yield frame
+
+    def __length_hint__(self) -> int:
+        return self.frames.__length_hint__()

@@ -1,0 +1,99 @@
+"""`jog3r register`: the results of `reconstruct`, from the geometry that any model found."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jog3r.commands.known_cameras import doubtful_poses
+from jog3r.commands.options import result_options
+from jog3r.commands.output_folder import OutputFolder, UsageError
+from jog3r.commands.reconstruction.geometry_file import FORMS, read_geometry, solve
+from jog3r.commands.reconstruction.selection import open_frames, selection_arguments
+from jog3r.commands.results import check_exports, report, result_names, write_results_of, written_line
+from jog3r.commands.running import stages
+
+FPS = 8.0  # of results whose frames have no clock
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("file", type=Path, help=f"npz with {', '.join(FORMS)}; names in docs/registration.md")
+    result_options(parser)
+    parser.add_argument(
+        "--registration", choices=("fast", "reference"), default="fast", help="how cameras are solved for, of pairwise pointmaps"
+    )
+    parser.add_argument(
+        "--video",
+        type=Path,
+        default=None,
+        help="video file or folder of images of the same frames (default: those in the file)",
+    )
+    selection_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> str:
+    """Returns what to print."""
+    check_exports(options.export, has_geometry=True)
+    form, arrays = read_geometry(options.file)
+    if options.registration != "fast" and form != "pairwise pointmaps":
+        raise UsageError(f"--registration {options.registration} belongs to pairwise pointmaps, {str(options.file)!r} has {form}")
+    if options.video is None and "frames" not in arrays:
+        raise UsageError(
+            f"the pictures are missing: {str(options.file)!r} has no frames (F, H, W, 3) uint8; add them, or name a --video"
+        )
+    _refuse_selection_without_video(options)
+    with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder, stages(3) as stage:
+        stage("reading the pictures")
+        size = arrays["depth" if form == "depth with cameras" else "pointmaps"].shape[1:3]
+        frames, fps = (arrays["frames"], FPS) if options.video is None else _read(options, size)
+        stage("finding the cameras")
+        found = solve(form, arrays, options.registration)
+        _check_fit(options, frames, found)
+        stage("writing")
+        failed = write_results_of(_scene(found, frames, fps), options.export, folder)
+        names = sorted(path.name for path in folder.iterdir())
+    lines = [written_line(options.out, names), *doubtful_poses(found.degenerate)]
+    return report("\n".join(lines), options.out, failed)
+
+
+def _refuse_selection_without_video(options: argparse.Namespace) -> None:
+    unused = {"start": 0, "stop": None, "stride": 1, "frames": None, "resize": "crop"}
+    given = [name for name, default in unused.items() if getattr(options, name) != default]
+    if options.video is None and given:
+        raise UsageError(f"--{given[0]} chooses frames of a video: add --video")
+
+
+def _read(options: argparse.Namespace, size: tuple[int, ...]) -> tuple[np.ndarray, float]:
+    video = open_frames(options, (size[0], size[1]))
+    return np.stack(list(video)), video.fps
+
+
+def _check_fit(options: argparse.Namespace, frames: np.ndarray, found: Any) -> None:
+    count, height, width = found.depth.shape
+    if frames.shape[:3] != (count, height, width):
+        place = options.file if options.video is None else options.video
+        more = "" if options.video is None else f" (--frames {count} takes as many, evenly)"
+        raise UsageError(
+            f"{str(place)!r} has {len(frames)} frames of {frames.shape[2]} x {frames.shape[1]} pixels, the geometry in "
+            f"{str(options.file)!r} is of {count} frames of {width} x {height}{more}"
+        )
+
+
+def _scene(found: Any, frames: np.ndarray, fps: float) -> Any:
+    from jog3r.export.scene import Scene
+
+    covariance = None if bool(found.pose_covariance.isnan().all()) else found.pose_covariance
+    return Scene(
+        frames,
+        found.poses,
+        found.intrinsics,
+        found.pointmaps,
+        found.confidence * found.pose_known[:, None, None],
+        found.depth,
+        fps,
+        pose_covariance=covariance,
+        pose_known=found.pose_known,
+    )
