@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "jog3r" / "tiny" / "README.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), CARD])
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if "tiny_checkpoint" in path.read_text())
-WITH_PROMPTS = [ROOT / "README.md", CARD, ROOT / "docs" / "command_line.md", ROOT / "jog3r" / "commands" / "generate.py"]
+WITH_PROMPTS = [ROOT / "README.md", CARD, ROOT / "docs" / "command_line.md"]
 WITH_PROMPTS += [ROOT / "pipelines" / "pipeline_jog3r.py", *(path for path in EXAMPLES if path.stem != "reconstruct")]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
