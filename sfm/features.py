@@ -74,13 +74,13 @@ def find_features(video: Any, grid: Grid, folder: Path, focal_px: float, seed: i
     reader.camera_params = f"{focal_px},{grid.small_size[0] / 2},{grid.small_size[1] / 2}"
     database = folder / "database.db"
     pycolmap.set_random_seed(seed)
+    # Imported first, images are numbered in their order, not in that in which threads happen to end: the mapper's draws depend
+    # on it.
+    pycolmap.Database.open(database).close()
+    single = pycolmap.CameraMode.SINGLE
+    pycolmap.import_images(database, images, camera_mode=single, image_names=names, options=reader)
     pycolmap.extract_features(
-        database,
-        images,
-        image_names=names,
-        camera_mode=pycolmap.CameraMode.SINGLE,
-        reader_options=reader,
-        extraction_options=options,
+        database, images, image_names=names, camera_mode=single, reader_options=reader, extraction_options=options
     )
     return database
 
