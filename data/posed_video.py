@@ -1,10 +1,11 @@
-"""Folders of posed frames as a source: transforms.json (nerfstudio, DL3DV-10K), cameras.json of jog3r, COLMAP's text model.
+"""Folders of posed frames as a source: transforms.json (nerfstudio, DL3DV-10K), cameras.json of jog3r, COLMAP's models.
 
 Reading the three camera formats is in `camera_formats`; here frames are found, undistorted, resized and put into a `Clip`.
 Letters: F frames, H W pixels.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,26 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from jog3r.data.camera_formats import PosedFrames, find_cameras, read_posed_frames
+from jog3r.data.camera_formats.lenses import Straightener
+from jog3r.data.camera_formats.scenes import LOOKED_FOR
 from jog3r.data.clip import Clip
+from jog3r.data.local_files import is_hidden, read_text, visible_files
 from jog3r.data.poses import rebase_poses
 from jog3r.data.realestate10k.files import read_captions
-from jog3r.data.source import MAX_FRAMES, check_resize_mode, list_hash, read_image
-from jog3r.data.video import read_video, resize_frames
+from jog3r.data.source import MAX_FRAMES, check_frame_step, check_resize_mode, list_hash, read_image, step_setting
+from jog3r.data.video import IMAGE_SUFFIXES, resize_frames
+from jog3r.data.video_stream import stream_video
 
-__all__ = ["PosedFolders", "undistortion_grid"]
+__all__ = ["PosedFolders"]
 
+logger = logging.getLogger(__name__)
 CAPTION_FILE = "caption.txt"
 
 
 class PosedFolders:
     """Folders of posed frames, a clip each; frames are in the natural order of their names.
+
+    Pictures are read as they are stored: COLMAP and nerfstudio, which found their cameras, do not turn them as EXIF says.
 
     Args:
         root: one such folder, or a folder of them (at any depth; a folder inside another clip's folder is not looked at).
@@ -34,6 +42,7 @@ class PosedFolders:
         default_caption: of folders that have none; None refuses them.
         image_folder: take the images of this folder instead of the one named in transforms.json (DL3DV-10K: "images_4", smaller
             copies; the intrinsics follow).
+        frame_step: take every n-th frame, from the first.
 
     Raises:
         ValueError: no folder, or none with cameras.
@@ -47,15 +56,21 @@ class PosedFolders:
         resize_mode: str = "crop",
         default_caption: str | None = None,
         image_folder: str | None = None,
+        frame_step: int = 1,
     ):
         if not root.is_dir():
             raise ValueError(f"{str(root)!r} is no folder")
         check_resize_mode(resize_mode)
-        self._folders = _camera_folders(root)
+        check_frame_step(frame_step)
+        unposed: list[Path] = []
+        self._folders = _camera_folders(root, unposed)
         if not self._folders:
-            raise ValueError(f"{str(root)!r} holds no transforms.json, cameras.json or COLMAP images.txt, at any depth")
+            raise ValueError(f"{str(root)!r} holds no {LOOKED_FOR}, at any depth")
+        if unposed:
+            names = ", ".join(folder.relative_to(root).as_posix() for folder in unposed[:5])
+            logger.warning("%d folders of images have no cameras and are not read: %s", len(unposed), names)
         self._captions = {} if captions is None else read_captions(captions)
-        self._mode, self._default, self._image_folder = resize_mode, default_caption, image_folder
+        self._mode, self._default, self._image_folder, self._step = resize_mode, default_caption, image_folder, frame_step
         self.names: Sequence[str] = [
             folder.relative_to(root).as_posix() if folder != root else root.name for folder in self._folders
         ]
@@ -66,55 +81,51 @@ class PosedFolders:
         name, folder = self.names[index], self._folders[index]
         caption = self._captions.get(name, self._captions.get(folder.name))
         if caption is None and (folder / CAPTION_FILE).is_file():
-            caption = (folder / CAPTION_FILE).read_text(encoding="utf-8").strip()
+            caption = read_text(folder / CAPTION_FILE).strip()
         caption = self._default if caption is None else caption
         if caption is None:
             raise ValueError(f"no caption for {name!r}: write {CAPTION_FILE} into its folder")
         return caption, caption
 
     def load(self, index: int) -> Clip:
-        """All frames of a folder, undistorted and resized, with depth where the folder has it."""
+        """The frames of a folder, undistorted and resized, with depth where the folder has it."""
         cameras = read_posed_frames(self._folders[index], self._image_folder)
-        if len(cameras.poses) > MAX_FRAMES:
-            raise ValueError(f"{self.names[index]!r} has {len(cameras.poses)} frames, more than {MAX_FRAMES}; cut it")
+        count = len(range(0, len(cameras.poses), self._step))
+        if count > MAX_FRAMES:
+            raise ValueError(
+                f"{self.names[index]!r} has {count} frames, more than {MAX_FRAMES}; cut it, or thin it with frame_step"
+            )
         frames, depth, intrinsics = self._read_frames(cameras)
         valid = np.isfinite(depth) & (depth > 0)
         return Clip(
             frames,
             np.where(valid, depth, 0).astype(np.float32),
             valid,
-            rebase_poses(cameras.poses),
+            rebase_poses(cameras.poses[:: self._step]),
             intrinsics.astype(np.float32),
             self.captions(index)[0],
             {"name": self.names[index]},
         )
 
     def settings(self) -> dict[str, Any]:
-        """Kind, list, resizing and which images."""
+        """Kind, list, resizing, which images and which frames."""
         return {
             "kind": "posed",
             "list_sha256": list_hash(self.names),
             "resize_mode": self._mode,
             "image_folder": self._image_folder,
+            **step_setting(self._step),
         }
 
     def _read_frames(self, cameras: PosedFrames) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Frames (F, H, W, 3), depth (F, H, W) with 0 where unknown, intrinsics (F, 3, 3) of the new size."""
-        if cameras.video is not None:
-            images: Any = read_video(cameras.video, max_frames=MAX_FRAMES).frames
-            if len(images) != len(cameras.poses):
-                raise ValueError(f"{str(cameras.video)!r} has {len(images)} frames for {len(cameras.poses)} cameras")
-        else:
-            images = (read_image(path) for path in cameras.images)
-        frames, depths, intrinsics, grids = [], [], [], _Grids()
-        for number, image in enumerate(images):
+        frames, depths, intrinsics, straighten = [], [], [], Straightener()
+        for number, image in _images(cameras, self._step):
             matrix = cameras.intrinsics_at(number, image.shape[0], image.shape[1])
             depth = np.zeros(image.shape[:2], np.float32)
             if cameras.depths is not None:
                 depth = _read_depth(cameras.depths[number], cameras.depth_scale, image.shape[:2])
-            if cameras.distortion is not None and np.any(cameras.distortion[number]):
-                grid = grids.grid(matrix, cameras.distortion[number], image.shape[:2])
-                image, depth = _bilinear(image, grid), _nearest(depth, grid)
+            image, depth = straighten(image, depth, matrix, cameras.distortion[number], bool(cameras.fisheye[number]))
             resized, transform = resize_frames(image[None], *self.size, self._mode)
             frames.append(resized[0])
             depths.append(_resize_depth(depth, transform, self.size))
@@ -122,10 +133,27 @@ class PosedFolders:
         return np.stack(frames), np.stack(depths), np.stack(intrinsics)
 
 
-def _camera_folders(root: Path) -> list[Path]:
+def _camera_folders(root: Path, unposed: list[Path]) -> list[Path]:
+    """Folders with cameras; those with images alone are appended to `unposed`."""
     if find_cameras(root) is not None:
         return [root]
-    return [folder for child in sorted(root.iterdir()) if child.is_dir() for folder in _camera_folders(child)]
+    if visible_files(root, IMAGE_SUFFIXES):
+        unposed.append(root)
+    children = sorted(child for child in root.iterdir() if child.is_dir() and not is_hidden(child.name))
+    return [folder for child in children for folder in _camera_folders(child, unposed)]
+
+
+def _images(cameras: PosedFrames, step: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Every `step`-th frame (H, W, 3) with its number; `ValueError` if a video has another number of frames than of cameras."""
+    if cameras.video is None:
+        yield from ((number, read_image(cameras.images[number])) for number in range(0, len(cameras.images), step))
+        return
+    count = 0
+    for count, image in enumerate(stream_video(cameras.video), 1):
+        if (count - 1) % step == 0 and count <= len(cameras.poses):
+            yield count - 1, image
+    if count != len(cameras.poses):
+        raise ValueError(f"{str(cameras.video)!r} has {count} frames for {len(cameras.poses)} cameras")
 
 
 def _read_depth(path: Path, scale: float, size: tuple[int, int]) -> np.ndarray:
@@ -152,60 +180,3 @@ def _resize_depth(depth: np.ndarray, transform: np.ndarray, size: tuple[int, int
     rows = np.clip(np.rint((np.arange(size[0]) - transform[1, 2]) / transform[1, 1]), 0, depth.shape[0] - 1).astype(int)
     columns = np.clip(np.rint((np.arange(size[1]) - transform[0, 2]) / transform[0, 0]), 0, depth.shape[1] - 1).astype(int)
     return depth[rows[:, None], columns]
-
-
-# Undistortion
-
-
-class _Grids:
-    """The last undistortion grid, as the frames of a video share their lens."""
-
-    def __init__(self) -> None:
-        self._key: tuple[bytes, ...] | None = None
-        self._grid = np.zeros((0, 0, 2))
-
-    def grid(self, intrinsics: np.ndarray, distortion: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        key = (intrinsics.tobytes(), distortion.tobytes(), bytes(str(size), "ascii"))
-        if key != self._key:
-            self._key, self._grid = key, undistortion_grid(intrinsics, distortion, *size)
-        return self._grid
-
-
-def undistortion_grid(intrinsics: np.ndarray, distortion: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Where each pixel of the undistorted image lies in the distorted one, (H, W, 2) as (column, row).
-
-    The image keeps its intrinsics. Distortion is the Brown-Conrady model of OpenCV: k1, k2, p1, p2 on normalised coordinates.
-
-    Args:
-        intrinsics: (3, 3) in pixels, pixel centres at integers.
-        distortion: (4,).
-        height, width: H and W.
-    """
-    k1, k2, p1, p2 = (float(value) for value in distortion)
-    x, y = np.meshgrid(
-        (np.arange(width) - intrinsics[0, 2]) / intrinsics[0, 0], (np.arange(height) - intrinsics[1, 2]) / intrinsics[1, 1]
-    )
-    square = x * x + y * y
-    radial = 1 + k1 * square + k2 * square * square
-    distorted_x = x * radial + 2 * p1 * x * y + p2 * (square + 2 * x * x)
-    distorted_y = y * radial + p1 * (square + 2 * y * y) + 2 * p2 * x * y
-    columns = intrinsics[0, 0] * distorted_x + intrinsics[0, 2]
-    rows = intrinsics[1, 1] * distorted_y + intrinsics[1, 2]
-    return np.stack([columns, rows], -1)
-
-
-def _bilinear(image: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """uint8 image at grid positions; the border's colour goes on outside, as cameras rarely show much of it."""
-    height, width = image.shape[:2]
-    columns, rows = np.clip(grid[..., 0], 0, width - 1), np.clip(grid[..., 1], 0, height - 1)
-    left, top = np.minimum(columns.astype(int), width - 2), np.minimum(rows.astype(int), height - 2)
-    right_share, low_share = (columns - left)[..., None], (rows - top)[..., None]
-    upper = image[top, left] * (1 - right_share) + image[top, left + 1] * right_share
-    lower = image[top + 1, left] * (1 - right_share) + image[top + 1, left + 1] * right_share
-    return np.rint(upper * (1 - low_share) + lower * low_share).astype(np.uint8)
-
-
-def _nearest(depth: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    columns, rows = np.rint(grid[..., 0]).astype(int), np.rint(grid[..., 1]).astype(int)
-    inside = (columns >= 0) & (columns < depth.shape[1]) & (rows >= 0) & (rows < depth.shape[0])
-    return np.where(inside, depth[np.where(inside, rows, 0), np.where(inside, columns, 0)], 0)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from jog3r.data.clip import Clip
 from jog3r.data.direction_words import reversed_words
 from jog3r.data.procedural import procedural_caption, procedural_clip
 
-__all__ = ["ClipSource", "ProceduralSource", "check_resize_mode", "list_hash", "read_image"]
+__all__ = ["ClipSource", "ProceduralSource", "check_frame_step", "check_resize_mode", "list_hash", "read_image", "step_setting"]
 
 MAX_FRAMES = 1024  # of one video; a longer one is refused, as all its frames are held at once
 MAX_PIXELS = 8192 * 8192  # of one image
@@ -54,6 +54,17 @@ def check_resize_mode(mode: str) -> None:
         raise ValueError(f"resize_mode must be 'stretch' or 'crop', got {mode!r}")
 
 
+def check_frame_step(step: int) -> None:
+    """Refuse with `ValueError` a `frame_step` (take every n-th frame) that is no whole number of at least 1."""
+    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+        raise ValueError(f"frame_step must be a whole number of at least 1, got {step!r}")
+
+
+def step_setting(step: int) -> dict[str, int]:
+    """`frame_step` for `ClipSource.settings`; nothing for 1, so that caches from before the option can be gone on with."""
+    return {} if step == 1 else {"frame_step": step}
+
+
 class ProceduralSource:
     """Scenes drawn in code as a source, with exact depth.
 
@@ -88,7 +99,7 @@ class ProceduralSource:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image file as (H, W, 3) uint8 RGB, turned as its EXIF says.
+    """A picture whose camera is known as (H, W, 3) uint8 RGB, as it is stored: EXIF's orientation is not followed.
 
     Raises:
         ValueError: no such file, or no readable image.
@@ -97,6 +108,6 @@ def read_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{str(path)!r} is {image.width} x {image.height} pixels, too large; scale it down first")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{str(path)!r} is no readable image ({error}); replace it") from error

@@ -11,8 +11,9 @@ from patch_matching import corner_matches
 from PIL import Image
 
 from jog3r.data.camera_formats import find_cameras, read_posed_frames
+from jog3r.data.camera_formats.lenses import undistortion_grid
 from jog3r.data.clip import Clip
-from jog3r.data.posed_video import PosedFolders, undistortion_grid
+from jog3r.data.posed_video import PosedFolders
 from jog3r.data.procedural import procedural_clip
 from jog3r.export.exporters import export_scene
 from jog3r.export.scene import Scene
@@ -225,18 +226,18 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, truth: Clip) -> None:
         PosedFolders(tmp_path, (8, 8))
     with pytest.raises(ValueError, match="no folder"):
         PosedFolders(tmp_path / "none", (8, 8))
-    _write_colmap(tmp_path / "fisheye", truth, model="OPENCV_FISHEYE", tail=" 0 0 0 0")
-    with pytest.raises(ValueError, match="image_undistorter"):
-        read_posed_frames(tmp_path / "fisheye")
-    _write_nerfstudio(tmp_path / "k3", truth, k3=0.1)
-    with pytest.raises(ValueError, match="k3 or k4"):
-        read_posed_frames(tmp_path / "k3")
+    _write_colmap(tmp_path / "prism", truth, model="THIN_PRISM_FISHEYE", tail=" 0 0 0 0 0 0 0 0")
+    with pytest.raises(ValueError, match="'THIN_PRISM_FISHEYE'; run `colmap image_undistorter`"):
+        read_posed_frames(tmp_path / "prism")
+    _write_nerfstudio(tmp_path / "k4", truth, k4=0.1)
+    with pytest.raises(ValueError, match="has k4, which the lens OPENCV does not have"):
+        read_posed_frames(tmp_path / "k4")
     _write_ours(tmp_path / "ours", truth)
     path = tmp_path / "ours" / "cameras.json"
     for change, message in (
         (('"opencv_cam_to_world"', '"opengl"'), "convention 'opengl'"),
-        (('"width"', '"wide"'), "damaged or of another format"),
-        (('"frames"', '"pictures"'), "damaged or of another format"),
+        (('"width"', '"wide"'), "has no 'width'"),
+        (('"frames"', '"pictures"'), "has no 'frames'"),
     ):
         content = path.read_text()
         path.write_text(content.replace(*change))
