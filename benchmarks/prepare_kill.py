@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from jog3r import tiny_checkpoint
-from jog3r.data.cache import file_hash
+from jog3r.data.files import file_hash
 from jog3r.data.procedural import procedural_clip
 from jog3r.export.video import encode_video
 

@@ -10,24 +10,25 @@
 Written by `jog3r.training.prepare`. Letters: F frames, H W pixels, h w latents, C channels, L caption tokens, D caption channels.
 """
 
-import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jog3r.data.files import file_hash
+
 if TYPE_CHECKING:
     import datasets
     import pyarrow
 
 __all__ = [
-    "FORMAT", "Cache", "CachedCaption", "CachedFrames", "caption_rows", "clip_rows", "decode_frame", "file_hash", "part_name",
-    "aside_of", "stream_frames", "write_aside", "write_json", "write_rows",
+    "FORMAT", "Cache", "CachedCaption", "CachedFrames", "caption_rows", "clip_rows", "decode_frame", "part_name", "stream_frames",
+    "write_rows",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -64,32 +65,6 @@ class CachedCaption:
 
 
 # Writing
-
-
-def aside_of(path: Path, tag: str = "") -> Path:
-    """Where `path` is written before it is renamed; `tag` keeps apart processes that may write the same file."""
-    return path.with_name(f".{path.name}.partial{tag}")
-
-
-def write_aside(path: Path, write: Callable[[Path], object], tag: str = "") -> None:
-    """Let `write` fill a file aside, bring it to the disk, then rename it: `path` is complete whenever it exists."""
-    aside = aside_of(path, tag)
-    write(aside)
-    with aside.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-
-
-def write_json(path: Path, content: Any, tag: str = "") -> None:
-    """`content` as json, aside and renamed."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"), tag)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def part_name(kind: str, number: int) -> str:

@@ -33,7 +33,7 @@ from jog3r.evaluation import report, scoring
 from jog3r.evaluation.caption_following import parse_caption
 from jog3r.evaluation.features import FeatureNetwork, load_features
 from jog3r.evaluation.i3d import MIN_FRAMES, VideoFeatures, load_i3d
-from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, ProceduralClips, describe_clips, fingerprint, write_text
+from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, ProceduralClips, describe_clips, pipeline_hash, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -370,7 +370,7 @@ def _distances(generated: Sequence[Mapping], real: Sequence[Mapping], network: F
 
 
 def _common_config(pipeline: Any, seed: int, call: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
-    return {"jog3r": __version__, "weights": fingerprint(pipeline, without), "seed": seed, "call": dict(call)}
+    return {"jog3r": __version__, "weights": pipeline_hash(pipeline, without), "seed": seed, "call": dict(call)}
 
 
 def _described_captions(captions: Sequence[str], clips: Sequence[Clip] | None) -> Any:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from jog3r.data.cache import file_hash
+from jog3r.data.files import file_hash
 from jog3r.evaluation.consistency import as_video
 
 WEIGHTS_NAME = "model.safetensors"

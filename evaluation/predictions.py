@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from jog3r.data import Clip, procedural_clip
+from jog3r.data.files import write_aside
 from jog3r.data.procedural.scene_grammar import split_size
 
 CONFIG_NAME = "config.json"
@@ -63,11 +64,13 @@ class Predictions:
         """Write one clip's arrays; a failed clip has `error` (str) and no poses."""
         if not (self.folder / CONFIG_NAME).exists():
             write_text(self.folder / CONFIG_NAME, json.dumps(self.config, indent=2, sort_keys=True) + "\n")
-        target = self.path(index)
-        aside = target.with_suffix(f".{os.getpid()}.part")
-        with aside.open("wb") as file:
-            np.savez_compressed(file, **{name: np.asarray(value) for name, value in arrays.items()})  # type: ignore[arg-type]  # numpy types every name as allow_pickle
-        aside.replace(target)
+        values = {name: np.asarray(value) for name, value in arrays.items()}
+
+        def write(aside: Path) -> None:
+            with aside.open("wb") as file:
+                np.savez_compressed(file, **values)  # type: ignore[arg-type]  # numpy types every name as allow_pickle
+
+        write_aside(self.path(index), write, f"-{os.getpid()}")
 
     def load(self, index: int) -> dict[str, np.ndarray]:
         """One clip's arrays.
@@ -126,7 +129,7 @@ def describe_clips(clips: Sequence[Clip]) -> dict[str, Any]:
     return {"source": "given", "sha256": digest.hexdigest()[:16]}
 
 
-def fingerprint(pipeline: Any, without: Sequence[str] = ()) -> str:
+def pipeline_hash(pipeline: Any, without: Sequence[str] = ()) -> str:
     """Hash (16 hex digits) of all weights and settings of a diffusers pipeline's components, but of those named `without`."""
     digest = hashlib.sha256()
     for name, component in sorted(pipeline.components.items()):
@@ -150,9 +153,7 @@ def fingerprint(pipeline: Any, without: Sequence[str] = ()) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file aside, then rename it."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"), f"-{os.getpid()}")
 
 
 def _sorted_state(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from tiny_components import tiny_pipeline
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
-from jog3r.data.cache import file_hash
+from jog3r.data.files import file_hash
 from jog3r.data.procedural import procedural_caption
 from jog3r.evaluation import evaluate_t2vc, evaluate_v2c, load_features, module_path, pose_errors, pose_metrics, run_evaluation
 from jog3r.evaluation.evaluate import EvaluationOptions
 from jog3r.evaluation.i3d import I3D, load_i3d
 from jog3r.evaluation.modules import module_names
-from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, ProceduralClips, fingerprint
+from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, ProceduralClips, pipeline_hash
 from jog3r.evaluation.report import as_json, number, t2vc_report, table, v2c_report
 from jog3r.evaluation.scoring import score_closed_loop, score_v2c
 
@@ -289,7 +289,7 @@ def test_run_evaluation_from_a_folder(pipe, tmp_path, dino):
     rows = results["t2vc"]["distributions"][network]
     assert rows["Fréchet"]["N"] == 4
     assert rows["Fréchet floor, real against real"]["N"] == 2
-    assert results["v2c"]["settings"]["weights"] == fingerprint(pipe, TEXT_PARTS) != fingerprint(pipe)
+    assert results["v2c"]["settings"]["weights"] == pipeline_hash(pipe, TEXT_PARTS) != pipeline_hash(pipe)
     # video to cameras goes on from there, and reads no text encoder
     (tmp_path / "model" / "text_encoder" / "model.safetensors").write_bytes(b"damaged")
     again = run_evaluation(**options | {"task": "v2c"})
@@ -297,15 +297,15 @@ def test_run_evaluation_from_a_folder(pipe, tmp_path, dino):
 
 
 def test_fingerprint_sees_weights_and_settings(pipe):
-    before = fingerprint(pipe)
-    assert fingerprint(tiny_pipeline()) == before
+    before = pipeline_hash(pipe)
+    assert pipeline_hash(tiny_pipeline()) == before
     other = tiny_pipeline()
     with torch.no_grad():
         next(other.pointmap_head.parameters()).view(-1)[0] += 1e-3
-    assert fingerprint(other) != before
+    assert pipeline_hash(other) != before
     other = tiny_pipeline()
     other.scheduler = type(other.scheduler).from_config(other.scheduler.config, beta_end=0.03)
-    assert fingerprint(other) != before
+    assert pipeline_hash(other) != before
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_components import MAX_LENGTH, tiny_text_encoder, tiny_tokenizer, tiny_transformer, tiny_vae
 
-from jog3r.data.cache import Cache, file_hash
+from jog3r.data.cache import Cache
 from jog3r.data.clip import Clip
+from jog3r.data.files import file_hash
 from jog3r.data.source import ProceduralSource
 from jog3r.pipelines.latents import encode_frames
 from jog3r.training.preparation.prepare_config import PrepareConfig

@@ -20,7 +20,7 @@ from jog3r.data.procedural import procedural_clip
 from jog3r.data.source import ProceduralSource
 from jog3r.pipelines.loading.depth_model import DepthModel, load_depth_model
 from jog3r.training.clips.cached_stream import CachedStream
-from jog3r.training.preparation.component_files import fingerprint
+from jog3r.training.preparation.component_files import weights_hash
 from jog3r.training.preparation.depth_masks import disagreement
 from jog3r.training.preparation.prepare_config import SOURCE_OPTIONS, PrepareConfig, build_source
 from jog3r.training.prepare import Preparation, main
@@ -97,7 +97,7 @@ def test_depth_of_any_metric_model_fills_the_cache(tmp_path: Path, model: Path, 
     expected = preparation.depth_model(torch.from_numpy(clip.frames))[[0, 3]].numpy()
     np.testing.assert_allclose(frames.depth[frames.valid], expected[frames.valid], rtol=1e-3)
     assert cache.manifest["models"]["depth"] == "depth"
-    assert cache.manifest["plan"]["depth"]["fingerprint"] == fingerprint(preparation.depth_model.model)
+    assert cache.manifest["plan"]["depth"]["fingerprint"] == weights_hash(preparation.depth_model.model)
 
 
 def test_relative_depth_is_refused_unless_the_user_vouches(tmp_path: Path) -> None:

@@ -8,11 +8,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
 from safetensors import safe_open
 from tiny_components import tiny_pipeline
 from torch.utils.data import Dataset
@@ -136,14 +134,6 @@ def test_memory_that_runs_out_names_the_options(
     assert train_joint.main(["--init_from", str(tmp_path), "--output_dir", str(tmp_path)]) == 1
     for name in ("gradient_checkpointing=true", "adamw8bit", "jog3r.training.memory", "Tried to allocate 2.00 GiB"):
         assert name in caplog.text
-
-
-def test_deepspeed_has_taken_the_step_before_its_gradient_is_seen(tmp_path: Path) -> None:
-    accelerator = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, process_index=0, wait_for_everyone=lambda: None)
-    run = SimpleNamespace(directory=tmp_path, accelerator=accelerator)
-    for values, weights in (({"gradient_norm": float("nan")}, "has taken the step"), ({"loss": float("nan")}, "are as before")):
-        with pytest.raises(TrainingStopped, match=weights):
-            train_joint.Run._stop_non_finite(run, 3, values, [])
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def test_the_exact_answer_costs_nothing_in_bf16() -> None:
 
 
 def test_weights_in_bf16_take_a_batch_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DeepSpeed's engine makes the weights bf16 and leaves the rest to the model."""
+    """FSDP computes with bf16 copies of the weights and leaves the rest to the model."""
     config = settings(mixed_precision="bf16", train_text_encoder=True)
     batch, draws = batch_and_draws(config)
     joint, _ = built(config)

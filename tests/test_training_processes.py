@@ -2,25 +2,22 @@
 
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from tiny_components import tiny_pipeline
 from torch.utils.data import Dataset
 from training_cases import settings
 from training_runs import TrainingProcesses, errors_of, losses_of, weights_of
-from transformers.integrations import deepspeed as hf_deepspeed
 
 from jog3r.training.clips.step_batches import BatchShare, ShareOfStream, count_valid_pixels, draw_step_noise
 from jog3r.training.config import TrainConfig
 from jog3r.training.losses import pointmap_loss
 from jog3r.training.run import processes as processes_module
-from jog3r.training.run.processes import start_accelerator, whole_weights
+from jog3r.training.run.processes import start_accelerator
 from jog3r.training.run.step_log import read_steps
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -194,23 +191,10 @@ def test_processes_wait_for_samples_and_keep_gradients_once(tmp_path: Path, monk
         start(gradient_accumulation_steps=4)
 
 
-class KnowsZero3:
-    """What transformers keeps of DeepSpeed's configuration."""
-
-    def is_zero3(self) -> bool:
-        return True
-
-
-def test_models_are_loaded_whole_under_zero_3() -> None:
-    known = KnowsZero3()
-    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(dschf=known))
-    hf_deepspeed.set_hf_deepspeed_config(known)
-    try:
-        with whole_weights(SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, state=state)):
-            assert not hf_deepspeed.is_deepspeed_zero3_enabled()
-        assert hf_deepspeed.is_deepspeed_zero3_enabled()
-    finally:
-        hf_deepspeed.unset_hf_deepspeed_config()
+def test_deepspeed_is_refused_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # as `accelerate launch` sets it
+    with pytest.raises(ValueError, match="DeepSpeed is not supported: take training/accelerate/fsdp2.yaml"):
+        start_accelerator(settings(output_dir=str(tmp_path)))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "training" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)

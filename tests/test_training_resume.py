@@ -1,6 +1,5 @@
 """Going on from a checkpoint: changed options take effect, what does not fit is refused, foreign folders are left alone."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,11 +9,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
-from diffusers.training_utils import EMAModel
 from training_cases import run_here, settings
 
 from jog3r.training import optimization
-from jog3r.training.run.checkpoints import TrainingState, _gather, check_same_data, find_checkpoint, save_checkpoint
+from jog3r.training.run.checkpoints import _gather, check_same_data, find_checkpoint
 from jog3r.training.run.failures import TrainingStopped
 from jog3r.training.train_joint import Run
 
@@ -158,7 +156,8 @@ def test_a_checkpoint_is_on_the_disk_before_the_one_before_goes(tmp_path: Path, 
     monkeypatch.setattr(os, "fsync", noted)
     run_here(tmp_path, num_steps=2, keep_checkpoints=1)
     assert [path.name for path in folder.glob("step-*")] == ["step-0000002"]
-    assert synced[-3:] == ["checksums.json", ".step-0000002.partial", "run"]
+    assert {"checksums.json", "trained.safetensors", "progress.pt"} <= set(synced[:-2])
+    assert synced[-2:] == [".step-0000002.partial", "run"]
 
 
 def test_only_the_writing_process_copies_the_state(tmp_path: Path) -> None:
@@ -171,40 +170,19 @@ def test_only_the_writing_process_copies_the_state(tmp_path: Path) -> None:
     assert not any(isinstance(value, torch.Tensor) for entry in content["optimizers"][0]["state"].values() for value in entry)
 
 
-class TwoWithDeepSpeed(SimpleNamespace):
-    """The main one of two processes; the other writes its shard late: it is there when both have met."""
-
-    is_main_process, num_processes, distributed_type = True, 2, DistributedType.DEEPSPEED
-    folder: Path | None = None
-
-    def save_state(self, folder: str) -> None:
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True)
-        (self.folder / "shard_0").write_text("mine")
-
-    def wait_for_everyone(self) -> None:
-        if self.folder is not None and self.folder.is_dir():
-            (self.folder / "shard_1").write_text("the other's")
+def test_shards_that_an_earlier_version_left_with_deepspeed_are_refused(tmp_path: Path) -> None:
+    folder = run_here(tmp_path, num_steps=1)
+    (folder / "step-0000001" / "deepspeed").mkdir()
+    with pytest.raises(ValueError, match="holds DeepSpeed's shards, which this version no longer reads: name a new output_dir"):
+        run_again(tmp_path, num_steps=2).resume()
 
 
-def test_the_seal_covers_the_shards_of_all_processes(tmp_path: Path) -> None:
-    weight = torch.nn.Parameter(torch.ones(2))
-    state = TrainingState([("weight", weight)], EMAModel([weight]), [], [])
-    path = save_checkpoint(TwoWithDeepSpeed(), state, tmp_path, {"step": 1}, keep=1)
-    sealed = json.loads((path / "checksums.json").read_text())
-    assert {"deepspeed/shard_0", "deepspeed/shard_1"} <= sealed.keys()
-    assert find_checkpoint(tmp_path) == path
-
-
-class WithoutRoom(TwoWithDeepSpeed):
-    """DeepSpeed writes its shards by torch.save, which says so of a full disk."""
-
-    def save_state(self, folder: str) -> None:
+def test_a_disk_without_room_is_named_and_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:  # torch.save says so of a full disk
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nframe #0: ...")
 
-
-def test_a_disk_without_room_for_shards_is_named(tmp_path: Path) -> None:
-    weight = torch.nn.Parameter(torch.ones(2))
-    state = TrainingState([("weight", weight)], EMAModel([weight]), [], [])
-    with pytest.raises(TrainingStopped, match=r"step 1 cannot be written to .*pos 64 vs 0 \(\d+ MiB were free\); make room"):
-        save_checkpoint(WithoutRoom(), state, tmp_path, {"step": 1}, keep=1)
+    run_here(tmp_path, num_steps=1)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingStopped, match=r"step 2 cannot be written to .*pos 64 vs 0 \(\d+ MiB were free\); make room"):
+        run_here(tmp_path, num_steps=2)
+    assert sorted(path.name for path in (tmp_path / "run").glob("*step-*")) == ["step-0000001"]

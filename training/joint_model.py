@@ -112,7 +112,7 @@ class ImageModel(nn.Module):
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """The run's precision, entered by the model itself: accelerate enters it for DDP and FSDP, but not for DeepSpeed."""
+    """The run's precision, entered by the model itself: whoever calls it, wrapped by accelerate or not, computes the same."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16")
 
 

@@ -29,16 +29,16 @@ from jog3r.data.cache import (
     caption_rows,
     clip_rows,
     part_name,
-    write_aside,
     write_rows,
 )  # fmt: skip
 from jog3r.data.clip import Clip
+from jog3r.data.files import write_aside
 from jog3r.data.source import ClipSource
 from jog3r.pipelines.captions import embed_texts
 from jog3r.pipelines.latents import encode_frames, vae_scale_factor
 from jog3r.pipelines.loading.depth_model import DepthModel, load_depth_model
 from jog3r.training.config import load_config
-from jog3r.training.preparation.component_files import fingerprint, load_text_models, load_vae, transformer_config
+from jog3r.training.preparation.component_files import load_text_models, load_vae, transformer_config, weights_hash
 from jog3r.training.preparation.depth_masks import known_depth, pose_scale
 from jog3r.training.preparation.prepare_config import PrepareConfig, build_source
 from jog3r.training.preparation.shards import ShardFolder
@@ -146,7 +146,7 @@ class Preparation:
             text = f"{scale}, the VAE's" if patch == 1 else f"{scale * patch} (the VAE's {scale} times patch_size={patch})"
             raise ValueError(f"height and width must be multiples of {text}, got {height} x {width}")
         depth: dict[str, Any] = {"kind": config.depth} if self.depth_model is None else {
-            "kind": "model", "fingerprint": fingerprint(self.depth_model.model), "align_scale": config.align_scale
+            "kind": "model", "fingerprint": weights_hash(self.depth_model.model), "align_scale": config.align_scale
         }  # fmt: skip
         return {
             "source": self.source.settings(),
@@ -155,8 +155,8 @@ class Preparation:
             "width": width,
             "latent_shape": [vae.config.latent_channels, height // scale, width // scale],
             "min_frames": config.min_frames,
-            "vae": {"fingerprint": fingerprint(vae)},
-            "text_encoder": {"fingerprint": fingerprint(self.text_encoder)},
+            "vae": {"fingerprint": weights_hash(vae)},
+            "text_encoder": {"fingerprint": weights_hash(self.text_encoder)},
             "depth": {**depth, "max_depth": config.max_depth},
             "caption_length": self.caption_length,
             "caption_channels": self.text_encoder.config.d_model,

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from tqdm import tqdm
@@ -46,7 +45,6 @@ from jog3r.training.run.processes import (
     name_blocks,
     seed_step,
     start_accelerator,
-    whole_weights,
 )  # fmt: skip
 from jog3r.training.run.results import open_repository, push_results, save_results
 from jog3r.training.run.sample_videos import log_pictures, save_samples, start_trackers
@@ -82,8 +80,7 @@ class Run:
             torch.set_num_threads(config.num_threads)
         # 2. models; whatever starts fresh starts with the same weights in every process
         torch.manual_seed(config.seed)
-        with whole_weights(accelerator):
-            self.pipeline = load_pipeline(config.init_from)
+        self.pipeline = load_pipeline(config.init_from)
         self.joint = build_model(self.pipeline, config)
         generator = isinstance(self.pipeline, Jog3rPipeline)
         self.caption_length = self.pipeline.transformer.config.max_caption_length if generator else 1
@@ -97,14 +94,11 @@ class Run:
         schedules = [
             torch.optim.lr_scheduler.LambdaLR(one, lambda step: learning_rate_factor(step, config)) for one in optimizers
         ]
-        # Sharding replaces the parameters, and the average is then sharded as they are; DeepSpeed empties them in place.
         name_blocks(self.joint)
-        deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
-        average = self._build_average(trained) if deepspeed else None
         self.wrapped, *optimizers = accelerator.prepare(self.joint, *optimizers)
-        parameters = dict(self.joint.named_parameters())
+        parameters = dict(self.joint.named_parameters())  # sharding has replaced them; their average is sharded as they are
         trained = [(name, parameters[name]) for name, _ in trained]
-        self.state = TrainingState(trained, average or self._build_average(trained), optimizers, schedules)
+        self.state = TrainingState(trained, self._build_average(trained), optimizers, schedules)
         if accelerator.is_main_process:
             open_repository(config)
         start_trackers(accelerator, config)
@@ -140,7 +134,7 @@ class Run:
             for name, value in zip(losses, means.tolist(), strict=True):
                 logs[name] = logs.get(name, 0.0) + value / config.gradient_accumulation_steps
         norm = accelerator.clip_grad_norm_([value for _, value in self.state.trained], config.max_grad_norm or math.inf)
-        logs["gradient_norm"] = 0.0 if norm is None else float(norm)  # None: DeepSpeed has not stepped yet
+        logs["gradient_norm"] = float(norm)
         if not torch.isfinite(torch.tensor(logs["gradient_norm"])):
             self._stop_non_finite(step, logs, micro_batches)
         for optimizer, schedule in zip(self.state.optimizers, self.state.schedules, strict=True):
@@ -178,16 +172,11 @@ class Run:
         path = self.directory / f"nonfinite-step-{step:07d}-process-{self.accelerator.process_index}.safetensors"
         names = [self.stream.sample_name(place) for batch, _ in micro_batches for place in batch["position"].tolist()]
         dump_batches(path, micro_batches, {"step": step, "values": {k: str(v) for k, v in values.items()}, "samples": names})
-        self.accelerator.wait_for_everyone()  # the first process to end takes the others with it
+        self.accelerator.wait_for_everyone()  # until all have written: when one process exits, the launcher kills the rest
         shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        # DeepSpeed takes the step inside the backward pass, before its gradients can be looked at.
-        taken = self.accelerator.distributed_type == DistributedType.DEEPSPEED and "gradient_norm" in values
-        weights = (
-            "DeepSpeed has taken the step, checkpoints are from before it" if taken else "The weights are as before the step"
-        )
         raise TrainingStopped(
-            f"not finite at step {step}: {shown}; clips: {'; '.join(names)}; clips and noise are in {path}. {weights}: look into "
-            "the clips, or lower learning_rate"
+            f"not finite at step {step}: {shown}; clips: {'; '.join(names)}; clips and noise are in {path}. The weights are as "
+            "before the step: look into the clips, or lower learning_rate"
         )
 
     def resume(self) -> int:
@@ -203,7 +192,7 @@ class Run:
             raise ValueError(f"resume=never, but {str(self.directory)!r} holds {path.name}: name a new output_dir, or delete it")
         saved = read_run(path)
         changed = check_same_data(path, saved, self.progress(0))
-        load_checkpoint(self.accelerator, self.state, path, changed)
+        load_checkpoint(self.state, path, changed)
         logger.info("resumed from %s", path)
         return saved["step"]
 
@@ -229,8 +218,7 @@ class Run:
             if not main:
                 yield None
                 return
-            with whole_weights(self.accelerator):
-                pipeline = load_pipeline(self.config.init_from)
+            pipeline = load_pipeline(self.config.init_from)
             build_model(pipeline, self.config).load_state_dict(weights, strict=False)
             yield pipeline
             return

@@ -6,7 +6,7 @@ from jog3r.commands.known_cameras import doubtful_poses
 from jog3r.commands.options import option, output_options
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.results import check_exports, report, result_names, write_scene, write_video, written_line
-from jog3r.commands.running import load_pipeline, seeded_generator, stages
+from jog3r.commands.running import pipeline_of_options, seeded_generator, stages
 
 MAX_FPS = 100_000  # what a video file can state
 
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> str:
     failed: dict[str, ValueError] = {}
     with OutputFolder(options.out, options.overwrite, expected) as folder, stages(3) as stage:
         stage("loading the model")
-        pipe = load_pipeline(options)
+        pipe = pipeline_of_options(options)
         stage("generating")
         chosen = {
             name: value

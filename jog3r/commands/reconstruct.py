@@ -12,7 +12,7 @@ from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.selection import chosen_cameras, open_frames, selection_arguments
 from jog3r.commands.reconstruction.windows import is_long, long_video_arguments, run_long_reconstruct
 from jog3r.commands.results import check_exports, report, result_names, write_scene, written_line
-from jog3r.commands.running import TINY_NOTE, load_pipeline, model_size, seeded_generator, stages
+from jog3r.commands.running import TINY_NOTE, model_size, pipeline_of_options, seeded_generator, stages
 
 MAX_FRAMES = 64  # at once
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> str:
         size = (options.height, options.width) if options.height is not None else model_size(options.model)
         video = _read(options, size) if size is not None else None
         stage("loading the model")
-        pipe = load_pipeline(options, with_text=False)
+        pipe = pipeline_of_options(options, with_text=False)
         if video is None:
             video = _read(options, (pipe.default_size, pipe.default_size))
         if true_poses is not None:

@@ -14,14 +14,14 @@ from tqdm.auto import tqdm
 from jog3r import tiny_checkpoint
 from jog3r.commands.output_folder import UsageError
 
-__all__ = ["TINY_NOTE", "load_pipeline", "model_size", "seeded_generator", "stages"]
+__all__ = ["TINY_NOTE", "pipeline_of_options", "model_size", "seeded_generator", "stages"]
 
 TINY_NOTE = (
     "note: the bundled tiny model has seen nothing but rendered rooms of 64 x 64 pixels; on real videos expect large errors"
 )
 
 
-def load_pipeline(options: argparse.Namespace, with_text: bool = True) -> Any:
+def pipeline_of_options(options: argparse.Namespace, with_text: bool = True) -> Any:
     """The pipeline of `--model` (None: the bundled checkpoint) as `--dtype` on `--device`, there all at once or with `--offload`.
 
     Args:

@@ -13,7 +13,7 @@ from jog3r.data.cache import REPORT, Cache, CachedFrames
 from jog3r.data.frame_choice import REVERSE_PROBABILITY, STRIDES, FrameSelection, select_frames, shuffled_index
 from jog3r.data.poses import rebase_poses
 from jog3r.data.source import list_hash
-from jog3r.training.preparation.component_files import fingerprint
+from jog3r.training.preparation.component_files import weights_hash
 from jog3r.training.preparation.depth_masks import DepthChecks
 
 __all__ = ["CachedStream"]
@@ -53,7 +53,7 @@ class CachedStream(Dataset):
         checks: DepthChecks | None = None,
     ):
         self.cache = Cache(directory)
-        self.cache.check_model("vae", fingerprint(vae), _name(vae))
+        self.cache.check_model("vae", weights_hash(vae), _name(vae))
         self.num_frames, self.caption_length = size[0], caption_length
         self.length, self.seed = length, seed
         self.reverse_probability = reverse_probability
@@ -94,7 +94,7 @@ class CachedStream(Dataset):
                 f"transformer takes {caption_channels}; prepare it with the model's text encoder"
             )
         if text_encoder is not None:
-            self.cache.check_model("text_encoder", fingerprint(text_encoder), _name(text_encoder))
+            self.cache.check_model("text_encoder", weights_hash(text_encoder), _name(text_encoder))
 
     def check_depth(self) -> None:
         """Refuse a cache that has nothing to train the 3D head on.

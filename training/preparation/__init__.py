@@ -1,1 +1,1 @@
-"""What `prepare.py` needs: its options, shards that survive a kill, the fingerprint of models, and masks of believable depth."""
+"""What `prepare.py` needs: its options, shards that survive a kill, hashes of models, and masks of believable depth."""

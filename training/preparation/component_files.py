@@ -13,10 +13,10 @@ from torch import nn
 
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
 
-__all__ = ["fingerprint", "load_text_models", "load_vae", "transformer_config"]
+__all__ = ["load_text_models", "load_vae", "transformer_config", "weights_hash"]
 
 
-def fingerprint(model: nn.Module) -> str:
+def weights_hash(model: nn.Module) -> str:
     """SHA-256 of a model's weights, as float32 whatever their type, and of the numbers that scale a VAE's latents."""
     digest = hashlib.sha256()
     config: Any = model.config

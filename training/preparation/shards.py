@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jog3r.data.cache import MANIFEST, PLAN, REPORT, aside_of, file_hash, part_name, write_json
+from jog3r.data.cache import MANIFEST, PLAN, REPORT, part_name
+from jog3r.data.files import aside_of, file_hash, write_json
 
 __all__ = ["ShardFolder"]
 

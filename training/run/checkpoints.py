@@ -6,13 +6,11 @@
     step-0000200/run.json             step, clips a step, options
     step-0000200/checksums.json       SHA-256 of each
 
-Everything is whole, whatever it was sharded over: 1 process, N processes and FSDP read each other's checkpoints. DeepSpeed's
-engine writes its own shards (folder `deepspeed`), which belong to their number of processes.
+Everything is whole, whatever it was sharded over: 1 process, N processes and FSDP read each other's checkpoints.
 """
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -22,21 +20,21 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from jog3r.data.cache import file_hash
+from jog3r.data.files import file_hash, replace_folder
 from jog3r.training.run.failures import disk_failure
 
 logger = logging.getLogger(__name__)
 _PREFIX = "step-"
 _NAME = re.compile(rf"{_PREFIX}\d{{7,}}")  # what is called otherwise, such as a copy step-best, is the user's
 _SEAL = "checksums.json"
-_OPTIONS = ("initial_lr", "weight_decay")  # of a group of parameters: of this run, whatever the checkpoint's were
+_OPTIONS = ("initial_lr", "weight_decay")  # options always taken from this run, never from the checkpoint
 
 
 @dataclass
@@ -56,7 +54,9 @@ class TrainingState:
     schedules: list[Any]
 
     def averaged_weights(self, keep: bool = True) -> dict[str, Any]:
-        """The averaged weights by name, whole, on the CPU; all processes have to call it, also for those that `keep` none."""
+        """The averaged weights by name, whole, on the CPU; every process must call this, also with `keep=False`: gathering needs
+        all.
+        """
         return {name: _whole(value, keep) for (name, _), value in zip(self.trained, self.average.shadow_params, strict=True)}
 
 
@@ -76,78 +76,59 @@ def save_checkpoint(accelerator: Accelerator, state: TrainingState, directory: P
         TrainingStopped: the disk is full or refuses; the checkpoints from before are untouched.
     """
     final = directory / f"{_PREFIX}{progress['step']:07d}"
-    aside = directory / f".{final.name}.partial"
-    if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    what = f"the checkpoint after step {progress['step']}"
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        try:
-            accelerator.save_state(str(aside / "deepspeed"))
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-            raise disk_failure(what, directory, error) from error
-        accelerator.wait_for_everyone()  # every process writes its own shards, and the seal is for all of them
     weights, content = _gather(accelerator, state)
+
+    def write(aside: Path) -> None:
+        aside.mkdir()
+        for name, tensors in weights.items():
+            save_file(tensors, aside / name)
+        torch.save(content, aside / "progress.pt")
+        run = json.dumps({**progress, "num_processes": accelerator.num_processes}, indent=1)
+        (aside / "run.json").write_text(run, encoding="utf-8")
+        seal = {path.name: file_hash(path) for path in sorted(aside.iterdir())}
+        (aside / _SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
+
     if accelerator.is_main_process:
         try:
-            aside.mkdir(parents=True, exist_ok=True)
-            for name, tensors in weights.items():
-                save_file(tensors, aside / name)
-            torch.save(content, aside / "progress.pt")
-            run = json.dumps({**progress, "num_processes": accelerator.num_processes}, indent=1)
-            (aside / "run.json").write_text(run, encoding="utf-8")
-            _seal(aside)
-            shutil.rmtree(final, ignore_errors=True)
-            aside.rename(final)
-            _sync(directory)  # the new name is on the disk before an old checkpoint goes
+            replace_folder(final, write)  # on the disk before an old checkpoint goes
             _drop_old(directory, final, keep)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            failure = disk_failure(what, directory, error)
-            shutil.rmtree(aside, ignore_errors=True)
-            raise failure from error
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+            raise disk_failure(f"the checkpoint after step {progress['step']}", directory, error) from error
     accelerator.wait_for_everyone()
     return final
 
 
-def load_checkpoint(accelerator: Accelerator, state: TrainingState, path: Path, changed: Sequence[str]) -> None:
+def load_checkpoint(state: TrainingState, path: Path, changed: Sequence[str]) -> None:
     """Put the checkpoint at `path` into `state`; learning rates, weight decay and the average's decay stay those of `state`.
 
     Args:
-        accelerator: of the run.
         state: what to fill; untouched when anything is refused.
         path: of the checkpoint.
         changed: what `check_same_data` returned, for the message.
 
     Raises:
-        ValueError: it trains other parameters, has other optimizers, or is DeepSpeed's of another number of processes.
+        ValueError: it trains other parameters, has other optimizers, or is one of DeepSpeed's, which earlier versions wrote.
     """
-    deepspeed, run = accelerator.distributed_type == DistributedType.DEEPSPEED, read_run(path)
-    if (path / "deepspeed").is_dir() != deepspeed:
-        raise ValueError(f"{str(path)!r}: runs with and without DeepSpeed cannot read each other's checkpoints; launch as before")
-    before, now = run["num_processes"], accelerator.num_processes
-    if deepspeed and before != now:
-        raise ValueError(f"{str(path)!r} holds DeepSpeed's shards of {before} processes, this run has {now}")
+    if (path / "deepspeed").is_dir():
+        raise ValueError(f"{str(path)!r} holds DeepSpeed's shards, which this version no longer reads: name a new output_dir")
     average = load_file(path / "average.safetensors")
     content = torch.load(path / "progress.pt", map_location="cpu", weights_only=True)
     _check_same_parameters(state, average, path, changed)
-    if not deepspeed:
-        _check_same_optimizers(state, content["optimizers"], path, changed)
+    _check_same_optimizers(state, content["optimizers"], path, changed)
     options = [[{name: group[name] for name in _OPTIONS} for group in one.optimizer.param_groups] for one in state.schedules]
     shadows = [
         _placed_like(average[name], shadow) for (name, _), shadow in zip(state.trained, state.average.shadow_params, strict=True)
     ]
     state.average.load_state_dict({**content["average"], "decay": state.average.decay, "shadow_params": shadows})
-    if deepspeed:
-        accelerator.load_state(str(path / "deepspeed"))
-    else:
-        weights = load_file(path / "trained.safetensors")
-        with torch.no_grad():
-            for name, parameter in state.trained:
-                parameter.copy_(_placed_like(weights[name], parameter))
-        for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
-            optimizer.load_state_dict(_placed_optimizer_state(optimizer, saved))
+    weights = load_file(path / "trained.safetensors")
+    with torch.no_grad():
+        for name, parameter in state.trained:
+            parameter.copy_(_placed_like(weights[name], parameter))
+    for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
+        optimizer.load_state_dict(_placed_optimizer_state(optimizer, saved))
+    step = read_run(path)["step"]
     for schedule, groups in zip(state.schedules, options, strict=True):
-        _set_options(schedule, groups, run["step"])
+        _set_options(schedule, groups, step)
 
 
 def find_checkpoint(directory: Path) -> Path | None:
@@ -233,31 +214,9 @@ def _gather(accelerator: Accelerator, state: TrainingState) -> tuple[dict[str, d
     keep = accelerator.is_main_process
     weights = {"average.safetensors": state.averaged_weights(keep)}
     scalars = {name: value for name, value in state.average.state_dict().items() if name != "shadow_params"}
-    content: dict[str, Any] = {"optimizers": [], "average": scalars}
-    if accelerator.distributed_type != DistributedType.DEEPSPEED:  # its engine has saved the rest
-        weights["trained.safetensors"] = {name: _whole(parameter, keep) for name, parameter in state.trained}
-        content["optimizers"] = [_whole_tree(optimizer.state_dict(), keep) for optimizer in state.optimizers]
-    return weights, content
-
-
-def _seal(aside: Path) -> None:
-    """Bring all files to the disk, then their checksums, then the folders that name them."""
-    files = sorted(path for path in aside.rglob("*") if path.is_file())
-    for path in files:
-        _sync(path)
-    seal = {path.relative_to(aside).as_posix(): file_hash(path) for path in files}
-    (aside / _SEAL).write_text(json.dumps(seal, indent=1), encoding="utf-8")
-    for path in (aside / _SEAL, *(folder for folder in aside.rglob("*") if folder.is_dir()), aside):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    weights["trained.safetensors"] = {name: _whole(parameter, keep) for name, parameter in state.trained}
+    optimizers = [_whole_tree(optimizer.state_dict(), keep) for optimizer in state.optimizers]
+    return weights, {"optimizers": optimizers, "average": scalars}
 
 
 def _drop_old(directory: Path, newest: Path, keep: int) -> None:

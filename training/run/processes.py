@@ -1,10 +1,9 @@
 """How a run is spread over processes: what `accelerate launch` was told, and what several processes have to agree on."""
 
 import logging
+import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     ProjectConfiguration,
 )  # fmt: skip
-from diffusers import training_utils
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -33,7 +31,6 @@ __all__ = [
     "name_blocks",
     "seed_step",
     "start_accelerator",
-    "whole_weights",
 ]
 
 logger = logging.getLogger(__name__)
@@ -58,6 +55,11 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     Raises:
         ValueError: an option that the kind of distribution cannot do.
     """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":  # accelerate's own variable for its processes
+        raise ValueError(
+            "DeepSpeed is not supported: take training/accelerate/fsdp2.yaml, which shards the same, or ddp.yaml while the model "
+            "fits on each GPU"
+        )
     directory = Path(config.output_dir)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
@@ -70,17 +72,14 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     kind = accelerator.distributed_type
     if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError("FSDP 1 is not supported: set fsdp_version: 2, as training/accelerate/fsdp2.yaml does")
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED) and config.optimizer == "muon":
+    if kind == DistributedType.FSDP and config.optimizer == "muon":
         raise ValueError(
-            f"optimizer=muon needs whole matrices, which {kind.value} shards over the processes: take optimizer=adamw, or DDP "
+            "optimizer=muon needs whole matrices, which FSDP shards over the processes: take optimizer=adamw, or DDP "
             "(training/accelerate/ddp.yaml)"
         )
     if kind == DistributedType.FSDP and config.optimizer == "adamw8bit":
         raise ValueError("optimizer=adamw8bit cannot read the parts that FSDP leaves of a weight: take optimizer=adamw")
     launched = accelerator.gradient_accumulation_steps  # accelerate takes its own number over that of the recipe
-    if kind == DistributedType.DEEPSPEED:
-        of_file = accelerator.state.deepspeed_plugin.deepspeed_config.get("gradient_accumulation_steps", "auto")
-        launched = launched if of_file == "auto" else of_file
     if launched != config.gradient_accumulation_steps:
         raise ValueError(
             f"gradient_accumulation_steps is {config.gradient_accumulation_steps}, but accelerate was launched with {launched}: "
@@ -90,14 +89,6 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         # accelerate's own policy rounds depth, poses and noise to bf16, too, and sums gradients in it
         policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
         accelerator.state.fsdp_plugin.mixed_precision_policy = policy
-    if kind == DistributedType.DEEPSPEED:
-        options = accelerator.state.deepspeed_plugin.deepspeed_config
-        options["train_micro_batch_size_per_gpu"] = config.generation_batch + config.reconstruction_batch
-        options["gradient_clipping"] = config.max_grad_norm
-        import deepspeed
-
-        # EMAModel gathers ZeRO-3's parameters by this name, which diffusers binds at import, before the stage is known.
-        training_utils.deepspeed = deepspeed
     if accelerator.device.type == "cpu" and accelerator.is_main_process:
         _warn_of_slow_bf16(config)
     return accelerator
@@ -129,21 +120,6 @@ def _warn_of_slow_bf16(config: TrainConfig) -> None:
         )
 
 
-@contextmanager
-def whole_weights(accelerator: Accelerator) -> Iterator[None]:
-    """Models loaded in it are whole: as long as transformers knows of ZeRO-3, it gives each process a part of T5 alone."""
-    if accelerator.distributed_type != DistributedType.DEEPSPEED:
-        yield
-        return
-    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
-
-    unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        set_hf_deepspeed_config(accelerator.state.deepspeed_plugin.dschf)  # EMAModel asks for it
-
-
 def name_blocks(model: nn.Module) -> None:
     """Tell FSDP, which wraps block by block, the classes of all blocks in `model`: its parts know theirs, the whole does not."""
     known = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
@@ -152,8 +128,6 @@ def name_blocks(model: nn.Module) -> None:
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether no process holds the whole of the trained parameters."""
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return accelerator.state.deepspeed_plugin.zero_stage == 3
     return accelerator.distributed_type == DistributedType.FSDP
 
 

@@ -1,7 +1,7 @@
 """What a run leaves at its end: a pipeline folder, with LoRA a folder of its layers, on request both on the hub."""
 
 import logging
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError  # of the hub and of the connection to it
 from safetensors import SafetensorError
 
+from jog3r.data.files import replace_folder
 from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.config import TrainConfig
@@ -75,18 +76,12 @@ def _save_lora(pipeline: Jog3rPipeline, folder: Path, with_head: bool) -> None:
     (folder / "README.md").write_text(_LORA_CARD if with_head else _LORA_CARD_WITHOUT_HEAD, encoding="utf-8")
 
 
-def _replace(folder: Path, write: Any) -> None:
-    """Let `write` fill a folder aside, then put it in the place of `folder`."""
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
+def _replace(folder: Path, write: Callable[[Path], object]) -> None:
+    """`replace_folder`, with a disk that is full or refuses named as such."""
     try:
-        write(aside)
+        replace_folder(folder, write)
     except (OSError, SafetensorError) as error:
-        failure = disk_failure(f"{folder.name}/", folder.parent, error)
-        shutil.rmtree(aside, ignore_errors=True)
-        raise failure from error
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+        raise disk_failure(f"{folder.name}/", folder.parent, error) from error
 
 
 def open_repository(config: TrainConfig) -> None:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jog3r.data.cache import write_aside
+from jog3r.data.files import write_aside
 
 __all__ = ["StepLog", "read_steps"]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from jog3r.data.files import replace_folder
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
 logger = logging.getLogger(__name__)
@@ -32,19 +33,17 @@ def bundle(pipeline_dir: Path, destination: Path) -> None:
         "pointmap_head",
     ):  # diffusers loads them as float32; transformers would keep half precision
         getattr(pipeline, name).to(torch.float16)
-    aside = destination.with_name(destination.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    pipeline.save_pretrained(aside)
-    for config in aside.rglob("*.json"):
-        values = json.loads(config.read_text(encoding="utf-8"))
-        if values.pop("_name_or_path", None) is not None:  # the folder it was loaded from is nobody's business
-            config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    if destination.exists():
-        for kept in ("README.md",):  # the model card is written by hand
-            if (destination / kept).exists():
-                shutil.copy(destination / kept, aside / kept)
-        shutil.rmtree(destination)
-    aside.rename(destination)
+
+    def write(aside: Path) -> None:
+        pipeline.save_pretrained(aside)
+        for config in aside.rglob("*.json"):
+            values = json.loads(config.read_text(encoding="utf-8"))
+            if values.pop("_name_or_path", None) is not None:  # the folder it was loaded from is nobody's business
+                config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        if (destination / "README.md").exists():  # the model card is written by hand
+            shutil.copy(destination / "README.md", aside / "README.md")
+
+    replace_folder(destination, write)
     size = sum(path.stat().st_size for path in destination.rglob("*") if path.is_file())
     logger.info("%s: %.1f MB", destination, size / 1e6)
 

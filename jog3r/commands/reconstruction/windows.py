@@ -16,7 +16,7 @@ from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.selection import chosen_cameras, open_frames
 from jog3r.commands.reconstruction.spool import Spool, Tee
 from jog3r.commands.results import check_exports, report, result_names, write_exports, written_line
-from jog3r.commands.running import TINY_NOTE, load_pipeline, model_size, seeded_generator, stages
+from jog3r.commands.running import TINY_NOTE, model_size, pipeline_of_options, seeded_generator, stages
 
 EVERY_FRAME = ("tum", "kitti")  # exports of cameras alone; the others show the key frames
 
@@ -63,7 +63,7 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
             stage("loading the model")
             open_frames(options)  # a bad file is refused at once
             size = (options.height, options.width) if options.height is not None else model_size(options.model)
-            pipe = load_pipeline(options, with_text=False)
+            pipe = pipeline_of_options(options, with_text=False)
         video = open_frames(options, size or (pipe.default_size, pipe.default_size))
         window = pipe.transformer.config.num_frames if options.window is None else options.window
         with Spool(folder / ".spool") as spool:
