@@ -27,7 +27,15 @@ CORE = [
     "tqdm>=4.66",
 ]
 EXTRAS = {
-    "train": ["datasets>=4.0", "pyarrow>=15", "peft>=0.17", "tensorboard>=2.16", "pyyaml>=6.0", "tokenizers>=0.21"],
+    "train": [
+        "filelock>=3.30",
+        "datasets>=4.0",
+        "pyarrow>=15",
+        "peft>=0.17",
+        "tensorboard>=2.16",
+        "pyyaml>=6.0",
+        "tokenizers>=0.21",
+    ],
     "wandb": ["wandb>=0.20"],
     "trackio": ["trackio>=0.5"],
     "clean": ["ftfy>=6.1", "beautifulsoup4>=4.12"],  # clean_caption=True, as OpenSora cleans its captions

@@ -23,6 +23,7 @@ from jog3r.training.clips.streams import build_loader, build_stream
 from jog3r.training.config import TrainConfig
 from jog3r.training.preparation.prepare_config import PrepareConfig
 from jog3r.training.prepare import Preparation
+from jog3r.training.run.processes import start_accelerator
 from jog3r.training.train_joint import Run
 
 WARM_UP_STEPS = 10
@@ -39,7 +40,7 @@ def training_config(folder: Path, options: argparse.Namespace, steps: int) -> Tr
 
 def print_waiting(config: TrainConfig) -> float:
     """Train, print the share of the time that the trainer waited for its loader."""
-    run = Run(config)
+    run = Run(config, start_accelerator(config))
     batches = iter(build_loader(run.stream, run.share, config, 0))
     waited, seconds = [], []
     for step in range(config.num_steps):

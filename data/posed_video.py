@@ -87,6 +87,15 @@ class PosedFolders:
             raise ValueError(f"no caption for {name!r}: write {CAPTION_FILE} into its folder")
         return caption, caption
 
+    def expected_frames(self, index: int) -> int:
+        """Cameras of the folder; `ValueError` if frames of theirs are missing."""
+        cameras = read_posed_frames(self._folders[index], self._image_folder)
+        files = cameras.images[:: self._step] if cameras.video is None else (cameras.video,)
+        missing = [path.name for path in files if not path.is_file()]
+        if missing:
+            raise ValueError(f"{self.names[index]!r} lacks {len(missing)} of {len(files)} files, the first {missing[0]!r}")
+        return len(range(0, len(cameras.poses), self._step))
+
     def load(self, index: int) -> Clip:
         """The frames of a folder, undistorted and resized, with depth where the folder has it."""
         cameras = read_posed_frames(self._folders[index], self._image_folder)

@@ -36,6 +36,12 @@ class ClipSource(Protocol):
     def captions(self, index: int) -> tuple[str, str]:
         """Caption of video `index` played forward and backward, found without loading it; `ValueError` if it has none."""
 
+    def expected_frames(self, index: int) -> int | None:
+        """Frames of video `index` as its cameras count them, found without decoding it; None if only loading tells.
+
+        `ValueError` if it is missing, as far as that can be seen so.
+        """
+
     def load(self, index: int) -> Clip:
         """All frames of video `index`; `ValueError` if it is missing, short or damaged. Depth is 0 and not valid if unknown."""
 
@@ -88,6 +94,10 @@ class ProceduralSource:
         """The caption, and that of the path walked backward."""
         caption = procedural_caption(self.start + index, self.split)
         return caption, reversed_words(caption)
+
+    def expected_frames(self, index: int) -> int:  # noqa: ARG002  # the same of all
+        """As many as asked for."""
+        return self.num_frames
 
     def load(self, index: int) -> Clip:
         """Render scene `start + index`."""

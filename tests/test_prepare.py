@@ -21,7 +21,7 @@ from jog3r.data.files import file_hash
 from jog3r.data.source import ProceduralSource
 from jog3r.pipelines.latents import encode_frames
 from jog3r.training.preparation.prepare_config import PrepareConfig
-from jog3r.training.prepare import Preparation
+from jog3r.training.prepare import Preparation, prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -302,5 +302,6 @@ def test_killed_in_the_middle_and_restarted_gives_the_same_bytes(tmp_path: Path,
     (tmp_path / "killed" / "parts" / ".clips-00018.json.partial").write_bytes(b"half")
     (tmp_path / "killed" / ".manifest.json.partial-0").write_bytes(b"half")
     config = _config(tmp_path / "killed", model, num_clips=20, clips_per_shard=1, captions_per_shard=1024)
-    assert Preparation(config).run()
+    assert (tmp_path / "killed" / ".lock-0-of-1").is_file()  # of the dead
+    prepare(config)
     assert _content(tmp_path / "whole") == _content(tmp_path / "killed")

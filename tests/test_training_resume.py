@@ -14,6 +14,7 @@ from training_cases import run_here, settings
 from jog3r.training import optimization
 from jog3r.training.run.checkpoints import _gather, check_same_data, find_checkpoint
 from jog3r.training.run.failures import TrainingStopped
+from jog3r.training.run.processes import start_accelerator
 from jog3r.training.train_joint import Run
 
 RATES = dict(learning_rate=1e-3, matrix_learning_rate=0.02, weight_decay=0.1, ema_decay=0.9)
@@ -24,7 +25,8 @@ def run_again(tmp_path: Path, **changes: object) -> Run:
     AcceleratorState._reset_state()
     PartialState._reset_state()
     folders = dict(init_from=str(tmp_path / "init"), output_dir=str(tmp_path / "run"))
-    return Run(settings(**{**folders, "warmup_steps": 2, "ema_decay": 0.9, **changes}))
+    config = settings(**{**folders, "warmup_steps": 2, "ema_decay": 0.9, **changes})
+    return Run(config, start_accelerator(config))
 
 
 def options_of(run: Run) -> dict[str, list[float]]:
@@ -148,7 +150,7 @@ def test_a_checkpoint_is_on_the_disk_before_the_one_before_goes(tmp_path: Path, 
 
     def noted(descriptor: int) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        if path == folder:
+        if path == folder and path.name not in synced:
             assert (folder / "step-0000002").is_dir() and (folder / "step-0000001").is_dir()
         synced.append(path.name)
         plain(descriptor)
@@ -156,8 +158,9 @@ def test_a_checkpoint_is_on_the_disk_before_the_one_before_goes(tmp_path: Path, 
     monkeypatch.setattr(os, "fsync", noted)
     run_here(tmp_path, num_steps=2, keep_checkpoints=1)
     assert [path.name for path in folder.glob("step-*")] == ["step-0000002"]
-    assert {"checksums.json", "trained.safetensors", "progress.pt"} <= set(synced[:-2])
-    assert synced[-2:] == [".step-0000002.partial", "run"]
+    place = synced.index("run")
+    assert {"checksums.json", "trained.safetensors", "progress.pt"} <= set(synced[:place])
+    assert synced[place - 1] == ".step-0000002.partial"
 
 
 def test_only_the_writing_process_copies_the_state(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ again. The same files come out of one process or many, killed or not. Processes 
 a shared folder); whoever finds all shards complete writes the manifest.
 """
 
-import hashlib
 import logging
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,15 +36,25 @@ from jog3r.data.files import write_aside
 from jog3r.data.source import ClipSource
 from jog3r.pipelines.captions import embed_texts
 from jog3r.pipelines.latents import encode_frames, vae_scale_factor
-from jog3r.pipelines.loading.depth_model import DepthModel, load_depth_model
+from jog3r.pipelines.loading.depth_model import DepthModel, check_depth_model, load_depth_model
 from jog3r.training.config import load_config
-from jog3r.training.preparation.component_files import load_text_models, load_vae, transformer_config, weights_hash
-from jog3r.training.preparation.depth_masks import known_depth, pose_scale
+from jog3r.training.folder_lock import check_world
+from jog3r.training.preparation.component_files import (
+    check_parts,
+    load_text_models,
+    load_vae,
+    transformer_config,
+    weights_hash,
+)
+from jog3r.training.preparation.depth_masks import is_constant, known_depth, median_disagreement, pose_scale
+from jog3r.training.preparation.plan import expectation, hash_texts, model_names, number_captions
 from jog3r.training.preparation.prepare_config import PrepareConfig, build_source
-from jog3r.training.preparation.shards import ShardFolder
+from jog3r.training.preparation.shards import ShardFolder, lock_cache
+from jog3r.training.preparation.survey import Survey, look_at_videos
 
 logger = logging.getLogger(__name__)
 OPENSORA_CAPTION_LENGTH = 120  # tokens
+_TIMED_FRAMES = 4
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -69,9 +79,20 @@ class Preparation:
         self.directory = Path(config.output_dir)
         self.shards = ShardFolder(self.directory, process)
         self.source = build_source(config) if source is None else source
-        # 1. models
+        # 1. what can be refused without a model: a T5-XXL takes minutes to load
         self.transformer = transformer_config(config.model)  # of what is to be trained on the cache; only its sizes are read
         self.caption_length = self._choose_caption_length()
+        self._check_size(check_parts(config.model))
+        if source is None:
+            config.check_depth()
+        if config.depth not in ("dataset", "none"):
+            check_depth_model(config.depth, config.assume_metric)
+        self.caption_ids, self.texts = number_captions(self.source)
+        self.num_clip_shards = -(-len(self.source.names) // config.clips_per_shard)
+        self.num_caption_shards = -(-len(self.texts) // config.captions_per_shard)
+        self.shards.check(self._plan_of_options())
+        self.survey = self._look_at_videos()
+        # 2. models
         dtype = _DTYPES[config.dtype]
         self.vae: Any = load_vae(config.model)
         self.tokenizer, encoder = load_text_models(config.model)
@@ -79,19 +100,18 @@ class Preparation:
         self.depth_model: DepthModel | None = None
         if config.depth not in ("dataset", "none"):
             self.depth_model = load_depth_model(config.depth, config.assume_metric)
-        # 2. the plan: everything that decides what comes out
-        self.caption_ids, self.texts = _number_captions(self.source)
+        # 3. the plan: everything that decides what comes out
         self.plan = self._make_plan()
-        self.model_names = self._model_names()
+        models = {"vae": (config.model, self.vae), "text_encoder": (config.model, self.text_encoder)}
+        models |= {"depth": (config.depth, self.depth_model.model)} if self.depth_model is not None else {}
+        self.model_names = model_names(models)
         # Fingerprints are of the weights as stored; only then may they become smaller. T5 moves to the device while it is needed.
         for model in (self.vae, *([self.depth_model.model] if self.depth_model else [])):
             model.to(self.device)
             if model.dtype != dtype:
                 model.to(dtype)
         self.text_encoder.to(dtype)
-        self.num_clip_shards = -(-len(self.source.names) // config.clips_per_shard)
         self.allowed = 0.0  # how many of its videos may be skipped before those of all are counted
-        self.num_caption_shards = -(-len(self.texts) // config.captions_per_shard)
 
     def run(self) -> bool:
         """Do this process's share; true when the cache is complete.
@@ -101,6 +121,9 @@ class Preparation:
         """
         shards = self.shards
         shards.claim(self.plan)
+        if self.survey.looked_at:
+            processes = shards.process[1]
+            logger.info("%s", expectation(self.survey, self.plan, self._seconds_a_frame(), processes, self.directory))
         todo = shards.todo("captions", self.num_caption_shards)
         if todo:
             self.text_encoder.to(self.device)
@@ -137,35 +160,79 @@ class Preparation:
             )
         return taken if wanted is None else wanted
 
-    def _make_plan(self) -> dict[str, Any]:
-        config, vae = self.config, self.vae
-        scale = vae_scale_factor(vae)
+    def _check_size(self, scale: int) -> None:
         height, width = self.source.size
         patch = 1 if self.transformer is None else self.transformer["patch_size"]
         if height % (scale * patch) or width % (scale * patch):
             text = f"{scale}, the VAE's" if patch == 1 else f"{scale * patch} (the VAE's {scale} times patch_size={patch})"
             raise ValueError(f"height and width must be multiples of {text}, got {height} x {width}")
-        depth: dict[str, Any] = {"kind": config.depth} if self.depth_model is None else {
-            "kind": "model", "fingerprint": weights_hash(self.depth_model.model), "align_scale": config.align_scale
-        }  # fmt: skip
+
+    def _plan_of_options(self) -> dict[str, Any]:
+        """What of the plan is known before the models are."""
+        config = self.config
+        height, width = self.source.size
         return {
             "source": self.source.settings(),
             "num_videos": len(self.source.names),
             "height": height,
             "width": width,
-            "latent_shape": [vae.config.latent_channels, height // scale, width // scale],
             "min_frames": config.min_frames,
-            "vae": {"fingerprint": weights_hash(vae)},
-            "text_encoder": {"fingerprint": weights_hash(self.text_encoder)},
-            "depth": {**depth, "max_depth": config.max_depth},
             "caption_length": self.caption_length,
-            "caption_channels": self.text_encoder.config.d_model,
-            "captions_sha256": _hash_texts(self.texts),
+            "captions_sha256": hash_texts(self.texts),
             "clips_per_shard": config.clips_per_shard,
             "captions_per_shard": config.captions_per_shard,
             "dtype": config.dtype,
             "format": FORMAT,
         }
+
+    def _make_plan(self) -> dict[str, Any]:
+        config, vae = self.config, self.vae
+        scale = vae_scale_factor(vae)
+        height, width = self.source.size
+        depth: dict[str, Any] = {"kind": config.depth} if self.depth_model is None else {
+            "kind": "model", "fingerprint": weights_hash(self.depth_model.model), "align_scale": config.align_scale
+        }  # fmt: skip
+        return self._plan_of_options() | {
+            "latent_shape": [vae.config.latent_channels, height // scale, width // scale],
+            "vae": {"fingerprint": weights_hash(vae)},
+            "text_encoder": {"fingerprint": weights_hash(self.text_encoder)},
+            "depth": {**depth, "max_depth": config.max_depth},
+            "caption_channels": self.text_encoder.config.d_model,
+        }
+
+    def _look_at_videos(self) -> Survey:
+        """Count what is missing of the videos still to be done; of several processes, the first counts for all.
+
+        Raises:
+            ValueError: more than `max_bad_share` of the list.
+        """
+        config, names = self.config, self.source.names
+        done = {number for number in range(self.num_clip_shards) if self.shards.part("clips", number) is not None}
+        todo = [index for index in range(len(names)) if index // config.clips_per_shard not in done]
+        mine = todo if self.shards.process[0] == 0 else []
+        survey = look_at_videos(self.source, mine, config.min_frames, config.loader_threads)
+        if survey.missing:
+            text = self._without_paths(survey.complaint())
+            if len(survey.missing) > config.max_bad_share * len(names):
+                raise ValueError(f"{text}; of {len(names)} listed that is more than max_bad_share={config.max_bad_share:g}")
+            logger.warning("%s; they are left out", text)
+        return survey
+
+    @torch.no_grad()
+    def _seconds_a_frame(self) -> float:
+        """Time of VAE and depth model for a frame, from a few blank ones."""
+        frames = torch.zeros(_TIMED_FRAMES, *self.source.size, 3, dtype=torch.uint8)
+        for count in (1, _TIMED_FRAMES):  # what comes first warms up
+            begin = time.perf_counter()
+            self._latents(frames[:count])
+            if self.depth_model is not None:
+                self.depth_model(frames[:count])
+        return (time.perf_counter() - begin) / _TIMED_FRAMES
+
+    def _latents(self, frames: torch.Tensor) -> torch.Tensor:
+        """Latents (C, F, h, w) on the CPU of frames (F, H, W, 3) uint8."""
+        pixels = frames.permute(0, 3, 1, 2).float().div(127.5).sub(1)[None]  # (1, F, 3, H, W)
+        return encode_frames(self.vae, pixels.to(self.device), self.config.batch_size)[0].cpu()
 
     # Shards
 
@@ -217,7 +284,8 @@ class Preparation:
                     else:
                         caption_ids = self.caption_ids[index]
                         rows.append(clip_rows(name, frames, caption_ids))
-                        videos.append({"name": name, "num_frames": len(frames.poses), "caption_ids": list(caption_ids)})
+                        video = {"name": name, "num_frames": len(frames.poses), "caption_ids": list(caption_ids)}
+                        videos.append(video | self._agreement(name, frames))
                     bar.update()
                 if not videos:
                     aside.touch()
@@ -265,8 +333,7 @@ class Preparation:
         """What the cache holds of a video, or the reason why it cannot be used."""
         config = self.config
         frames = torch.from_numpy(clip.frames)  # (F, H, W, 3)
-        pixels = frames.permute(0, 3, 1, 2).float().div(127.5).sub(1)[None]  # (1, F, 3, H, W)
-        latents = encode_frames(self.vae, pixels.to(self.device), config.batch_size)[0]  # (C, F, h, w)
+        latents = self._latents(frames)  # (C, F, h, w)
         depth, valid = torch.from_numpy(clip.depth), torch.from_numpy(clip.valid)
         poses, intrinsics = torch.from_numpy(clip.poses), torch.from_numpy(clip.intrinsics)
         if config.depth == "none":
@@ -275,6 +342,8 @@ class Preparation:
             depth = self.depth_model(frames)
             valid = torch.ones_like(valid)
         valid = valid & known_depth(depth, config.max_depth)
+        if self.depth_model is not None and not valid.any():
+            return f"the depth model gives no depth above 0 and at most max_depth={config.max_depth:g}"
         if self.depth_model is not None and config.align_scale:
             poses = poses.clone()
             try:
@@ -282,12 +351,25 @@ class Preparation:
             except ValueError as error:
                 return str(error)
         return CachedFrames(
-            latents.transpose(0, 1).half().cpu().numpy(),  # (F, C, h, w)
+            latents.transpose(0, 1).half().numpy(),  # (F, C, h, w)
             depth.numpy(),
             valid.numpy(),
             poses.numpy(),
             intrinsics.numpy(),
         )
+
+    def _agreement(self, name: str, frames: CachedFrames) -> dict[str, Any]:
+        """What the report says of a video's depth; one that is the same everywhere is named at once."""
+        depth, valid, intrinsics, poses = (
+            torch.from_numpy(array) for array in (frames.depth, frames.valid, frames.intrinsics, frames.poses)
+        )
+        found = median_disagreement(depth, valid, intrinsics, poses)
+        facts: dict[str, Any] = {"disagreement": None if found is None else float(f"{found:.3g}")}
+        if valid.any() and is_constant(depth, valid):
+            facts["constant_depth"] = float(f"{depth[valid][0]:.3g}")
+            text = "the depth of %r is %g in all pixels of all frames, which teaches nothing: is the depth model a trained one?"
+            logger.warning(text, name, facts["constant_depth"])
+        return facts
 
     # The end
 
@@ -318,7 +400,12 @@ class Preparation:
         totals = {"videos": len(self.source.names) - len(skipped), "skipped": len(skipped), "frames": num_frames}
         if skipped:
             self._check_share(skipped)
-        self.shards.write(REPORT, {**totals, "skipped_videos": skipped})
+        videos = {part_name("clips", number): part["videos"] for number, part in enumerate(clips) if part["bytes"]}
+        kept = ("name", "num_frames", "caption_ids")  # what training reads; the rest is for the report
+        facts = [
+            {name: value for name, value in video.items() if name not in kept[1:]} for part in videos.values() for video in part
+        ]
+        self.shards.write(REPORT, {**totals, "skipped_videos": skipped, "depth_and_cameras": facts})
         shards = {part_name("clips", number): part for number, part in enumerate(clips)}
         shards |= {part_name("captions", number): part for number, part in enumerate(captions)}
         manifest = {
@@ -326,7 +413,7 @@ class Preparation:
             **totals,
             "models": self.model_names,
             "plan": self.plan,
-            "clips": {part_name("clips", number): part["videos"] for number, part in enumerate(clips) if part["bytes"]},
+            "clips": {part: [{name: video[name] for name in kept} for video in content] for part, content in videos.items()},
             "files": {
                 f"{name}.parquet": {"bytes": part["bytes"], "sha256": part["sha256"]}
                 for name, part in shards.items()
@@ -336,51 +423,23 @@ class Preparation:
         self.shards.write(MANIFEST, manifest)
         return True
 
-    def _model_names(self) -> dict[str, str]:
-        """Names and, for the hub's, revisions: for people; the fingerprints in the plan are what is compared."""
-        models: dict[str, Any] = {"vae": self.vae, "text_encoder": self.text_encoder}
-        names = {part: self.config.model for part in models}
-        if self.depth_model is not None:
-            models["depth"], names["depth"] = self.depth_model.model, self.config.depth
-        for part, model in models.items():
-            revision = getattr(model.config, "_commit_hash", None)
-            # Of a folder only its own name: the rest says nothing on another machine.
-            name = Path(names[part]).name if Path(names[part]).exists() else names[part]
-            names[part] = name if revision is None else f"{name}@{revision}"
-        return names
-
-
-def _number_captions(source: ClipSource) -> tuple[list[tuple[int, int]], list[str]]:
-    """Caption numbers (forward, backward) of every video, and the distinct texts in order of first use.
-
-    A video without caption gets (-1, -1); it is skipped, with its reason, when it is its turn.
-    """
-    numbers: dict[str, int] = {}
-    ids = []
-    for index in range(len(source.names)):
-        try:
-            pair = source.captions(index)
-        except ValueError:
-            ids.append((-1, -1))
-            continue
-        forward, backward = (numbers.setdefault(text.lower().strip(), len(numbers)) for text in pair)
-        ids.append((forward, backward))
-    return ids, list(numbers)
-
-
-def _hash_texts(texts: list[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
-
 
 def prepare(config: PrepareConfig) -> Path:
-    """Fill `config.output_dir`, or this process's share of it; returns the folder."""
+    """Fill `config.output_dir`, or this process's share of it; returns the folder.
+
+    Raises:
+        ValueError: options or data that do not fit, too many videos that cannot be used, or another process at the same work.
+    """
     from accelerate import Accelerator
 
     state = Accelerator()  # and not PartialState, which does not know ACCELERATE_USE_CPU
+    check_world(state.num_processes)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    Preparation(config, None, (state.process_index, state.num_processes), state.device).run()
-    return Path(config.output_dir)
+    process, directory = (state.process_index, state.num_processes), Path(config.output_dir)
+    with lock_cache(directory, process):
+        Preparation(config, None, process, state.device).run()
+    return directory
 
 
 def main(arguments: list[str]) -> int:

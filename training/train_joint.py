@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from tqdm import tqdm
@@ -39,6 +40,7 @@ from jog3r.training.run.checkpoints import (
 )
 from jog3r.training.run.failures import OUT_OF_MEMORY, TrainingStopped, dump_batches, loader_failure
 from jog3r.training.run.processes import (
+    RunLock,
     StopSignal,
     any_process,
     is_sharded,
@@ -57,11 +59,11 @@ MicroBatch = tuple[dict[str, torch.Tensor], StepNoise]
 class Run:
     """One training run: everything that is prepared once, and the step."""
 
-    def __init__(self, config: TrainConfig):
+    def __init__(self, config: TrainConfig, accelerator: Accelerator):
         self.config = config
         self.directory = Path(config.output_dir)
         # 1. processes
-        self.accelerator = accelerator = start_accelerator(config)
+        self.accelerator = accelerator
         self.share = BatchShare(
             config.generation_batch,
             config.reconstruction_batch,
@@ -250,9 +252,14 @@ class Run:
 def train(config: TrainConfig, stop: StopSignal | None = None) -> Path | None:
     """Train to the end or to the first reason to pause; the folder of the finished pipeline, None when paused."""
     stop = StopSignal() if stop is None else stop
-    run = Run(config)
-    accelerator = run.accelerator
     deadline = float("inf") if config.stop_after_minutes is None else time.monotonic() + 60 * config.stop_after_minutes
+    accelerator = start_accelerator(config)
+    with RunLock(accelerator, Path(config.output_dir)) as lock:
+        return _train(Run(config, accelerator), stop, deadline, lock)
+
+
+def _train(run: Run, stop: StopSignal, deadline: float, lock: RunLock) -> Path | None:
+    config, accelerator = run.config, run.accelerator
     start = run.resume()
     batches = iter(build_loader(run.stream, run.share, config, start))
     main = accelerator.is_main_process
@@ -268,6 +275,7 @@ def train(config: TrainConfig, stop: StopSignal | None = None) -> Path | None:
             done = step + 1
             paused = any_process(accelerator, stop.received or time.monotonic() > deadline)
             if done % config.checkpoint_every == 0 or done == config.num_steps or paused:
+                lock.check()
                 if log is not None:
                     log.sync()
                 run.save(done)

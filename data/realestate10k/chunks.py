@@ -74,6 +74,12 @@ class RealEstate10KChunks:
             raise ValueError(f"no caption for clip {self.names[index]!r}")
         return caption, caption
 
+    def expected_frames(self, index: int) -> None:
+        """Not known before its chunk has been read; `ValueError` if there is none."""
+        file = self._chunks[self.names[index]]
+        if not (self._folder / file).is_file():
+            raise ValueError(f"chunk {file!r} is missing")
+
     def load(self, index: int) -> Clip:
         """All frames of a clip; `ValueError` if its chunk is missing, damaged, or does not hold it."""
         name = self.names[index]

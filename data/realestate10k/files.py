@@ -269,6 +269,12 @@ class RealEstate10K:
             raise ValueError(f"no caption for clip {entry.name!r}")
         return caption, caption
 
+    def expected_frames(self, index: int) -> int:
+        """Lines of the camera file; `ValueError` if it or the frames are missing."""
+        entry = self._entries[index]
+        self._find(entry)
+        return len(read_camera_file(entry.cameras).timestamps)
+
     def load(self, index: int) -> Clip:
         """All frames of a clip; `ValueError` if cameras or frames are missing, damaged or of different numbers."""
         entry = self._entries[index]

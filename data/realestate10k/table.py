@@ -111,6 +111,9 @@ class RealEstate10KTable:
             raise ValueError(f"no caption for clip {name!r}")
         return caption, caption
 
+    def expected_frames(self, index: int) -> None:  # noqa: ARG002  # the same of all
+        """Not known before the row, video included, has been read."""
+
     def load(self, index: int) -> Clip:
         """All frames of a clip; `ValueError` if something of it is missing or damaged. Quick in the order of the rows."""
         name, row = self.names[index], self._row(index)

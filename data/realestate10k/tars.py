@@ -11,6 +11,7 @@ from typing import Any
 from jog3r.data.clip import Clip
 from jog3r.data.realestate10k.files import (
     VIDEO_SUFFIXES,
+    CameraFile,
     parse_camera_file,
     posed_clip,
     read_caption,
@@ -72,13 +73,14 @@ class RealEstate10KTars:
             raise ValueError(f"no caption for clip {name!r}")
         return caption, caption
 
+    def expected_frames(self, index: int) -> int:
+        """Lines of the camera file; `ValueError` if there is none."""
+        return len(self._cameras(self.names[index]).timestamps)
+
     def load(self, index: int) -> Clip:
         """All frames of a clip; `ValueError` if something of it is missing or damaged."""
         name = self.names[index]
-        parts = self._samples[name]
-        if ".txt" not in parts:
-            raise ValueError(f"clip {name!r} has no camera file (.txt) beside its video")
-        cameras = parse_camera_file(_read(parts[".txt"]).decode("utf-8", errors="replace"), f"{name}.txt")
+        parts, cameras = self._samples[name], self._cameras(name)
         suffix = str(_video_part(parts))
         frames, intrinsics = read_posed_bytes(_read(parts[suffix]), suffix, cameras, self.size, self._mode)
         return posed_clip(frames, intrinsics, cameras, name, self.captions(index)[0])
@@ -86,6 +88,12 @@ class RealEstate10KTars:
     def settings(self) -> dict[str, Any]:
         """Kind, list and resizing."""
         return {"kind": "realestate10k", "list_sha256": list_hash(self.names), "resize_mode": self._mode}
+
+    def _cameras(self, name: str) -> CameraFile:
+        parts = self._samples[name]
+        if ".txt" not in parts:
+            raise ValueError(f"clip {name!r} has no camera file (.txt) beside its video")
+        return parse_camera_file(_read(parts[".txt"]).decode("utf-8", errors="replace"), f"{name}.txt")
 
 
 def _list_samples(path: Path) -> dict[str, dict[str, _Place]]:

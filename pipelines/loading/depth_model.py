@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["DepthModel", "load_depth_model"]
+__all__ = ["DepthModel", "check_depth_model", "load_depth_model"]
 
 # Of transformers' depth models, those whose output is z in metres; others give an inverse depth of unknown scale and shift.
 METRIC_MODELS = ("zoedepth", "depth_pro", "glpn", "chmv2")
@@ -54,19 +54,22 @@ class DepthModel:
         return depth[:, pads[0] : pads[0] + size[0], pads[1] : pads[1] + size[1]]  # (F, H, W)
 
 
-def load_depth_model(name: str, assume_metric: bool = False, allow_inverse: bool = False) -> DepthModel:
-    """Any `AutoModelForDepthEstimation`.
+def check_depth_model(name: str, assume_metric: bool = False, allow_inverse: bool = False) -> bool:
+    """Look at the config of a depth model; no weights are read.
 
     Args:
         name: folder or hub repository.
         assume_metric: take a model at its user's word that cannot be recognised as metric.
         allow_inverse: also take models of relative inverse depth, whose scale and shift have to be found otherwise.
 
+    Returns:
+        Whether it is metric.
+
     Raises:
         ValueError: no depth model of transformers, or one that gives relative inverse depth, which is no depth up to scale
             either.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
+    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES
 
     try:
@@ -81,6 +84,18 @@ def load_depth_model(name: str, assume_metric: bool = False, allow_inverse: bool
             f"the depth model {name!r} ({config.model_type}) gives relative inverse depth, which makes no pointmaps; take a "
             "metric one (ZoeDepth, Depth Anything's Metric variants, Depth Pro) or set assume_metric if it is"
         )
+    return metric
+
+
+def load_depth_model(name: str, assume_metric: bool = False, allow_inverse: bool = False) -> DepthModel:
+    """Any `AutoModelForDepthEstimation`, frozen; the arguments are those of `check_depth_model`.
+
+    Raises:
+        ValueError: as `check_depth_model`, or weights that are not all there or damaged.
+    """
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+    metric = check_depth_model(name, assume_metric, allow_inverse)
     try:
         model = AutoModelForDepthEstimation.from_pretrained(name, dtype="auto").requires_grad_(False).eval()
         processor = AutoImageProcessor.from_pretrained(name)

@@ -13,7 +13,9 @@ from torch import nn
 
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
 
-__all__ = ["load_text_models", "load_vae", "transformer_config", "weights_hash"]
+__all__ = ["check_parts", "load_text_models", "load_vae", "transformer_config", "weights_hash"]
+
+_VAES = ("AutoencoderKL", "AutoencoderTiny")
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -48,20 +50,41 @@ def transformer_config(model: str) -> dict[str, Any] | None:
     return {**defaults, **config}  # what a config leaves out has the default
 
 
+def check_parts(model: str) -> int:
+    """Pixels a latent of a pipeline's VAE, from configs alone: what is missing or of another kind shows before weights are read.
+
+    Raises:
+        ValueError: no VAE that can be used; of a folder also: no tokenizer or no text encoder.
+    """
+    if Path(model).is_dir():
+        lacking = [part for part in ("vae", "tokenizer", "text_encoder") if not Path(model, part).is_dir()]
+        if lacking:
+            raise ValueError(f"{model!r} has no {' and no '.join(lacking)}: give the folder of a pipeline")
+    kind, config = _vae_kind(model)
+    channels = config["encoder_block_out_channels" if kind == "AutoencoderTiny" else "block_out_channels"]
+    return 2 ** (len(channels) - 1)
+
+
+def _vae_kind(model: str) -> tuple[str, dict[str, Any]]:
+    from diffusers import AutoencoderKL
+
+    config, _ = AutoencoderKL.load_config(model, subfolder="vae", return_unused_kwargs=True)
+    kind = config.get("_class_name")
+    if kind not in _VAES:
+        raise ValueError(f"the VAE of {model!r} is a {kind}, expected one of {', '.join(_VAES)}")
+    return kind, config
+
+
 def load_vae(model: str) -> nn.Module:
     """The image VAE of a pipeline (folder or hub repository), frozen.
 
     Raises:
         ValueError: a VAE of another kind, or weights that are not all there, do not fit its config or are damaged.
     """
-    from diffusers import AutoencoderKL, AutoencoderTiny
+    import diffusers
 
-    config, _ = AutoencoderKL.load_config(model, subfolder="vae", return_unused_kwargs=True)
-    kinds = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
-    kind = config.get("_class_name")
-    if kind not in kinds:
-        raise ValueError(f"the VAE of {model!r} is a {kind}, expected one of {', '.join(kinds)}")
-    return _load_whole(kinds[kind], model, "vae").requires_grad_(False).eval()
+    kind, _ = _vae_kind(model)
+    return _load_whole(getattr(diffusers, kind), model, "vae").requires_grad_(False).eval()
 
 
 def load_text_models(model: str) -> tuple[Any, nn.Module]:

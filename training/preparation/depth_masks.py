@@ -18,7 +18,9 @@ __all__ = [
     "agreement_mask",
     "away_from_edges",
     "disagreement",
+    "is_constant",
     "known_depth",
+    "median_disagreement",
     "pose_scale",
 ]
 
@@ -119,6 +121,35 @@ def agreement_mask(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tens
                 looked_through = (seen.clamp(min=1e-12).log() - expected.clamp(min=1e-12).log()) > threshold
                 kept[frame] &= ~(known & looked_through)
     return kept
+
+
+def median_disagreement(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, max_pixels: int = 2048) -> float | None:
+    """How well depth and cameras of a video agree: the median |ln z seen - ln z expected| over frames a quarter of it apart.
+
+    Args:
+        depth, valid: (F, H, W).
+        intrinsics: (F, 3, 3).
+        poses: (F, 4, 4).
+        max_pixels: of each frame, on a regular grid.
+
+    Returns:
+        0.02 where half of the pixels are off by more than 2 %; None where no frame sees what another one does.
+    """
+    step = max(1, int((depth.shape[1] * depth.shape[2] / max_pixels) ** 0.5))
+    last = depth.shape[0] - 1
+    stops = sorted({last * part // 4 for part in range(5)})
+    pairs = [pair for one, other in pairwise(stops) for pair in ((one, other), (other, one))]
+    if not pairs:
+        return None
+    errors = torch.cat([disagreement(depth, valid, intrinsics, poses, *pair, step).flatten() for pair in pairs])
+    errors = errors[errors.isfinite()]
+    return float(errors.median()) if len(errors) else None
+
+
+def is_constant(depth: Tensor, valid: Tensor) -> bool:
+    """Whether depth (F, H, W) says the same everywhere it is valid, to a part in ten thousand: no scene does."""
+    known = depth[valid]
+    return bool(known.max() <= known.min() * (1 + 1e-4))
 
 
 def pose_scale(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, max_pixels: int = 2048) -> float:

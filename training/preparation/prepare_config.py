@@ -76,6 +76,15 @@ class PrepareConfig:
             raise ValueError(f"max_depth must be positive, got {self.max_depth}")
         check_options_of(self, "source", SOURCE_OPTIONS)
 
+    def check_depth(self) -> None:
+        """Refuse to take depth from a source that never has any.
+
+        Raises:
+            ValueError: it is RealEstate10K.
+        """
+        if self.depth == "dataset" and self.source.startswith("realestate10k"):
+            raise ValueError(f"source={self.source} has no depth: name a depth model with the option depth, or set depth=none")
+
 
 def build_source(config: PrepareConfig) -> ClipSource:
     """The source that the options name."""

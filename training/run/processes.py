@@ -16,14 +16,18 @@ from accelerate.utils import (
     DistributedType,
     InitProcessGroupKwargs,
     ProjectConfiguration,
+    broadcast_object_list,
 )  # fmt: skip
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from jog3r.training.config import TrainConfig
+from jog3r.training.folder_lock import FolderLock, check_world
+from jog3r.training.run.failures import TrainingStopped
 from jog3r.training.run.sample_videos import check_tracker
 
 __all__ = [
+    "RunLock",
     "StopSignal",
     "any_process",
     "bf16_slowdown",
@@ -49,11 +53,46 @@ class StopSignal:
         self.received = True
 
 
+class RunLock:
+    """Context in which no other run gets the folder: the first process holds its lock, and all are refused together."""
+
+    def __init__(self, accelerator: Accelerator, folder: Path):
+        self._lock = FolderLock(folder) if accelerator.is_main_process else None
+
+    def __enter__(self) -> "RunLock":
+        complaint: list[str | None] = [None]
+        if self._lock is not None:
+            try:
+                self._lock.__enter__()
+            except ValueError as error:
+                complaint = [str(error)]
+        broadcast_object_list(complaint)
+        if complaint[0] is not None:
+            raise ValueError(complaint[0])
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._lock is not None:
+            self._lock.__exit__(*error)
+
+    def check(self) -> None:
+        """Stop the run if another one has taken its folder, see `FolderLock.check`.
+
+        Raises:
+            TrainingStopped: it has.
+        """
+        if self._lock is not None:
+            try:
+                self._lock.check()
+            except ValueError as error:
+                raise TrainingStopped(str(error)) from error
+
+
 def start_accelerator(config: TrainConfig) -> Accelerator:
     """The `Accelerator` of a run.
 
     Raises:
-        ValueError: an option that the kind of distribution cannot do.
+        ValueError: an option that the kind of distribution cannot do, or processes that accelerate does not see as one run.
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":  # accelerate's own variable for its processes
         raise ValueError(
@@ -69,6 +108,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         # DDP else keeps all gradients twice
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE), DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+    check_world(accelerator.num_processes)
     kind = accelerator.distributed_type
     if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError("FSDP 1 is not supported: set fsdp_version: 2, as training/accelerate/fsdp2.yaml does")
