@@ -13,7 +13,8 @@ NO_OVERLAP = "no overlap"  # no usable pair connects the frame with frame 1; its
 TOO_FEW_POINTS = "too few points"  # under 12 valid points in each of its maps; its pose is the identity
 NO_PARALLAX = "no parallax"  # the camera's offset from frame 1 is within its uncertainty: its direction means nothing
 PLANAR_SCENE = "planar scene"  # the points lie in one plane within the noise: pose and focal may be confounded
-POOR_FIT = "poor fit"  # most pixels disagree with the pose, or the points' errors exceed a tenth of their distance
+# Most pixels disagree with the pose, the points' errors exceed a tenth of their distance, or the start fitted clearly better.
+POOR_FIT = "poor fit"
 _NO_POSE = (NO_OVERLAP, TOO_FEW_POINTS)
 
 _PARALLAX_SIGMAS = 3.0
@@ -55,7 +56,7 @@ def find_degenerate(samples: Samples, refined: Refined, known: Tensor) -> tuple[
                 found.append(PLANAR_SCENE)
             usable = second & enough[count:]
             if bool(usable.any()):
-                fits = (refined.inliers > _LEAST_INLIERS) & (refined.noise_level < _WORST_LEVEL)
+                fits = (refined.inliers > _LEAST_INLIERS) & (refined.noise_level < _WORST_LEVEL) & ~refined.worse
                 if not bool((fits & usable).any()):
                     found.append(POOR_FIT)
         words.append(", ".join(found))

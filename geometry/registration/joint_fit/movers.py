@@ -95,7 +95,8 @@ def _weights_and_squares(residual: Tensor, valid: Tensor, noise: NoiseModel, gri
     clipped = standard * (usable * (_CUT * square.clamp(min=1e-18).rsqrt()).clamp(max=1))[:, None]
     radius = _radius(grid)
     means = box_sum(clipped, grid, radius) / box_sum(usable, grid, radius).clamp(min=0.5)[:, None]
-    return flat_top_weight(square) * usable / noise.smooth_std.square(), means.square().sum(1) / 2
+    squares = means.square().sum(1) / 2 + noise.unseen() / (2 * radius + 1) ** 2
+    return flat_top_weight(square) * usable / noise.smooth_std.square(), squares
 
 
 def cut_between_kinds(squares: Tensor, usable: Tensor) -> float | None:

@@ -18,9 +18,13 @@ from jog3r.geometry.robust import masked_median, weighted_median
 
 _CUT = 3.5  # standard deviations (of a 2D residual, per component) from which a pixel counts as an outlier
 _MAX_BUMPS = 196  # size of the coarse grid, the cost of the field per map is its cube
+_MEDIAN = 2 * math.log(2)  # of a chi-squared variable with two degrees of freedom
 _MIN_SHARE = 0.03  # a smaller smooth share is not told from none
 _SPACING, _MARGIN = 1.6, 1.4  # of the bumps, and how far they reach beyond the map, in their standard deviations
-_LEAST = 1e-12  # least squared relative error: that of float32 maps
+# Squared relative error that every point is taken to have, whatever the residuals say: about a hundredth of a pixel. Points that
+# were made from depth and cameras lie exactly on their rays; a noise model that believed it would call whatever a step leaves
+# across the rays an outlier.
+_LEAST = 1e-8
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class NoiseModel:
     smooth_std: Tensor  # (M, N) standard deviation per component, the part that the smoothed confidence explains
     weight: Tensor  # (M, N) (smooth_std / std)^2: how much better than that a pixel is; 0 where invalid
     level: Tensor  # (M,) typical standard deviation relative to the distance; inf where nothing is valid
+
+    def unseen(self) -> Tensor:
+        """Share (M, 1) of the variance that is assumed, not seen: 1 for exact maps, next to nothing for noisy ones."""
+        return _LEAST / self.level.square()[:, None]
 
     def pixels_per_datum(self, count: int) -> float:
         """How many pixels say as much as one with independent errors would, out of `count` spread evenly over the grid."""
@@ -59,8 +67,8 @@ def robust_weights(standard: Tensor, noise: NoiseModel, grid: tuple[int, int]) -
         return single
     local = _masked_means(standard.transpose(0, 1), mask, grid, radius).square().sum(0)  # (M, N)
     thin = slice(None, None, 1 + 2 * (local.shape[1] // 512))
-    typical = weighted_median(local[:, thin].flatten(), mask[:, thin].flatten()) / (2 * math.log(2))
-    return single * flat_top_weight(local / typical.clamp(min=1e-12))
+    typical = weighted_median(local[:, thin].flatten(), mask[:, thin].flatten()) / _MEDIAN
+    return single * flat_top_weight(local / (typical + noise.unseen() / (2 * radius + 1) ** 2).clamp(min=1e-12))
 
 
 def estimate_noise(
@@ -87,10 +95,10 @@ def estimate_noise(
     """
     valid = along > 0
     size = torch.where(valid, along, 1.0)
-    relative = residual.square().sum(1) / size.square()  # (M, N)
+    relative = residual.square().sum(1) / size.square() + _MEDIAN * _LEAST  # (M, N)
     thin = slice(None, None, 1 + 2 * (size.shape[1] // 1024))
     inlier = valid if trusted is None else valid & trusted
-    typical = masked_median(relative[:, thin], inlier[:, thin]).clamp(min=_LEAST)[:, None]
+    typical = masked_median(relative[:, thin], inlier[:, thin]).clamp(min=_MEDIAN * _LEAST)[:, None]
     ordinary = relative < 16 * typical
     features = _features(size, confidence, (valid & ordinary).to(relative), grid)
     inlier = inlier & ordinary
@@ -102,19 +110,20 @@ def estimate_noise(
     log_smooth = (exponents[0] * features[0] + exponents[2] * features[2]).clamp(-9, 9)
     log_local = (exponents[1] * features[1]).clamp(-6, 6)
     spread = relative[:, thin] / (log_smooth + log_local)[:, thin].exp()
-    # 2 ln 2 = median of a chi-squared variable with two degrees of freedom.
-    level = masked_median(spread, inlier[:, thin]) / (2 * math.log(2))
+    level = masked_median(spread, inlier[:, thin]) / _MEDIAN
     known = inlier.any(1)
-    level = torch.where(known, level.clamp(min=_LEAST), 1.0)
+    level = torch.where(known, level, 1.0)
     smooth_std = (0.5 * log_smooth).exp() * level[:, None].sqrt() * size
     weight = torch.where(valid, (-log_local).exp(), 0.0)
+    exact = float((_LEAST / level)[known].mean()) if bool(known.any()) else 0.0
     level = torch.where(known, level.sqrt(), torch.inf)
     if like is not None:
         return NoiseModel(exponents, like.share, like.length, like.bumps, smooth_std, weight, level)
     share, length = 0.0, 1.0
     if correlated:
         standard = residual / smooth_std[:, None]
-        share, length = _correlation(standard, (inlier & (standard.square().sum(1) * weight < _CUT**2)).to(relative), grid)
+        inlier = inlier & (standard.square().sum(1) * weight < _CUT**2)
+        share, length = _correlation(standard, inlier.to(relative), grid, exact)
     bumps = coarse_grid(grid, length)
     return NoiseModel(exponents, share, length, (bumps[0].to(relative), bumps[1].to(relative)), smooth_std, weight, level)
 
@@ -128,36 +137,44 @@ def _features(size: Tensor, confidence: Tensor, mask: Tensor, grid: tuple[int, i
     return features - mean
 
 
-def normal_equations(columns: Tensor, omega: Tensor, noise: NoiseModel) -> Tensor:
+def field_factor(omega: Tensor, noise: NoiseModel) -> Tensor | None:
+    """What it takes to integrate the smooth field out under weights (M, N): a Cholesky factor (M, K, K); None without a field."""
+    if noise.share == 0:
+        return None
+    vertical, horizontal = noise.bumps
+    ky, kx = vertical.shape[1], horizontal.shape[1]
+    square_x = (horizontal[:, :, None] * horizontal[:, None]).flatten(1)  # (w, Kx * Kx)
+    square_y = (vertical[:, :, None] * vertical[:, None]).flatten(1)  # (h, Ky * Ky)
+    gram = square_y.T @ (omega.unflatten(1, (len(vertical), len(horizontal))) @ square_x)  # (M, Ky * Ky, Kx * Kx)
+    gram = gram.unflatten(1, (ky, ky)).unflatten(3, (kx, kx)).permute(0, 1, 3, 2, 4).reshape(len(omega), ky * kx, ky * kx)
+    gram.diagonal(dim1=1, dim2=2).add_((1 - noise.share) / noise.share)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if bool(failed.any()):  # only weights beyond float32 do that; such maps keep their plain sums
+        factor = torch.where((failed > 0)[:, None, None], torch.full_like(factor[:, 0], torch.inf).diag_embed(), factor)
+    return factor
+
+
+def normal_equations(columns: Tensor, omega: Tensor, noise: NoiseModel, factor: Tensor | None) -> Tensor:
     """Sums of products of columns under the noise model: columns^T Omega^-1 columns, the smooth field integrated out.
 
     Args:
         columns: (M, C, 2, N) Jacobian columns and residual, divided by `noise.smooth_std`.
         omega: (M, N) `noise.weight` times robust weights.
         noise: the model.
+        factor: `field_factor` of these weights.
 
     Returns:
         (M, C, C).
     """
-    maps, count, _, pixels = columns.shape
+    count = columns.shape[1]
     weighted = columns * omega[:, None, None]
     total = weighted.flatten(2) @ columns.flatten(2).transpose(1, 2)  # (M, C, C)
-    if noise.share == 0:
+    if factor is None:
         return total
     vertical, horizontal = noise.bumps
-    height, width = vertical.shape[0], horizontal.shape[0]
-    ky, kx = vertical.shape[1], horizontal.shape[1]
-    square_x = (horizontal[:, :, None] * horizontal[:, None]).flatten(1)  # (w, Kx * Kx)
-    square_y = (vertical[:, :, None] * vertical[:, None]).flatten(1)  # (h, Ky * Ky)
-    gram = square_y.T @ (omega.unflatten(1, (height, width)) @ square_x)  # (M, Ky * Ky, Kx * Kx)
-    gram = gram.unflatten(1, (ky, ky)).unflatten(3, (kx, kx)).permute(0, 1, 3, 2, 4).reshape(maps, ky * kx, ky * kx)
-    gram.diagonal(dim1=1, dim2=2).add_((1 - noise.share) / noise.share)
-    cross = vertical.T @ (weighted.unflatten(3, (height, width)) @ horizontal)  # (M, C, 2, Ky, Kx)
+    cross = vertical.T @ (weighted.unflatten(3, (len(vertical), len(horizontal))) @ horizontal)  # (M, C, 2, Ky, Kx)
     cross = cross.flatten(3).permute(0, 3, 1, 2).flatten(2)  # (M, K, C * 2)
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    if bool(failed.any()):  # only weights beyond float32 do that; such maps keep their plain sums
-        factor = torch.where((failed > 0)[:, None, None], torch.eye(ky * kx).to(gram), factor)
-        cross = torch.where((failed > 0)[:, None, None], 0.0, cross)
+    cross = torch.where(factor[:, :1, :1].isinf(), 0.0, cross)
     solved = torch.linalg.solve_triangular(factor, cross, upper=False).unflatten(2, (count, 2))
     solved = solved.permute(0, 2, 1, 3).flatten(2)  # (M, C, K * 2)
     return (total - solved @ solved.transpose(1, 2)) / (1 - noise.share)
@@ -177,11 +194,14 @@ def _regress(features: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return torch.linalg.solve(normal, rows @ target.flatten()).clamp(-4, 4)
 
 
-def _correlation(standard: Tensor, mask: Tensor, grid: tuple[int, int]) -> tuple[float, float]:
-    """Smooth share and bump length (grid pixels) of residuals (M, 2, N), from their autocorrelation along rows and columns."""
+def _correlation(standard: Tensor, mask: Tensor, grid: tuple[int, int], white: float) -> tuple[float, float]:
+    """Smooth share and bump length (grid pixels) of residuals (M, 2, N), from their autocorrelation along rows and columns.
+
+    `white` is a further variance that the residuals do not show and whose errors are independent of each other.
+    """
     field = (standard * mask[:, None]).unflatten(2, grid)  # (M, 2, h, w)
     area = mask.unflatten(1, grid)[:, None]
-    variance = float(field.square().sum() / (2 * area.sum().clamp(min=1)))
+    variance = float(field.square().sum() / (2 * area.sum().clamp(min=1))) + white
     reach = max(grid)
     lags = sorted({max(1, round(0.012 * reach * 1.45**k)) for k in range(10)})
     distances, values, counts = [], [], []

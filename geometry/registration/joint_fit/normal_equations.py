@@ -10,26 +10,19 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import invert
+from jog3r.geometry.registration.joint_fit.depth_agreement import (
+    Agreement,
+    MapDepth,
+    disagreement,
+    excess_variance,
+    in_world,
+    map_depths,
+)
 from jog3r.geometry.registration.joint_fit.distances import calm_factors
-from jog3r.geometry.registration.joint_fit.noise import (
-    NoiseModel,
-    estimate_noise,
-    flat_top_weight,
-    normal_equations,
-    robust_weights,
-)
-from jog3r.geometry.registration.joint_fit.pair_terms import (
-    across_ray,
-    along_ray,
-    distance_along,
-    local_points,
-    log_depth_columns,
-    pose_chain,
-)
+from jog3r.geometry.registration.joint_fit.noise import NoiseModel, estimate_noise, field_factor, normal_equations, robust_weights
+from jog3r.geometry.registration.joint_fit.pair_terms import across_ray, distance_along, local_points, pose_chain
 from jog3r.geometry.registration.joint_fit.samples import Samples, sample_rays, tangent_basis
 from jog3r.geometry.registration.joint_fit.tree import State
-
-_LEAST_DEPTH = 0.1  # of a point's distance from its host: nearer to a camera's plane, log depth says nothing
 
 
 @dataclass
@@ -39,6 +32,11 @@ class System:
     normal: Tensor  # (n, n)
     gradient: Tensor  # (n,)
     fit: Tensor  # (P,) share of the valid pixels of the second maps that are inliers
+    value: Tensor  # scalar: the objective, whose half gradient this is
+
+    def pull(self, normal: Tensor, gradient: Tensor, value: float) -> None:
+        """Add further terms: normal equations (n, n), gradient (n,) and objective."""
+        self.normal, self.gradient, self.value = self.normal + normal, self.gradient + gradient, self.value + value
 
     def add(self, small: Tensor, index: Tensor) -> None:
         """Add small systems (m, c + 1, c + 1), whose last column belongs to the residual, at the unknowns `index` (m, c)."""
@@ -93,6 +91,26 @@ def relative_poses_of_pairs(samples: Samples, state: State) -> Tensor:
     return relative * scale
 
 
+@dataclass(frozen=True)
+class Held:
+    """A chunk's first or second maps with the weights of some state, which stay while steps are tried."""
+
+    half: int
+    chunk: slice
+    points: Tensor  # (m, 3, N) in the cameras of their own frames, at calm distances along the rays
+    noise: NoiseModel
+    omega: Tensor  # (m, N)
+    factor: Tensor | None  # of `field_factor`
+
+    def value(self, local: Tensor, rays: Tensor) -> Tensor:
+        """Weighted squared distances of points (m, 3, N) from rays (m or 1, 3, N), which end at the camera; a scalar."""
+        basis = tangent_basis(rays)
+        residual = torch.stack([(local * basis[:, axis]).sum(1) for axis in range(2)], 1) / self.noise.smooth_std[:, None]
+        small = normal_equations(residual[:, None], self.omega, self.noise, self.factor)
+        behind = local[:, 2].clamp(max=0) / self.noise.smooth_std
+        return small.sum(dtype=torch.float64) + (self.omega * behind.square()).sum(dtype=torch.float64)
+
+
 class Assembler:
     """Builds the normal equations at successive states; remembers the noise model between them."""
 
@@ -106,6 +124,11 @@ class Assembler:
         # (m, N) factors from second maps' distances along the rays to those of the neighbours, by start of the chunk. First maps
         # need none: their errors along the ray do not show across it.
         self.calm: dict[int, Tensor] = {}
+        self.excess: dict[int, Tensor] = {}  # of variance along the rays, by frame
+        # Of the last `assemble`, for `value`.
+        self.relative = torch.empty(0)
+        self.held: list[Held] = []
+        self.agreements: list[Agreement] = []
         self.unknowns = layout.pair_unknowns(samples)
 
     def chunks(self) -> list[slice]:
@@ -141,20 +164,23 @@ class Assembler:
             torch.zeros(layout.size, layout.size, **options),
             torch.zeros(layout.size, **options),
             torch.zeros(samples.num_pairs, **options),
+            torch.zeros((), **options),
         )
         relative = relative_poses_of_pairs(samples, state)
         frame = samples.pairs[:, 1]
         chain = pose_chain(state.poses, frame, relative, state.pair_scale)  # (P, 6, 13)
         several = samples.frame.bincount(minlength=layout.num_frames)[samples.frame] > 1  # maps of frames that others show too
-        depths: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        depths: dict[int, MapDepth] = {}
+        self.relative, self.held, self.agreements = relative, [], []
         for chunk in self.chunks():
             for half in (0, 1):
                 local, rays, along = self._local(half, chunk, state, relative)
-                valid = along > 0
+                valid, points = along > 0, local
                 if half == 1:
                     if learn:
                         self.calm[chunk.start] = calm_factors(along, valid, samples.grid)
-                    along *= self.calm[chunk.start]
+                    along, noisy = along * self.calm[chunk.start], along
+                    points = torch.addcmul(local, (along - noisy)[:, None], rays)
                 columns = across_ray(local, along, rays, tangent_basis(rays), pose_columns=half == 1)
                 if learn:
                     self._fit_noise(half, chunk, columns[:, -1], along)
@@ -162,15 +188,18 @@ class Assembler:
                 columns /= noise.smooth_std[:, None, None]
                 robust = robust_weights(columns[:, -1], noise, self.halves[half].grid) * valid
                 omega = noise.weight * robust
-                small = normal_equations(columns, omega, noise)
+                factor = field_factor(omega, noise)
+                small = normal_equations(columns, omega, noise, factor)
+                system.value += small[:, -1, -1].sum(dtype=torch.float64)
+                self.held.append(Held(half, chunk, points, noise, omega, factor))
                 if half == 0:
                     system.add(small, layout.focal_of(frame_of(samples, 0)[chunk])[:, None])
                 else:
                     lift = self._lift(chain[chunk])
                     system.add(lift.transpose(1, 2) @ small.double() @ lift, self.unknowns[chunk])
                     system.fit[chunk] = (robust > 0.5).sum(1) / samples.valid[samples.num_pairs :][chunk].sum(1).clamp(min=1)
-                self._keep_depths(depths, half, chunk, local, omega, noise, several)
-        self._depth_agreement(system, depths, chain, state)
+                depths |= self._depths_of(half, chunk, local, omega, noise, several)
+        self._agree(system, depths, chain, state, learn)
         return system
 
     def _fit_noise(self, half: int, chunk: slice, residual: Tensor, along: Tensor) -> None:
@@ -186,67 +215,74 @@ class Assembler:
         lift[:, :6, :13], lift[:, 6, 13], lift[:, 7, 14] = chain, 1, 1
         return lift
 
-    def _keep_depths(
-        self,
-        depths: dict[int, tuple[Tensor, Tensor, Tensor]],
-        half: int,
-        chunk: slice,
-        local: Tensor,
-        omega: Tensor,
-        noise: NoiseModel,
-        several: Tensor,
-    ) -> None:
-        """Log depths, inverse variances and derivatives of maps whose frame other maps show too, at the coarse pixels."""
+    def _depths_of(
+        self, half: int, chunk: slice, local: Tensor, omega: Tensor, noise: NoiseModel, several: Tensor
+    ) -> dict[int, MapDepth]:
+        """Depths of a chunk's maps whose frame other maps show too, at the coarse pixels, by their index among all M."""
         start = half * self.samples.num_pairs + chunk.start
         chosen = several[start : start + local.shape[0]].nonzero()[:, 0]  # (k,)
         if not len(chosen):
-            return
+            return {}
         local, omega, smooth_std = local[chosen], omega[chosen], noise.smooth_std[chosen]
         if half == 1:
             local, omega, smooth_std = local[:, :, self.shared], omega[:, self.shared], smooth_std[:, self.shared]
         size = self.halves[0].size[start + chosen]
-        # Near the camera's plane the logarithm explodes.
-        weights = omega * (size / smooth_std).square() * (local[:, 2] > _LEAST_DEPTH * size)
-        weights = weights / noise.pixels_per_datum(len(self.shared))
-        log_depth, derivatives = log_depth_columns(local)
-        if half == 0:  # its camera is the pair's own: only the pair's scale moves the depth
-            derivatives = derivatives[:, 6:]
-        for entry, *values in zip((start + chosen).tolist(), log_depth, weights, derivatives, strict=True):
-            depths[entry] = (values[0], values[1], values[2])
+        precision = omega * (size / smooth_std).square()
+        found = map_depths(local, size, precision, noise.pixels_per_datum(len(self.shared)), second=half == 1)
+        return dict(zip((start + chosen).tolist(), found, strict=True))
 
-    def _depth_agreement(
-        self, system: System, depths: dict[int, tuple[Tensor, Tensor, Tensor]], chain: Tensor, state: State
-    ) -> None:
+    def _agree(self, system: System, depths: dict[int, MapDepth], chain: Tensor, state: State, learn: bool) -> None:
         """Add the terms that make maps of one frame agree on its depth."""
         count = self.samples.num_pairs
-        log_scale = state.pair_scale.log()
+        log_scale = state.pair_scale.log().repeat(2)
         frames = self.samples.frame.tolist()
         of_frame: dict[int, list[int]] = {}
         for entry in depths:
             of_frame.setdefault(frames[entry], []).append(entry)
-        for entries in of_frame.values():
-            depth = torch.stack([depths[entry][0] + log_scale[entry % count].to(chain.dtype) for entry in entries]).float()
-            weights = torch.stack([depths[entry][1] for entry in entries])
-            middle = torch.where(weights > 0, depth, torch.nan).nanmedian(0).values.nan_to_num()
-            weights = weights * flat_top_weight((depth - middle).square() * weights * 4)
-            owner, unknowns, lifts = [], [], []
-            for position, entry in enumerate(entries):
+        for frame, entries in of_frame.items():
+            maps = [depths[entry] for entry in entries]
+            if learn:
+                precision = torch.stack([item.precision for item in maps])
+                self.excess[frame] = excess_variance(in_world(maps, log_scale[entries]), precision)
+            agreement = Agreement.of(entries, maps, log_scale[entries], self.excess[frame])
+            self.agreements.append(agreement)
+            system.value += agreement.value
+            unknowns, lifts = [], []
+            for entry in entries:
                 if entry < count:
-                    owner += [position]
                     unknowns.append(self.unknowns[entry, 12:13])
                     lifts.append(torch.ones_like(chain[0, :1, :1]))
                 else:
-                    owner += [position] * 7
                     unknowns.append(self.unknowns[entry - count, :13])
                     own = chain.new_zeros(7, 13)
                     own[:6], own[6, 12] = chain[entry - count], 1
                     lifts.append(own)
-            columns = torch.cat([depths[entry][2] for entry in entries])
-            normal, gradient = along_ray(depth, weights, columns, torch.tensor(owner, device=depth.device))
             lift = torch.block_diag(*lifts)
-            full = torch.cat((lift.T @ normal.double() @ lift, (lift.T @ gradient.double())[:, None]), 1)
+            full = torch.cat((lift.T @ agreement.normal.double() @ lift, (lift.T @ agreement.gradient.double())[:, None]), 1)
             full = torch.cat((full, torch.zeros_like(full[:1])), 0)
             system.add(full[None], torch.cat(unknowns)[None])
+
+    def value(self, state: State) -> float:
+        """The data's objective at another state, with noise, weights and calm distances of the last `assemble`.
+
+        Weights fall as residuals grow, so that where this is lower than the system's `value`, the robust objective is, too.
+        """
+        relative = relative_poses_of_pairs(self.samples, state)
+        change = relative @ invert(self.relative)
+        total = torch.zeros((), dtype=torch.float64, device=relative.device)
+        for held in self.held:
+            samples, maps = self.halves[held.half], self._maps(held.half, held.chunk)
+            rays = sample_rays(samples, state.intrinsics, samples.frame[maps])
+            local = held.points if held.half == 0 else local_points(held.points, change[held.chunk])
+            total += held.value(local, rays)
+        log_scale = state.pair_scale.log().repeat(2)
+        identity = torch.eye(4, dtype=relative.dtype, device=relative.device).expand_as(relative)
+        axis = torch.cat((identity, relative))[:, 2].to(self.samples.points.dtype)  # (M, 4), row of z
+        for agreement in self.agreements:
+            entries = agreement.entries
+            z = (axis[entries, :3, None] * self.halves[0].points[entries]).sum(1) + axis[entries, 3:]
+            total += disagreement(z.clamp(min=1e-9).log() + log_scale[entries, None].to(z), agreement.weights)
+        return float(total)
 
 
 def frame_of(samples: Samples, half: int) -> Tensor:

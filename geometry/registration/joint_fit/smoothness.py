@@ -64,8 +64,8 @@ def accelerations(poses: Tensor) -> Tensor:
 
 def motion_pull(
     system: System, layout: Layout, free: Tensor, state: State, prior: MotionPrior | None
-) -> tuple[MotionPrior, tuple[Tensor, Tensor]]:
-    """The motion prior at its estimated strength, as additions to the normal equations and the gradient.
+) -> tuple[MotionPrior, tuple[Tensor, Tensor, float]]:
+    """The motion prior at its estimated strength, as additions to the normal equations, the gradient and the objective.
 
     Args:
         system: normal equations of the data.
@@ -80,7 +80,7 @@ def motion_pull(
     current = accelerations(state.poses).unflatten(0, (-1, 6))[known]  # (m, 6)
     normal, gradient = torch.zeros_like(system.normal), torch.zeros_like(system.gradient)
     if not len(current):
-        return prior or MotionPrior(1.0, 1.0), (normal, gradient)
+        return prior or MotionPrior(1.0, 1.0), (normal, gradient, 0.0)
     is_pose = torch.arange(layout.size, device=free.device) < layout.scales
     poses, rest = (free & is_pose).nonzero()[:, 0], (free & ~is_pose).nonzero()[:, 0]
     damped = system.normal + torch.diag(1e-9 * system.normal.diagonal() + 1e-9)
@@ -93,7 +93,14 @@ def motion_pull(
     precision = prior.precision().to(rows)
     normal[: layout.scales, : layout.scales] = torch.kron(rows.T @ rows, precision.diag())
     gradient[: layout.scales] = (rows.T @ (current * precision)).flatten()
-    return prior, (normal, gradient)
+    return prior, (normal, gradient, float((current.square() * precision).sum()))
+
+
+def motion_value(state: State, prior: MotionPrior) -> float:
+    """Minus twice the log-density of the motion under a prior, up to a constant: the objective of `motion_pull`."""
+    known = state.reached[:-2] & state.reached[1:-1] & state.reached[2:]
+    current = accelerations(state.poses).unflatten(0, (-1, 6))[known]
+    return float((current.square() * prior.precision().to(current)).sum())
 
 
 @dataclass(frozen=True)
@@ -200,6 +207,17 @@ def paper_pull(state: State, layout: Layout, weights: TemporalWeights) -> tuple[
         normal[layout.focals :, layout.focals :] += weights.focal * operator.T @ operator
         gradient[layout.focals :] += weights.focal * operator.T @ focal.diff()
     return normal, gradient
+
+
+def paper_value(state: State, layout: Layout, weights: TemporalWeights) -> float:
+    """The objective of `paper_pull`."""
+    total = 0.0
+    if weights.translation > 0:
+        velocity = state.poses[:, :3, 3].diff(dim=0)
+        total += weights.translation * float(velocity.square().sum() + velocity.diff(dim=0).square().sum())
+    if weights.focal > 0 and not layout.shared_focal:
+        total += weights.focal * float(state.intrinsics[:, 0, 0].diff().square().sum())
+    return total
 
 
 def _bounded(variance: float) -> float:
