@@ -5,21 +5,20 @@ A source is a list of names. Loading a name gives the whole video as a `Clip` (a
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from jog3r.data.clip import Clip
 from jog3r.data.direction_words import reversed_words
 from jog3r.data.procedural import procedural_caption, procedural_clip
+from jog3r.data.recordings import pictures
 
 __all__ = ["ClipSource", "ProceduralSource", "check_frame_step", "check_resize_mode", "list_hash", "read_image", "step_setting"]
 
 MAX_FRAMES = 1024  # of one video; a longer one is refused, as all its frames are held at once
-MAX_PIXELS = 8192 * 8192  # of one image
 
 
 class ClipSource(Protocol):
@@ -108,16 +107,10 @@ class ProceduralSource:
         return {"kind": "procedural", "list_sha256": list_hash(self.names), "num_frames": self.num_frames}
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """A picture whose camera is known as (H, W, 3) uint8 RGB, as it is stored: EXIF's orientation is not followed.
 
     Raises:
-        ValueError: no such file, or no readable image.
+        ValueError: see `jog3r.data.recordings.pictures.read_image`.
     """
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{str(path)!r} is {image.width} x {image.height} pixels, too large; scale it down first")
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{str(path)!r} is no readable image ({error}); replace it") from error
+    return pictures.read_image(path, upright=False)

@@ -1,129 +1,113 @@
-"""Frames of a video of any length, one at a time: what `read_video` reads, without holding it all."""
+"""The one frame stream behind every entrance: frames of a recording of any length, one at a time, with their times."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 
-from jog3r.data.video import (
-    _NO_END,
-    DEFAULT_LIMITS,
-    FOLDER_FPS,
-    IMAGE_SUFFIXES,
-    VideoLimits,
-    _check_complete,
-    _check_selection,
-    _Clock,
-    _decode,
-    _frame_rate,
-    _natural,
-    _read_image,
-    _Request,
-    _stated_seconds,
-)
+from jog3r.data.recordings.animated_picture import AnimatedPicture
+from jog3r.data.recordings.picture_folder import PictureFolder
+from jog3r.data.recordings.resizing import check_size, fit_frame
+from jog3r.data.recordings.shots import DEFAULT_LIMITS, Recording, VideoLimits
+from jog3r.data.recordings.video_file import VideoFile
 
-__all__ = ["FrameStream", "stream_video"]
+__all__ = ["EndsEarly", "FrameStream", "stream_video"]
+
+_NO_END = 2**62
+
+
+class EndsEarly(ValueError):
+    """Frames were asked for by their numbers that the recording does not have; `count` is how many it has."""
+
+    def __init__(self, path: Path, count: int, asked: int) -> None:
+        super().__init__(f"{str(path)!r} has {count} frames; there is no frame {asked} (counted from 0)")
+        self.count = count
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """Size (height, width) that frames are brought to, None for their own; and "stretch" or "crop"."""
+
+    size: tuple[int, int] | None = None
+    mode: str = "stretch"
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and modes that do not exist."""
+        height, width = self.size or (1, 1)
+        check_size(height, width, self.mode)
 
 
 class FrameStream:
-    """Selected frames of a video file or a folder of images, each (H, W, 3) uint8 RGB; may be iterated again.
+    """Selected frames of a video file, an animated picture or a folder of pictures; may be iterated again.
+
+    Frames are shown as players show them: turned and mirrored by their display matrix or EXIF orientation, with square pixels.
 
     Attributes:
-        fps: frames per second after the stride.
+        path: file or folder.
+        fps: frames per second after the stride, the mean where the rate varies.
+        expected_frames: how many frames of the selection to expect; 0 if unknown.
+        counted: `expected_frames` is a count that the file states, not an estimate from its duration.
     """
 
-    def __init__(self, request: Any) -> None:
-        self._request = request
-        self.fps, self._hint = self._inspect_folder() if request.path.is_dir() else self._inspect_file()
-        self.fps /= request.selection.step
+    def __init__(
+        self, path: str | os.PathLike[str], selection: range | Sequence[int], resizing: Resizing, limits: VideoLimits
+    ) -> None:
+        self.path, self._selection, self._resizing = Path(path), selection, resizing
+        self._recording = _recording(self.path, limits)
+        self.fps = self._recording.fps
+        self.counted, self.expected_frames = self._recording.counted, len(selection) if not isinstance(selection, range) else 0
+        if isinstance(selection, range):
+            self.fps /= selection.step
+            self.expected_frames = len(
+                range(selection.start, min(self._recording.expected_frames, selection.stop), selection.step)
+            )
 
     def __length_hint__(self) -> int:
-        """How many frames to expect by what the container states; 0 for unknown."""
-        return self._hint
+        """`expected_frames`."""
+        return self.expected_frames
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """The frames in order.
+        """The frames in order, each (H, W, 3) uint8 RGB; errors as `timed`."""
+        return (frame for _, frame in self.timed())
+
+    def timed(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Time in seconds (the file's own clock; of a folder: place / `FOLDER_FPS`) and frame (H, W, 3) uint8 RGB, in order.
 
         Raises:
-            ValueError: the file is damaged or cut off, or the frames differ in size and no size was asked for.
+            ValueError: the file is damaged or cut off, a picture cannot be read, or the frames differ in size and no size was
+                asked for.
         """
-        shape = None
-        for number, image in self._folder_images() if self._request.path.is_dir() else self._file_images():
-            if shape not in (None, image.shape):
-                raise ValueError(f"{str(self._request.path)!r} changes its size at frame {number}; give size=(height, width)")
-            shape = image.shape
-            yield image
+        selection, shape, number = self._selection, None, -1
+        wanted = selection if isinstance(selection, range) else frozenset(selection)
+        last = selection.stop - 1 if isinstance(selection, range) else max(selection)
+        for number, shot in enumerate(self._recording.shots()):
+            if number in wanted:
+                frame = fit_frame(shot.picture(), shot.aspect, self._resizing.size, self._resizing.mode)
+                if shape not in (None, frame.shape):
+                    raise ValueError(
+                        f"the frames of {str(self.path)!r} differ in size: {shot.name} is {frame.shape[1]} x {frame.shape[0]}, "
+                        f"those before are {shape[1]} x {shape[0]}; give size=(height, width) or equal sizes"
+                    )
+                shape = frame.shape
+                yield shot.time, frame
+            if number >= last:
+                return
+        if not isinstance(selection, range):
+            raise EndsEarly(self.path, number + 1, last)
 
-    def _inspect_folder(self) -> tuple[float, int]:
-        return FOLDER_FPS, len(self._names())
 
-    def _names(self) -> list[Path]:
-        path, selection = self._request.path, self._request.selection
-        files = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
-        names = sorted(files, key=_natural)
-        if not names:
-            raise ValueError(f"the folder {str(path)!r} holds no images ({', '.join(IMAGE_SUFFIXES)}); give a video or images")
-        return names[selection.start : min(selection.stop, len(names)) : selection.step]
-
-    def _inspect_file(self) -> tuple[float, int]:
-        selection, limits = self._request.selection, self._request.limits
-        with self._open() as container:
-            stream = self._stream(container)
-            seconds = _stated_seconds(container, stream)
-            if seconds is not None and seconds > limits.max_seconds:
-                raise ValueError(
-                    f"{str(self._request.path)!r} is {seconds:.0f} s long, more than {limits.max_seconds:.0f} s; cut it first or "
-                    "raise VideoLimits.max_seconds"
-                )
-            rate = _frame_rate(stream)
-            stated = stream.frames or round((seconds or 0.0) * rate)  # WebM and Matroska state a duration alone
-            return rate, len(range(selection.start, min(stated, selection.stop), selection.step))
-
-    def _open(self) -> Any:
-        path = self._request.path
-        if path.stat().st_size == 0:
-            raise ValueError(f"{str(path)!r} is empty (0 bytes); give a video file")
-        try:
-            return av.open(str(path), metadata_errors="replace")
-        except av.FFmpegError as error:
-            raise ValueError(
-                f"{str(path)!r} cannot be opened as a video ({error.strerror}); it is damaged, cut off, or no video at all"
-            ) from error
-
-    def _stream(self, container: Any) -> Any:
-        path = self._request.path
-        if not container.streams.video or container.streams.video[0].codec_context is None:
-            raise ValueError(f"{str(path)!r} holds no video stream that this FFmpeg can decode; give a video file")
-        stream = container.streams.video[0]
-        self._request.check_size(stream.width, stream.height)
-        return stream
-
-    def _file_images(self) -> Iterator[tuple[int, np.ndarray]]:
-        request, count = self._request, 0
-        with self._open() as container:
-            stream = self._stream(container)
-            clock = _Clock(stream)
-            for frame in _decode(request.path, container, stream):
-                if count in request.selection:
-                    request.check_size(frame.width, frame.height)
-                    # The display matrix of telephones: both count counterclockwise.
-                    image = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
-                    yield count, request.resized(image)
-                count += 1
-                clock.tick(frame)
-                if count >= request.selection.stop:
-                    return
-            _check_complete(request.path, container, stream, clock)
-
-    def _folder_images(self) -> Iterator[tuple[int, np.ndarray]]:
-        for number, name in enumerate(self._names()):
-            yield number, self._request.resized(_read_image(name, self._request))
+def _recording(path: Path, limits: VideoLimits) -> Recording:
+    if not path.exists():
+        raise ValueError(f"{str(path)!r} does not exist; give the path of a video file or of a folder of images")
+    if path.is_dir():
+        return PictureFolder(path, limits)
+    return AnimatedPicture(path, limits) if AnimatedPicture.knows(path) else VideoFile(path, limits)
 
 
 def stream_video(
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
     stride: int = 1,
     start: int = 0,
@@ -138,9 +122,8 @@ def stream_video(
         ValueError: the file is missing, empty or no video, a limit is passed, or an argument is out of range; while iterating
             also what is found only then.
     """
-    path = Path(path)
-    _check_selection(2, stride, start, stop)
-    if not path.exists():
-        raise ValueError(f"{str(path)!r} does not exist; give the path of a video file or of a folder of images")
-    selection = range(start, _NO_END if stop is None else stop, stride)
-    return FrameStream(_Request(path, selection, _NO_END, size, resize_mode, limits))
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1, got {stride}")
+    if start < 0 or (stop is not None and stop <= start):
+        raise ValueError(f"need 0 <= start < stop, got start={start}, stop={stop}")
+    return FrameStream(path, range(start, _NO_END if stop is None else stop, stride), Resizing(size, resize_mode), limits)

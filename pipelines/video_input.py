@@ -3,16 +3,18 @@
 Letters: B clips, F frames, H W pixels.
 """
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+
+from jog3r.data.recordings.pictures import rgb_array
+from jog3r.data.video import read_video
 
 MAX_FRAMES = 64  # a video of more frames is refused unless the model was made for as many
 
@@ -21,8 +23,9 @@ def load_frames(video: Any, max_frames: int = MAX_FRAMES) -> Tensor:
     """Bring a video to (B, F, 3, H, W) float32 RGB in 0..1.
 
     Args:
-        video: path of a video file; list of PIL images (or a list of such lists); array or tensor (F, H, W, 3),
-            (B, F, H, W, 3), (F, 3, H, W) or (B, F, 3, H, W), uint8 in 0..255 or floating point in 0..1.
+        video: path of whatever `jog3r.data.video.read_video` reads; list of PIL images of any mode (or a list of such lists),
+            see `jog3r.data.recordings.pictures.rgb_array`; array or tensor (F, H, W, 3), (B, F, H, W, 3), (F, 3, H, W) or
+            (B, F, 3, H, W), uint8 in 0..255 or floating point in 0..1.
         max_frames: longer videos are refused.
 
     Raises:
@@ -30,8 +33,8 @@ def load_frames(video: Any, max_frames: int = MAX_FRAMES) -> Tensor:
             more than `max_frames` frames. The message says what was given.
         TypeError: `video` is none of the above.
     """
-    if isinstance(video, str | Path):
-        video = _decode_file(Path(video), max_frames)
+    if isinstance(video, str | os.PathLike):
+        video = read_video(video, max_frames=max_frames).frames
     frames = _channels_second(_as_tensor(video))
     num_frames = frames.shape[1]
     if num_frames < 2:
@@ -69,13 +72,13 @@ def _as_tensor(video: Any) -> Tensor:
         raise TypeError(f"video must be a path, a list of PIL images, an array or a tensor, got {type(video).__name__}")
     if len(video) == 0:
         raise ValueError("the video is an empty list; give at least 2 frames")
-    if isinstance(video[0], str | Path):
+    if isinstance(video[0], str | os.PathLike):
         raise TypeError(
             f"the video is a list of {type(video[0]).__name__}, {str(video[0])!r} the first; open the images: "
             "video=[PIL.Image.open(path) for path in paths]"
         )
     if isinstance(video[0], Image.Image):
-        items = [torch.from_numpy(np.array(_as_image(frame).convert("RGB"))) for frame in video]
+        items = [torch.from_numpy(np.array(rgb_array(_as_image(frame)))) for frame in video]
     else:
         items = [_as_tensor(item) for item in video]
     shapes = sorted({tuple(item.shape) for item in items})
@@ -114,35 +117,3 @@ def _unit_range(frames: Tensor) -> Tensor:
     if low < 0 or high > 1:
         raise ValueError(f"a floating-point video must lie in 0..1, got {low:g}..{high:g}; divide 8-bit values by 255")
     return frames.float()
-
-
-def _decode_file(path: Path, max_frames: int) -> np.ndarray:
-    """All frames of a video file, (F, H, W, 3) uint8; refuses what does not decode completely."""
-    if not path.is_file():
-        raise ValueError(f"video file {str(path)!r} " + ("is a folder" if path.is_dir() else "does not exist"))
-    if path.stat().st_size == 0:
-        raise ValueError(f"video file {str(path)!r} is empty")
-    frames: list[np.ndarray] = []
-    packets = 0  # what the container states is their number; an edit list hides some of the frames in them
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"{str(path)!r} holds no video stream")
-            stream = container.streams.video[0]
-            for packet in container.demux(stream):
-                packets += packet.size > 0
-                for frame in packet.decode():
-                    if packet.is_corrupt or frame.is_corrupt:
-                        raise ValueError(f"{str(path)!r} is damaged at frame {len(frames)}; export it again")
-                    if len(frames) == max_frames:
-                        raise ValueError(too_many_frames(stream.frames or f"more than {max_frames}", max_frames))
-                    # The display matrix of telephones: both count counterclockwise.
-                    frames.append(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
-            stated = stream.frames
-    except av.FFmpegError as error:
-        raise ValueError(
-            f"{str(path)!r} cannot be read as a video ({error.strerror}); it is damaged, cut off or no video"
-        ) from error
-    if packets < stated or not frames:
-        raise ValueError(f"{str(path)!r} is cut off: {packets} of {stated} frames are there; export it again")
-    return np.stack(frames)

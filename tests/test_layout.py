@@ -15,7 +15,7 @@ ALLOWED = {  # left may import right, and itself
     "models": set(),
     "data": {"geometry"},
     "export": {"geometry"},
-    "pipelines": {"models", "geometry"},
+    "pipelines": {"models", "geometry", "data"},
     "training": {"models", "geometry", "data", "pipelines"},
     "sfm": {"geometry"},
     "evaluation": {"pipelines", "geometry", "data", "sfm"},
