@@ -38,6 +38,7 @@ from jog3r.space.look.html_pieces import (
     NO_POINTS,
     banner,
     compare_code,
+    cut_note,
     finished,
     frames_taken,
     generate_code,
@@ -84,12 +85,13 @@ def generate(space: Space, prompt: str, seed: float, steps: float, guidance: flo
         with space.folder.request() as folder:
             files = write_scene_files(result.scene, folder)
             code = generate_code(_public_path(space), settings, space.model.dtype)
+            cut = cut_note([space.model.part_read(settings.prompt)])
             cloud = point_view(space.folder.serve(Path(files.cloud)), result)
             shown = (files.video, cloud, files.path_picture, files.strips)
             seconds = time.monotonic() - begin
-            yield summary(result, seconds), *shown, files.downloads, code  # the files for COLMAP need not be waited for
+            yield summary(result, seconds, cut), *shown, files.downloads, code  # the files for COLMAP need not be waited for
             colmap, note = write_colmap(result.scene, folder)
-            yield summary(result, seconds, later=note), *shown, files.downloads + colmap, code
+            yield summary(result, seconds, cut, note), *shown, files.downloads + colmap, code
 
 
 def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
@@ -161,7 +163,9 @@ def compare(space: Space, prompt: str, seed: float, steps: float, guidance: floa
             differences.append(f"{side} {maps.mean:.1f} over {maps.seen.mean():.0%} of the pixels")
         paths = (_public_path(space), space.compare.path if space.compare else _public_path(space))
         code = compare_code(paths, seeds, settings, GENERATED_FPS, space.model.dtype)
-        yield finished(f"Done. Mean difference to frame 1, of 255: {', '.join(differences)}."), *shown, code
+        done = f"Done. Mean difference to frame 1, of 255: {', '.join(differences)}."
+        cut = cut_note([model.part_read(settings.prompt) for model in models])
+        yield finished(f"{done} {cut}".strip()), *shown, code
 
 
 def example_clip(space: Space, name: str) -> Iterator[str]:
@@ -393,7 +397,7 @@ def build(space: Space) -> gr.Blocks:
     """The page."""
     with Page(title="JOG3R", analytics_enabled=False, delete_cache=(60, space.limits.keep_seconds)) as page:
         gr.Markdown(INTRODUCTION)
-        with gr.Tabs() as tabs:
+        with gr.Tabs(overflow_behavior="wrap") as tabs:  # else Gradio hides in a menu what it thinks does not fit
             with gr.Tab("Text to video"):
                 hand_over, generated = _generate_tab(space)
             with gr.Tab("Video to cameras", id=_CAMERAS_TAB):

@@ -71,6 +71,15 @@ class SpaceModel:
         """Precision of the weights, as torch calls it."""
         return str(self.pipe.transformer.dtype).removeprefix("torch.")
 
+    def part_read(self, prompt: str) -> str | None:
+        """The beginning of a prompt that the model reads, as it reads it (lower case); None if that is all of it."""
+        tokenizer, most = self.pipe.tokenizer, self.pipe.transformer.config.max_caption_length
+        text = prompt.lower()
+        if len(tokenizer(text, verbose=False).input_ids) <= most:
+            return None
+        tokens = tokenizer(text, max_length=most, truncation=True).input_ids
+        return str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
 
 _models: dict[str, SpaceModel] = {}
 

@@ -1,6 +1,8 @@
 """Fixtures shared by all tests: a tiny model, and where the reference tensors and real clips lie, when they are there."""
 
 import json
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+with socket.socket() as _free:  # Gradio's servers look for a free port from here on, not from 7860, where somebody's may be
+    _free.bind(("127.0.0.1", 0))
+    os.environ["GRADIO_SERVER_PORT"] = str(_free.getsockname()[1])
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -275,27 +274,36 @@ def test_half_precision_in_running_does_not_change_the_fingerprints(tmp_path: Pa
     assert half.vae.dtype is torch.bfloat16
 
 
-def _start(output: Path, model: Path, clips: int) -> subprocess.Popen:
+_KILLED = """
+import os, runpy, signal, sys
+
+def kill(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith("parts/clips-00002.json"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def _kill_at_the_third_shard(output: Path, model: Path, clips: int) -> None:
+    """One real kill -9, between the third index's bytes and its name; benchmarks/prepare_kill.py does ten over 200 clips."""
     options = {
         "output_dir": output, "model": model, "source": "procedural", "num_clips": clips, "num_frames": 6, "height": 16,
         "width": 16, "min_frames": 4, "caption_length": 8, "clips_per_shard": 1, "num_threads": 1,
     }  # fmt: skip
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "training" / "prepare.py"), *words],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+    command = [sys.executable, "-c", _KILLED, str(ROOT / "training" / "prepare.py"), *words]
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    assert done.returncode == -signal.SIGKILL
+    assert sorted(path.name for path in (output / "parts").glob("clips-*")) == ["clips-00000.json", "clips-00001.json"]
 
 
 def test_killed_in_the_middle_and_restarted_gives_the_same_bytes(tmp_path: Path, model: Path) -> None:
-    """One real kill -9; benchmarks/prepare_kill.py does ten over 200 clips."""
     Preparation(_config(tmp_path / "whole", model, num_clips=20, clips_per_shard=1, captions_per_shard=1024)).run()
-    process = _start(tmp_path / "killed", model, 20)
-    while process.poll() is None and len(list((tmp_path / "killed").glob("parts/clips-*.json"))) < 3:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    _kill_at_the_third_shard(tmp_path / "killed", model, 20)
     assert not (tmp_path / "killed" / "manifest.json").exists()
     # Whatever the kill left half written, here for certain:
     (tmp_path / "killed" / ".clips-00019.parquet.partial").write_bytes(b"half")

@@ -12,6 +12,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ import pytest
 
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from gradio_client import Client
 from page_checks import fits_the_width, has_names, is_legible
 from PIL import Image
 from space_files import write_video
-from space_server import Running, running_space
+from space_server import PATIENCE_SECONDS, PROMPT, Running, held_layers, running_space
 
 from jog3r.data.video import read_video
 
@@ -38,7 +40,8 @@ DEVICES: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "is_mobile": True, "has_touch": True},
 }
-PATIENCE_MS = 60_000  # of each single wait; nothing here takes a tenth of it on an idle machine
+PATIENCE_MS = 1000 * PATIENCE_SECONDS
+sync_api.expect.set_options(timeout=PATIENCE_MS)  # else 5 seconds
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +58,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["sync_api.Brow
         browser.close()
 
 
-@pytest.fixture(params=list(DEVICES))
-def page(request, browser, running: Running) -> Iterator["sync_api.Page"]:
+@contextmanager
+def _page(browser, running: Running, device: dict[str, Any]) -> Iterator["sync_api.Page"]:
     """The page as it opens; afterwards: it asked nobody else for anything, and no script failed."""
-    device = DEVICES[request.param]
     context = browser.new_context(**device, accept_downloads=True)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
@@ -73,7 +75,27 @@ def page(request, browser, running: Running) -> Iterator["sync_api.Page"]:
     assert not elsewhere and not errors
 
 
+@pytest.fixture(params=list(DEVICES))
+def page(request, browser, running: Running) -> Iterator["sync_api.Page"]:
+    """A page of one's own."""
+    with _page(browser, running, DEVICES[request.param]) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def opened_pages(browser, running: Running) -> Iterator[dict[str, "sync_api.Page"]]:
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(_page(browser, running, device)) for name, device in DEVICES.items()}
+
+
+@pytest.fixture(params=list(DEVICES))
+def opened(request, opened_pages) -> "sync_api.Page":
+    """A page that only looks at its example, shared by tests that ask the server for nothing: opening one takes seconds."""
+    return opened_pages[request.param]
+
+
 only_on_desktop = pytest.mark.parametrize("page", ["desktop"], indirect=True)
+opened_on_desktop = pytest.mark.parametrize("opened", ["desktop"], indirect=True)
 
 
 def _is_for_everybody(page) -> None:
@@ -106,6 +128,15 @@ def _shows_points(panel) -> None:
     canvas.scroll_into_view_if_needed()
     assert len(np.unique(_drawn(canvas).reshape(-1, 3), axis=0)) > 20
     _changes(canvas, lambda: canvas.press("ArrowLeft"))
+
+
+def _first_view(page):
+    """The panel of the example, its viewer as it was when the page was opened."""
+    panel = _panel(page, "Text to video")
+    panel.locator("point-view[data-drawn]").wait_for()
+    panel.locator("point-view canvas").press("0")
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return panel
 
 
 def _listen(page) -> None:
@@ -182,7 +213,7 @@ def test_text_to_video_and_cameras(page, running: Running, tmp_path: Path):
     _is_for_everybody(page)
 
 
-@pytest.mark.parametrize("source", ["example", "upload"])
+@pytest.mark.parametrize(("page", "source"), [("phone", "example"), ("desktop", "upload")], indirect=["page"])
 def test_video_to_cameras(page, source: str, tmp_path: Path):
     panel = _panel(page, "Video to cameras")
     panel.get_by_role("note").wait_for()
@@ -212,11 +243,11 @@ def test_comparison(page):
     _is_for_everybody(page)
 
 
-def test_an_example_is_there_before_anything_is_asked(page):
-    panel = _panel(page, "Text to video")
+def test_an_example_is_there_before_anything_is_asked(opened):
+    panel = _panel(opened, "Text to video")
     panel.get_by_text("An example that this model made before").wait_for()
-    _plays(page, panel.locator("video").first)
-    _is_loaded(page, panel, "cameras in their scene")
+    _plays(opened, panel.locator("video").first)
+    _is_loaded(opened, panel, "cameras in their scene")
     _shows_points(panel)
     inside, box = panel.locator("point-view canvas").bounding_box(), panel.locator(".block.viewer").bounding_box()
     assert inside["x"] >= box["x"] and inside["x"] + inside["width"] <= box["x"] + box["width"] + 0.5
@@ -224,9 +255,10 @@ def test_an_example_is_there_before_anything_is_asked(page):
     assert inside["y"] >= box["y"] and buttons["y"] + buttons["height"] <= box["y"] + box["height"] + 0.5
     panel.get_by_role("button", name="What the tiny model understands").click()
     panel.get_by_text("COLOUR walls and a").wait_for()
-    _is_for_everybody(page)
+    _is_for_everybody(opened)
 
 
+@pytest.mark.parametrize("page", ["phone"], indirect=True)
 def test_a_generated_video_is_handed_to_the_other_tab(page):
     panel = _panel(page, "Text to video")
     panel.get_by_text("An example that this model made before").wait_for()
@@ -238,11 +270,26 @@ def test_a_generated_video_is_handed_to_the_other_tab(page):
     given.get_by_text("Looked at frames 1 to 4").or_(given.get_by_text("frame of the video, from 1 to")).first.wait_for()
 
 
-def test_every_tab_before_anything_is_asked(page):
-    _panel(page, "About").get_by_text("What happens to your data").wait_for()
-    for name in ("About", "Compare", "Video to cameras", "Text to video"):
-        _panel(page, name)
-        _is_for_everybody(page)
+TABS = ("About", "Compare", "Video to cameras", "Text to video")
+
+
+def test_every_tab_before_anything_is_asked(opened):
+    _panel(opened, "About").get_by_text("What happens to your data").wait_for()
+    for name in TABS:
+        _panel(opened, name)
+        _is_for_everybody(opened)
+
+
+@pytest.mark.parametrize("opened", ["phone"], indirect=True)
+def test_every_tab_is_in_sight_on_a_telephone(opened):
+    """Also on a narrow one: Gradio would hide in a menu what does not fit, or what it thinks does not."""
+    for width in (300, 390):
+        opened.set_viewport_size({"width": width, "height": 844})
+        opened.evaluate("scrollTo(0, 0)")
+        for name in TABS:
+            tab = opened.get_by_role("tab", name=name, exact=True).filter(visible=True)
+            sync_api.expect(tab).to_have_count(1)
+            sync_api.expect(tab).to_be_in_viewport(ratio=0.99)
 
 
 @only_on_desktop
@@ -254,23 +301,36 @@ def test_a_refusal_is_a_sentence_and_leaves_no_progress_behind(page):
 
 
 @only_on_desktop
-def test_a_request_can_be_stopped_and_the_next_one_works(page):
+def test_a_request_can_be_stopped_and_the_next_one_works(page, running: Running):
     panel = _panel(page, "Text to video")
-    panel.get_by_role("button", name="Settings").click()
-    panel.get_by_label("number input for Steps").fill("100")
-    panel.get_by_role("button", name="Generate").click()
-    panel.locator(".progress progress").wait_for()
-    panel.get_by_role("button", name="Stop").click()
-    sync_api.expect(panel.locator(".progress progress")).to_have_count(0)
+    with held_layers(running.space):
+        panel.get_by_role("button", name="Generate").click()
+        panel.locator(".progress progress").wait_for()
+        panel.get_by_role("button", name="Stop").click()
+        sync_api.expect(panel.locator(".progress progress")).to_have_count(0)
     assert not panel.get_by_text("Done in").count()
     assert panel.get_by_text("An example that this model made before").count()  # it still is what is shown
-    panel.get_by_label("number input for Steps").fill("20")
     panel.get_by_role("button", name="Generate").click()
     panel.get_by_text("Done in").wait_for()
 
 
 @only_on_desktop
-def test_by_keyboard_alone(page):
+def test_who_waits_sees_the_place_in_the_queue(page, running: Running):
+    panel = _panel(page, "Text to video")
+    with held_layers(running.space) as begun:
+        first = Client(running.url, verbose=False, download_files=False).submit(PROMPT, 0, 20, 1.0, 4, api_name="/generate")
+        assert begun.wait(PATIENCE_SECONDS)
+        panel.get_by_role("button", name="Generate").click()
+        place = panel.get_by_text("queue: 1/1")
+        place.scroll_into_view_if_needed()
+        sync_api.expect(place).to_be_in_viewport(ratio=0.9)
+        panel.get_by_role("button", name="Stop").click()
+        sync_api.expect(place).to_have_count(0)
+        first.cancel()
+
+
+@only_on_desktop
+def test_by_keyboard_alone(page, running: Running):
     """Everything on the way is reached by Tab in the order in which it stands, shows where the focus is, and Enter starts."""
     page.get_by_label("Prompt").first.focus()
     passed = []
@@ -281,17 +341,17 @@ def test_by_keyboard_alone(page):
         if passed[-1] == "Generate":
             break
     assert passed[-1] == "Generate" and any("Settings" in text for text in passed)
-    page.keyboard.press("Enter")
     panel = page.get_by_role("tabpanel").filter(visible=True).first
-    panel.locator(".progress progress").wait_for()
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")  # Stop comes next
-    sync_api.expect(panel.locator(".progress progress")).to_have_count(0)
+    with held_layers(running.space):
+        page.keyboard.press("Enter")
+        panel.locator(".progress progress").wait_for()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # Stop comes next
+        sync_api.expect(panel.locator(".progress progress")).to_have_count(0)
 
 
-def test_the_first_view_shows_every_camera_below_the_hint(page):
-    panel = _panel(page, "Text to video")
-    panel.locator("point-view[data-drawn]").wait_for()
+def test_the_first_view_shows_every_camera_below_the_hint(opened):
+    panel = _first_view(opened)
     places, top = panel.locator("point-view").evaluate("""view => {
       const { right, up, back, eye, field } = view.orbit(), canvas = view.canvas.getBoundingClientRect();
       const inner = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
@@ -306,30 +366,27 @@ def test_the_first_view_shows_every_camera_below_the_hint(page):
     assert ((1 - y) / 2).min() > top - 0.05 and ((1 - y) / 2).max() < 1  # shares of the height, from above
 
 
-@only_on_desktop
-def test_the_viewer_turns_by_mouse_and_zooms_by_wheel(page):
-    panel = _panel(page, "Text to video")
-    panel.get_by_role("button", name="Generate").click()
-    panel.locator("point-view[data-drawn]").wait_for()
+@opened_on_desktop
+def test_the_viewer_turns_by_mouse_and_zooms_by_wheel(opened):
+    panel = _first_view(opened)
     canvas = panel.locator("point-view canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     x, y = box["x"] + 100, box["y"] + 100
 
     def drag() -> None:
-        page.mouse.down()
-        page.mouse.move(x + 60, y + 20)
-        page.mouse.up()
+        opened.mouse.down()
+        opened.mouse.move(x + 60, y + 20)
+        opened.mouse.up()
 
-    page.mouse.move(x, y)
-    _changes(canvas, lambda: page.mouse.wheel(0, 200))
+    opened.mouse.move(x, y)
+    _changes(canvas, lambda: opened.mouse.wheel(0, 200))
     _changes(canvas, drag)
 
 
-@only_on_desktop
-def test_the_buttons_of_the_viewer_work_by_keyboard(page):
-    panel = _panel(page, "Text to video")
-    panel.locator("point-view[data-drawn]").wait_for()
+@opened_on_desktop
+def test_the_buttons_of_the_viewer_work_by_keyboard(opened):
+    panel = _first_view(opened)
     canvas = panel.locator("point-view canvas")
     canvas.scroll_into_view_if_needed()
     home = _data_url(canvas)
@@ -342,13 +399,12 @@ def test_the_buttons_of_the_viewer_work_by_keyboard(page):
     _changes(canvas, lambda: panel.get_by_label("Point size").press("ArrowRight"))
     panel.get_by_label("Point size").press("ArrowLeft")
     _changes(canvas, lambda: panel.get_by_role("button", name="Cameras shown").press("Enter"))
-    page.wait_for_function("([canvas, home]) => canvas.toDataURL() === home", arg=[canvas.element_handle(), home])
+    opened.wait_for_function("([canvas, home]) => canvas.toDataURL() === home", arg=[canvas.element_handle(), home])
 
 
-@only_on_desktop
-def test_the_viewer_survives_the_loss_of_its_graphics_memory(page):
-    panel = _panel(page, "Text to video")
-    panel.locator("point-view[data-drawn]").wait_for()
+@opened_on_desktop
+def test_the_viewer_survives_the_loss_of_its_graphics_memory(opened):
+    panel = _first_view(opened)
     canvas = panel.locator("point-view canvas")
     before = _data_url(canvas)
     canvas.evaluate("""async canvas => {
@@ -359,19 +415,18 @@ def test_the_viewer_survives_the_loss_of_its_graphics_memory(page):
       await new Promise(done => setTimeout(done));  // the event is over
       memory.restoreContext();
     }""")
-    page.wait_for_function("([canvas, before]) => canvas.toDataURL() === before", arg=[canvas.element_handle(), before])
+    opened.wait_for_function("([canvas, before]) => canvas.toDataURL() === before", arg=[canvas.element_handle(), before])
 
 
-@pytest.mark.parametrize("page", ["phone"], indirect=True)
-def test_a_finger_on_the_viewer_scrolls_the_page_or_turns_the_points(page):
-    panel = _panel(page, "Text to video")
-    panel.locator("point-view[data-drawn]").wait_for()
+@pytest.mark.parametrize("opened", ["phone"], indirect=True)
+def test_a_finger_on_the_viewer_scrolls_the_page_or_turns_the_points(opened):
+    panel = _first_view(opened)
     canvas = panel.locator("point-view canvas")
     canvas.scroll_into_view_if_needed()
     panel.get_by_text("swipe sideways").wait_for()
     box = canvas.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    touch = page.context.new_cdp_session(page)
+    touch = opened.context.new_cdp_session(opened)
 
     def swipe(by_x: int, by_y: int) -> None:
         touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
@@ -380,8 +435,8 @@ def test_a_finger_on_the_viewer_scrolls_the_page_or_turns_the_points(page):
             touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
         touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
-    scrolled = page.evaluate("scrollY")
+    scrolled = opened.evaluate("scrollY")
     _changes(canvas, lambda: swipe(80, 0))
-    assert page.evaluate("scrollY") == scrolled
+    assert opened.evaluate("scrollY") == scrolled
     swipe(0, -120)
-    page.wait_for_function("before => scrollY > before + 50", arg=scrolled)
+    opened.wait_for_function("before => scrollY > before + 50", arg=scrolled)

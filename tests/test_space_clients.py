@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 gr = pytest.importorskip("gradio")
-from space_server import LIMITS, PROMPT, Running, running_space
+from space_server import LIMITS, PATIENCE_SECONDS, PROMPT, Running, running_space
 
 from jog3r.space.guard.clients import Clients
 from jog3r.space.guard.gate import Gate
@@ -138,7 +138,7 @@ def _ask(running: Running, path: str, value: dict, client: str | None) -> tuple[
     headers = {"Content-Type": "application/json"} | ({"X-Forwarded-For": client} if client else {})
     request = urllib.request.Request(f"{running.url}gradio_api/{path}", json.dumps(value).encode(), headers)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -15,7 +15,6 @@ gr = pytest.importorskip("gradio")
 from space_server import LIMITS
 
 from jog3r.space.guard import gate as gate_module
-from jog3r.space.guard import upload_quota as room_module
 from jog3r.space.guard.clients import Clients
 from jog3r.space.guard.gate import Gate
 from jog3r.space.guard.limits import Refused
@@ -232,7 +231,7 @@ def test_uploads_at_once_are_bounded_and_those_cut_off_do_not_count(tmp_path):
     folder.close()
 
 
-def test_files_are_counted_now_and_then_and_what_entered_since_is_added(tmp_path, monkeypatch):
+def test_an_upload_is_refused_by_what_lies_here_and_what_still_comes_in(tmp_path, monkeypatch):
     folder = ServerFolder(3600, tmp_path)
     counts, usage = [], folder.usage
     monkeypatch.setattr(folder, "usage", lambda: counts.append(1) or usage())
@@ -241,19 +240,14 @@ def test_files_are_counted_now_and_then_and_what_entered_since_is_added(tmp_path
         room.enter(300)
         _file(folder, name, 300, 0)
         room.leave(300)
-    assert len(counts) == 1
+    assert len(counts) == 3  # once an upload
     with pytest.raises(Refused, match="in a few minutes"):
         room.enter(300)
-    seen = len(counts)
-    for _ in range(10):  # full, and nothing that could go: known for a while
-        with pytest.raises(Refused, match="in a few minutes"):
-            room.enter(300)
-    assert len(counts) == seen
-    room.enter(100)
-    monkeypatch.setattr(room_module, "_COUNTED_SECONDS", 0.0)
-    room.leave(100)
-    room.enter(100)
-    assert len(counts) > seen
+    room.enter(50)
+    with pytest.raises(Refused, match="in a few minutes"):
+        room.enter(60)  # the first is still coming in
+    room.leave(50)
+    room.enter(60)
     folder.close()
 
 
@@ -274,7 +268,6 @@ def test_the_event_loop_and_other_threads_do_not_wait_while_files_are_counted(tm
     room.enter(10)
     counting, go_on = threading.Event(), threading.Event()
     monkeypatch.setattr(folder, "usage", lambda: (counting.set(), go_on.wait(60), (0, 0))[-1])
-    monkeypatch.setattr(room_module, "_COUNTED_SECONDS", 0.0)
 
     async def behind(scope, receive, send): ...
 

@@ -15,7 +15,16 @@ pytest.importorskip("gradio")
 from gradio_client import Client, handle_file
 from gradio_client.client import Job
 from space_files import hostile_files
-from space_server import PROMPT, Running, assert_worker_becomes_free, function_number, running_space, slow_layers, wait_for
+from space_server import (
+    PATIENCE_SECONDS,
+    PROMPT,
+    Running,
+    assert_worker_becomes_free,
+    function_number,
+    held_layers,
+    running_space,
+    wait_for,
+)
 
 from jog3r.space.guard.limits import SpaceLimits
 
@@ -70,7 +79,7 @@ def _post(running: Running, path: str, value: Any, session: str | None = None) -
 
 def _open(request: urllib.request.Request | str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             return answer.status, answer.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")
@@ -118,7 +127,7 @@ def test_bad_values_are_refused(client: Client, case: str):
 def test_html_in_the_prompt_stays_text(client: Client):
     text = "<img src=x onerror=alert(1)> <script>alert(2)</script> a room"
     status, *_, code = client.predict(text, *GOOD[1:], api_name="/generate")
-    assert "<script>" not in status and repr(text)[1:-1] in code
+    assert "too long for the model" in status and "<script>" not in status and repr(text)[1:-1] in code
 
 
 # Files
@@ -286,14 +295,14 @@ def test_uploads_stop_when_the_disk_is_taken_and_the_rest_goes_on(client: Client
 def test_ending_requests_of_others_needs_their_secrets(client: Client, running: Running, path: str):
     number = function_number(running, "generate")
     sessions = ("guess", "", ".*", client.session_hash[:-1], client.session_hash.upper() + "0")
-    with slow_layers(running.space) as begun:
+    with held_layers(running.space) as begun:
         job = client.submit(*GOOD, api_name="/generate")
-        assert begun.wait(120)
+        assert begun.wait(PATIENCE_SECONDS)
         for session in sessions:
             guess = {"session_hash": session, "fn_index": number, "event_id": "0" * 32}
             assert _post(running, f"/gradio_api/{path}", guess)[0] < 500
         assert not job.done()
-    assert "Done" in job.result(timeout=300)[0]
+    assert "Done" in job.result(timeout=PATIENCE_SECONDS)[0]
 
 
 def _together(act: Callable[[Any], object], values: list[Any]) -> None:
@@ -313,9 +322,9 @@ def test_parallel_starts_and_stops_leave_the_worker_free(client: Client, running
         wait_for(lambda: job.communicator.event_id)  # before the server has named it, it cannot be told to end it
         jobs.append(job)
 
-    with slow_layers(running.space) as begun:
+    with held_layers(running.space) as begun:
         _together(start, clients)
-        assert begun.wait(120)
+        assert begun.wait(PATIENCE_SECONDS)
         wait_for(lambda: any(job.outputs() for job in jobs))
         at_work = [job for job in jobs if job.outputs()]
         _together(Job.cancel, [job for job in jobs if job not in at_work] * 2)

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 pytest.importorskip("gradio")
 from gradio_client import Client
-from space_server import PROMPT, save_tiny_model
+from space_server import PATIENCE_SECONDS, PROMPT, save_tiny_model, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD = (PROMPT, 0, 20, 1.0, 4)
@@ -28,16 +27,14 @@ def _start(model: str, folder: Path) -> tuple[subprocess.Popen, str]:
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(folder)}, stdout=log, stderr=log, cwd=folder)
     url = f"http://127.0.0.1:{port}/"
-    end = time.monotonic() + 900  # a busy machine
-    while _status(url) != 200:
-        assert process.poll() is None and time.monotonic() < end, (folder / "log.txt").read_text()
-        time.sleep(0.2)
+    wait_for(lambda: _status(url) == 200 or process.poll() is not None)
+    assert process.poll() is None, (folder / "log.txt").read_text()
     return process, url
 
 
 def _status(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -49,7 +46,7 @@ def _upload(url: str) -> str:
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="old.mp4"\r\n\r\n'
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     request = urllib.request.Request(f"{url}gradio_api/upload", head + b"old\r\n--x--\r\n", kind)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
         return json.load(answer)[0]
 
 
@@ -62,8 +59,7 @@ def test_a_killed_server_starts_again_and_serves_nothing_old(tmp_path: Path):
         client = Client(url, verbose=False, download_files=False)
         old = _upload(url)
         assert _status(f"{url}gradio_api/file={old}") == 200
-        client.submit(PROMPT, 0, 100, 2.5, 4, api_name="/generate")
-        time.sleep(0.5)
+        wait_for(client.submit(PROMPT, 0, 100, 2.5, 4, api_name="/generate").outputs)  # the first update has come
     finally:
         process.kill()
         process.wait()
@@ -77,10 +73,9 @@ def test_a_killed_server_starts_again_and_serves_nothing_old(tmp_path: Path):
         result = client.predict(*GOOD, api_name="/generate")
         glb = next(path for path in result[5] if path.endswith(".glb"))
         assert "Done" in result[0] and Path(glb).read_bytes()[:4] == b"glTF"
-        client.submit(PROMPT, 0, 100, 2.5, 4, api_name="/generate")
-        time.sleep(0.5)
+        wait_for(client.submit(PROMPT, 0, 100, 2.5, 4, api_name="/generate").outputs)  # the first update has come
     finally:
         process.terminate()
-        code = process.wait(60)
+        code = process.wait(PATIENCE_SECONDS)
     assert code == 0 and not list(folder.glob("jog3r-space-*"))  # an ended server leaves nothing, even in the middle of a request
     assert PROMPT not in (folder / "log.txt").read_text()

@@ -5,10 +5,9 @@ import json
 import platform
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import pytest
 pytest.importorskip("gradio")
 from gradio.routes import file_upload_statuses
 from gradio_client import Client
-from space_server import PROMPT, Running, running_space
+from space_server import PATIENCE_SECONDS, PROMPT, Running, held_layers, running_space, wait_for
 
 from jog3r.space.guard import leftovers
 from jog3r.space.guard.leftovers import SESSIONS, Leftovers
@@ -35,7 +34,7 @@ def _post(running: Running, path: str, value: object) -> dict:
     request = urllib.request.Request(
         f"{running.url}gradio_api/{path}", json.dumps(value).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=300) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
         return json.load(answer)
 
 
@@ -43,13 +42,6 @@ def _tidy(running: Running, times: int) -> None:
     drop = Leftovers(running.page)
     for _ in range(times):
         drop()
-
-
-def _wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_sessions_of_answered_requests_are_dropped(running: Running, monkeypatch):
@@ -66,10 +58,11 @@ def test_sessions_of_answered_requests_are_dropped(running: Running, monkeypatch
 def test_a_result_that_nobody_fetches_is_dropped_and_one_under_way_is_not(running: Running, monkeypatch):
     monkeypatch.setattr(leftovers, "_UNFETCHED_SECONDS", 0.0)
     queue = running.page._queue
-    event = _post(running, "call/generate", {"data": [PROMPT, 0, 100, 1.0, 4]})["event_id"]
-    _tidy(running, 2)
-    assert event in queue.event_ids_to_events and queue.pending_messages_per_session
-    _wait_for(lambda: event not in queue.event_ids_to_events)
+    with held_layers(running.space):
+        event = _post(running, "call/generate", {"data": [PROMPT, 0, 20, 1.0, 4]})["event_id"]
+        _tidy(running, 2)
+        assert event in queue.event_ids_to_events and queue.pending_messages_per_session
+    wait_for(lambda: event not in queue.event_ids_to_events)
     _tidy(running, 1)
     assert not queue.pending_messages_per_session and not queue.pending_event_ids_session
 
@@ -79,24 +72,26 @@ def test_many_sessions_of_others_do_not_end_a_request(running: Running, monkeypa
     monkeypatch.setattr(leftovers, "_GRACE_SECONDS", 0.0)
     queue = running.page._queue
     sessions = queue.pending_messages_per_session
-    job = Client(running.url, verbose=False, download_files=False).submit(PROMPT, 0, 60, 1.0, 4, api_name="/generate")
-    _wait_for(lambda: job.outputs())
-    monkeypatch.setattr(sessions, "max_size", sessions.max_size // 200)  # of Gradio's own 2000 this would leave 10
-    quick = next(number for number, fn in running.page.fns.items() if fn.name == "take_over")
-    for number in range(20):
-        _post(running, "queue/join", {"data": [None], "fn_index": quick, "session_hash": f"stranger{number}"})
-    _wait_for(lambda: sum(event.session_hash.startswith("stranger") for event in queue.event_ids_to_events.values()) == 0)
-    _tidy(running, 2)
-    assert sum(session.startswith("stranger") for session in sessions) == 5
-    assert [session for session in sessions if not session.startswith("stranger")]
-    assert "Done" in job.result(timeout=300)[0]
+    with held_layers(running.space):
+        job = Client(running.url, verbose=False, download_files=False).submit(*GOOD, api_name="/generate")
+        wait_for(job.outputs)
+        monkeypatch.setattr(sessions, "max_size", sessions.max_size // 200)  # of Gradio's own 2000 this would leave 10
+        quick = next(number for number, fn in running.page.fns.items() if fn.name == "take_over")
+        for number in range(20):
+            _post(running, "queue/join", {"data": [None], "fn_index": quick, "session_hash": f"stranger{number}"})
+        wait_for(lambda: not any(event.session_hash.startswith("stranger") for event in queue.event_ids_to_events.values()))
+        _tidy(running, 2)
+        assert sum(session.startswith("stranger") for session in sessions) == 5
+        assert [session for session in sessions if not session.startswith("stranger")]
+    assert "Done" in job.result(timeout=PATIENCE_SECONDS)[0]
 
 
 def test_among_many_idle_sessions_those_of_the_last_seconds_stay(running: Running, monkeypatch):
     monkeypatch.setattr(leftovers, "_IDLE_SESSIONS", 0)
+    monkeypatch.setattr(leftovers, "_GRACE_SECONDS", 200.0)
     _post(running, "call/generate", {"data": ["", 0, 20, 1.0, 4], "session_hash": "waits"})
     queue = running.page._queue
-    _wait_for(lambda: not queue.event_ids_to_events)
+    wait_for(lambda: not queue.event_ids_to_events)
     drop = Leftovers(running.page)
     drop()
     assert "waits" in queue.pending_messages_per_session
@@ -108,7 +103,7 @@ def test_among_many_idle_sessions_those_of_the_last_seconds_stay(running: Runnin
 def test_waiting_for_uploads_that_never_come_leaves_nothing(running: Running, monkeypatch):
     monkeypatch.setattr(leftovers, "_SLOW_SECONDS", 0.0)
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(f"{running.url}gradio_api/upload_progress?upload_id=never", timeout=60)
+        urllib.request.urlopen(f"{running.url}gradio_api/upload_progress?upload_id=never", timeout=PATIENCE_SECONDS)
     assert "never" in file_upload_statuses._signals
     file_upload_statuses.track("cut-off")
     drop = Leftovers(running.page)
@@ -148,6 +143,6 @@ def test_threads_share_two_arenas():
         "ctypes.CDLL(None).malloc_stats(); meet.wait(60)"
     )
     root = str(Path(__file__).resolve().parents[1])
-    done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0 and done.stderr.count("Arena ") <= 2, done.stderr
     assert few_arenas() and hasattr(ctypes.CDLL(None), "mallopt")

@@ -28,6 +28,7 @@ from jog3r.space.guard.storage import ServerFolder
 from jog3r.space.jobs import Done, Step
 from jog3r.space.look.html_pieces import (
     compare_code,
+    cut_note,
     finished,
     frames_taken,
     generate_code,
@@ -116,6 +117,16 @@ def test_the_words_of_the_tiny_model_are_those_of_its_grammar():
     assert all(word in TINY_WORDS for word in words)
     assert all("walls" in prompt and "floor" in prompt and "the camera" in prompt for prompt in EXAMPLE_PROMPTS)
     assert all("floor" in scene_words(index, "train").caption for index in range(200))
+
+
+def test_a_prompt_that_is_cut_is_said_to_be_at_the_result():
+    model = load_model(tiny_checkpoint())
+    prompt = "A room with green walls and a gray floor, with a blue chair, cinematic photograph at sunset, the camera turns left"
+    part = model.part_read(prompt)
+    assert prompt.lower().startswith(part) and len(model.pipe.tokenizer(part).input_ids) == 40
+    assert model.part_read(part) is None and all(model.part_read(text) is None for text in EXAMPLE_PROMPTS)
+    assert cut_note([None, None]) == ""
+    assert f'read it up to "{part[-30:]}"; the rest had no effect' in cut_note([None, part, part + " more"])
 
 
 @pytest.mark.parametrize("prompt", ["it's '''", "\\", MARKUP])

@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 import zipfile
-from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ import torch
 pytest.importorskip("gradio")
 import gradio as gr
 from space_files import write_video
-from space_server import LIMITS
+from space_server import LIMITS, PATIENCE_SECONDS, wait_for
 
 from jog3r.data import procedural_clip
 from jog3r.export.scene import Scene
@@ -92,9 +92,9 @@ def _endless(entered: threading.Event, left: threading.Event) -> object:
 def test_closing_the_generator_stops_the_computation_and_frees_the_worker():
     entered, left = threading.Event(), threading.Event()
     events = run_job(_endless(entered, left), 600)
-    assert next(events) is None and entered.wait(30)
+    assert next(events) is None and entered.wait(PATIENCE_SECONDS)
     events.close()
-    assert left.wait(30)
+    assert left.wait(PATIENCE_SECONDS)
     assert list(run_job(lambda job: 1, 30))[-1] == Done(1)
 
 
@@ -102,7 +102,7 @@ def test_a_job_out_of_time_is_stopped_and_says_so():
     entered, left = threading.Event(), threading.Event()
     last = list(run_job(_endless(entered, left), 0.4))[-1]
     assert isinstance(last, Failed) and "more computing time than is allowed" in last.sentence
-    assert left.wait(30)
+    assert left.wait(PATIENCE_SECONDS)
 
 
 def test_a_job_that_waits_may_be_given_up():
@@ -121,9 +121,9 @@ def test_the_end_of_the_server_stops_what_is_computed():
     entered, left = threading.Event(), threading.Event()
     events = run_job(_endless(entered, left), 600)
     next(events)
-    assert entered.wait(30)
+    assert entered.wait(PATIENCE_SECONDS)
     stop_running()
-    assert left.wait(30) and list(events)[-1] == Failed("The request was stopped.")
+    assert left.wait(PATIENCE_SECONDS) and list(events)[-1] == Failed("The request was stopped.")
 
 
 def test_errors_of_a_job_are_one_sentence_and_the_log_holds_no_message(caplog):
@@ -147,7 +147,8 @@ def test_follow_shows_steps_and_returns_the_result():
     assert end.value.value == 7
 
 
-def test_steps_that_nobody_could_read_are_not_shown():
+def test_steps_that_nobody_could_read_are_not_shown(monkeypatch):
+    monkeypatch.setattr("jog3r.space.server._SHOWN_SECONDS", 3600.0)
     steps = [Step(str(k), k / 9, b"jpeg" if k == 5 else None) for k in range(9)]
     shown = [update[0] for update in follow((event for event in [*steps, Done(1)]), 1)]
     assert len(shown) == 2 and ">0<" in shown[0] and ">5<" in shown[1]
@@ -221,24 +222,11 @@ def test_frames_are_taken_to_the_end_of_the_clip(tmp_path, count, wanted, stride
 
 def test_the_decoder_gets_none_of_the_servers_secrets(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    events = decode_upload(write_video(tmp_path / "clip.mp4", 30), 4, (32, 32), LIMITS, tmp_path)
-    next(events)
-    child = next(
-        path
-        for path in Path("/proc").glob("[0-9]*/environ")
-        if _is_decoder(path.with_name("cmdline"), str(tmp_path / "clip.mp4"))
-    )
-    end = time.monotonic() + 30
-    while b"PYTHONPATH" not in (environment := child.read_bytes()):  # the fork is not the decoder yet
-        assert time.monotonic() < end
-    events.close()
-    assert b"hf_secret" not in environment
-
-
-def _is_decoder(cmdline: Path, video: str) -> bool:
-    with suppress(OSError):
-        return video.encode() in cmdline.read_bytes()
-    return False
+    _decoder(tmp_path, monkeypatch, "env > environment; printf 'seen'; exit 2")
+    with pytest.raises(Refused, match="^seen$"):
+        _decode(write_video(tmp_path / "clip.mp4", 4), tmp_path)
+    environment = (tmp_path / "environment").read_text()
+    assert "PYTHONPATH=" in environment and "hf_secret" not in environment
 
 
 def test_an_upload_without_frame_count_and_with_another_name_is_taken(tmp_path):
@@ -246,13 +234,16 @@ def test_an_upload_without_frame_count_and_with_another_name_is_taken(tmp_path):
     assert _decode(path.rename(tmp_path / "..mp4.avi.txt"), tmp_path).frames.shape[0] == 3
 
 
-def test_decoding_ends_with_its_request(tmp_path):
-    path = write_video(tmp_path / "clip.mp4", 30)
-    events = decode_upload(path, 4, (32, 32), LIMITS, tmp_path)
+def test_decoding_ends_with_its_request(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "begun")
+    _decoder(tmp_path, monkeypatch, "echo $$ > begun; exec sleep 3600")
+    events = decode_upload(write_video(tmp_path / "clip.mp4", 30), 4, (32, 32), LIMITS, tmp_path)
     assert isinstance(next(events), Step)
-    begin = time.monotonic()
+    process = int((tmp_path / "begun").read_text())  # waits until the decoder writes it
     events.close()
-    assert time.monotonic() - begin < 5 and not (tmp_path / "upload.npz").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    assert not (tmp_path / "upload.npz").exists()
 
 
 # Files
@@ -280,12 +271,32 @@ def test_upkeep_deletes_old_files_and_ends_with_the_folder(tmp_path):
     folder = ServerFolder(-1, tmp_path)
     (folder.served / "old").write_bytes(b"x")
     thread = start_upkeep(folder, every_seconds=0.01)
-    end = time.monotonic() + 30
-    while (folder.served / "old").exists():
-        assert time.monotonic() < end
-        threading.Event().wait(0.01)
+    wait_for(lambda: not (folder.served / "old").exists())
     folder.close()
-    thread.join(30)
+    thread.join(PATIENCE_SECONDS)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("failures", [1, 10**9])
+def test_upkeep_goes_on_after_rounds_that_failed(tmp_path, monkeypatch, caplog, failures):
+    folder = ServerFolder(-1, tmp_path)
+    (folder.served / "old").write_bytes(b"x")
+    rounds, remove_old = SimpleQueue(), folder.remove_old
+
+    def fail_at_first():
+        rounds.put("begun")
+        if rounds.qsize() <= failures:
+            raise OSError(24, "Too many open files")
+        remove_old()
+        rounds.put("done")
+
+    monkeypatch.setattr(folder, "remove_old", fail_at_first)
+    thread = start_upkeep(folder, every_seconds=0.01)
+    wait_for(lambda: rounds.qsize() >= 3)  # a failure, then a round and its end; or three failures
+    assert (folder.served / "old").exists() == (failures > 1) and "Too many open files" in caplog.text
+    assert thread.is_alive()
+    folder.close()
+    thread.join(PATIENCE_SECONDS)
     assert not thread.is_alive()
 
 

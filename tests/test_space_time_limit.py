@@ -13,7 +13,7 @@ import gradio as gr
 import httpx
 from gradio_client import Client
 from space_files import write_video
-from space_server import PROMPT, running_space, save_tiny_model
+from space_server import PATIENCE_SECONDS, PROMPT, running_space, save_tiny_model
 
 import spaces_app
 from jog3r.space.guard.limits import SpaceLimits
@@ -48,10 +48,10 @@ def test_gradio_runs_no_ffmpeg_on_what_a_stranger_gave(tmp_path: Path, monkeypat
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
     with running_space(tmp_path) as running:
         with write_video(tmp_path / "clip.mkv", 4).open("rb") as file:
-            (path,) = httpx.post(f"{running.url}gradio_api/upload", files={"files": file}, timeout=60).json()
+            (path,) = httpx.post(f"{running.url}gradio_api/upload", files={"files": file}, timeout=PATIENCE_SECONDS).json()
         take_over = next(number for number, function in running.page.fns.items() if function.name == "take_over")
         wish = {"fn_index": take_over, "data": [{"path": path, "meta": {"_type": "gradio.FileData"}}], "session_hash": "one"}
-        answer = httpx.post(f"{running.url}gradio_api/run/predict", json=wish, timeout=60)
+        answer = httpx.post(f"{running.url}gradio_api/run/predict", json=wish, timeout=PATIENCE_SECONDS)
         assert answer.json()["data"][0]["path"].endswith("clip.mkv") and not (tmp_path / "was_run").exists()
 
 

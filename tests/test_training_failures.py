@@ -1,6 +1,7 @@
 """Nothing is lost: kills, torn checkpoints, preemption; and every end of a run that is not the planned one says why."""
 
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -158,11 +159,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(tmp_path
 
 
 class Hanging(Dataset):
-    def __init__(self, seconds: float = 60) -> None:
-        self.seconds = seconds
+    """Never gives clip 1, and says when it was asked for it."""
+
+    def __init__(self) -> None:
+        self.hangs = multiprocessing.Event()
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
-        time.sleep(self.seconds if position == 1 else 0)
+        if position == 1:
+            self.hangs.set()
+            time.sleep(3600)
         if position == 2:
             raise ValueError("clip 2 is damaged")
         return {"value": torch.tensor(position)}
@@ -172,7 +177,7 @@ def test_a_run_that_breaks_off_does_not_wait_for_a_worker_that_stalls(tmp_path: 
     code = f"""
 from test_training_failures import BatchShare, Hanging, TrainConfig, build_loader
 config = TrainConfig("a", {str(tmp_path)!r}, generation_batch=1, reconstruction_batch=0, num_steps=3)
-batches = iter(build_loader(Hanging(3600), BatchShare(1, 0), config, 0))
+batches = iter(build_loader(Hanging(), BatchShare(1, 0), config, 0))
 next(batches)
 raise SystemExit(3)
 """
@@ -181,13 +186,15 @@ raise SystemExit(3)
 
 
 def test_a_loader_that_stalls_or_fails_says_so(tmp_path: Path) -> None:
-    config = TrainConfig("a", str(tmp_path), generation_batch=1, reconstruction_batch=0, num_steps=3, loader_timeout=0.5)
-    batches = iter(build_loader(Hanging(), BatchShare(1, 0), config, 0))
+    config = TrainConfig("a", str(tmp_path), generation_batch=1, reconstruction_batch=0, num_steps=3, loader_timeout=2.0)
+    clips = Hanging()
+    batches = iter(build_loader(clips, BatchShare(1, 0), config, 0))
+    assert clips.hangs.wait(300)  # the worker has started, which may take longer than a step may wait, and given clip 0
     assert int(next(batches)["position"]) == 0
     with pytest.raises(RuntimeError, match="timed out") as stalled:
         next(batches)
     message = str(train_joint.loader_failure(stalled.value, 1, config.loader_timeout))
-    assert "no data for step 1: the data loader gave nothing for 0.5 s (loader_timeout)" in message
+    assert "no data for step 1: the data loader gave nothing for 2 s (loader_timeout)" in message
     damaged = iter(build_loader(Hanging(), BatchShare(2, 0, process=1, num_processes=2), config, 0))
     with pytest.raises(ValueError, match="Caught ValueError") as failed:
         next(damaged)

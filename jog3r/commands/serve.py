@@ -2,8 +2,6 @@
 
 import argparse
 import importlib.util
-import runpy
-from pathlib import Path
 
 from jog3r.commands.output_folder import UsageError
 
@@ -19,15 +17,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> str:
     """Serve the Space, until interrupted."""
-    script = Path(__file__).resolve().parents[2] / "spaces_app.py"
-    if not script.is_file():
-        raise UsageError("spaces_app.py is not part of this installation; run it from a checkout of the repository")
     if importlib.util.find_spec("gradio") is None:
         raise UsageError("the Space needs gradio: pip install '.[demo]' in the checkout of jog3r")
+    from spaces_app import main  # takes seconds, which --help should not
+
     try:
-        runpy.run_path(str(script), run_name="jog3r_space")["main"](
-            model=options.model, compare=options.compare, host=options.host, port=options.port
-        )
+        main(options.model, options.compare, options.host, options.port)
     except OSError as error:  # a repository that is not there, a port that is taken
         raise UsageError(str(error)) from error
     return "stopped"

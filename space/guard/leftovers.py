@@ -1,4 +1,9 @@
-"""What Gradio 6 keeps of requests that are over, for as long as the server runs, and how this Space lets go of it."""
+"""What Gradio 6 keeps of requests that are over, for as long as the server runs, and how this Space lets go of it.
+
+Ordinary visitors do not need it: after three rounds of 1,240 requests whose results were fetched, a server with it had 821 MB and
+one without it 822 MB. It is for strangers: without it, 2,000 sessions end the request of everybody who waits longer (Gradio drops
+the oldest session, whatever runs in it), each result that nobody fetches keeps about 100 KB, and names of uploads stay for good.
+"""
 
 import os
 import time

@@ -61,8 +61,8 @@ class ServerFolder:
         sizes = [size for _, size, _ in self._files()]
         return sum(sizes), len(sizes)
 
-    def remove_oldest(self, to_bytes: int, to_files: int, spare_seconds: float) -> None:
-        """Delete files, the oldest first, until the others take at most so much.
+    def remove_oldest(self, to_bytes: int, to_files: int, spare_seconds: float) -> tuple[int, int]:
+        """Delete files, the oldest first, until the others take at most so much; returns bytes and number of those.
 
         Args:
             to_bytes, to_files: What may stay.
@@ -73,12 +73,13 @@ class ServerFolder:
         limit = time.time() - spare_seconds
         for changed, size, path in files:
             if changed > limit or (total <= to_bytes and count <= to_files):
-                return
+                break
             with suppress(OSError):  # gone already
                 path.unlink()
                 total, count = total - size, count - 1
                 if path.parent.parent != self.path:
                     path.parent.rmdir()  # if this was all that it held
+        return total, count
 
     def _files(self) -> list[tuple[float, int, Path]]:
         """Time of the last change, size and path of every file."""

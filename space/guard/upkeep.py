@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import logging
 import threading
 import time
 
@@ -9,6 +10,7 @@ from jog3r.space.guard.storage import ServerFolder
 
 __all__ = ["few_arenas", "release_memory", "start_upkeep"]
 
+_log = logging.getLogger(__name__)
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 _ARENAS = 2
 
@@ -38,15 +40,21 @@ def release_memory() -> bool:
 
 
 def start_upkeep(folder: ServerFolder, every_seconds: float = 60.0) -> threading.Thread:
-    """Delete old files and release memory in the background until the folder is closed; what is loaded now counts as kept."""
+    """Delete old files and release memory in the background until the folder is closed; what is loaded now counts as kept.
+
+    A round that fails is logged, and the next one comes: the page promises that files are deleted.
+    """
     gc.collect()
     gc.freeze()  # or each collection would look through everything that was imported
 
     def run() -> None:
         while folder.path.exists():
             time.sleep(every_seconds)
-            folder.remove_old()
-            release_memory()
+            try:
+                folder.remove_old()
+                release_memory()
+            except Exception:  # noqa: BLE001  # no free descriptor, a disk that fails: no kind of error may end the thread
+                _log.exception("a round of the upkeep failed; the next one comes in %g s", every_seconds)
 
     thread = threading.Thread(target=run, name="upkeep", daemon=True)
     thread.start()

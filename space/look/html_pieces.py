@@ -21,6 +21,7 @@ __all__ = [
     "NO_POINTS",
     "banner",
     "compare_code",
+    "cut_note",
     "example_note",
     "finished",
     "frames_taken",
@@ -35,6 +36,7 @@ __all__ = [
 NO_POINTS = '<div class="empty">Points and cameras appear here.</div>'
 # What `say` holds is heard by those who use a screen reader, each text once; see announce.js.
 IDLE = '<job-status class="progress" say=""></job-status>'
+_SHOWN_CHARACTERS = 30  # of a prompt that was cut, before the cut
 _LOCAL_MODEL = "path/to/your/model"
 
 
@@ -109,6 +111,18 @@ def summary(result: Result, seconds: float, note: str = "", later: str = "") -> 
         later,
     ]
     return finished(" ".join(filter(None, notes)), later or None)
+
+
+def cut_note(parts_read: list[str | None]) -> str:
+    """What of a prompt was not read.
+
+    Args:
+        parts_read: For each model that read it the part that it read, None if that was all.
+    """
+    shortest = min((part for part in parts_read if part is not None), key=len, default=None)
+    if shortest is None:
+        return ""
+    return f'The prompt is too long for the model, which read it up to "{shortest[-_SHOWN_CHARACTERS:]}"; the rest had no effect.'
 
 
 def example_note(settings: GenerateSettings) -> str:

@@ -28,6 +28,11 @@ CSS = """
   border-left: 4px solid var(--primary-500); background: var(--background-fill-secondary); color: var(--body-text-color);
   padding: 10px 14px; border-radius: 6px; line-height: 1.45;
 }
+/* Gradio's place in the queue, whose box has no height of its own */
+.status > [data-testid=status-tracker] { overflow: visible !important; }
+.status > [data-testid=status-tracker] .progress-text {
+  inset: 8px auto auto 10px; padding: 0; transform: none; color: var(--body-text-color);
+}
 .progress { display: block; min-height: 1.6em; color: var(--body-text-color); }
 .progress label { display: block; }
 .progress progress {
