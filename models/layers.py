@@ -4,6 +4,7 @@ Letters: B batch, F frames, h w latent grid, N tokens of a frame (h/p * w/p), L 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
+MAX_TABLE_LENGTH = 256  # positions that are kept: tokens of a side, frames
 QK_NORMS = {None: None, "rms_norm": nn.RMSNorm, "layer_norm": nn.LayerNorm}
 
 
@@ -26,25 +28,49 @@ def sincos_embedding(positions: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def spatial_position_embedding(
-    height: int, width: int, dim: int, scale: float, device: torch.device | None = None
-) -> torch.Tensor:
-    """Positions of a grid of tokens -> (height*width, dim), row-major; coordinates are divided by `scale`.
+class ConstantTable(nn.Module):
+    """Numbers that are computed once, on the CPU, and move with the model, always in float32.
+
+    Deliberately neither a buffer nor filled on first use: `.to(torch.bfloat16)` would round a buffer and DDP send it around at
+    every step, and torch.compile would compile anew whenever the set of stored tensors changes.
+    """
+
+    def __init__(self, values: torch.Tensor):
+        super().__init__()
+        self.values = values.float()
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "ConstantTable":
+        super()._apply(fn, recurse)
+        device = fn(torch.empty(0, device=self.values.device)).device
+        if device.type != "meta":  # from there values do not come back
+            self.values = self.values.to(device)
+        return self
+
+
+class PositionTable(ConstantTable):
+    """Sine-cosine embedding of the positions 0, 1, 2, ... divided by `scale`."""
+
+    def __init__(self, dim: int, scale: float):
+        super().__init__(sincos_embedding(torch.arange(MAX_TABLE_LENGTH, device="cpu") / scale, dim))
+        self.dim, self.scale = dim, scale
+
+    def forward(self, length: int, device: torch.device) -> torch.Tensor:
+        """-> (length, dim), float32; beyond the table's end computed on the spot."""
+        if length > MAX_TABLE_LENGTH:
+            return sincos_embedding(torch.arange(length, device="cpu") / self.scale, self.dim).float().to(device)
+        return self.values[:length].to(device)
+
+
+def grid_positions(table: PositionTable, rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """Positions of a grid of tokens -> (rows*columns, 2 * the table's dim), row-major.
 
     The first half of the channels encodes x, the second y, as in OpenSora 1.0.
     """
-    x = sincos_embedding(torch.arange(width, device="cpu") / scale, dim // 2)  # (width, dim/2)
-    y = sincos_embedding(torch.arange(height, device="cpu") / scale, dim // 2)  # (height, dim/2)
-    grid = torch.cat([x[None].expand(height, -1, -1), y[:, None].expand(-1, width, -1)], dim=-1)  # (height, width, dim)
-    return grid.flatten(0, 1).float().to(device)
+    x, y = table(columns, device), table(rows, device)
+    return torch.cat([x[None].expand(rows, -1, -1), y[:, None].expand(-1, columns, -1)], dim=-1).flatten(0, 1)
 
 
-def temporal_position_embedding(num_frames: int, dim: int, scale: float, device: torch.device | None = None) -> torch.Tensor:
-    """Positions of frames -> (num_frames, dim); the frame number is divided by `scale`."""
-    return sincos_embedding(torch.arange(num_frames, device="cpu") / scale, dim).float().to(device)
-
-
-class TimestepProjection(nn.Module):
+class TimestepProjection(ConstantTable):
     """Cosines, then sines of the time step; 256 channels in OpenSora.
 
     diffusers' `Timesteps` takes the exponential in float32, whose last digit depends on the processor: at step 999 that moves
@@ -52,7 +78,6 @@ class TimestepProjection(nn.Module):
     """
 
     def __init__(self, channels: int = 256):
-        super().__init__()
         # "cpu" is said because models are also built on the meta device, where only weights get filled later
         exponents = -math.log(10000) * torch.arange(channels // 2, dtype=torch.float32, device="cpu") / (channels // 2)
         frequencies = exponents.double().exp().float()
@@ -61,14 +86,11 @@ class TimestepProjection(nn.Module):
             # gives these numbers there, so we give them everywhere.
             above = torch.nextafter(frequencies, torch.ones_like(frequencies))
             frequencies = torch.cat([frequencies[:12], above[12:13], frequencies[13:106], above[106:107], frequencies[107:]])
-        self._frequencies = {torch.device("cpu"): frequencies}
+        super().__init__(frequencies)
 
     def forward(self, timestep: torch.Tensor) -> torch.Tensor:
         """(B,) -> (B, channels), float32."""
-        device = timestep.device
-        if device not in self._frequencies:
-            self._frequencies[device] = self._frequencies[torch.device("cpu")].to(device)
-        angles = timestep[:, None].float() * self._frequencies[device]  # (B, channels/2)
+        angles = timestep[:, None].float() * self.values.to(timestep.device)  # (B, channels/2)
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

@@ -129,7 +129,6 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         self.proj_points_other = nn.Linear(hidden_dim, outputs)
 
         self.gradient_checkpointing = False
-        self._rotary: dict[tuple, torch.Tensor] = {}
 
     @classmethod
     def from_single_file(cls, path: str, **config: Any) -> "Pointmap3DHead":
@@ -157,7 +156,8 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         """
         grid = self._check_inputs(features, height, width)
         pairs = self._check_pairs(pairs, features.shape[1], features.device)
-        rotary = self._rotary_positions(*grid, features.device)
+        head_dim = self.config.hidden_dim // self.config.num_attention_heads
+        rotary = rotary_2d(*grid, head_dim, self.config.rotary_base, features.device)  # (2, N, head_dim)
         tokens = self.proj_in(self.norm_features(features))  # (B, F, N, D)
         decode = self._decode_pairs if self.config.attention == "pairwise" else self._decode_together
         anchor, other = decode(tokens, pairs, rotary)  # (B, P, N, D) each
@@ -212,14 +212,6 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         if torch.is_grad_enabled() and self.gradient_checkpointing:
             return self._gradient_checkpointing_func(block, *arguments)
         return block(*arguments)
-
-    def _rotary_positions(self, rows: int, columns: int, device: torch.device) -> torch.Tensor:
-        """Rotations (2, N, head_dim), kept for the last size, as sizes rarely change."""
-        key = (rows, columns, device)
-        if key not in self._rotary:
-            head_dim = self.config.hidden_dim // self.config.num_attention_heads
-            self._rotary = {key: rotary_2d(rows, columns, head_dim, self.config.rotary_base, device)}
-        return self._rotary[key]
 
     def _check_inputs(self, features: torch.Tensor, height: int, width: int) -> tuple[int, int]:
         size = self.config.patch_size

@@ -1,10 +1,10 @@
 """The video transformer of JOG3R: OpenSora 1.0's STDiT with a feature tap (arXiv 2501.01409, section 3.1).
 
-Letters: B clips, F frames, h w latent grid, p patch size, N = h/p * w/p tokens a frame, U captions, L caption tokens, D width.
+Letters: B clips, F frames, h w latent grid, p patch size, N = h/p * w/p tokens a frame, L caption tokens, D width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,10 +22,10 @@ from torch import nn
 from jog3r.models.layers import (
     Attention,
     FeedForward,
+    PositionTable,
     TimestepProjection,
+    grid_positions,
     modulate,
-    spatial_position_embedding,
-    temporal_position_embedding,
 )
 from jog3r.models.registry import register_with_diffusers
 
@@ -43,26 +43,6 @@ class Jog3rTransformer3DModelOutput(Transformer2DModelOutput):
 
     sample: torch.Tensor | None = None  # type: ignore[assignment]  # None with features_only
     features: torch.Tensor | None = None
-
-
-@dataclass
-class CaptionSlot:
-    """Keys and values that one block makes of the captions: empty until it has run.
-
-    The block itself fills it, as hooks that offload blocks load their weights for the block's own call alone.
-    """
-
-    key_value: tuple[torch.Tensor, torch.Tensor] | None = None  # (U, L, H, head_dim) each
-
-
-@dataclass
-class CaptionCache:
-    """Keys and values of one caption batch for every block: filled by the first call it is given to, read by the next.
-
-    Captions do not change between denoising steps. Deliberately no mapping: accelerate's offload hooks rebuild mappings.
-    """
-
-    slots: list[CaptionSlot] = field(default_factory=list)  # per block
 
 
 class Jog3rTransformerBlock(nn.Module):
@@ -85,15 +65,12 @@ class Jog3rTransformerBlock(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,  # (B, F, N, D)
-        captions: torch.Tensor | None,  # (U, L, D); None: the slot is filled
+        captions: torch.Tensor,  # (B, L, D)
         caption_mask: torch.Tensor | None,  # (B, L) bool
         modulation: torch.Tensor,  # (B, 6, D)
-        temporal_position: torch.Tensor | None = None,  # (F, D), first block only
-        caption_index: torch.Tensor | None = None,  # (B,) which of the U captions a clip has; None: U = B, each its own
-        caption_slot: CaptionSlot | None = None,  # read, or filled if it is empty
-        frames: torch.Tensor | None = None,  # (K,) the frames that leave the block, having seen all; None: all leave
+        temporal_position: torch.Tensor,  # (F, D), zero in all blocks but the first
     ) -> torch.Tensor:
-        """(B, F, N, D) -> (B, F, N, D), or (B, K, N, D) with `frames`."""
+        """(B, F, N, D) -> (B, F, N, D)."""
         batch_size, num_frames, num_tokens, _ = hidden_states.shape
         table = (self.scale_shift_table + modulation)[:, :, None, None]  # (B, 6, 1, 1, D)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = table.unbind(1)  # (B, 1, 1, D) each
@@ -104,54 +81,18 @@ class Jog3rTransformerBlock(nn.Module):
         hidden_states = torch.addcmul(hidden_states, gate_msa, spatial)
 
         # 2. temporal: one place sees itself in all frames; the position is added to the input, not to the stream
-        temporal = hidden_states if temporal_position is None else hidden_states + temporal_position[:, None]
-        temporal = temporal.transpose(1, 2).flatten(0, 1)  # (B*N, F, D)
-        seen = None
-        if frames is not None:
-            seen = self.temporal_attn.project_key_value(temporal)
-            temporal, hidden_states = temporal.index_select(1, frames), hidden_states.index_select(1, frames)
-            num_frames = len(frames)
-        temporal = self.temporal_attn(temporal, seen)  # (B*N, F, D)
-        temporal = temporal.unflatten(0, (batch_size, num_tokens)).transpose(1, 2)  # (B, F, N, D)
+        temporal = (hidden_states + temporal_position[:, None]).transpose(1, 2).flatten(0, 1)  # (B*N, F, D)
+        temporal = self.temporal_attn(temporal).unflatten(0, (batch_size, num_tokens)).transpose(1, 2)  # (B, F, N, D)
         hidden_states = torch.addcmul(hidden_states, gate_msa, temporal)
 
-        # 3. caption; projected once, however many clips share it
-        key_value = None if caption_slot is None else caption_slot.key_value
-        key, value = self.cross_attn.project_key_value(captions) if key_value is None else key_value
-        if caption_slot is not None:
-            caption_slot.key_value = (key, value)
-        if caption_index is not None:
-            key, value = key[caption_index], value[caption_index]  # (B, L, H, head_dim)
-        cross = self.cross_attn(hidden_states.flatten(1, 2), (key, value), caption_mask)  # (B, F*N, D)
+        # 3. caption
+        key_value = self.cross_attn.project_key_value(captions)  # (B, L, H, head_dim) each
+        cross = self.cross_attn(hidden_states.flatten(1, 2), key_value, caption_mask)  # (B, F*N, D)
         hidden_states = hidden_states + cross.unflatten(1, (num_frames, num_tokens))
 
         # 4. MLP
         mlp = self.mlp(modulate(self.norm2(hidden_states), shift_mlp, scale_mlp))
         return torch.addcmul(hidden_states, gate_mlp, mlp)
-
-
-@dataclass
-class _Conditions:
-    """What blocks get beside the tokens, for the whole batch."""
-
-    captions: torch.Tensor | None  # (U, L, D)
-    slots: list[CaptionSlot] | None  # per block
-    mask: torch.Tensor | None  # (B, L) bool
-    modulation: torch.Tensor  # (B, 6, D)
-    temporal_position: torch.Tensor  # (F, D)
-    caption_index: torch.Tensor | None  # (B,)
-
-    def of(self, block: int, clips: slice) -> tuple[Any, ...]:
-        """Arguments of block number `block`, counted from 0, for a part of the clips."""
-        captions, index = self.captions, self.caption_index
-        return (
-            captions[clips] if captions is not None and index is None else captions,
-            None if self.mask is None else self.mask[clips],
-            self.modulation[clips],
-            self.temporal_position if block == 0 else None,
-            None if index is None else index[clips],
-            None if self.slots is None else self.slots[block],
-        )
 
 
 class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin):
@@ -218,6 +159,8 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
 
         # 1. embeddings
         self.patch_embed = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.spatial_positions = PositionTable(dim // 2, space_scale)
+        self.temporal_positions = PositionTable(dim, time_scale)
         self.time_proj = TimestepProjection(256)
         self.timestep_embedder = TimestepEmbedding(256, dim)
         self.timestep_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
@@ -235,7 +178,6 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         self.proj_out = nn.Linear(dim, patch_size**2 * out_channels)
 
         self.gradient_checkpointing = False
-        self._positions: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
         self._initialize_weights()
 
     def _initialize_weights(self) -> None:
@@ -305,9 +247,6 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         return_features: bool = False,
         features_only: bool = False,
         num_features_only: int = 0,
-        feature_frames: torch.Tensor | None = None,
-        caption_cache: CaptionCache | None = None,
-        caption_index: torch.Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,  # noqa: ARG002  # read by the decorator (LoRA scale)
         return_dict: bool = True,
     ) -> Jog3rTransformer3DModelOutput | tuple:
@@ -316,48 +255,50 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         Args:
             hidden_states (B, in_channels, F, h, w): noisy latents; h and w divisible by `patch_size`.
             timestep (B,): noise level in steps of the training schedule.
-            encoder_hidden_states (B, L, caption_channels): caption embeddings; (U, L, caption_channels) with `caption_index`.
+            encoder_hidden_states (B, L, caption_channels): caption embeddings.
             encoder_attention_mask (B, L): true or 1 where a caption token counts; None = all do.
             return_features: also return the output of block `feature_layer`.
             features_only: stop after block `feature_layer`; `.sample` is None.
             num_features_only: the last so many clips of the batch stop after block `feature_layer` (joint training: the
                 reconstruction half pays nothing for the generation branch); `.sample` then has that many rows fewer.
-            feature_frames (K,): frames whose features are wanted, of the clips that are here for their features alone; the last
-                tapped block then does for these frames only what follows temporal attention, and `.features` is
-                (those clips, K, N, D).
-            caption_cache: reuse of the captions' keys and values between calls with the same captions.
-            caption_index (B,): which of the U captions each clip has, so that one that many clips share, such as the empty
-                caption, is projected once; None: U = B, each clip its own.
             attention_kwargs: `{"scale": float}` scales LoRA layers.
             return_dict: False gives the tuple (sample, features) without what is None.
+
+        Raises:
+            ValueError: for latents or captions of another shape, or where no clip is left to denoise.
         """
-        num_features_only = hidden_states.shape[0] if features_only else num_features_only
-        self._check_inputs(hidden_states, encoder_hidden_states, num_features_only, caption_index)
-        if feature_frames is not None and not num_features_only:
-            raise ValueError("feature_frames choose among the frames of clips that stop at the tap: set num_features_only")
+        self._check_inputs(hidden_states, encoder_hidden_states, 0 if features_only else num_features_only)
         batch_size, _, num_frames, height, width = hidden_states.shape
-        patch = self.config.patch_size
-        grid = (height // patch, width // patch)
+        grid = (height // self.config.patch_size, width // self.config.patch_size)
 
         # 1. embeddings
-        spatial_position, temporal_position = self._position_embeddings(num_frames, *grid, hidden_states)
         hidden_states = self.patch_embed(hidden_states.transpose(1, 2).flatten(0, 1))  # (B*F, D, h/p, w/p)
-        hidden_states = hidden_states.flatten(2).transpose(1, 2).unflatten(0, (batch_size, num_frames))  # (B, F, N, D)
-        hidden_states = hidden_states + spatial_position
+        hidden_states = hidden_states.flatten(2).transpose(1, 2).contiguous()  # (B*F, N, D); else all blocks keep odd strides
+        hidden_states = hidden_states.unflatten(0, (batch_size, num_frames))  # (B, F, N, D)
+        device, dtype = hidden_states.device, hidden_states.dtype
+        hidden_states = hidden_states + grid_positions(self.spatial_positions, *grid, device).to(dtype)
+        temporal_position = self.temporal_positions(num_frames, device).to(dtype)  # (F, D)
         timestep = timestep.expand(batch_size) if timestep.ndim == 0 else timestep
-        embedded_timestep = self.timestep_embedder(self.time_proj(timestep).to(hidden_states.dtype))  # (B, D)
+        embedded_timestep = self.timestep_embedder(self.time_proj(timestep).to(dtype))  # (B, D)
         modulation = self.timestep_modulation(embedded_timestep).unflatten(-1, (6, -1))  # (B, 6, D)
-        last_block = self.config.feature_layer if features_only else self.config.num_layers
-        captions, slots = self._captions(encoder_hidden_states, caption_cache, last_block)
-        if slots is not None and caption_index is None and 0 < num_features_only < batch_size:
-            caption_index = torch.arange(batch_size, device=hidden_states.device)  # a slot has all clips' captions, a call some
+        captions = self.caption_projection(encoder_hidden_states)  # (B, L, D)
         mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
 
         # 2. blocks; clips that are here for their features leave behind the last tap
-        conditions = _Conditions(captions, slots, mask, modulation, temporal_position, caption_index)
-        rest = slice(batch_size - num_features_only)
         tapped = self.feature_layers if return_features or features_only else []
-        hidden_states, taps = self._run_blocks(hidden_states, conditions, last_block, tapped, rest, feature_frames)
+        rest = slice(batch_size - num_features_only)
+        taps = []
+        for number, block in enumerate(self.transformer_blocks, start=1):
+            hidden_states = self._run_block(block, hidden_states, captions, mask, modulation, temporal_position)
+            if number in tapped:
+                taps.append(hidden_states)
+            if number == self.config.feature_layer:
+                if features_only:
+                    break
+                hidden_states, captions, modulation = hidden_states[rest], captions[rest], modulation[rest]
+                mask = None if mask is None else mask[rest]
+            if number == 1:  # as in OpenSora the first block alone gets the position
+                temporal_position = torch.zeros_like(temporal_position)
         features = self._fuse(taps) if taps else None
 
         # 3. output
@@ -366,9 +307,7 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
             return tuple(value for value in (sample, features) if value is not None)
         return Jog3rTransformer3DModelOutput(sample=sample, features=features)
 
-    def _check_inputs(
-        self, hidden_states: torch.Tensor, captions: torch.Tensor, num_features_only: int, caption_index: torch.Tensor | None
-    ) -> None:
+    def _check_inputs(self, hidden_states: torch.Tensor, captions: torch.Tensor, num_features_only: int) -> None:
         if hidden_states.ndim != 5 or hidden_states.shape[1] != self.config.in_channels:
             raise ValueError(f"latents must be (B, {self.config.in_channels}, F, h, w), got {tuple(hidden_states.shape)}")
         if hidden_states.shape[3] % self.config.patch_size or hidden_states.shape[4] % self.config.patch_size:
@@ -377,61 +316,13 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
             )
         if captions.ndim != 3 or captions.shape[-1] != self.config.caption_channels:
             raise ValueError(f"captions must be (B, L, {self.config.caption_channels}), got {tuple(captions.shape)}")
-        num_captions = captions.shape[0] if caption_index is None else caption_index.shape[0]
-        if num_captions != hidden_states.shape[0]:
-            raise ValueError(f"{hidden_states.shape[0]} clips came with {num_captions} captions")
-        if not 0 <= num_features_only <= hidden_states.shape[0]:
-            raise ValueError(f"num_features_only must lie in 0..{hidden_states.shape[0]}, got {num_features_only}")
-
-    def _position_embeddings(
-        self, num_frames: int, rows: int, columns: int, like: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Spatial (N, D) and temporal (F, D) positions; kept for the last size, as sizes rarely change."""
-        key = (num_frames, rows, columns, like.device, like.dtype)
-        if key not in self._positions:
-            spatial = spatial_position_embedding(rows, columns, self.width, self.config.space_scale, like.device)
-            temporal = temporal_position_embedding(num_frames, self.width, self.config.time_scale, like.device)
-            self._positions = {key: (spatial.to(like.dtype), temporal.to(like.dtype))}
-        return self._positions[key]
-
-    def _captions(
-        self, captions: torch.Tensor, cache: CaptionCache | None, num_blocks: int
-    ) -> tuple[torch.Tensor | None, list[CaptionSlot] | None]:
-        """The projected captions (U, L, D), None where no block needs them, and with a cache the slot of each block."""
-        if cache is None:
-            return self.caption_projection(captions), None
-        cache.slots += [CaptionSlot() for _ in range(len(cache.slots), num_blocks)]
-        filled = all(slot.key_value is not None for slot in cache.slots[:num_blocks])
-        return None if filled else self.caption_projection(captions), cache.slots
-
-    def _run_blocks(
-        self,
-        hidden_states: torch.Tensor,
-        conditions: _Conditions,
-        last_block: int,
-        tapped: list[int],
-        rest: slice,
-        feature_frames: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Tokens (B, F, N, D) -> those of the clips `rest` behind block `last_block`, and the outputs of the blocks `tapped`."""
-        clips = slice(hidden_states.shape[0])
-        taps: list[torch.Tensor] = []
-        for index, block in enumerate(self.transformer_blocks[:last_block]):
-            last_tap = index + 1 == self.config.feature_layer
-            split = last_tap and feature_frames is not None
-            if split:  # the clips that go on pass this block whole, in a call of their own
-                alone = slice(rest.stop, clips.stop)
-                taps = [tap[alone].index_select(1, feature_frames) for tap in taps]
-                arguments = (*conditions.of(index, alone), feature_frames)
-                taps.append(self._run_block(block, hidden_states[alone], *arguments))
-                hidden_states, clips = hidden_states[rest], rest
-            if hidden_states.shape[0]:
-                hidden_states = self._run_block(block, hidden_states, *conditions.of(index, clips))
-            if index + 1 in tapped and not split:
-                taps.append(hidden_states)
-            if last_tap:
-                hidden_states, clips = hidden_states[rest], rest
-        return hidden_states, taps
+        if captions.shape[0] != hidden_states.shape[0]:
+            raise ValueError(f"{hidden_states.shape[0]} clips came with {captions.shape[0]} captions")
+        if not 0 <= num_features_only < hidden_states.shape[0]:
+            raise ValueError(
+                f"num_features_only must lie in 0..{hidden_states.shape[0] - 1}, got {num_features_only}; "
+                "features_only=True is for all clips"
+            )
 
     def _fuse(self, taps: list[torch.Tensor]) -> torch.Tensor:
         """Outputs (B, F, N, D) of the tapped blocks -> features (B, F, N, D)."""

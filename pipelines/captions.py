@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from jog3r.models.transformer_jog3r import CaptionCache, Jog3rTransformer3DModel
+from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
 from jog3r.pipelines.caption_cleaning import clean_captions
 
 logger = logging.getLogger(__name__)
 
 
 class CaptionBatch:
-    """The captions of one call, doubled for guidance where needed, and their keys and values, computed once.
+    """The captions of one call, doubled for guidance where needed.
 
     Attributes are the four tensors of `encode_prompt`: prompt_embeds (B, L, D), prompt_attention_mask (B, L) or None, and the
     negative ones.
@@ -36,25 +36,20 @@ class CaptionBatch:
         self.prompt_attention_mask = prompt_attention_mask
         self.negative_prompt_embeds = negative_prompt_embeds
         self.negative_prompt_attention_mask = negative_prompt_attention_mask
-        self._guided: bool | None = None
-        self._current: tuple[Tensor, Tensor | None, CaptionCache] | None = None
+        self._joined: dict[bool, tuple[Tensor, Tensor | None]] = {}
 
-    def current(self, guided: bool) -> tuple[Tensor, Tensor | None, CaptionCache]:
-        """Embeddings, mask and cache of the batch [negative, positive], or of the positive captions alone."""
-        if self._current is None or guided != self._guided:
-            self._guided = guided
-            self._current = (*self._join(guided), CaptionCache())
-        return self._current
+    def current(self, guided: bool) -> tuple[Tensor, Tensor | None]:
+        """Embeddings and mask of the batch [negative, positive], or of the positive captions alone."""
+        if guided not in self._joined:  # kept, as joining waits for the device
+            self._joined[guided] = self._join(guided)
+        return self._joined[guided]
 
     def update(self, changed: dict[str, Any]) -> None:
-        """Take over what a callback returned.
-
-        Keys and values are computed anew in any case: it may have written into the tensors, or set other LoRA layers to work.
-        """
+        """Take over what a callback returned; it may also have written into the tensors."""
         for name in self.names:
             if name in changed:
                 setattr(self, name, changed[name])
-        self._current = None
+        self._joined.clear()
 
     def _join(self, guided: bool) -> tuple[Tensor, Tensor | None]:
         """Embeddings (B or 2B, L, D) and their mask, None where all tokens count; the shorter of both halves is padded."""

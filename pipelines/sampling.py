@@ -161,7 +161,7 @@ class SamplingMixin:
     ) -> tuple[Tensor, Tensor | None]:
         """One guided pass: what the scheduler wants (B, C or 2C, F, h, w) float32, and with `tap` the features (B, F, N, D)."""
         guided, batch_size = self.do_classifier_free_guidance, latents.shape[0]
-        embeds, mask, cache = captions.current(guided)
+        embeds, mask = captions.current(guided)
         if hasattr(self.scheduler, "scale_model_input"):
             latents = self.scheduler.scale_model_input(latents, t)
         model_input = torch.cat([latents, latents]) if guided else latents
@@ -172,7 +172,6 @@ class SamplingMixin:
                 encoder_hidden_states=embeds,
                 encoder_attention_mask=mask,
                 return_features=tap,
-                caption_cache=cache,
                 attention_kwargs=self.attention_kwargs,
             )
         channels = self.transformer.config.in_channels

@@ -67,17 +67,12 @@ def test_adapters_set_in_a_callback_reach_the_captions_too():
     for name, module in (("a", "cross_attn.to_k"), ("b", "cross_attn.to_v")):
         pipe.transformer.add_adapter(peft.LoraConfig(r=2, target_modules=[module], init_lora_weights=False), name)
     pipe.set_adapters("a")
-    rows = []
-    for block in pipe.transformer.transformer_blocks:
-        block.cross_attn.to_v.register_forward_hook(lambda *_: rows.append(1))
     switch = lambda pipe, step, t, tensors: pipe.set_adapters("b") if step == 1 else None
     arguments = dict(task="t2v", callback_on_step_end_tensor_inputs=[], **FAST)
     switched = pipe(PROMPT, callback_on_step_end=switch, generator=seeded(), **arguments).frames
-    assert len(rows) == 4 * 3  # steps x blocks
+    assert not torch.equal(pipe(PROMPT, task="t2v", generator=seeded(), **FAST).frames, switched)  # "b" from the start
     pipe.set_adapters("a")
-    late = lambda pipe, step, t, tensors: {"prompt_embeds": tensors["prompt_embeds"]} if switch(pipe, step, t, tensors) else {}
-    arguments["callback_on_step_end_tensor_inputs"] = ["prompt_embeds"]  # handed out: keys were always made anew then
-    assert torch.equal(pipe(PROMPT, callback_on_step_end=late, generator=seeded(), **arguments).frames, switched)
+    assert not torch.equal(pipe(PROMPT, task="t2v", generator=seeded(), **FAST).frames, switched)  # "a" to the end
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -1,4 +1,4 @@
-"""What diffusers offers for models that do not fit: group offloading, layerwise casting, several devices; compiled blocks."""
+"""What diffusers offers for models that do not fit: group offloading, layerwise casting, several devices."""
 
 from pathlib import Path
 
@@ -8,8 +8,7 @@ from tiny_components import PROMPT, seeded, tiny_head, tiny_pipeline, tiny_trans
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jog3r import Dust3rBaseline
-from jog3r.models.layers import spatial_position_embedding, temporal_position_embedding
-from jog3r.models.transformer_jog3r import CaptionCache
+from jog3r.models.layers import MAX_TABLE_LENGTH, PositionTable, TimestepProjection, grid_positions, sincos_embedding
 from jog3r.pipelines import geometry_steps
 
 VIDEO = torch.rand(3, 16, 16, 3, generator=torch.Generator().manual_seed(1))
@@ -41,34 +40,6 @@ def test_group_offloading_changes_nothing(expected: dict, tmp_path: Path, kind: 
     result = run(pipe)
     for name, value in expected.items():  # weights read from a file lie elsewhere in memory, which is enough for another rounding
         torch.testing.assert_close(result[name], value, rtol=1e-4, atol=1e-4)
-
-
-def test_blocks_project_their_captions_in_their_own_call_and_once() -> None:
-    """Hooks that offload blocks load their weights for that call alone."""
-    transformer, inside, calls = tiny_transformer(), [], []
-    for index, block in enumerate(transformer.transformer_blocks):
-        block.register_forward_pre_hook(lambda *_, index=index: inside.append(index))
-        block.register_forward_hook(lambda *_: inside.clear())
-        block.cross_attn.to_k.register_forward_hook(lambda *_: calls.append(list(inside)))
-    inputs = (torch.randn(2, 4, 3, 4, 4), torch.tensor([10, 500]), torch.randn(2, 8, 16))
-    cache = CaptionCache()
-    with torch.no_grad():
-        plain = transformer(*inputs)
-        calls.clear()
-        for _ in range(2):
-            assert torch.equal(transformer(*inputs, caption_cache=cache).sample, plain.sample)
-    assert calls == [[0], [1], [2]]
-
-
-def test_a_cache_serves_any_part_of_the_clips() -> None:
-    transformer, cache = tiny_transformer(), CaptionCache()
-    inputs = (torch.randn(3, 4, 3, 4, 4), torch.tensor([10, 500, 20]), torch.randn(3, 8, 16))
-    with torch.no_grad():
-        plain = transformer(*inputs, return_features=True)
-        for part in (1, 2, 3, 0):  # clips that leave at the tap, which is behind block 2 of 3
-            output = transformer(*inputs, num_features_only=part, return_features=True, caption_cache=cache)
-            torch.testing.assert_close(output.features, plain.features)
-            torch.testing.assert_close(output.sample, plain.sample[: 3 - part])
 
 
 def test_layerwise_casting_computes_in_the_compute_dtype() -> None:
@@ -116,12 +87,25 @@ class _Float64Elsewhere(TorchDispatchMode):
         return result
 
 
-def test_positions_are_computed_on_the_cpu_as_not_every_device_knows_float64() -> None:
+@pytest.mark.parametrize("length", [4, MAX_TABLE_LENGTH + 1])
+def test_positions_are_computed_on_the_cpu_as_not_every_device_knows_float64(length: int) -> None:
+    table = PositionTable(8, 0.5)
+    assert torch.equal(table(length, CPU), sincos_embedding(torch.arange(length) / 0.5, 8).float())
     with _Float64Elsewhere():
-        spatial = spatial_position_embedding(2, 3, 16, 0.5, torch.device("meta"))
-        temporal = temporal_position_embedding(4, 16, 1.0, torch.device("meta"))
-    assert (spatial.device.type, spatial.shape, spatial.dtype) == ("meta", (6, 16), torch.float32)
-    assert (temporal.device.type, temporal.shape, temporal.dtype) == ("meta", (4, 16), torch.float32)
+        positions = table(length, torch.device("meta"))
+        grid = grid_positions(table, 2, length, torch.device("meta"))
+    assert (positions.device.type, positions.shape, positions.dtype) == ("meta", (length, 8), torch.float32)
+    assert (grid.device.type, grid.shape, grid.dtype) == ("meta", (2 * length, 16), torch.float32)
+
+
+def test_tables_keep_float32_whatever_the_model_is_cast_to_and_are_not_saved() -> None:
+    model = tiny_transformer()
+    frequencies = TimestepProjection(256).values
+    model.to(torch.bfloat16).float().to("meta").to_empty(device="cpu")
+    assert torch.equal(model.time_proj.values, frequencies)
+    assert torch.equal(model.spatial_positions(3, CPU), PositionTable(8, 0.5)(3, CPU))
+    names = [*model.state_dict(), *(name for name, _ in model.named_buffers())]
+    assert not [name for name in names if "time_proj" in name or "positions" in name]
 
 
 def test_registration_leaves_devices_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,14 +113,3 @@ def test_registration_leaves_devices_without_float64(monkeypatch: pytest.MonkeyP
     plain = pipe(video=VIDEO, generator=seeded())
     monkeypatch.setattr(geometry_steps, "WITHOUT_FLOAT64", ("cpu",))
     assert torch.equal(pipe(video=VIDEO, generator=seeded()).poses, plain.poses)
-
-
-def test_compiled_blocks_change_nothing() -> None:
-    """The supported way: block by block, all of a kind sharing one compiled graph; captions' keys are kept between steps."""
-    frames = []
-    for compiled in (False, True):
-        pipe = tiny_pipeline()
-        if compiled:
-            pipe.transformer.compile_repeated_blocks(backend="eager", fullgraph=True)
-        frames.append(pipe(PROMPT, task="t2v", num_inference_steps=2, output_type="pt", generator=seeded()).frames)
-    torch.testing.assert_close(frames[1], frames[0], rtol=1e-4, atol=1e-4)

@@ -197,14 +197,6 @@ def _captions(pipe):
     return CaptionBatch(*pipe.encode_prompt(PROMPT))
 
 
-def test_caption_keys_are_computed_once_a_call(pipe):
-    calls = []
-    hook = pipe.transformer.caption_projection.register_forward_hook(lambda *_: calls.append(1))
-    pipe(PROMPT, task="t2v", generator=seeded(), **FAST)
-    hook.remove()
-    assert len(calls) == 1
-
-
 def test_tokens_that_nobody_attends_to_are_left_out(pipe):
     embeds, mask, null, _ = pipe.encode_prompt(PROMPT)
     one = CaptionBatch(embeds, mask, null, mask).current(True)

@@ -35,10 +35,8 @@ class JointModel(nn.Module):
 
     def _losses(self, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> dict[str, torch.Tensor]:
         latents = batch["latents"]  # (B, C, F, h, w)
-        captions, caption_index, mask = self._captions(batch, draws)
+        captions, mask = self._captions(batch, draws)
         noisy = add_training_noise(latents, draws.noise, draws.timesteps, self.scheduler)
-        # a decoder over all frames wants the features of all, a pairwise one those of its pairs
-        by_pair = config.reconstruction_batch > 0 and self.pointmap_head.config.attention == "pairwise"
         output = self.transformer(
             noisy,
             draws.timesteps,
@@ -47,8 +45,6 @@ class JointModel(nn.Module):
             return_features=config.reconstruction_batch > 0,
             features_only=config.generation_batch == 0,
             num_features_only=config.reconstruction_batch,
-            feature_frames=draws.frames if by_pair else None,
-            caption_index=caption_index,
         )
         losses = {}
         if config.generation_batch:
@@ -62,33 +58,24 @@ class JointModel(nn.Module):
                 config.variational_bound,
             ).mean()
         if config.reconstruction_batch:
-            features = output.features if by_pair else output.features[config.generation_batch :]
-            pairs = draws.pairs_of_frames if by_pair else draws.pairs
-            maps = self.pointmap_head(features, config.height, config.width, pairs=pairs)
+            features = output.features[config.generation_batch :]
+            maps = self.pointmap_head(features, config.height, config.width, pairs=draws.pairs)
             losses["reconstruction"] = reconstruction_loss(maps, batch, draws.pairs, config)
         return losses
 
-    def _captions(self, batch: dict[str, torch.Tensor], draws: StepNoise) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Captions (G+1, L, D), which of them each clip has (B,), and mask (B, L).
-
-        The last caption is the empty one. All reconstruction clips and the generation clips whose caption is dropped share it:
-        its keys and values are computed once per block.
-        """
-        captions = self.transformer.null_caption[None]  # (1, L, D)
-        num_generation, num_reconstruction = draws.drop_caption.shape[0], draws.null_length.shape[0]
-        positions = torch.arange(captions.shape[1], device=captions.device)
-        empty = torch.full((num_reconstruction,), num_generation, device=captions.device)
+    def _captions(self, batch: dict[str, torch.Tensor], draws: StepNoise) -> tuple[torch.Tensor, torch.Tensor]:
+        """Captions (B, L, D) and their mask (B, L): the empty caption for reconstruction, and where a caption is dropped."""
+        empty = self.transformer.null_caption  # (L, D)
+        positions = torch.arange(empty.shape[0], device=empty.device)
         mask = positions[None] < draws.null_length[:, None]  # (R, L)
+        captions = empty.expand(mask.shape[0], -1, -1)  # (R, L, D)
+        num_generation = draws.drop_caption.shape[0]
         if num_generation == 0:
-            return captions, empty, mask
-        text_mask = batch["caption_mask"][:num_generation]
+            return captions, mask
+        text_mask = batch["caption_mask"][:num_generation].bool()
         text = self._embed(batch, num_generation, text_mask)  # (G, L, D)
-        own = torch.arange(num_generation, device=captions.device).masked_fill(draws.drop_caption, num_generation)
-        return (
-            torch.cat([text, captions.to(text.dtype)]),
-            torch.cat([own, empty]),
-            torch.cat([text_mask.bool(), mask]),
-        )
+        text = torch.where(draws.drop_caption[:, None, None], empty.to(text.dtype), text)
+        return torch.cat([text, captions.to(text.dtype)]), torch.cat([text_mask, mask])
 
     def _embed(self, batch: dict[str, torch.Tensor], count: int, mask: torch.Tensor) -> torch.Tensor:
         """Caption embeddings (count, L, D): the cache's, where there is no text encoder."""

@@ -94,17 +94,6 @@ class StepNoise:
     null_length: torch.Tensor  # (R,) tokens of the empty caption that the reconstruction half sees
     pairs: torch.Tensor  # (P, 2): frame 0 and another, each another one, in ascending order
 
-    @property
-    def frames(self) -> torch.Tensor:
-        """The frames (P+1,) that the pairs name, in ascending order."""
-        return torch.cat([self.pairs[:1, 0], self.pairs[:, 1]])
-
-    @property
-    def pairs_of_frames(self) -> torch.Tensor:
-        """The pairs (P, 2) as places in `frames`."""
-        others = torch.arange(1, 1 + len(self.pairs), device=self.pairs.device)
-        return torch.stack([torch.zeros_like(others), others], dim=-1)
-
     def to(self, device: torch.device) -> "StepNoise":
         """The same draws on `device`; they are drawn on the CPU, so that they do not depend on the device."""
         return StepNoise(**{entry.name: getattr(self, entry.name).to(device) for entry in fields(self)})
