@@ -1,5 +1,7 @@
 """Pre-training of the text encoder: right answers, padding that does not count, and an encoder that learns to bind words."""
 
+from pathlib import Path
+
 import torch
 
 from jog3r import Jog3rPipeline, tiny_checkpoint
@@ -54,13 +56,15 @@ def test_padding_does_not_reach_the_answers() -> None:
         torch.testing.assert_close(first, second)
 
 
-def test_an_encoder_learns_which_colour_belongs_to_which_noun() -> None:
+def test_an_encoder_learns_which_colour_belongs_to_which_noun(tmp_path: Path) -> None:
     pipeline = Jog3rPipeline.from_pretrained(tiny_checkpoint)
     pipeline.text_encoder.init_weights()
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
     config = TextEncoderConfig("unused", "unused", num_steps=2, batch_size=32)
-    before, _ = measure(pipeline, train(config, pipeline), count=200)
+    before, _ = measure(pipeline, train(config, pipeline, tmp_path / "first"), count=200)
     config = TextEncoderConfig("unused", "unused", num_steps=200, batch_size=32)
-    reader = train(config, pipeline)
+    reader = train(config, pipeline, tmp_path / "second")
     after, _ = measure(pipeline, reader, count=200)
     ids, mask, truth = read_captions(pipeline, 0, 200, "validation")
     with torch.no_grad():

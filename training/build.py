@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,20 @@ from jog3r.training.joint_model import ImageModel, JointModel
 logger = logging.getLogger(__name__)
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out")  # the attention layers: spatial, temporal and caption
 LORA_RANK = 16
+
+
+def check_start(config: TrainConfig) -> None:
+    """Refuse a start that is no pipeline folder, with the command that makes one.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if not Path(config.init_from).is_dir():
+        kind = "dust3r" if config.model == "dust3r" else "opensora"
+        raise ValueError(
+            f"init_from={config.init_from!r} is no pipeline folder: name one with --init_from, or make it of original weights "
+            f"with `jog3r convert {kind} CHECKPOINT --out {config.init_from}` (docs/checkpoints.md)"
+        )
 
 
 def build_model(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig) -> JointModel | ImageModel:

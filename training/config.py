@@ -5,7 +5,8 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -54,10 +55,16 @@ def load_config(cls: type[Config], arguments: Sequence[str]) -> Config:
     return from_mapping(cls, values)
 
 
-def read_options(cls: type[Config], arguments: Sequence[str]) -> Config:
-    """`load_config` of a script: a mistake ends the process with one line and exit code 2."""
+def recipe_of(arguments: Sequence[str]) -> str | None:
+    """The file that `--config` names in the words of a command line, None without."""
+    return _pair_words(arguments).get("config")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Context of a script's work: a user's mistake (`ValueError`) ends the process with one line and exit code 2."""
     try:
-        return load_config(cls, arguments)
+        yield
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None

@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
-from jog3r.training.build import build_model, select_trainable
+from jog3r.training.build import build_model, check_start, select_trainable
 from jog3r.training.clips.step_batches import BatchShare, StepNoise, count_valid_pixels, draw_step_noise
 from jog3r.training.clips.streams import build_loader, build_stream
-from jog3r.training.config import TrainConfig, load_config
+from jog3r.training.config import TrainConfig, load_config, recipe_of
 from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
+from jog3r.training.run.card import training_section
 from jog3r.training.run.checkpoints import (
     TrainingState,
     agree_on_checkpoint,
@@ -53,6 +54,7 @@ from jog3r.training.run.sample_videos import log_pictures, save_samples, start_t
 from jog3r.training.run.step_log import StepLog
 
 logger = logging.getLogger(__name__)
+STEPS = "steps.jsonl"
 MicroBatch = tuple[dict[str, torch.Tensor], StepNoise]
 
 
@@ -80,6 +82,9 @@ class Run:
             )  # fmt: skip
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
+        if accelerator.is_main_process:  # a wrong name or a missing login shows before the models are loaded
+            open_repository(config)
+        start_trackers(accelerator, config)
         # 2. models; whatever starts fresh starts with the same weights in every process
         torch.manual_seed(config.seed)
         self.pipeline = load_pipeline(config.init_from)
@@ -101,9 +106,6 @@ class Run:
         parameters = dict(self.joint.named_parameters())  # sharding has replaced them; their average is sharded as they are
         trained = [(name, parameters[name]) for name, _ in trained]
         self.state = TrainingState(trained, self._build_average(trained), optimizers, schedules)
-        if accelerator.is_main_process:
-            open_repository(config)
-        start_trackers(accelerator, config)
         self.sample_captions: dict[str, torch.Tensor] = {}  # embedded for the first samples
 
     def _build_average(self, trained: list[tuple[str, torch.nn.Parameter]]) -> EMAModel:
@@ -232,11 +234,15 @@ class Run:
         finally:
             self.state.average.restore(parameters)
 
-    def save_results(self) -> None:
-        """Write the averaged weights as folders; upload them if asked to."""
+    def save_results(self, recipe: str | None) -> None:
+        """Write the averaged weights as folders, whose cards name the recipe; upload them if asked to."""
         with self.averaged_pipeline() as pipeline:
             if pipeline is not None:
-                push_results(save_results(pipeline, self.config), self.config)
+                progress = self.progress(self.config.num_steps)
+                training = training_section(self.config, recipe, progress, self.directory / STEPS)
+                folder = save_results(pipeline, self.config, training)
+                logger.info("done: the result is in %s, samples and log beside it", folder)
+                push_results(folder, self.config)
 
     def save_samples(self, step: int) -> None:
         """Generate and reconstruct with the averaged weights, write pictures to look at."""
@@ -249,21 +255,41 @@ class Run:
                 log_pictures(self.accelerator.trackers, pictures, step)
 
 
-def train(config: TrainConfig, stop: StopSignal | None = None) -> Path | None:
-    """Train to the end or to the first reason to pause; the folder of the finished pipeline, None when paused."""
+def train(config: TrainConfig, stop: StopSignal | None = None, recipe: str | None = None) -> Path | None:
+    """Train to the end or to the first reason to pause.
+
+    Args:
+        config: the options.
+        stop: that a signal sets; None listens for SIGTERM.
+        recipe: name of the yaml file that the options came from, for the model card.
+
+    Returns:
+        The folder of the finished pipeline, None when paused.
+
+    Raises:
+        ValueError: options or data that do not fit, or another run in the folder.
+        TrainingStopped: the run cannot go on.
+    """
+    check_start(config)
     stop = StopSignal() if stop is None else stop
     deadline = float("inf") if config.stop_after_minutes is None else time.monotonic() + 60 * config.stop_after_minutes
     accelerator = start_accelerator(config)
     with RunLock(accelerator, Path(config.output_dir)) as lock:
-        return _train(Run(config, accelerator), stop, deadline, lock)
+        run = Run(config, accelerator)
+        if not _train(run, stop, deadline, lock):
+            return None
+        run.save_results(recipe)
+        accelerator.end_training()
+        return run.directory / "pipeline"
 
 
-def _train(run: Run, stop: StopSignal, deadline: float, lock: RunLock) -> Path | None:
+def _train(run: Run, stop: StopSignal, deadline: float, lock: RunLock) -> bool:
+    """All steps that are left; false when paused."""
     config, accelerator = run.config, run.accelerator
     start = run.resume()
     batches = iter(build_loader(run.stream, run.share, config, start))
     main = accelerator.is_main_process
-    log = StepLog(run.directory / "steps.jsonl", start) if main else None
+    log = StepLog(run.directory / STEPS, start) if main else None
     with tqdm(range(start, config.num_steps), initial=start, total=config.num_steps, unit="step", disable=not main) as bar:
         for step in bar:
             logs, positions = run.step(step, batches)
@@ -284,12 +310,10 @@ def _train(run: Run, stop: StopSignal, deadline: float, lock: RunLock) -> Path |
             if paused and done < config.num_steps:
                 logger.info("paused after step %d: the same command goes on from there", done)
                 accelerator.end_training()
-                return None
+                return False
     if log is not None:
         log.close()
-    run.save_results()
-    accelerator.end_training()
-    return run.directory / "pipeline"
+    return True
 
 
 def main(arguments: list[str]) -> int:
@@ -298,9 +322,7 @@ def main(arguments: list[str]) -> int:
     stop = StopSignal()
     try:
         config = load_config(TrainConfig, arguments)
-        if not Path(config.init_from).is_dir():
-            raise ValueError(f"init_from={config.init_from!r} is no pipeline folder")
-        train(config, stop)
+        train(config, stop, recipe_of(arguments))
     except ValueError as error:
         logger.error("error: %s", error)
         return 2

@@ -6,6 +6,7 @@ UNTRAINED_HEAD = (
     "the 3D head is not trained yet: poses, cameras and pointmaps of this model mean nothing until training/train_joint.py has "
     "trained it; its videos do not depend on it"
 )
+NOT_STATED = "Not stated by whoever saved this checkpoint: please fill in before sharing it."
 _TEMPLATE = """---
 library_name: diffusers
 pipeline_tag: text-to-video
@@ -44,7 +45,7 @@ cameras = pipe(video="clip.mp4", height={size}, width={size})
 
 ## Training data, quality, licence
 
-Not stated by whoever saved this checkpoint: please fill in before sharing it.
+{training}
 
 ## Limits
 
@@ -63,6 +64,7 @@ def model_card(pipe: Any) -> str:
     return _TEMPLATE.format(
         warning=f"\n**Warning**: {UNTRAINED_HEAD}.\n" if is_untrained(pipe.pointmap_head) else "",
         rows="\n".join(rows),
+        training=NOT_STATED,
         size=pipe.default_size,
         num_frames=pipe.transformer.config.num_frames,
     )

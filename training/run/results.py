@@ -10,10 +10,12 @@ from huggingface_hub.errors import HTTPError  # of the hub and of the connection
 from safetensors import SafetensorError
 
 from jog3r.data.files import replace_folder
+from jog3r.pipelines.loading.model_card import NOT_STATED
 from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.config import TrainConfig
 from jog3r.training.run.failures import disk_failure
+from jog3r.training.saving import save_without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,12 @@ library_name: diffusers
 tags: [lora, jog3r]
 ---
 LoRA layers of JOG3R's transformer, and the 3D head that was trained with them.
+
+## Training
+
+{training}
+
+## Use
 
 ```python
 from jog3r import Jog3rPipeline, Pointmap3DHead
@@ -38,6 +46,12 @@ tags: [lora, jog3r]
 ---
 LoRA layers of JOG3R's transformer, trained on generation alone: the base keeps its 3D head, if it has one.
 
+## Training
+
+{training}
+
+## Use
+
 ```python
 from jog3r import Jog3rPipeline
 
@@ -47,33 +61,43 @@ pipe.load_lora_weights("THIS FOLDER")
 """
 
 
-def save_results(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig) -> Path:
+def save_results(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig, training: str) -> Path:
     """Write `pipeline/` into the run's folder, and with LoRA `lora/`; returns the folder to hand on.
 
-    `lora/` holds the layers as `load_lora_weights` reads them, and beside them the head where the run has trained it. In
-    `pipeline/` the layers are added into the weights; so they are in `pipeline` afterwards.
+    Their cards say what `training` does. `lora/` holds the layers as `load_lora_weights` reads them, and beside them the head
+    where the run has trained it. In `pipeline/` the layers are added into the weights; so they are in `pipeline` afterwards.
 
     Raises:
         TrainingStopped: the disk is full or refuses.
     """
     directory = Path(config.output_dir)
     if config.trainable == "lora" and isinstance(pipeline, Jog3rPipeline):
-        _replace(directory / LORA, lambda folder: _save_lora(pipeline, folder, config.reconstruction_batch > 0))
+        _replace(directory / LORA, lambda folder: _save_lora(pipeline, folder, config.reconstruction_batch > 0, training))
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
-    _replace(directory / PIPELINE, pipeline.save_pretrained)
+    _replace(directory / PIPELINE, lambda folder: _save_pipeline(pipeline, folder, training))
     return directory / (LORA if config.trainable == "lora" else PIPELINE)
 
 
-def _save_lora(pipeline: Jog3rPipeline, folder: Path, with_head: bool) -> None:
+def _save_pipeline(pipeline: Jog3rPipeline | Dust3rPipeline, folder: Path, training: str) -> None:
+    save_without_paths(pipeline, folder)
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    stated = f"{training}\n\nQuality and licence are not stated: please fill in before sharing it."
+    text = text.replace(NOT_STATED, stated) if NOT_STATED in text else f"{text}\n## Training\n\n{training}\n"
+    card.write_text(text, encoding="utf-8")
+
+
+def _save_lora(pipeline: Jog3rPipeline, folder: Path, with_head: bool, training: str) -> None:
     from peft import get_peft_model_state_dict
 
     transformer: Any = pipeline.transformer
-    settings = transformer.peft_config["default"].to_dict()
+    settings = transformer.peft_config["default"].to_dict() | {"base_model_name_or_path": None}
     pipeline.save_lora_weights(folder, get_peft_model_state_dict(transformer), transformer_lora_adapter_metadata=settings)
     if with_head:
-        pipeline.pointmap_head.save_pretrained(folder / "pointmap_head")
-    (folder / "README.md").write_text(_LORA_CARD if with_head else _LORA_CARD_WITHOUT_HEAD, encoding="utf-8")
+        save_without_paths(pipeline.pointmap_head, folder / "pointmap_head")
+    card = (_LORA_CARD if with_head else _LORA_CARD_WITHOUT_HEAD).format(training=training)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _replace(folder: Path, write: Callable[[Path], object]) -> None:

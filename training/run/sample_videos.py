@@ -1,6 +1,5 @@
 """Pictures to look at while training: validation captions generated, and the cameras and depth found in validation clips."""
 
-import dataclasses
 import logging
 import secrets
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.training.config import TrainConfig
+from jog3r.training.run.card import named_places
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,11 @@ def check_tracker(name: str) -> str:
 
 
 def start_trackers(accelerator: Accelerator, config: TrainConfig) -> None:
-    """Open the tracker; a resumed run goes on in the wandb run that it began."""
+    """Open the tracker; a resumed run goes on in the wandb run that it began.
+
+    Raises:
+        ValueError: wandb refuses, such as without a login.
+    """
     if config.tracker == "none":
         return
     kept = Path(config.output_dir) / "wandb-id.txt"
@@ -95,8 +99,26 @@ def start_trackers(accelerator: Accelerator, config: TrainConfig) -> None:
     wandb = {"resume": "allow", "name": Path(config.output_dir).name}
     if kept.is_file():
         wandb["id"] = kept.read_text(encoding="utf-8").strip()
-    options = {name: str(value) for name, value in dataclasses.asdict(config).items()}
-    accelerator.init_trackers("jog3r", config=options, init_kwargs={"wandb": wandb})
+    options = {name: str(value) for name, value in named_places(config).items()}
+    with _tracker_refusals(config.tracker):
+        accelerator.init_trackers("jog3r", config=options, init_kwargs={"wandb": wandb})
+
+
+@contextmanager
+def _tracker_refusals(tracker: str) -> Iterator[None]:
+    """Make one line of what wandb raises where nobody has logged in, or its server cannot be reached."""
+    if tracker != "wandb":
+        yield
+        return
+    import wandb
+
+    try:
+        yield
+    except wandb.errors.Error as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"tracker=wandb cannot start: {reason}; `wandb login` first, or set WANDB_MODE=offline or tracker=tensorboard"
+        ) from error
 
 
 def log_pictures(trackers: list[Any], pictures: dict[str, Path], step: int) -> None:

@@ -1,11 +1,12 @@
 """Assemble an untrained tiny pipeline around a trained VAE: the folder that the tiny recipes start from.
 
-python training/tiny_model/new_tiny.py --vae runs/tiny/vae --output_dir runs/tiny/new
+python training/tiny_model/new_tiny.py --config training/recipes/tiny_new.yaml
 """
 
 import dataclasses
 import logging
 import sys
+from functools import partial
 from itertools import islice
 
 import torch
@@ -13,11 +14,13 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from jog3r.data.files import replace_folder
 from jog3r.data.procedural import procedural_captions
 from jog3r.models.pointmap_head import Pointmap3DHead
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
-from jog3r.training.config import read_options
+from jog3r.training.config import load_config, one_line_errors
+from jog3r.training.saving import save_without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -119,13 +122,14 @@ def build_pipeline(config: TinyConfig) -> Jog3rPipeline:
 def main(arguments: list[str]) -> None:
     """Build and save."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = read_options(TinyConfig, arguments)
-    torch.manual_seed(config.seed)
-    pipeline = build_pipeline(config)
-    pipeline.save_pretrained(config.output_dir)
-    for name in ("vae", "text_encoder", "transformer", "pointmap_head"):
-        count = sum(parameter.numel() for parameter in getattr(pipeline, name).parameters())
-        logger.info("%s: %.2f M parameters", name, count / 1e6)
+    with one_line_errors():
+        config = load_config(TinyConfig, arguments)
+        torch.manual_seed(config.seed)
+        pipeline = build_pipeline(config)
+        replace_folder(config.output_dir, partial(save_without_paths, pipeline))
+        for name in ("vae", "text_encoder", "transformer", "pointmap_head"):
+            count = sum(parameter.numel() for parameter in getattr(pipeline, name).parameters())
+            logger.info("%s: %.2f M parameters", name, count / 1e6)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,19 @@ import dataclasses
 import logging
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from jog3r.data.files import replace_folder
 from jog3r.data.procedural.scene_grammar import FLOOR_PATTERNS, KINDS, MOTIONS, PALETTE, SceneWords, scene_words
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
-from jog3r.training.config import read_options
-from jog3r.training.tiny_model.plain_loop import minimise
+from jog3r.training.config import load_config, one_line_errors
+from jog3r.training.saving import save_without_paths
+from jog3r.training.tiny_model.stages import KeptLoop, minimise, stage_folder
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +53,12 @@ class TextEncoderConfig:
     warmup_steps: int = 30
     first_clip: int = 8_000_000  # captions first_clip, first_clip + 1, ... of the training split
     reader_heads: int = 4
+    checkpoint_every: int = 100  # steps
     seed: int = 0
     num_threads: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "warmup_steps", "reader_heads", "num_threads"):
+        for name in ("num_steps", "batch_size", "warmup_steps", "reader_heads", "checkpoint_every", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -115,8 +119,8 @@ def build_optimizer(config: TextEncoderConfig, encoder: nn.Module, reader: nn.Mo
     return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=1e-4)
 
 
-def train(config: TextEncoderConfig, pipeline: Jog3rPipeline) -> CaptionReader:
-    """Run the loop; the text encoder's weights are changed in place. Returns the reader."""
+def train(config: TextEncoderConfig, pipeline: Jog3rPipeline, folder: Path) -> CaptionReader:
+    """Run the loop, which keeps its state in `folder`; the text encoder's weights are changed in place. Returns the reader."""
     encoder = pipeline.text_encoder.float().train()
     encoder.requires_grad_(True)
     reader = CaptionReader(encoder.config.d_model, config.reader_heads)
@@ -130,7 +134,8 @@ def train(config: TextEncoderConfig, pipeline: Jog3rPipeline) -> CaptionReader:
         logits = reader(encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
         return torch.stack([functional.cross_entropy(row, answers[:, k]) for k, row in enumerate(logits)]).mean(), {}
 
-    minimise(loss_of_step, build_optimizer(config, encoder, reader), rate_of_step, config.num_steps, "text encoder")
+    kept = KeptLoop(folder, dataclasses.asdict(config), {"encoder": encoder, "reader": reader}, every=config.checkpoint_every)
+    minimise(loss_of_step, build_optimizer(config, encoder, reader), rate_of_step, config.num_steps, "text encoder", kept)
     return reader
 
 
@@ -147,21 +152,23 @@ def measure(pipeline: Jog3rPipeline, reader: CaptionReader, count: int = 1000) -
 def main(arguments: list[str]) -> None:
     """Train and save."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = read_options(TextEncoderConfig, arguments)
-    torch.manual_seed(config.seed)
-    torch.set_num_threads(config.num_threads)
-    start = time.monotonic()
-    pipeline = Jog3rPipeline.from_pretrained(config.init_from)
-    reader = train(config, pipeline)
-    questions, captions = measure(pipeline, reader)
-    pipeline.tokenizer.backend_tokenizer.no_padding()  # it remembers how it was last called, and would save that
-    pipeline.tokenizer.backend_tokenizer.no_truncation()
-    pipeline.save_pretrained(config.output_dir)
-    minutes = (time.monotonic() - start) / 60
-    logger.info(
-        "%.2f %% of the questions, all questions of %.1f %% of 1,000 validation captions; %.1f minutes, saved to %s",
-        100 * questions, 100 * captions, minutes, Path(config.output_dir),
-    )  # fmt: skip
+    with one_line_errors():
+        config = load_config(TextEncoderConfig, arguments)
+        torch.manual_seed(config.seed)
+        torch.set_num_threads(config.num_threads)
+        start = time.monotonic()
+        with stage_folder(config.output_dir) as folder:
+            pipeline = Jog3rPipeline.from_pretrained(config.init_from)
+            reader = train(config, pipeline, folder)
+            questions, captions = measure(pipeline, reader)
+            pipeline.tokenizer.backend_tokenizer.no_padding()  # it remembers how it was last called, and would save that
+            pipeline.tokenizer.backend_tokenizer.no_truncation()
+            replace_folder(config.output_dir, partial(save_without_paths, pipeline))
+        minutes = (time.monotonic() - start) / 60
+        logger.info(
+            "%.2f %% of the questions, all questions of %.1f %% of 1,000 validation captions; %.1f minutes, saved to %s",
+            100 * questions, 100 * captions, minutes, config.output_dir,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
     make tiny            (or: python training/tiny_model/train_tiny.py [--runs runs/tiny] [--bundle runs/tiny/bundle])
 
-Stages that have finished are skipped and the training stages resume where they stopped, so the same command goes on after any
+Stages that have finished are skipped and the others go on where they were stopped, so the same command goes on after any
 interruption. Hours and results to expect stand in the recipes and in the bundled model card.
 """
 
 import argparse
-import json
 import logging
 import os
 import shutil
@@ -19,27 +18,21 @@ import torch
 
 from jog3r.data.files import replace_folder
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
+from jog3r.training.folder_lock import FolderLock
+from jog3r.training.saving import save_without_paths
 
 logger = logging.getLogger(__name__)
 TRAINING = Path(__file__).resolve().parents[1]
 
 
-def bundle(pipeline_dir: Path, destination: Path) -> None:
+def bundle(pipeline_dir: str | Path, destination: str | Path) -> None:
     """Write the pipeline in half precision as a folder to ship; an existing folder is replaced only when all is written."""
-    pipeline = Jog3rPipeline.from_pretrained(pipeline_dir)
-    for name in (
-        "vae",
-        "transformer",
-        "pointmap_head",
-    ):  # diffusers loads them as float32; transformers would keep half precision
+    pipeline, destination = Jog3rPipeline.from_pretrained(pipeline_dir), Path(destination)
+    for name in ("vae", "transformer", "pointmap_head"):  # diffusers loads as float32; transformers would keep half precision
         getattr(pipeline, name).to(torch.float16)
 
     def write(aside: Path) -> None:
-        pipeline.save_pretrained(aside)
-        for config in aside.rglob("*.json"):
-            values = json.loads(config.read_text(encoding="utf-8"))
-            if values.pop("_name_or_path", None) is not None:  # the folder it was loaded from is nobody's business
-                config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        save_without_paths(pipeline, aside)
         if (destination / "README.md").exists():  # the model card is written by hand
             shutil.copy(destination / "README.md", aside / "README.md")
 
@@ -48,38 +41,59 @@ def bundle(pipeline_dir: Path, destination: Path) -> None:
     logger.info("%s: %.1f MB", destination, size / 1e6)
 
 
-def run(script: str, *arguments: str) -> None:
-    """Run a script of `training/` in a process of its own, with memory settings that double a CPU's training speed."""
+def run(script: str, *arguments: str) -> int:
+    """Exit code of a script of `training/` in a process of its own, with memory settings that double a CPU's training speed."""
     settings = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-    subprocess.run([sys.executable, str(TRAINING / script), *arguments], check=True, env={**settings, **os.environ})
+    return subprocess.run([sys.executable, str(TRAINING / script), *arguments], env={**settings, **os.environ}).returncode
 
 
-def main() -> None:
-    """All stages in order."""
+def train(runs: Path, recipes: Path) -> int:
+    """All stages but the last that are not finished yet, in order; the exit code of the first that fails, else 0."""
+    stages = [
+        ("vae", "tiny_model/train_vae.py", (), ("config.json", "diffusion_pytorch_model.safetensors")),
+        ("new", "tiny_model/new_tiny.py", ("--vae", str(runs / "vae")), ("model_index.json",)),
+        ("text", "tiny_model/train_text_encoder.py", ("--init_from", str(runs / "new")), ("model_index.json",)),
+    ]
+    previous = runs / "text"
+    for name in ("images", "short", "joint"):
+        stages.append((name, "train_joint.py", ("--init_from", str(previous)), ("pipeline/model_index.json",)))
+        previous = runs / name / "pipeline"
+    for name, script, arguments, results in stages:
+        if all((runs / name / result).is_file() for result in results):
+            continue
+        recipe = recipes / f"tiny_{name}.yaml"
+        config = () if name == "new" and not recipe.is_file() else ("--config", str(recipe))  # its defaults are the bundled sizes
+        code = run(script, *config, "--output_dir", str(runs / name), *arguments)
+        if code:
+            logger.error("error: stage %s of make tiny ended with exit code %d; the same command goes on with it", name, code)
+            return code
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """All stages in order; a user's mistake ends in one line and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/tiny"), help="where stages keep their files")
     parser.add_argument("--bundle", type=Path, default=None, help="folder to write at the end (default: RUNS/bundle)")
+    parser.add_argument(
+        "--recipes",
+        type=Path,
+        default=TRAINING / "recipes",
+        help="folder of tiny_*.yaml, that for `new` if it is there (default: training/recipes)",
+    )
     parser.add_argument("--only_bundle", action="store_true", help="only rewrite the folder from the last finished stage")
-    options = parser.parse_args()
-    runs: Path = options.runs
-    recipes = TRAINING / "recipes"
-    if not options.only_bundle:
-        if not (runs / "vae" / "config.json").exists():
-            run("tiny_model/train_vae.py", "--config", str(recipes / "tiny_vae.yaml"), "--output_dir", str(runs / "vae"))
-        if not (runs / "new" / "model_index.json").exists():
-            run("tiny_model/new_tiny.py", "--vae", str(runs / "vae"), "--output_dir", str(runs / "new"))
-        if not (runs / "text" / "model_index.json").exists():
-            arguments = ("--init_from", str(runs / "new"), "--output_dir", str(runs / "text"))
-            run("tiny_model/train_text_encoder.py", "--config", str(recipes / "tiny_text.yaml"), *arguments)
-        previous = runs / "text"
-        for stage in ("images", "short", "joint"):
-            if not (runs / stage / "pipeline" / "model_index.json").exists():
-                arguments = ("--init_from", str(previous), "--output_dir", str(runs / stage))
-                run("train_joint.py", "--config", str(recipes / f"tiny_{stage}.yaml"), *arguments)
-            previous = runs / stage / "pipeline"
-    bundle(runs / "joint" / "pipeline", options.bundle or runs / "bundle")
+    options = parser.parse_args(arguments)
+    try:
+        with FolderLock(options.runs):
+            code = 0 if options.only_bundle else train(options.runs, options.recipes)
+            if code == 0:
+                bundle(options.runs / "joint" / "pipeline", options.bundle or options.runs / "bundle")
+    except ValueError as error:
+        logger.error("error: %s", error)
+        return 2
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ import torch
 from diffusers import AutoencoderKL
 from tqdm import tqdm
 
+from jog3r.data.files import replace_folder
 from jog3r.data.procedural import procedural_clip
-from jog3r.training.config import read_options
-from jog3r.training.tiny_model.plain_loop import minimise
+from jog3r.training.config import load_config, one_line_errors
+from jog3r.training.saving import save_without_paths
+from jog3r.training.tiny_model.stages import KeptLoop, minimise, stage_folder
 
 logger = logging.getLogger(__name__)
 
@@ -39,22 +42,18 @@ class VaeConfig:
     warmup_steps: int = 100
     kl_weight: float = 1e-5
     edge_weight: float = 0.5  # weight of the difference of image gradients, which keeps edges sharp
-    decoder_only: bool = False  # freeze the encoder: latents stay valid
-    init_from: str | None = None
+    num_validation: int = 256  # scenes that the result is measured on
+    checkpoint_every: int = 100  # steps
     seed: int = 0
     num_threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.decoder_only and self.init_from is None:
-            raise ValueError("decoder_only trains on top of a trained encoder: give init_from")
         if self.size % 2 ** (len(self.channels) - 1):
             raise ValueError(f"size={self.size} is not divisible by the VAE's factor {2 ** (len(self.channels) - 1)}")
 
 
 def build_vae(config: VaeConfig) -> AutoencoderKL:
-    """A small `AutoencoderKL` without attention, or the one to continue from."""
-    if config.init_from is not None:
-        return AutoencoderKL.from_pretrained(config.init_from)
+    """A small `AutoencoderKL` without attention."""
     levels = len(config.channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -87,13 +86,10 @@ def reconstruction_loss(decoded: torch.Tensor, images: torch.Tensor, edge_weight
     return error.abs().mean() + error.square().mean() + edge_weight * edges
 
 
-def train(config: VaeConfig, vae: AutoencoderKL, frames: torch.Tensor) -> None:
-    """Run the loop; the weights are changed in place."""
+def train(config: VaeConfig, vae: AutoencoderKL, frames: torch.Tensor, folder: Path) -> None:
+    """Run the loop, which keeps its state in `folder`; the weights are changed in place."""
     vae.train().to(memory_format=torch.channels_last)
-    vae.encoder.requires_grad_(not config.decoder_only)
-    vae.quant_conv.requires_grad_(not config.decoder_only)
-    parameters = [parameter for parameter in vae.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     generator = torch.Generator().manual_seed(config.seed)
 
     def rate_of_step(step: int) -> float:  # linear warm-up, then half a cosine down to 1 %
@@ -107,28 +103,25 @@ def train(config: VaeConfig, vae: AutoencoderKL, frames: torch.Tensor) -> None:
         images = frames[chosen].float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
         if step % 2:
             images = images.flip(-1)
-        with torch.set_grad_enabled(not config.decoder_only):
-            posterior = vae.encode(images).latent_dist
+        posterior = vae.encode(images).latent_dist
         decoded = vae.decode(posterior.sample(generator)).sample
-        loss = reconstruction_loss(decoded, images, config.edge_weight)
-        if not config.decoder_only:
-            loss = loss + config.kl_weight * posterior.kl().mean()
+        loss = reconstruction_loss(decoded, images, config.edge_weight) + config.kl_weight * posterior.kl().mean()
         with torch.no_grad():
             psnr = -10 * torch.log10((decoded.clamp(-1, 1) - images).square().mean() / 4)
         return loss, {"psnr": f"{psnr.item():.1f}dB"}
 
-    minimise(loss_of_step, optimizer, rate_of_step, config.num_steps, "vae")
+    kept = KeptLoop(folder, dataclasses.asdict(config), {"vae": vae}, generator, config.checkpoint_every)
+    minimise(loss_of_step, optimizer, rate_of_step, config.num_steps, "vae", kept)
 
 
 @torch.no_grad()
 def measure(vae: AutoencoderKL, config: VaeConfig, frames: torch.Tensor) -> float:
-    """Store the latents' statistics in the config, return the mean PSNR in dB on 256 validation scenes."""
+    """Store the latents' statistics in the config, return the mean PSNR in dB on `num_validation` scenes."""
     vae.eval()
     latents = torch.cat([vae.encode(batch.float() / 127.5 - 1).latent_dist.mode() for batch in frames[:2048].split(64)])
-    if not config.decoder_only:
-        vae.register_to_config(latents_mean=latents.mean(dim=(0, 2, 3)).tolist(), latents_std=latents.std(dim=(0, 2, 3)).tolist())
+    vae.register_to_config(latents_mean=latents.mean(dim=(0, 2, 3)).tolist(), latents_std=latents.std(dim=(0, 2, 3)).tolist())
     psnr = []
-    for index in range(256):
+    for index in range(config.num_validation):
         image = torch.from_numpy(procedural_clip(index, "validation", 2, config.size, config.size).frames[:1])
         image = image.permute(0, 3, 1, 2).float() / 127.5 - 1
         decoded = vae.decode(vae.encode(image).latent_dist.mode()).sample.clamp(-1, 1)
@@ -139,16 +132,18 @@ def measure(vae: AutoencoderKL, config: VaeConfig, frames: torch.Tensor) -> floa
 def main(arguments: list[str]) -> None:
     """Train and save."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = read_options(VaeConfig, arguments)
-    torch.manual_seed(config.seed)
-    torch.set_num_threads(config.num_threads)
-    start = time.monotonic()
-    vae, frames = build_vae(config), render_frames(config)
-    train(config, vae, frames)
-    psnr = measure(vae, config, frames)
-    vae.to(memory_format=torch.contiguous_format).save_pretrained(config.output_dir)
-    minutes = (time.monotonic() - start) / 60
-    logger.info("PSNR %.2f dB on 256 validation frames, %.1f minutes, saved to %s", psnr, minutes, Path(config.output_dir))
+    with one_line_errors():
+        config = load_config(VaeConfig, arguments)
+        torch.manual_seed(config.seed)
+        torch.set_num_threads(config.num_threads)
+        start = time.monotonic()
+        with stage_folder(config.output_dir) as folder:
+            vae, frames = build_vae(config), render_frames(config)
+            train(config, vae, frames, folder)
+            psnr = measure(vae, config, frames)
+            replace_folder(config.output_dir, partial(save_without_paths, vae.to(memory_format=torch.contiguous_format)))
+        minutes, count = (time.monotonic() - start) / 60, config.num_validation
+        logger.info("PSNR %.2f dB on %d validation frames, %.1f minutes, saved to %s", psnr, count, minutes, config.output_dir)
 
 
 if __name__ == "__main__":
