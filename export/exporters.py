@@ -9,7 +9,7 @@ from PIL import Image
 
 from jog3r.export.files import write_files
 from jog3r.export.formats.blender import blender_files
-from jog3r.export.formats.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz, read_pose_known
+from jog3r.export.formats.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz, read_pose_known, read_times
 from jog3r.export.formats.colmap import colmap_files
 from jog3r.export.formats.glb import glb_bytes
 from jog3r.export.formats.nerfstudio import nerfstudio_files
@@ -184,7 +184,7 @@ def load_scene(directory: str | Path) -> Scene:
         raise ValueError(
             f"{str(directory)!r}: video.mp4 has {len(frames)} frames, cameras.json {len(poses)}; they are of different runs"
         )
-    return Scene(frames, poses, intrinsics, fps=fps, pose_known=read_pose_known(content))
+    return Scene(frames, poses, intrinsics, fps=fps, pose_known=read_pose_known(content), times=read_times(content))
 
 
 def left_from_earlier(directory: str | Path, written: Iterable[str]) -> list[str]:

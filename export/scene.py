@@ -61,6 +61,7 @@ class Scene:
             0, and exports of cameras leave it out where their format allows. None means all are known.
         frame_index: (F,) ascending integers >= 0, the number of each frame in the video that it was taken from (key frames of a
             long one); files are named by it. None means 0, 1, ...
+        times: (F,) seconds, ascending; None means frame_index / fps.
 
     Raises:
         ValueError: A shape, a value or a rigid motion is not what is written above; the message says which and what to do.
@@ -77,6 +78,7 @@ class Scene:
     pose_covariance: Any = None
     pose_known: Any = None
     frame_index: Any = None
+    times: Any = None
 
     def __post_init__(self) -> None:
         """Bring everything to numpy and check it."""
@@ -98,6 +100,10 @@ class Scene:
         index = np.arange(num_frames) if self.frame_index is None else self.frame_index
         self._keep("frame_index", _array("frame_index", index, (num_frames,), np.int64))
         _check_frame_index(self.frame_index)
+        times = self.frame_index / self.fps if self.times is None else self.times
+        self._keep("times", _array("times", times, (num_frames,), np.float64))
+        if not np.isfinite(self.times).all() or (np.diff(self.times) <= 0).any():
+            raise ValueError("times must be finite seconds that rise from frame to frame")
         if self.pointmaps is None:
             if self.depth is not None or self.confidence is not None:
                 raise ValueError("depth or confidence came without pointmaps; use Scene.from_depth to build pointmaps from depth")

@@ -302,7 +302,7 @@ def test_cameras_json_follows_the_contract(scene: Scene) -> None:
     document = json.loads(cameras_json(scene))
     assert list(document) == ["convention", "width", "height", "fps", "frames"]
     assert (document["convention"], document["width"], document["height"]) == ("opencv_cam_to_world", WIDTH, HEIGHT)
-    assert [list(frame) for frame in document["frames"]] == [["index", "pose", "intrinsics"]] * FRAMES
+    assert [list(frame) for frame in document["frames"]] == [["index", "time", "pose", "intrinsics"]] * FRAMES
     poses, intrinsics, size, fps = read_cameras_json(cameras_json(scene))
     np.testing.assert_array_equal(poses, scene.poses)
     np.testing.assert_array_equal(intrinsics, scene.intrinsics)

@@ -7,23 +7,28 @@ import numpy as np
 
 from jog3r.export.scene import Scene
 
-__all__ = ["CONVENTION", "cameras_json", "npz_bytes", "read_cameras_json", "read_npz", "read_pose_known"]
+__all__ = ["CONVENTION", "cameras_json", "npz_bytes", "read_cameras_json", "read_npz", "read_pose_known", "read_times"]
 
 CONVENTION = "opencv_cam_to_world"
-_ARRAYS = ("frames", "poses", "intrinsics", "pointmaps", "confidence", "depth", "pose_covariance", "pose_known", "frame_index")
+_ARRAYS = (
+    *("frames", "poses", "intrinsics", "pointmaps", "confidence", "depth", "pose_covariance", "pose_known", "frame_index"),
+    "times",
+)
 
 
 def cameras_json(scene: Scene) -> bytes:
-    """`{"convention": "opencv_cam_to_world", "width", "height", "fps", "frames": [{"index", "pose", "intrinsics"}]}`.
+    """`{"convention": "opencv_cam_to_world", "width", "height", "fps", "frames": [...]}`, a frame:
+    `{"index", "time", "pose", "intrinsics"}`.
 
     Poses are camera-to-world 4 x 4, intrinsics 3 x 3 in pixels with the first pixel's centre at 0; numbers are exact. A frame
-    whose pose is unknown has `"pose_known": false` beside what stands in its place.
+    whose pose is unknown has `"pose_known": false` beside what stands in its place. `time` is in seconds.
     """
     height, width = scene.size
     frames = [
-        {"index": index, "pose": pose.tolist(), "intrinsics": intrinsics.tolist()} | ({} if known else {"pose_known": False})
-        for index, pose, intrinsics, known in zip(
-            scene.frame_index.tolist(), scene.poses, scene.intrinsics, scene.pose_known, strict=True
+        {"index": index, "time": time, "pose": pose.tolist(), "intrinsics": intrinsics.tolist()}
+        | ({} if known else {"pose_known": False})
+        for index, time, pose, intrinsics, known in zip(
+            scene.frame_index.tolist(), scene.times.tolist(), scene.poses, scene.intrinsics, scene.pose_known, strict=True
         )
     ]
     document = {"convention": CONVENTION, "width": width, "height": height, "fps": float(scene.fps), "frames": frames}
@@ -60,6 +65,12 @@ def read_cameras_json(content: bytes) -> tuple[np.ndarray, np.ndarray, tuple[int
 def read_pose_known(content: bytes) -> np.ndarray:
     """Mask (F,) of the frames of a `cameras_json` whose pose is known."""
     return np.array([frame.get("pose_known", True) for frame in json.loads(content)["frames"]], dtype=bool)
+
+
+def read_times(content: bytes) -> np.ndarray | None:
+    """Times (F,) in seconds of the frames of a `cameras_json`; None for a file of an earlier version, which has none."""
+    frames = json.loads(content)["frames"]
+    return np.array([frame["time"] for frame in frames], np.float64) if all("time" in frame for frame in frames) else None
 
 
 def npz_bytes(scene: Scene) -> bytes:

@@ -148,7 +148,7 @@ def animated_camera_glb(scene: Scene) -> bytes:
     node = document.node(
         name="jog3r_camera", camera=0, translation=poses[0, :3, 3].tolist(), rotation=[float(value) for value in xyzw[0]]
     )
-    times = document.accessor((scene.frame_index / scene.fps).astype("<f4"))
+    times = document.accessor(scene.times.astype("<f4"))
     outputs = {"translation": poses[:, :3, 3].astype("<f4"), "rotation": xyzw.astype("<f4")}
     samplers = [{"input": times, "output": document.accessor(values), "interpolation": "LINEAR"} for values in outputs.values()]
     channels = [{"sampler": index, "target": {"node": node, "path": path}} for index, path in enumerate(outputs)]

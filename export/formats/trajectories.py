@@ -9,14 +9,14 @@ __all__ = ["kitti_text", "tum_text"]
 
 
 def tum_text(scene: Scene) -> str:
-    """One line a frame: `timestamp tx ty tz qx qy qz qw`, camera-to-world, timestamp = index / fps in seconds.
+    """One line a frame: `timestamp tx ty tz qx qy qz qw`, camera-to-world, timestamp = `scene.times` in seconds.
 
     Frames whose pose is unknown have no line.
     """
     scene = scene.posed()
     xyzw = quaternion_wxyz(scene.poses[:, :3, :3])[:, [1, 2, 3, 0]]
-    times = scene.frame_index[:, None] / scene.fps
-    return _lines(np.concatenate([times, scene.poses[:, :3, 3], xyzw], 1), "# timestamp tx ty tz qx qy qz qw (camera-to-world)\n")
+    rows = np.concatenate([scene.times[:, None], scene.poses[:, :3, 3], xyzw], 1)
+    return _lines(rows, "# timestamp tx ty tz qx qy qz qw (camera-to-world)\n")
 
 
 def kitti_text(scene: Scene) -> str:

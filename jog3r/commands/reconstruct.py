@@ -4,12 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jog3r.commands.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.options import option, output_options
 from jog3r.commands.output_folder import OutputFolder, UsageError
-from jog3r.commands.reconstruction.selection import chosen_cameras, open_frames, selection_arguments
+from jog3r.commands.reconstruction.selection import chosen_cameras, read_chosen, selection_arguments
 from jog3r.commands.reconstruction.windows import is_long, long_video_arguments, run_long_reconstruct
 from jog3r.commands.results import check_exports, report, result_names, write_scene, written_line
 from jog3r.commands.running import TINY_NOTE, model_size, pipeline_of_options, seeded_generator, stages
@@ -59,7 +57,7 @@ def run(options: argparse.Namespace) -> str:
             both_directions=options.both_directions,
         )
         stage("writing")
-        failed = write_scene(output, video.fps, "", options.export, folder)
+        failed = write_scene(output, video.fps, "", options.export, folder, video.times)
         names = sorted(path.name for path in folder.iterdir())
     lines = [written_line(options.out, names), *doubtful_poses(output.registration[0].degenerate)]
     if options.model is None:
@@ -70,12 +68,11 @@ def run(options: argparse.Namespace) -> str:
 
 
 def _read(options: argparse.Namespace, size: tuple[int, int]) -> Any:
-    from jog3r.data.video import Video, read_video
+    from jog3r.data.video import read_video
 
     if options.frames is None:
         chosen = dict(start=options.start, stop=options.stop, stride=options.stride)
         return read_video(options.video, **chosen, size=size, resize_mode=options.resize)
     if options.frames > MAX_FRAMES:
         raise UsageError(f"--frames {options.frames} is more than {MAX_FRAMES} at once: take fewer, or add --window 16")
-    frames = open_frames(options, size)
-    return Video(np.stack(list(frames)), frames.fps)
+    return read_chosen(options, size)

@@ -10,7 +10,7 @@ from jog3r.commands.known_cameras import doubtful_poses
 from jog3r.commands.options import result_options
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.geometry_file import FORMS, read_geometry, solve
-from jog3r.commands.reconstruction.selection import open_frames, selection_arguments
+from jog3r.commands.reconstruction.selection import read_chosen, selection_arguments
 from jog3r.commands.results import check_exports, report, result_names, write_results_of, written_line
 from jog3r.commands.running import stages
 
@@ -48,12 +48,16 @@ def run(options: argparse.Namespace) -> str:
     with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder, stages(3) as stage:
         stage("reading the pictures")
         size = arrays["depth" if form == "depth with cameras" else "pointmaps"].shape[1:3]
-        frames, fps = (arrays["frames"], FPS) if options.video is None else _read(options, size)
+        if options.video is None:
+            frames, fps, times = arrays["frames"], FPS, None
+        else:
+            video = read_chosen(options, (size[0], size[1]))
+            frames, fps, times = video.frames, video.fps, video.times
         stage("finding the cameras")
         found = solve(form, arrays, options.registration)
         _check_fit(options, frames, found)
         stage("writing")
-        failed = write_results_of(_scene(found, frames, fps), options.export, folder)
+        failed = write_results_of(_scene(found, frames, fps, times), options.export, folder)
         names = sorted(path.name for path in folder.iterdir())
     lines = [written_line(options.out, names), *doubtful_poses(found.degenerate)]
     return report("\n".join(lines), options.out, failed)
@@ -64,11 +68,6 @@ def _refuse_selection_without_video(options: argparse.Namespace) -> None:
     given = [name for name, default in unused.items() if getattr(options, name) != default]
     if options.video is None and given:
         raise UsageError(f"--{given[0]} chooses frames of a video: add --video")
-
-
-def _read(options: argparse.Namespace, size: tuple[int, ...]) -> tuple[np.ndarray, float]:
-    video = open_frames(options, (size[0], size[1]))
-    return np.stack(list(video)), video.fps
 
 
 def _check_fit(options: argparse.Namespace, frames: np.ndarray, found: Any) -> None:
@@ -82,7 +81,7 @@ def _check_fit(options: argparse.Namespace, frames: np.ndarray, found: Any) -> N
         )
 
 
-def _scene(found: Any, frames: np.ndarray, fps: float) -> Any:
+def _scene(found: Any, frames: np.ndarray, fps: float, times: np.ndarray | None) -> Any:
     from jog3r.export.scene import Scene
 
     covariance = None if bool(found.pose_covariance.isnan().all()) else found.pose_covariance
@@ -96,4 +95,5 @@ def _scene(found: Any, frames: np.ndarray, fps: float) -> Any:
         fps,
         pose_covariance=covariance,
         pose_known=found.pose_known,
+        times=times,
     )

@@ -42,11 +42,13 @@ def result_names(exports: list[str]) -> list[str]:
     return [*RESULT_NAMES, *(TARGETS[name] for name in exports)]
 
 
-def write_scene(output: Any, fps: float, caption: str, exports: list[str], folder: Path) -> dict[str, ValueError]:
-    """All results; returns the exports that could not be made."""
+def write_scene(
+    output: Any, fps: float, caption: str, exports: list[str], folder: Path, times: Any = None
+) -> dict[str, ValueError]:
+    """All results; returns the exports that could not be made. `times` (F,) in seconds, or None: index / fps."""
     from jog3r.export.scene import Scene
 
-    return write_results_of(Scene(**output.clip(), fps=fps, caption=caption), exports, folder)
+    return write_results_of(Scene(**output.clip(), fps=fps, caption=caption, times=times), exports, folder)
 
 
 def write_results_of(scene: Any, exports: list[str], folder: Path) -> dict[str, ValueError]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jog3r.commands.output_folder import UsageError
 
-__all__ = ["EvenFrames", "chosen_cameras", "even_numbers", "open_frames", "selection_arguments"]
+__all__ = ["EvenFrames", "chosen_cameras", "even_numbers", "open_frames", "read_chosen", "selection_arguments"]
 
 
 def selection_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def selection_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_frames(options: argparse.Namespace, size: tuple[int, int] | None = None) -> Any:
-    """The frames that the options choose from `options.video`: iterable, again and again, with `fps` and a length hint.
+    """The frames that the options choose from `options.video`: iterable, again and again, with `timed`, `fps` and a length hint.
 
     Args:
         options: of `selection_arguments`, and `video`.
@@ -52,6 +52,24 @@ def open_frames(options: argparse.Namespace, size: tuple[int, int] | None = None
             f"stride={options.stride}, fewer than --frames {options.frames}"
         )
     return EvenFrames(stream, count, options.frames)
+
+
+def read_chosen(options: argparse.Namespace, size: tuple[int, int] | None = None) -> Any:
+    """`open_frames` as one `jog3r.data.video.Video`.
+
+    Raises:
+        UsageError: fewer than 2 frames.
+    """
+    from jog3r.data.video import Video
+
+    frames = open_frames(options, size)
+    timed = list(frames.timed())
+    if len(timed) < 2:
+        raise UsageError(
+            f"{str(options.video)!r} gives {len(timed)} frame with start={options.start}, stop={options.stop}, "
+            f"stride={options.stride}; cameras need at least 2"
+        )
+    return Video(np.stack([frame for _, frame in timed]), frames.fps, np.array([time for time, _ in timed]))
 
 
 def chosen_cameras(options: argparse.Namespace, true_poses: np.ndarray, count: int) -> np.ndarray:
@@ -87,7 +105,11 @@ class EvenFrames:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """The frames in order."""
+        return (frame for _, frame in self.timed())
+
+    def timed(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Time in seconds and frame, in order."""
         wanted = set(self.numbers.tolist())
-        for number, frame in enumerate(self.stream):
+        for number, timed_frame in enumerate(self.stream.timed()):
             if number in wanted:
-                yield frame
+                yield timed_frame

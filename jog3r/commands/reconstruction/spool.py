@@ -59,13 +59,16 @@ class Spool:
 
 
 class Tee:
-    """Hands frames on and keeps a copy of each in the spool."""
+    """Hands frames on, keeps a copy of each in the spool, and their `times` in seconds."""
 
     def __init__(self, frames: Any, spool: Spool) -> None:
         self.frames, self.spool = frames, spool
+        self.times: list[float] = []
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for frame in self.frames:
+        self.times.clear()
+        for time, frame in self.frames.timed():
+            self.times.append(time)
             self.spool.add_frame(frame)
             yield frame
 

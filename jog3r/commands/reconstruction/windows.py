@@ -67,9 +67,10 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
         video = open_frames(options, size or (pipe.default_size, pipe.default_size))
         window = pipe.transformer.config.num_frames if options.window is None else options.window
         with Spool(folder / ".spool") as spool:
+            tee = Tee(video, spool)
             result = reconstruct_long_video(
                 pipe,
-                Tee(video, spool),
+                tee,
                 window=window,
                 overlap=max(1, window // 4) if options.overlap is None else options.overlap,
                 close_loops=options.close_loops,
@@ -82,7 +83,7 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
             )
             if true_poses is not None:
                 true_poses = chosen_cameras(options, true_poses, len(result))
-            shown, failed = _write(result, spool.frames(), video.fps, options.export, keyframes, folder)
+            shown, failed = _write(result, (spool.frames(), video.fps, np.array(tee.times)), options.export, keyframes, folder)
         names = sorted(path.name for path in folder.iterdir())
     lines = [written_line(options.out, names), _summary(result, shown, options.close_loops), *doubtful_poses(result.degenerate)]
     if options.model is None:
@@ -102,16 +103,24 @@ def _summary(result: Any, shown: int, looked: bool) -> str:
 
 
 def _write(
-    result: Any, frames: np.ndarray, fps: float, exports: list[str], keyframes: int, folder: Path
+    result: Any, video: tuple[np.ndarray, float, np.ndarray], exports: list[str], keyframes: int, folder: Path
 ) -> tuple[int, dict[str, ValueError]]:
-    """All results; returns how many key frames the clouds show, and the exports that could not be made."""
+    """All results; returns how many key frames the clouds show, and the exports that could not be made.
+
+    Args:
+        result: of `reconstruct_long_video`.
+        video: frames (F, H, W, 3), frames per second, and times (F,).
+        exports, keyframes: as asked for.
+        folder: to write to.
+    """
     from jog3r.export.exporters import EXPORTERS, result_files
     from jog3r.export.files import write_files
     from jog3r.export.scene import Scene
     from jog3r.geometry.registration.degeneracy import pose_known
 
+    frames, fps, times = video
     known = pose_known(result.degenerate)
-    cameras = Scene(frames, result.poses, result.intrinsics, fps=fps, pose_known=known)
+    cameras = Scene(frames, result.poses, result.intrinsics, fps=fps, pose_known=known, times=times)
     chosen = np.unique(np.linspace(0, len(result) - 1, min(keyframes, len(result))).round().astype(int))
     maps = [result.frame(int(index)) for index in chosen]
     pointmaps, confidence, depth = (torch.stack([getattr(m, name) for m in maps]) for name in ("pointmap", "confidence", "depth"))
@@ -125,6 +134,7 @@ def _write(
         fps,
         pose_known=known[chosen],
         frame_index=chosen,
+        times=times[chosen],
     )
     write_files(folder, result_files(cameras) | EXPORTERS["ply"](keys) | EXPORTERS["glb"](keys), overwrite=True)
     return len(chosen), write_exports(exports, lambda name: cameras if name in EVERY_FRAME else keys, folder)
