@@ -114,16 +114,16 @@ def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
         size = (space.model.size, space.model.size)
         yield _starting(9)
         upload = yield from follow(decode_upload(Path(video), count, size, space.limits, folder), 9)
-        events = find_cameras(space.model.path, upload.frames, upload.fps, space.limits.request_seconds)
+        events = find_cameras(space.model.path, upload.frames, upload.fps, space.limits.request_seconds, upload.times)
         result = yield from follow(events, 9)
         yield _writing(9)
         files = write_scene_files(result.scene, folder)
         matches = write_correspondences(result.scene, folder)
-        code = reconstruct_code(_public_path(space), len(upload.frames), upload.stride, space.model.size, space.model.dtype)
+        code = reconstruct_code(_public_path(space), upload.numbers, space.model.size, space.model.dtype)
         cloud = point_view(space.folder.serve(Path(files.cloud)), result)
         shown = (files.video, cloud, files.path_picture, files.strips)
         rest = (code, matches, pose_table(result))
-        taken, seconds = frames_taken(len(upload.frames), upload.stride), time.monotonic() - begin
+        taken, seconds = frames_taken(upload.numbers), time.monotonic() - begin
         yield summary(result, seconds, taken), *shown, files.downloads, *rest
         colmap, note = write_colmap(result.scene, folder)
         yield summary(result, seconds, taken, note), *shown, files.downloads + colmap, *rest

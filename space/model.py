@@ -159,7 +159,9 @@ def _finding_seconds(_: str, frames: np.ndarray, *__: Any) -> int:
 
 
 @gpu(_finding_seconds)
-def find_cameras(path: str, frames: np.ndarray, fps: float, seconds: float) -> Generator[Step | Done | Failed | None, None, None]:
+def find_cameras(
+    path: str, frames: np.ndarray, fps: float, seconds: float, times: np.ndarray | None = None
+) -> Generator[Step | Done | Failed | None, None, None]:
     """Video to cameras.
 
     Args:
@@ -167,6 +169,7 @@ def find_cameras(path: str, frames: np.ndarray, fps: float, seconds: float) -> G
         frames: (F, H, W, 3) uint8, in the model's size.
         fps: Frames per second.
         seconds: Time limit.
+        times: (F,) of the frames in seconds; None: index / fps.
 
     Yields:
         None while it works, then `Done` with a `Result`, or `Failed`.
@@ -175,13 +178,13 @@ def find_cameras(path: str, frames: np.ndarray, fps: float, seconds: float) -> G
 
     def work(job: Job) -> Result:
         job.report(Step("finding the cameras", 0.3))
-        return _result(pipe(video=frames, generator=torch.Generator().manual_seed(0)), fps, "")
+        return _result(pipe(video=frames, generator=torch.Generator().manual_seed(0)), fps, "", times)
 
     yield from run_job(work, seconds)
 
 
-def _result(output: Any, fps: float, caption: str) -> Result:
-    return Result(Scene(**output.clip(), fps=fps, caption=caption), output.registration[0].degenerate)
+def _result(output: Any, fps: float, caption: str, times: np.ndarray | None = None) -> Result:
+    return Result(Scene(**output.clip(), fps=fps, caption=caption, times=times), output.registration[0].degenerate)
 
 
 def _preview(pipe: Jog3rPipeline, latents: torch.Tensor) -> bytes:

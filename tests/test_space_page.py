@@ -109,7 +109,11 @@ def test_the_viewer_knows_the_cameras_in_the_axes_of_its_file():
     ],
 )
 def test_the_summary_says_which_frames_were_taken(stride: int, words: str):
-    assert frames_taken(4, stride) == words
+    assert frames_taken(range(0, 4 * stride, stride)) == words
+
+
+def test_the_summary_counts_frames_that_are_not_equally_far_apart():
+    assert frames_taken([0, 1, 3, 4]) == "Looked at 4 frames of the video, evenly from 1 to 5."
 
 
 def test_the_words_of_the_tiny_model_are_those_of_its_grammar():
@@ -139,7 +143,7 @@ def test_the_code_has_the_exact_guidance_and_no_path_of_the_server(tmp_path):
     settings = GenerateSettings("a room", 1, 30, 2.1234567, 16)
     for code in (generate_code(str(tmp_path), settings), compare_code((str(tmp_path), ""), (1, 2), settings, 8.0)):
         assert "guidance_scale=2.1234567," in code and str(tmp_path) not in code and "'path/to/your/model'" in code
-    assert str(tmp_path) not in reconstruct_code(str(tmp_path), 4, 2, 64)
+    assert str(tmp_path) not in reconstruct_code(str(tmp_path), [0, 2, 4, 6], 64)
     assert "'owner/model'" in generate_code("owner/model", settings)
 
 
@@ -147,7 +151,7 @@ def test_the_code_says_the_precision_that_was_used():
     settings = GenerateSettings("a room", 1, 30, 2.5, 16)
     codes = [
         generate_code("owner/model", settings, "bfloat16"),
-        reconstruct_code("owner/model", 4, 2, 64, "bfloat16"),
+        reconstruct_code("owner/model", [0, 2, 4, 7], 64, "bfloat16"),
         compare_code(("owner/model", "owner/other"), (1, 2), settings, 8.0, "bfloat16"),
     ]
     assert [code.count("dtype=torch.bfloat16)") for code in codes] == [1, 1, 2]

@@ -4,14 +4,17 @@ import ast
 import os
 import pickle
 import platform
+import struct
 import subprocess
 import sys
 import threading
 import time
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 from queue import SimpleQueue
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -188,7 +191,8 @@ def _decode(path: Path, folder: Path, frames: int = 4, size: tuple[int, int] = (
 def test_an_upload_is_taken_evenly_and_cropped(tmp_path):
     path = write_video(tmp_path / "clip.mp4", 30, 48, 96)
     upload = _decode(path, tmp_path)
-    assert upload.frames.shape == (4, 32, 32, 3) and upload.stride == 9 and upload.fps == pytest.approx(8 / 9)
+    assert upload.frames.shape == (4, 32, 32, 3) and upload.numbers == [0, 10, 19, 29]
+    assert upload.fps == pytest.approx(3 / upload.times[-1]) and upload.times == pytest.approx(np.array(upload.numbers) / 8)
 
 
 def _decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -212,12 +216,55 @@ def test_a_decoder_that_breaks_leaves_its_place_in_the_log_and_no_names(tmp_path
 
 
 @pytest.mark.parametrize(
-    "count, wanted, stride, taken",
-    [(30, 16, 2, 15), (16, 16, 1, 16), (17, 16, 2, 9), (3, 16, 1, 3), (2, 2, 1, 2), (120, 64, 2, 60)],
+    "count, wanted, taken", [(30, 16, 16), (16, 16, 16), (17, 16, 16), (3, 16, 3), (2, 2, 2), (120, 64, 64), (16, 8, 8)]
 )
-def test_frames_are_taken_to_the_end_of_the_clip(tmp_path, count, wanted, stride, taken):
+def test_as_many_frames_as_asked_for_are_taken_to_the_end_of_the_clip(tmp_path, count, wanted, taken):
     upload = _decode(write_video(tmp_path / "clip.mp4", count), tmp_path, wanted)
-    assert (upload.stride, len(upload.frames)) == (stride, taken)
+    assert len(upload.frames) == len(upload.numbers) == taken
+    assert upload.numbers[0] == 0 and upload.numbers[-1] == count - 1
+    assert np.ptp(np.diff(upload.numbers)) <= 1
+
+
+def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", 12)
+    content = bytearray(path.read_bytes())
+    place, ticks = content.index(b"elst") + 12, struct.unpack_from(">I", content, content.index(b"mdhd") + 16)[0]
+    seconds, start, rate = struct.unpack_from(">Iii", content, place)
+    struct.pack_into(">Iii", content, place, seconds * 8 // 12, start + 4 * ticks // 8, rate)
+    path.write_bytes(content)
+    upload = _decode(path, tmp_path, 16)
+    assert upload.numbers == list(range(8)) and len(upload.frames) == 8
+
+
+def test_pixels_of_an_upload_become_square_before_it_is_cropped(tmp_path):
+    """Stored 64 x 64 of width 2, the left half dark: of 128 x 64 the centre is half dark, half light."""
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        image = np.full((64, 64, 3), 200, np.uint8)
+        image[:, :24] = 20
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    frames = _decode(path, tmp_path, 4, (64, 64)).frames  # columns 16 to 48 of those stored
+    assert (frames[:, :, :14].max(), frames[:, :, 18:].min()) < (60, 256) and frames[:, :, 18:].min() > 160
+
+
+@pytest.mark.parametrize("name", ["live.mkv", "live.avi"])
+def test_a_file_without_a_duration_is_refused_by_the_times_of_its_frames(tmp_path, name):
+    with av.open(str(tmp_path / name), "w", options={"live": "1"} if name == "live.mkv" else {}) as container:
+        stream = container.add_stream("mpeg4", rate=1)
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = 64, 64, "yuv420p", Fraction(1, 1)
+        for hours in range(3):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 80, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = hours * 72_000 if name == "live.mkv" else hours * 100, Fraction(1, 1)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(Refused, match="seconds|s long") as error:
+        _decode(tmp_path / name, tmp_path)
+    assert "VideoLimits" not in str(error.value) and str(tmp_path) not in str(error.value)
 
 
 def test_the_decoder_gets_none_of_the_servers_secrets(tmp_path, monkeypatch):
@@ -231,7 +278,7 @@ def test_the_decoder_gets_none_of_the_servers_secrets(tmp_path, monkeypatch):
 
 def test_an_upload_without_frame_count_and_with_another_name_is_taken(tmp_path):
     path = write_video(tmp_path / "clip.webm", 6)
-    assert _decode(path.rename(tmp_path / "..mp4.avi.txt"), tmp_path).frames.shape[0] == 3
+    assert _decode(path.rename(tmp_path / "..mp4.avi.txt"), tmp_path).frames.shape[0] == 4
 
 
 def test_decoding_ends_with_its_request(tmp_path, monkeypatch):
@@ -372,4 +419,4 @@ def test_the_code_is_python_with_the_prompt_as_a_literal(prompt):
     assert prompt in literals
     names = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
     assert names == {"from_pretrained", "Generator", "manual_seed"}
-    ast.parse(reconstruct_code(prompt, 4, 2, 64))
+    ast.parse(reconstruct_code(prompt, [0, 2, 4, 6], 64))

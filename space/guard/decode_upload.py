@@ -6,6 +6,7 @@ A stranger's file meets FFmpeg only here. What is wrong with it is printed as on
 """
 
 import json
+import re
 import resource
 import sys
 from dataclasses import asdict, dataclass
@@ -15,7 +16,9 @@ from typing import Any
 import av
 import numpy as np
 
-from jog3r.data.video import VideoLimits, read_video
+from jog3r.data.recordings.video_file import open_video
+from jog3r.data.video import Video, VideoLimits, read_frames
+from jog3r.data.video_stream import EndsEarly
 from jog3r.space.guard.limits import Refused
 
 __all__ = ["DecodeSettings", "main"]
@@ -58,45 +61,38 @@ def main(arguments: list[str]) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (settings.cpu_seconds, settings.cpu_seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        frames, fps, stride = _decode(path, settings)
+        video, numbers = _decode(path, settings)
     except Refused as refusal:
         sys.stdout.write(str(refusal))
         return 2
-    except ValueError as error:  # of read_video: names the server's path, which is nobody's business
-        sys.stdout.write(f"The video cannot be read: {str(error).replace(repr(str(path)), 'it')}.")
+    except ValueError as error:  # of the reader: names the server's path and settings, which are nobody's business
+        reason = re.sub(r" or raise VideoLimits\.\w+", "", str(error).replace(repr(str(path)), "it"))
+        sys.stdout.write(f"The video cannot be read: {reason}.")
         return 2
     except MemoryError:
         sys.stdout.write("Decoding the video needs too much memory; scale it down first.")
         return 2
-    np.savez(out, frames=frames, fps=fps, stride=stride)
+    np.savez(out, frames=video.frames, fps=video.fps, times=video.times, numbers=numbers)
     return 0
 
 
-def _decode(path: Path, settings: DecodeSettings) -> tuple[np.ndarray, float, int]:
-    """Frames (F, H, W, 3) uint8, their frames per second, and the distance between them in frames of the file."""
+def _decode(path: Path, settings: DecodeSettings) -> tuple[Video, list[int]]:
+    """The frames taken, and their numbers in the file."""
     _check_file(path, settings)
-    count = _count_frames(path, settings)
+    try:
+        return _take(path, _count_packets(path, settings), settings)
+    except EndsEarly as error:  # some packets show nothing: an edit list hides them, or they only help to decode others
+        return _take(path, error.count, settings)
+
+
+def _take(path: Path, count: int, settings: DecodeSettings) -> tuple[Video, list[int]]:
+    """Frames of a clip of `count`, evenly from the first to the last."""
     if count < 2:
         raise Refused(f"The video has {count} frame; at least 2 are needed.")
-    num_frames, stride = _even(count, settings.num_frames)
-    video = read_video(
-        path,
-        max_frames=num_frames,
-        stride=stride,
-        stop=stride * (num_frames - 1) + 1,
-        size=tuple(settings.size),
-        resize_mode="crop",
-        limits=VideoLimits(settings.max_seconds, settings.max_side),
-    )
-    return video.frames, video.fps, stride
-
-
-def _even(count: int, most: int) -> tuple[int, int]:
-    """Frames to take, at most `most` of `count`, and the stride that comes nearest to the clip's end."""
-    shorter = max(1, (count - 1) // (most - 1))
-    strides = (shorter, shorter + 1)  # the longer one takes fewer frames, and often spans much more
-    numbers = [min(most, (count - 1) // stride + 1) for stride in strides]
-    return max(zip(numbers, strides, strict=True), key=lambda pair: ((pair[0] - 1) * pair[1], pair[0]))
+    numbers = np.linspace(0, count - 1, min(count, settings.num_frames)).round().astype(int).tolist()
+    limits = VideoLimits(settings.max_seconds, settings.max_side)
+    height, width = settings.size
+    return read_frames(path, numbers, size=(height, width), resize_mode="crop", limits=limits), numbers
 
 
 def _check_file(path: Path, settings: DecodeSettings) -> None:
@@ -111,20 +107,14 @@ def _check_file(path: Path, settings: DecodeSettings) -> None:
         raise Refused(f"This is no video file of a kind that is taken ({', '.join(_CONTAINERS)}).")
 
 
-def _count_frames(path: Path, settings: DecodeSettings) -> int:
-    """How many frames there are, from the header and the packets alone; nothing is decoded.
+def _count_packets(path: Path, settings: DecodeSettings) -> int:
+    """How many frames to expect, from the header and the packets alone; nothing is decoded.
 
     Raises:
-        Refused: A limit is passed.
+        Refused: A limit is passed, or the file is cut off.
+        ValueError: It is no video that can be decoded.
     """
-    try:
-        container = av.open(str(path), metadata_errors="replace")
-    except av.FFmpegError as error:
-        raise Refused("The file cannot be opened as a video; it is damaged, cut off, or no video at all.") from error
-    with container:
-        if not container.streams.video or container.streams.video[0].codec_context is None:
-            raise Refused("The file holds no video that can be decoded here; export it as MP4 (H.264).")
-        stream = container.streams.video[0]
+    with open_video(path) as (container, stream):
         _check_header(container, stream, settings)
         count = 0
         try:
@@ -132,8 +122,10 @@ def _count_frames(path: Path, settings: DecodeSettings) -> int:
                 count += packet.size > 0
                 if count > settings.max_frames:
                     raise _too_many(f"more than {settings.max_frames}", settings)
-        except av.FFmpegError:  # cut off; read_video says where
-            pass
+        except av.FFmpegError as error:
+            raise Refused(f"The video is damaged or cut off behind frame {count}; copy or export it again.") from error
+        if count < stream.frames:
+            raise Refused(f"The video is cut off: {count} of {stream.frames} frames are there; copy or export it again.")
         pixels = stream.width * stream.height
         if pixels * count > settings.max_pixels:
             raise Refused(

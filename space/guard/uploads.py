@@ -28,11 +28,19 @@ _ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRA
 
 
 class Upload(NamedTuple):
-    """Frames (F, H, W, 3) uint8 of an upload, their frames per second, and their distance in frames of the file."""
+    """What was taken of an upload.
+
+    Attributes:
+        frames: (F, H, W, 3) uint8.
+        fps: Frames per second.
+        times: (F,) in seconds of the file's clock.
+        numbers: F frame numbers in the file, from 0.
+    """
 
     frames: np.ndarray
     fps: float
-    stride: int
+    times: np.ndarray
+    numbers: list[int]
 
 
 def decode_upload(
@@ -106,5 +114,5 @@ def decode_upload(
         _log.error("decoding ended with code %d\n%s", process.returncode, "\n".join(places))  # no message: it could hold a name
         raise Refused("The video cannot be decoded; export it again as MP4 (H.264).")
     with np.load(out) as arrays:
-        upload = Upload(arrays["frames"], float(arrays["fps"]), int(arrays["stride"]))
+        upload = Upload(arrays["frames"], float(arrays["fps"]), arrays["times"], arrays["numbers"].tolist())
     yield Done(upload)

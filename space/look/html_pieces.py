@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -134,12 +135,14 @@ def example_note(settings: GenerateSettings) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def frames_taken(num_frames: int, stride: int) -> str:
-    """Which frames of a video were looked at, counted from 1."""
-    last = stride * (num_frames - 1) + 1
-    if stride == 1:
+def frames_taken(numbers: Sequence[int]) -> str:
+    """Which frames of a video were looked at; they are counted from 0, in the text from 1."""
+    last, strides = numbers[-1] + 1, set(np.diff(numbers).tolist())
+    if strides == {1}:
         return f"Looked at frames 1 to {last} of the video."
-    return f"Looked at every {_ordinal(stride)} frame of the video, from 1 to {last}."
+    if len(strides) == 1:
+        return f"Looked at every {_ordinal(strides.pop())} frame of the video, from 1 to {last}."
+    return f"Looked at {len(numbers)} frames of the video, evenly from 1 to {last}."
 
 
 def _ordinal(number: int) -> str:
@@ -189,15 +192,16 @@ out.poses[0], out.intrinsics[0], out.pointmaps[0]  # cameras and points
 """
 
 
-def reconstruct_code(model: str, num_frames: int, stride: int, size: int, dtype: str = "float32") -> str:
-    """Python that finds the cameras of a video: of every `stride`-th frame, cropped to size x size."""
-    stop = stride * (num_frames - 1) + 1
+def reconstruct_code(model: str, numbers: Sequence[int], size: int, dtype: str = "float32") -> str:
+    """Python that finds the cameras of a video: of the frames with these numbers, cropped to size x size."""
+    strides = set(np.diff(numbers).tolist())
+    chosen = f"range({numbers[0]}, {numbers[-1] + 1}, {strides.pop()})" if len(strides) == 1 else str(list(numbers))
     return f"""import torch
 from jog3r import Jog3rPipeline, tiny_checkpoint
-from jog3r.data.video import read_video
+from jog3r.data.video import read_frames
 
 pipe = Jog3rPipeline.from_pretrained({_model_literal(model)}{_precision(dtype)})
-clip = read_video("my_video.mp4", stride={stride}, stop={stop}, size=({size}, {size}), resize_mode="crop")
+clip = read_frames("my_video.mp4", {chosen}, size=({size}, {size}), resize_mode="crop")
 out = pipe(video=clip.frames, generator=torch.Generator().manual_seed(0))
 out.poses[0], out.intrinsics[0], out.depth[0]  # camera-to-world, pixels, z
 """
