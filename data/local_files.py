@@ -22,7 +22,7 @@ def is_hidden(name: str) -> bool:
 def visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """The files of a folder whose suffix, in small letters, is one of `suffixes`, in natural order; hidden ones left out."""
     found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and not is_hidden(path.name)]
-    return sorted((path for path in found if path.is_file()), key=lambda path: natural_key(path.name))
+    return sorted((path for path in found if path.is_file()), key=lambda path: (natural_key(path.name), path.name))
 
 
 def read_text(path: Path) -> str:

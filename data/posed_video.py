@@ -18,9 +18,10 @@ from jog3r.data.camera_formats.scenes import LOOKED_FOR
 from jog3r.data.clip import Clip
 from jog3r.data.local_files import is_hidden, read_text, visible_files
 from jog3r.data.poses import rebase_poses
-from jog3r.data.realestate10k.files import read_captions
+from jog3r.data.realestate10k.lists import read_captions
+from jog3r.data.recordings.pictures import IMAGE_SUFFIXES
+from jog3r.data.recordings.resizing import resize_frames
 from jog3r.data.source import MAX_FRAMES, check_frame_step, check_resize_mode, list_hash, read_image, step_setting
-from jog3r.data.video import IMAGE_SUFFIXES, resize_frames
 from jog3r.data.video_stream import stream_video
 
 __all__ = ["PosedFolders"]

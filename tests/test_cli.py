@@ -168,7 +168,7 @@ def test_known_cameras_are_compared(capsys, model, clips, tmp_path):
         ("bad.txt", "neither a cameras.json nor"),
         ("none.txt", "cannot be read: No such file"),
         ("holes.json", "has no pose for frames 1, 3-4;"),
-        ("zero.txt", "Singular matrix"),
+        ("zero.txt", "frame 0: it has a focal length of 0 or less"),
         ("bent.json", "must be rigid 4x4 poses"),
     ):
         assert message in refused(capsys, tmp_path / "c", "reconstruct", clips / "good.mp4", *options, tmp_path / name)

@@ -12,8 +12,9 @@ import pytest
 from patch_matching import corner_matches
 from PIL import Image
 
-from jog3r.data.realestate10k import RealEstate10KTars
-from jog3r.data.realestate10k.files import RealEstate10K, pixel_intrinsics, read_camera_file, read_captions, read_split
+from jog3r.data.realestate10k import RealEstate10K, RealEstate10KTars
+from jog3r.data.realestate10k.camera_files import pixel_intrinsics, read_camera_file
+from jog3r.data.realestate10k.lists import read_captions, read_split
 
 
 def _line(time: int, centre_x: float = 0.0, angle: float = 0.0, focal: tuple[float, float] = (0.5, 0.9)) -> str:

@@ -12,8 +12,8 @@ from PIL import Image
 from test_realestate10k import _add, _write_cameras, _write_video
 
 from jog3r.data.clip import Clip
-from jog3r.data.realestate10k import RealEstate10KChunks, RealEstate10KTars
-from jog3r.data.realestate10k.files import RealEstate10K, read_camera_file
+from jog3r.data.realestate10k import RealEstate10K, RealEstate10KChunks, RealEstate10KTars
+from jog3r.data.realestate10k.camera_files import read_camera_file
 from jog3r.data.realestate10k.table import RealEstate10KTable, open_table
 from jog3r.data.source import ClipSource, read_image
 from jog3r.data.video import read_video
@@ -148,7 +148,7 @@ def test_damaged_chunks_are_named(files: Path) -> None:
         fresh.load(0)
     with pytest.raises(ValueError, match="does not hold clip 'b'"):
         fresh.load(1)
-    with pytest.raises(ValueError, match="cannot be read as the index"):
+    with pytest.raises(ValueError, match="index.json' cannot be read"):
         RealEstate10KChunks(files, SIZE)
 
 

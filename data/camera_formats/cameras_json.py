@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from jog3r.data.camera_formats.posed_frames import MAX_DISTORTION, PosedFrames, frames_of, matrix_of, number_of
-from jog3r.data.local_files import visible_files
-from jog3r.data.video import IMAGE_SUFFIXES
+from jog3r.data.recordings.pictures import picture_files
 
 __all__ = ["read_cameras_json"]
 
@@ -34,7 +33,7 @@ def read_cameras_json(path: Path) -> PosedFrames:
     folder, video = path.parent / "images", path.parent / "video.mp4"
     images: list[Path] = []
     if folder.is_dir():
-        images = visible_files(folder, IMAGE_SUFFIXES)
+        images = picture_files(folder)
         if len(images) != len(frames):
             raise ValueError(f"{str(folder)!r} holds {len(images)} images for {len(frames)} cameras")
     elif not video.is_file():

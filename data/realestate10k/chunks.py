@@ -5,22 +5,24 @@ being the numbers of the official files behind the time. `index.json` beside the
 """
 
 import io
-import json
+import logging
 import pickle
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from jog3r.data.clip import Clip
-from jog3r.data.realestate10k.files import check_cameras, posed_clip, read_captions, resize_posed
-from jog3r.data.source import MAX_FRAMES, check_resize_mode, list_hash
+from jog3r.data.local_files import read_json, visible_files
+from jog3r.data.realestate10k.base import RealEstate10KSource
+from jog3r.data.realestate10k.camera_files import CameraFile, check_cameras
 
 __all__ = ["RealEstate10KChunks"]
+
+logger = logging.getLogger(__name__)
 
 # All that torch.load raises for files of other kinds, random bytes and flipped bits.
 _UNREADABLE = (
@@ -28,7 +30,7 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-class RealEstate10KChunks:
+class RealEstate10KChunks(RealEstate10KSource):
     """A folder of chunks as a source of posed videos; depth is unknown.
 
     Args:
@@ -37,6 +39,7 @@ class RealEstate10KChunks:
         captions: json of captions by clip, see `read_captions`; chunks have none.
         resize_mode: "stretch" or "crop".
         default_caption: of clips that have none; None refuses them.
+        frame_step: take every n-th frame, from the first.
 
     Raises:
         ValueError: no index, or one of another layout.
@@ -49,59 +52,46 @@ class RealEstate10KChunks:
         captions: Path | None = None,
         resize_mode: str = "stretch",
         default_caption: str | None = None,
+        frame_step: int = 1,
     ):
+        super().__init__(size, captions, resize_mode, default_caption, frame_step)
         path = folder / "index.json"
-        try:
-            index = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{str(path)!r} cannot be read as the index of chunks ({error})") from error
+        index = read_json(path)
         if not isinstance(index, dict) or not index or not all(isinstance(name, str) for name in index.values()):
             raise ValueError(f"{str(path)!r} must map clip names to chunk files")
-        check_resize_mode(resize_mode)
+        unlisted = [file.name for file in visible_files(folder, (".torch",)) if file.name not in index.values()]
+        if unlisted:
+            logger.warning("%d chunks are not named by index.json and not read: %s", len(unlisted), ", ".join(unlisted[:5]))
         self._folder, self._chunks = folder, index
         # Neighbours share a chunk, which is opened once.
-        self.names: Sequence[str] = sorted(index, key=lambda key: index[key])
-        self._captions = {} if captions is None else read_captions(captions)
-        self._mode, self._default = resize_mode, default_caption
-        self.size = size
+        self.names = sorted(index, key=lambda key: index[key])
         self._lock = threading.Lock()
         self._open: tuple[str, dict[str, dict[str, Any]]] = ("", {})
 
-    def captions(self, index: int) -> tuple[str, str]:
-        """The clip's caption, the same for both directions."""
-        caption = self._captions.get(self.names[index], self._default)
-        if caption is None:
-            raise ValueError(f"no caption for clip {self.names[index]!r}")
-        return caption, caption
-
-    def expected_frames(self, index: int) -> None:
-        """Not known before its chunk has been read; `ValueError` if there is none."""
+    def _cameras(self, index: int) -> None:
         file = self._chunks[self.names[index]]
         if not (self._folder / file).is_file():
             raise ValueError(f"chunk {file!r} is missing")
 
-    def load(self, index: int) -> Clip:
-        """All frames of a clip; `ValueError` if its chunk is missing, damaged, or does not hold it."""
+    def _read(self, index: int) -> tuple[CameraFile, Iterator[np.ndarray | None]]:
         name = self.names[index]
         clip = self._clip(name)
         try:
             times, numbers = (np.asarray(clip[part], dtype=np.float64) for part in ("timestamps", "cameras"))
             cameras = check_cameras(str(clip["url"]), np.concatenate([times[:, None], numbers], 1), name)
-            if len(clip["images"]) > MAX_FRAMES:
-                raise ValueError(f"{name!r} has {len(clip['images'])} frames, more than {MAX_FRAMES}")
-            frames = np.stack(
-                [np.asarray(Image.open(io.BytesIO(bytes(image.numpy()))).convert("RGB")) for image in clip["images"]]
-            )
-        except (LookupError, AttributeError, TypeError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"clip {name!r} in {self._chunks[name]!r} is damaged or of another layout ({error!r})") from error
-        if len(frames) != len(times):
-            raise ValueError(f"clip {name!r} has {len(frames)} frames for {len(times)} cameras")
-        resized, intrinsics = resize_posed(frames, cameras, self.size, self._mode)
-        return posed_clip(resized, intrinsics, cameras, name, self.captions(index)[0])
+            images = list(clip["images"])
+        except (LookupError, TypeError) as error:
+            raise self._damaged(name, error) from error
+        return cameras, self._every(images, lambda image: self._decode(name, image))
 
-    def settings(self) -> dict[str, Any]:
-        """Kind, list and resizing."""
-        return {"kind": "realestate10k", "list_sha256": list_hash(self.names), "resize_mode": self._mode}
+    def _decode(self, name: str, image: Any) -> np.ndarray:
+        try:
+            return np.asarray(Image.open(io.BytesIO(bytes(image.numpy()))).convert("RGB"))
+        except (AttributeError, TypeError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise self._damaged(name, error) from error
+
+    def _damaged(self, name: str, error: Exception) -> ValueError:
+        return ValueError(f"clip {name!r} in {self._chunks[name]!r} is damaged or of another layout ({error!r})")
 
     def _clip(self, name: str) -> dict[str, Any]:
         import torch

@@ -11,9 +11,6 @@ from jog3r.commands.output_folder import UsageError
 def read_true_cameras(path: Path) -> np.ndarray:
     """Camera-to-world poses (F, 4, 4) from a cameras.json or a RealEstate10K camera file.
 
-    A RealEstate10K file has a first line with the source, then one line a frame: time, four intrinsics, two unused numbers, and
-    the world-to-camera matrix 3 x 4 by rows.
-
     Raises:
         UsageError: no such file, neither of the two formats, or a cameras.json with frames whose pose is unknown.
     """
@@ -29,14 +26,12 @@ def read_true_cameras(path: Path) -> np.ndarray:
         if unknown:
             raise UsageError(f"--true_cameras {str(path)!r} has no pose for {_ranges(unknown)}; give cameras that are all known")
         return _checked(path, poses)
+    from jog3r.data.realestate10k.camera_files import parse_camera_file
+
     try:
-        rows = np.array([[float(value) for value in line.split()] for line in content.decode().splitlines()[1:] if line.strip()])
-        world_to_camera = np.tile(np.eye(4), (len(rows), 1, 1))
-        world_to_camera[:, :3] = rows[:, 7:].reshape(-1, 3, 4)
-        poses = np.linalg.inv(world_to_camera)
-    except (ValueError, IndexError) as error:  # LinAlgError is a ValueError
+        return _checked(path, parse_camera_file(content.decode("utf-8", errors="replace"), path.name).poses)
+    except ValueError as error:
         raise UsageError(f"--true_cameras {str(path)!r} is neither a cameras.json nor a RealEstate10K file: {error}") from error
-    return _checked(path, poses)
 
 
 def _checked(path: Path, poses: np.ndarray) -> np.ndarray:

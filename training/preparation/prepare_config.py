@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jog3r.data.posed_video import PosedFolders
 from jog3r.data.realestate10k import RealEstate10K, RealEstate10KChunks, RealEstate10KTars
@@ -12,7 +12,7 @@ from jog3r.training.config import check_options_of
 
 __all__ = ["PrepareConfig", "build_source"]
 
-_VIDEOS = ("frames", "captions", "default_caption", "resize_mode")
+_VIDEOS = ("frames", "captions", "default_caption", "resize_mode", "frame_step")
 SOURCE_OPTIONS = {  # what each source takes; to another one the option would mean nothing, so it is refused
     "realestate10k": (*_VIDEOS, "cameras", "split"),
     "realestate10k_tars": _VIDEOS,
@@ -41,6 +41,7 @@ class PrepareConfig:
     captions: str | None = None  # json of captions
     default_caption: str | None = None  # of videos without one; without it they are skipped
     image_folder: str | None = None  # posed: such as images_4 of DL3DV-10K
+    frame_step: int = 1  # of real videos: take every n-th frame, which saves time and space
     procedural_split: Literal["train", "validation", "test"] = "train"  # procedural: part of the scenes
     first_clip: int = 0  # procedural: first scene
     num_clips: int = 200  # procedural: how many scenes
@@ -67,7 +68,7 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         counts = ("clips_per_shard", "captions_per_shard", "batch_size", "loader_threads", "min_frames", "height", "width")
-        for name in (*counts, "caption_length", "num_threads"):
+        for name in (*counts, "frame_step", "caption_length", "num_threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= self.max_bad_share <= 1:
@@ -93,24 +94,28 @@ def build_source(config: PrepareConfig) -> ClipSource:
         return ProceduralSource(config.procedural_split, config.first_clip, config.num_clips, config.num_frames, *size)
     if config.frames is None:
         raise ValueError(f"source={config.source} needs the option frames, the folder of the videos")
-    captions = None if config.captions is None else Path(config.captions)
+    common: dict[str, Any] = {
+        "size": size,
+        "captions": None if config.captions is None else Path(config.captions),
+        "resize_mode": config.resize_mode,
+        "default_caption": config.default_caption,
+        "frame_step": config.frame_step,
+    }
+    frames = Path(config.frames)
     if config.source == "posed":
-        return PosedFolders(Path(config.frames), size, captions, config.resize_mode, config.default_caption, config.image_folder)
+        return PosedFolders(frames, image_folder=config.image_folder, **common)
     if config.source == "realestate10k_tars":
-        return RealEstate10KTars(Path(config.frames), size, captions, config.resize_mode, config.default_caption)
+        return RealEstate10KTars(frames, **common)
     if config.source == "realestate10k_chunks":
-        return RealEstate10KChunks(Path(config.frames), size, captions, config.resize_mode, config.default_caption)
+        return RealEstate10KChunks(frames, **common)
     if config.source == "realestate10k_table":
         given = [name for name in ("table_split", "table_revision") if getattr(config, name) != getattr(PrepareConfig, name)]
-        if given and Path(config.frames).is_dir():
+        if given and frames.exists():
             raise ValueError(
                 f"{', '.join(given)} means nothing to the folder {config.frames!r}; it is for repositories of the hub"
             )
-        rows = open_table(config.frames, config.table_split, config.table_revision)
-        return RealEstate10KTable(rows, size, captions, config.resize_mode, config.default_caption)
+        return RealEstate10KTable(open_table(config.frames, config.table_split, config.table_revision), **common)
     if config.cameras is None:
         raise ValueError("source=realestate10k needs the option cameras, the folder of camera files")
     split = None if config.split is None else Path(config.split)
-    return RealEstate10K(
-        Path(config.cameras), Path(config.frames), size, captions, split, config.resize_mode, config.default_caption
-    )
+    return RealEstate10K(Path(config.cameras), frames, split=split, **common)
