@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from diffusers import FasterCacheConfig
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -165,12 +166,14 @@ class SamplingMixin:
         if hasattr(self.scheduler, "scale_model_input"):
             latents = self.scheduler.scale_model_input(latents, t)
         model_input = torch.cat([latents, latents]) if guided else latents
+        options: dict[str, Any] = {"encoder_hidden_states": embeds}
+        if mask is not None:  # FasterCache halves what it is given by these names, and cannot halve None
+            options["encoder_attention_mask"] = mask
         with self._step_caches(not tap):
             output = self.transformer(
                 model_input.to(self.transformer.dtype),
                 timestep=t.expand(model_input.shape[0]),
-                encoder_hidden_states=embeds,
-                encoder_attention_mask=mask,
+                **options,
                 return_features=tap,
                 attention_kwargs=self.attention_kwargs,
             )
@@ -192,6 +195,12 @@ class SamplingMixin:
         if config is None:
             yield
         elif allowed:
+            halves = isinstance(config, FasterCacheConfig) and not config.is_guidance_distilled
+            if halves and not self.do_classifier_free_guidance:
+                raise ValueError(
+                    "FasterCache takes the first half of a batch for the null caption's: set guidance_scale above 1, or "
+                    "FasterCacheConfig(is_guidance_distilled=True)"
+                )
             with self.transformer.cache_context("cond_uncond"):
                 yield
         else:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
+from diffusers import AutoencoderTiny, DDIMScheduler, FasterCacheConfig, FirstBlockCacheConfig, PyramidAttentionBroadcastConfig
 from tiny_components import MAX_LENGTH, PROMPT, seeded, tiny_head, tiny_pipeline, tiny_transformer, tiny_vae
 
 from jog3r import Jog3rPipelineOutput
@@ -307,6 +307,35 @@ def test_pyramid_attention_broadcast_skips_the_attention_that_is_named(kind, lay
     pipe.transformer.enable_cache(config)
     assert torch.isfinite(pipe(PROMPT, task="t2v", guidance_scale=1.0, generator=seeded(), **FAST).frames).all()
     assert calls[layer] < 4 and all(number == 4 for name, number in calls.items() if name != layer)
+
+
+def test_faster_cache_leaves_out_attention_and_the_null_caption_of_some_steps():
+    pipe, clips, layers = tiny_pipeline(), [], []
+    config = FasterCacheConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(-1, 1001),
+        unconditional_batch_skip_range=2,
+        unconditional_batch_timestep_skip_range=(-1, 1001),
+        low_frequency_weight_update_timestep_range=(99, 901),
+        high_frequency_weight_update_timestep_range=(-1, 301),
+        tensor_format="BCFHW",
+        attention_weight_callback=lambda _: 0.3,
+        current_timestep_callback=lambda: pipe.current_timestep,
+    )
+    pipe.transformer.enable_cache(config)
+    block = pipe.transformer.transformer_blocks[0]
+    block.register_forward_pre_hook(lambda _, given: clips.append(given[0].shape[0]))
+    block.spatial_attn.to_q.register_forward_hook(lambda *_: layers.append(1))
+    for _ in range(2):  # the state of one call is not the next one's; the last step is the tapped one, never cached
+        for prompt in (PROMPT, [PROMPT, "a room"]):  # one length, and two, which need a mask
+            assert torch.isfinite(
+                pipe(prompt, task="t2v", output_type="latent", generator=seeded(), num_inference_steps=4).frames
+            ).all()
+    assert clips == [2, 1, 2, 2, 4, 2, 4, 4] * 2 and len(layers) < len(clips)
+    with pytest.raises(ValueError, match="set guidance_scale above 1, or FasterCacheConfig"):
+        pipe(PROMPT, task="t2v", guidance_scale=1.0, num_inference_steps=2)
+    video = torch.rand(3, 16, 16, 3)
+    assert torch.isfinite(pipe(video=video, registration=False).pointmaps).all()
 
 
 def test_latents_are_normalised_channel_by_channel_and_back():
