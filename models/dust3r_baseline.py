@@ -17,9 +17,10 @@ from torch import nn
 from jog3r.models.layers import SelfAttentionBlock, rotary_2d
 from jog3r.models.pointmap_head import Pointmap3DHead, Pointmap3DHeadOutput
 from jog3r.models.registry import register_with_diffusers
+from jog3r.models.saving import ModelSavingMixin
 
 
-class Dust3rBaseline(ModelMixin, ConfigMixin, AttentionMixin):
+class Dust3rBaseline(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin):
     """DUSt3R with a linear head: images of a clip -> pointmaps of pairs. The defaults are the published 512-pixel model.
 
     Args:
@@ -31,6 +32,7 @@ class Dust3rBaseline(ModelMixin, ConfigMixin, AttentionMixin):
         norm_eps: of the layer norms.
     """
 
+    about = "DUSt3R, the image-encoder baseline that JOG3R is compared with: from images to pointmaps of pairs."
     _supports_gradient_checkpointing = True
     _no_split_modules = ["SelfAttentionBlock", "PairwiseDecoderBlock"]
     _repeated_blocks = ["SelfAttentionBlock", "PairwiseDecoderBlock"]

@@ -16,6 +16,7 @@ from torch import nn
 
 from jog3r.models.layers import Attention, FeedForward, SelfAttentionBlock, rotary_2d
 from jog3r.models.registry import register_with_diffusers
+from jog3r.models.saving import ModelSavingMixin
 
 ATTENTIONS = ("pairwise", "global")
 
@@ -60,7 +61,7 @@ class PairwiseDecoderBlock(nn.Module):
         return hidden_states + self.mlp(self.norm3(hidden_states))
 
 
-class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
+class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     """From the tapped features of a video to pointmaps with confidence, pair by pair or for all frames at once.
 
     Args:
@@ -77,6 +78,7 @@ class Pointmap3DHead(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
             then warns of its geometry. Training sets it to True.
     """
 
+    about = "The 3D head: from features of the video transformer to pointmaps of pairs of frames, with confidence."
     _supports_gradient_checkpointing = True
     _no_split_modules = ["PairwiseDecoderBlock", "SelfAttentionBlock"]
     _repeated_blocks = ["PairwiseDecoderBlock", "SelfAttentionBlock"]

@@ -28,6 +28,7 @@ from jog3r.models.layers import (
     modulate,
 )
 from jog3r.models.registry import register_with_diffusers
+from jog3r.models.saving import ModelSavingMixin
 
 
 @dataclass
@@ -95,7 +96,7 @@ class Jog3rTransformerBlock(nn.Module):
         return torch.addcmul(hidden_states, gate_mlp, mlp)
 
 
-class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin):
+class Jog3rTransformer3DModel(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin):
     """OpenSora 1.0's STDiT as a diffusers model, with the tapped features that JOG3R's 3D head reads.
 
     The defaults are the paper's full size (STDiT-XL/2). `null_caption`, the unconditional caption of guidance, is a buffer as
@@ -119,6 +120,7 @@ class Jog3rTransformer3DModel(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapt
         norm_eps: of the layer norms.
     """
 
+    about = "The video transformer (OpenSora 1.0's STDiT): denoises latents, and hands out features for the 3D head."
     _supports_gradient_checkpointing = True
     _no_split_modules = ["Jog3rTransformerBlock"]
     _repeated_blocks = ["Jog3rTransformerBlock"]

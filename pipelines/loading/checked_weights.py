@@ -1,16 +1,15 @@
-"""Loading that refuses what does not fit, saving with a card of our own, and the way to the hub."""
+"""Loading that refuses what does not fit, and saving with a card of our own."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
-from huggingface_hub import create_repo, file_exists
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
+from jog3r.models.saving import CARD_NAME, SavingMixin
 from jog3r.pipelines.loading.model_card import model_card
 
 # `DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo)` (with trust_remote_code=True) finds the class here.
@@ -22,7 +21,7 @@ __all__ = ["Jog3rPipeline"]
 '''
 
 
-class Jog3rCheckpointMixin:
+class Jog3rCheckpointMixin(SavingMixin):
     """`from_pretrained`, `save_pretrained` and `push_to_hub` of the pipeline; stands before `DiffusionPipeline`."""
 
     @classmethod
@@ -45,38 +44,25 @@ class Jog3rCheckpointMixin:
                 _check_weights(component, module, Path(folder), kwargs.get("variant"))
         return pipe
 
+    def card(self) -> str:
+        """The model card of the pipeline."""
+        return model_card(self)
+
+    def parts(self) -> dict[str, Any]:
+        """The components."""
+        return dict(self.components)  # type: ignore[attr-defined]  # of DiffusionPipeline
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save all components; a README.md (model card) and the custom-pipeline file are added where missing."""
-        if kwargs.pop("push_to_hub", False):
-            raise ValueError(
-                "save_pretrained(push_to_hub=True) would upload a card with the wrong import; call push_to_hub(repo_id)"
-            )
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]  # of DiffusionPipeline
-        for file_name, text in (("README.md", model_card(self)), ("pipeline.py", PIPELINE_SHIM)):
+        """Save all components; a README.md (model card) and the custom-pipeline file are added where missing.
+
+        Raises:
+            ValueError: see `SavingMixin.save_pretrained`.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)
+        for file_name, text in ((CARD_NAME, self.card()), ("pipeline.py", PIPELINE_SHIM)):
             path = Path(save_directory) / file_name
             if not path.exists():
                 path.write_text(text, encoding="utf-8")
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        create_pr: bool = False,
-        safe_serialization: bool = True,
-        variant: str | None = None,
-        subfolder: str | None = None,
-    ) -> str:
-        """Upload the pipeline with our model card; a card that the repository has stays. Arguments as in diffusers."""
-        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, safe_serialization=safe_serialization, variant=variant)
-            if file_exists(repo_id, "README.md", token=token):
-                (Path(folder) / "README.md").unlink()
-            return self._upload_folder(  # type: ignore[attr-defined]  # of PushToHubMixin
-                folder, repo_id, token=token, commit_message=commit_message, create_pr=create_pr, subfolder=subfolder
-            )
 
 
 def check_model_name(name: str) -> None:
