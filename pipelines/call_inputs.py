@@ -92,6 +92,8 @@ class CallInputs:
         Raises:
             ValueError, TypeError: naming the value got and what to change.
         """
+        if missing := [name for name in ("vae", "transformer", "scheduler") if getattr(pipe, name) is None]:
+            raise ValueError(f"this pipeline was loaded without {', '.join(missing)}: it encodes prompts and nothing else")
         for name in TENSORS:
             check_tensor(getattr(self, name), name)
         check_generators(self.generator)

@@ -117,7 +117,12 @@ def embed_texts(
 
     Returns:
         (B, max_length, D) and bool (B, max_length).
+
+    Raises:
+        ValueError: tokenizer or text encoder is None.
     """
+    if tokenizer is None or text_encoder is None:
+        raise ValueError("there is no text encoder or no tokenizer: pass prompt_embeds instead of a prompt")
     texts = clean_captions(texts) if clean else [text.lower().strip() for text in texts]
     tokens = tokenizer(
         texts, padding="max_length", max_length=max_length, truncation=True, return_attention_mask=True, return_tensors="pt"

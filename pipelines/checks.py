@@ -20,7 +20,7 @@ def check_task(task: str | None, has_video: bool, has_prompt: bool, has_head: bo
     """The task meant, and that its one input is there.
 
     Args:
-        task: one of `TASKS`; None means "v2c" with a video, else "t2v+c".
+        task: one of `TASKS`; None means "v2c" with a video, else "t2v+c", or "t2v" without a head.
         has_video: a video is given.
         has_prompt: a prompt or its embeddings are given.
         has_head: the pipeline has a pointmap head.
@@ -31,7 +31,7 @@ def check_task(task: str | None, has_video: bool, has_prompt: bool, has_head: bo
         raise ValueError("got both a prompt and a video; give the prompt to generate, or the video to find its cameras")
     if not has_video and not has_prompt:
         raise ValueError("got neither a prompt nor a video; give the prompt to generate, or the video to find its cameras")
-    task = task or ("v2c" if has_video else "t2v+c")
+    task = task or ("v2c" if has_video else "t2v+c" if has_head else "t2v")
     if task == "v2c" and not has_video:
         raise ValueError('task "v2c" finds the cameras of a video, but only a prompt is given')
     if task != "v2c" and has_video:

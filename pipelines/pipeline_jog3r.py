@@ -16,6 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from jog3r.models.pointmap_head import Pointmap3DHead, Pointmap3DHeadOutput
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
@@ -58,7 +59,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
     """Text to video with pointmaps and cameras, and video to cameras, from one transformer.
 
     Args:
-        vae: image VAE, applied frame by frame.
+        vae: image VAE, applied frame by frame. It, the transformer and the scheduler may be None to encode prompts alone.
         text_encoder, tokenizer: T5-type; None when embeddings are passed in.
         transformer: denoiser whose features the head reads.
         pointmap_head: from features to pointmaps; None for plain text to video.
@@ -66,18 +67,19 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->pointmap_head->vae"
-    _optional_components = ["text_encoder", "tokenizer", "pointmap_head"]
+    # without VAE, transformer or scheduler it only encodes prompts
+    _optional_components = ["text_encoder", "tokenizer", "pointmap_head", "vae", "transformer", "scheduler"]
     _callback_tensor_inputs = ["latents", *CaptionBatch.names]
     _told_untrained = False
 
     def __init__(  # noqa: D107  # the class says it
         self,
-        vae: AutoencoderKL | AutoencoderTiny,
+        vae: AutoencoderKL | AutoencoderTiny | None,
         text_encoder: T5EncoderModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
-        transformer: Jog3rTransformer3DModel,
+        transformer: Jog3rTransformer3DModel | None,
         pointmap_head: Pointmap3DHead | None,
-        scheduler: SchedulerMixin,
+        scheduler: SchedulerMixin | None,
     ):
         super().__init__()
         self.register_modules(
@@ -136,6 +138,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
         negative_prompt_attention_mask: Tensor | None = None,
         clean_caption: bool = False,
         device: torch.device | None = None,
+        max_sequence_length: int | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Texts to embeddings; embeddings that are given pass through.
 
@@ -143,12 +146,19 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
         tokens as the prompt has, as in OpenSora's sampling and training. For all its tokens pass
         `negative_prompt_embeds=transformer.null_caption[None]`.
 
+        Works without transformer, too: then the null caption is left to the call that gets the embeddings, and
+        `max_sequence_length` (tokens; None: the transformer's) is the tokenizer's.
+
         Returns:
             prompt_embeds (B, L, D), prompt_attention_mask bool (B, L) or None for all tokens, and the same for the negative
             prompt, perhaps of another L, None without guidance; B = prompts x num_videos_per_prompt.
+
+        Raises:
+            ValueError: there is neither a transformer nor a tokenizer to tell the longest caption.
         """
         device = device or self._execution_device
-        max_length = self.transformer.config.max_caption_length
+        dtype = self.transformer.dtype if self.transformer is not None else getattr(self.text_encoder, "dtype", None)
+        max_length = self._max_caption_length() if max_sequence_length is None else max_sequence_length
         if prompt_embeds is None:
             texts = [prompt] if isinstance(prompt, str) else list(prompt or [])
             prompt_embeds, prompt_attention_mask = embed_texts(
@@ -163,20 +173,30 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             negative_prompt_embeds, negative_prompt_attention_mask = embed_texts(
                 self.tokenizer, self.text_encoder, texts, max_length, device, clean_caption
             )
+        elif negative_prompt_embeds is None and self.transformer is None:
+            negative_prompt_attention_mask = None
         elif negative_prompt_embeds is None:
             negative_prompt_embeds = null_captions(self.transformer, num_prompts, device, length)
             negative_prompt_attention_mask = prompt_attention_mask
-        elif negative_prompt_embeds.shape[0] == 1:
+        elif negative_prompt_embeds is not None and negative_prompt_embeds.shape[0] == 1:
             negative_prompt_embeds = _repeat(negative_prompt_embeds, num_prompts)
             negative_prompt_attention_mask = _repeat(negative_prompt_attention_mask, num_prompts)
 
         repeats = num_videos_per_prompt
-        prompt_embeds = _repeat(prompt_embeds.to(device, self.transformer.dtype), repeats)
+        prompt_embeds = _repeat(prompt_embeds.to(device, dtype), repeats)
         prompt_attention_mask = _repeat(prompt_attention_mask, repeats, device)
         if negative_prompt_embeds is not None:
-            negative_prompt_embeds = _repeat(negative_prompt_embeds.to(device, self.transformer.dtype), repeats)
+            negative_prompt_embeds = _repeat(negative_prompt_embeds.to(device, dtype), repeats)
             negative_prompt_attention_mask = _repeat(negative_prompt_attention_mask, repeats, device)
         return prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask
+
+    def _max_caption_length(self) -> int:
+        if self.transformer is not None:
+            return self.transformer.config.max_caption_length
+        length = getattr(self.tokenizer, "model_max_length", VERY_LARGE_INTEGER)
+        if length >= VERY_LARGE_INTEGER:
+            raise ValueError("without transformer the longest caption is not known: pass max_sequence_length (OpenSora: 120)")
+        return length
 
     def prepare_video(self, video: Any, height: int | None = None, width: int | None = None) -> Tensor:
         """A video in any accepted form to (B, F, 3, H, W) float32 in 0..1, stretched to height x width where these are given.
@@ -294,7 +314,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
         Args:
             prompt: one text or several; not empty.
             video: path, list of PIL images, or array/tensor (F, H, W, 3), (B, F, H, W, 3) or (B, F, 3, H, W), uint8 or 0..1.
-            task: "t2v", "t2v+c" or "v2c"; None means "v2c" if a video is given, else "t2v+c".
+            task: "t2v", "t2v+c" or "v2c"; None means "v2c" if a video is given, else "t2v+c", or "t2v" without a head.
             negative_prompt: what to steer away from; None is the learned null caption.
             num_frames, height, width: of the video to generate; None is what the model was made for. With a video, height and
                 width stretch it to that size; without them its own must be a multiple of `token_size`.

@@ -180,8 +180,8 @@ def test_refuses_components_that_do_not_fit():
         tiny_pipeline(pointmap_head=tiny_head(patch_size=16))(PROMPT)
     bare = tiny_pipeline(pointmap_head=None)
     with pytest.raises(ValueError, match='use task "t2v"'):
-        bare(PROMPT)
-    assert bare(PROMPT, task="t2v", num_inference_steps=1, output_type="latent").frames.shape == (1, 4, 4, 4, 4)
+        bare(PROMPT, task="t2v+c")
+    assert bare(PROMPT, num_inference_steps=1, output_type="latent").frames.shape == (1, 4, 4, 4, 4)
 
 
 def test_nan_that_arises_while_sampling_is_refused(pipe):

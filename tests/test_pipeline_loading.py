@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tiny_components import PROMPT, seeded, tiny_pipeline
 
 from jog3r import Jog3rPipeline, tiny_checkpoint
+from jog3r.models import saving
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = dict(num_inference_steps=2, output_type="latent", registration=False)
@@ -232,3 +234,50 @@ def test_the_example_of_the_docstring_runs_on_the_bundled_checkpoint():
     example = doctest.DocTestParser().get_doctest(textwrap.dedent(text).replace("```", ""), {}, "example", None, 0)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     assert len(example.examples) == 9 and runner.run(example).failed == 0
+
+
+def test_a_pipeline_without_transformer_encodes_prompts_saves_and_loads(model, tmp_path, expected):
+    nothing = dict(transformer=None, vae=None, scheduler=None, pointmap_head=None)
+    pipe = Jog3rPipeline.from_pretrained(model, **nothing)
+    embeds, mask, negative, negative_mask = pipe.encode_prompt(PROMPT)
+    assert negative is None and negative_mask is None  # the null caption is the transformer's: left to the call
+    assert pipe.encode_prompt(PROMPT, negative_prompt="a chair")[2].shape == embeds.shape
+    whole = quiet(Jog3rPipeline.from_pretrained(model, text_encoder=None, tokenizer=None))
+    output = whole(prompt_embeds=embeds, prompt_attention_mask=mask, generator=seeded(), **RUN)
+    torch.testing.assert_close(output.frames, expected.frames, rtol=1e-4, atol=1e-4)
+    pipe.save_pretrained(tmp_path / "text")
+    again = Jog3rPipeline.from_pretrained(tmp_path / "text")
+    assert torch.equal(again.encode_prompt(PROMPT)[0], embeds)
+    assert "not a whole pipeline: vae, transformer, scheduler must be passed" in (tmp_path / "text" / "README.md").read_text()
+    with pytest.raises(ValueError, match="loaded without vae, transformer, scheduler"):
+        again(PROMPT)
+    again.tokenizer.model_max_length = int(1e30)
+    with pytest.raises(ValueError, match="pass max_sequence_length"):
+        again.encode_prompt(PROMPT)
+    assert torch.equal(again.encode_prompt(PROMPT, max_sequence_length=8)[0], embeds)
+    with pytest.raises(ValueError, match="no text encoder or no tokenizer"):
+        whole.encode_prompt(PROMPT)
+
+
+def test_without_a_head_a_prompt_means_video_alone(model, expected):
+    pipe = quiet(Jog3rPipeline.from_pretrained(model, pointmap_head=None))
+    output = pipe(PROMPT, generator=seeded(), num_inference_steps=2, output_type="latent")
+    torch.testing.assert_close(output.frames, expected.frames, rtol=1e-4, atol=1e-4)
+    assert output.pointmaps is None
+
+
+def test_uploaded_parts_say_what_they_are(monkeypatch, tmp_path):
+    """The upload itself needs the hub; what would go up is looked at here."""
+    pipe, cards = tiny_pipeline(), []
+    monkeypatch.setattr(saving, "create_repo", lambda repo_id, **_: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(saving, "file_exists", lambda *_, **__: False)
+    for part in (pipe, pipe.transformer, pipe.pointmap_head):
+        monkeypatch.setattr(
+            type(part), "_upload_folder", lambda _, folder, *__, **___: cards.append(Path(folder, "README.md").read_text())
+        )
+        part.push_to_hub("me/mine")
+        with pytest.raises(ValueError, match="call push_to_hub"):
+            part.save_pretrained(tmp_path, push_to_hub=True)
+    assert "Jog3rPipeline.from_pretrained" in cards[0]
+    assert "The video transformer" in cards[1] and "Jog3rTransformer3DModel.from_pretrained" in cards[1]
+    assert "The 3D head" in cards[2] and "from jog3r import Pointmap3DHead" in cards[2] and "- feature_dim: 16" in cards[2]

@@ -61,12 +61,16 @@ def model_card(pipe: Any) -> str:
         if hasattr(module, "parameters") and callable(module.parameters)
     ]
     rows.append(f"| scheduler | {type(pipe.scheduler).__name__} |")
+    missing = [name for name in ("vae", "transformer", "scheduler") if getattr(pipe, name) is None]
+    warnings = [UNTRAINED_HEAD] if is_untrained(pipe.pointmap_head) else []
+    if missing:
+        warnings.append(f"not a whole pipeline: {', '.join(missing)} must be passed to `from_pretrained`")
     return _TEMPLATE.format(
-        warning=f"\n**Warning**: {UNTRAINED_HEAD}.\n" if is_untrained(pipe.pointmap_head) else "",
+        warning="".join(f"\n**Warning**: {text}.\n" for text in warnings),
         rows="\n".join(rows),
         training=NOT_STATED,
-        size=pipe.default_size,
-        num_frames=pipe.transformer.config.num_frames,
+        size=256 if pipe.transformer is None else pipe.default_size,
+        num_frames=16 if pipe.transformer is None else pipe.transformer.config.num_frames,
     )
 
 
