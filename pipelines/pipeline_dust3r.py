@@ -10,6 +10,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.video_processor import VideoProcessor
 
 from jog3r.models.dust3r_baseline import Dust3rBaseline
+from jog3r.models.registry import register_pipeline
 from jog3r.pipelines.checks import OUTPUT_TYPES, check_registration, check_size
 from jog3r.pipelines.geometry_steps import GeometryMixin
 from jog3r.pipelines.loading.checked_weights import Jog3rCheckpointMixin
@@ -87,3 +88,6 @@ class Dust3rPipeline(Jog3rCheckpointMixin, DiffusionPipeline, GeometryMixin):
         geometry = self.assemble_geometry(pairs, frames.shape[1], registration, registration_kwargs)
         self.maybe_free_model_hooks()
         return Jog3rPipelineOutput(frames=shown, pairwise=pairs, **geometry)
+
+
+register_pipeline(Dust3rPipeline)

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from jog3r.models.pointmap_head import Pointmap3DHead, Pointmap3DHeadOutput
+from jog3r.models.registry import register_pipeline
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
 from jog3r.pipelines import reconstruction
 from jog3r.pipelines.call_inputs import CallInputs, check_finite, check_generators, check_size
@@ -444,3 +445,6 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
 def _repeat(values: Tensor | None, times: int, device: torch.device | None = None) -> Tensor | None:
     """Each row `times` times in a row; None stays None."""
     return None if values is None else values.to(device or values.device).repeat_interleave(times, dim=0)
+
+
+register_pipeline(Jog3rPipeline)

@@ -1,5 +1,6 @@
 """Loading that refuses what does not fit, and saving with a card of our own."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from jog3r.models.saving import CARD_NAME, SavingMixin
+from jog3r.pipelines.loading.embedded_code import pipeline_with_code
 from jog3r.pipelines.loading.model_card import model_card
 
-# `DiffusionPipeline.from_pretrained(repo, custom_pipeline=repo)` (with trust_remote_code=True) finds the class here.
+# `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)` finds the class here.
 PIPELINE_SHIM = '''"""Lets DiffusionPipeline.from_pretrained(..., custom_pipeline=...) find the pipeline (package jog3r)."""
 
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
@@ -52,17 +54,41 @@ class Jog3rCheckpointMixin(SavingMixin):
         """The components."""
         return dict(self.components)  # type: ignore[attr-defined]  # of DiffusionPipeline
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """As diffusers; the class is this one, also where the index names the code that the folder carries."""
+        config: Any = super().load_config(*args, **kwargs)  # type: ignore[misc]  # of DiffusionPipeline
+        if isinstance(config, dict) and isinstance(config.get("_class_name"), list):
+            config["_class_name"] = config["_class_name"][-1]
+        return config
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, with_code: bool = False, **kwargs: Any) -> None:
         """Save all components; a README.md (model card) and the custom-pipeline file are added where missing.
+
+        Args:
+            save_directory: folder, made if missing.
+            *args: as diffusers.
+            with_code: put the source of this package into pipeline.py and name it in the index, for machines where jog3r is not
+                installed: `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`.
+            **kwargs: as diffusers.
 
         Raises:
             ValueError: see `SavingMixin.save_pretrained`.
         """
         super().save_pretrained(save_directory, *args, **kwargs)
+        if with_code:
+            self._add_code(Path(save_directory))
         for file_name, text in ((CARD_NAME, self.card()), ("pipeline.py", PIPELINE_SHIM)):
             path = Path(save_directory) / file_name
             if not path.exists():
                 path.write_text(text, encoding="utf-8")
+
+    def _add_code(self, folder: Path) -> None:
+        index = folder / "model_index.json"
+        config = json.loads(index.read_text(encoding="utf-8"))
+        config["_class_name"] = ["pipeline", type(self).__name__]
+        (folder / "pipeline.py").write_text(pipeline_with_code(type(self)), encoding="utf-8")
+        index.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def check_model_name(name: str) -> None:

@@ -37,6 +37,10 @@ result.pointmaps      # (B, F, H, W, 3); scale: frame 1's points have a mean dis
 cameras = pipe(video="clip.mp4", height={size}, width={size})
 ```
 
+Needs the package `jog3r`; behind `from jog3r import Jog3rPipeline` diffusers' own `DiffusionPipeline.from_pretrained` works, too.
+Without the package load a folder that carries its code, saved by `pipe.save_pretrained(folder, with_code=True)`:
+`DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`.
+
 ## Model
 
 | | |
