@@ -21,11 +21,12 @@ from diffusers.training_utils import EMAModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from jog3r import Jog3rTransformer3DModel, Pointmap3DHead, tiny_checkpoint
+from jog3r.pipelines.reconstruction import noise_latents
 from jog3r.training.build import build_joint_model, select_trainable
 from jog3r.training.clips.step_batches import StepNoise, draw_step_noise
 from jog3r.training.config import TrainConfig
 from jog3r.training.joint_model import JointModel, reconstruction_loss
-from jog3r.training.losses import add_training_noise, generation_loss
+from jog3r.training.losses import generation_loss
 from jog3r.training.optimization import build_optimizers
 
 Losses: TypeAlias = Callable[[JointModel, dict[str, torch.Tensor], StepNoise, TrainConfig], torch.Tensor]
@@ -73,7 +74,7 @@ def plain_losses(joint: JointModel, batch: dict[str, torch.Tensor], draws: StepN
     """Both losses by two separate passes through all blocks, the empty caption embedded for every clip."""
     count = config.generation_batch
     null = joint.transformer.null_caption
-    noisy = add_training_noise(batch["latents"], draws.noise, draws.timesteps, joint.scheduler)
+    noisy = noise_latents(joint.scheduler, batch["latents"], draws.noise, draws.timesteps)
     text = torch.where(draws.drop_caption[:, None, None], null[None], batch["caption_embeds"][:count])
     mask = batch["caption_mask"][:count].bool()
     sample = joint.transformer(noisy[:count], draws.timesteps[:count], text, mask).sample

@@ -66,22 +66,34 @@ def is_flow_matching(scheduler: Any) -> bool:
     )
 
 
-def noise_latents(scheduler: Any, latents: Tensor, noise: Tensor, timestep: float) -> Tensor:
-    """Clean latents (B, C, F, h, w) at noise level `timestep`, scaled as the transformer sees them while sampling.
+def noise_latents(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor | float) -> Tensor:
+    """Mix noise into clean latents as the transformer sees them, in training, in video to cameras and while sampling.
 
     Computed from the training schedule itself: the schedulers' own `add_noise` knows only the steps of the last
-    `set_timesteps`, and some of them need `scale_model_input` afterwards.
+    `set_timesteps` (DPM-Solver's runs backwards before any), and some need `scale_model_input` afterwards.
+
+    Args:
+        scheduler: of diffusers, DDPM-type or flow matching.
+        latents, noise (B, C, F, h, w): clean latents and unit Gaussian noise.
+        timesteps (B,) or one number: steps of the training schedule.
+
+    Raises:
+        ValueError: the scheduler has no training schedule.
     """
+    steps = torch.as_tensor(timesteps, device=latents.device).expand(latents.shape[0])  # (B,)
     if is_flow_matching(scheduler):
-        sigma = timestep / num_train_timesteps(scheduler)
-        return (1 - sigma) * latents + sigma * noise
-    if not hasattr(scheduler, "alphas_cumprod"):
+        sigma = steps.to(latents) / num_train_timesteps(scheduler)
+        signal = 1 - sigma
+    elif hasattr(scheduler, "alphas_cumprod"):
+        alpha = scheduler.alphas_cumprod.to(latents.device)[steps.float().round().long()]
+        signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()  # before they are rounded to bf16, where alpha is 1 at step 0
+    else:
         raise ValueError(
             f"{type(scheduler).__name__} has no training schedule (alphas_cumprod) to noise a video with; use a DDPM-type or "
             "flow-matching scheduler"
         )
-    alpha = scheduler.alphas_cumprod[round(timestep)].to(latents)
-    return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    shape = (-1, *[1] * (latents.ndim - 1))
+    return signal.to(latents.dtype).view(shape) * latents + sigma.to(latents.dtype).view(shape) * noise
 
 
 def learns_variance(scheduler: Any) -> bool:

@@ -9,6 +9,7 @@ from tiny_components import PROMPT, seeded, tiny_pipeline
 
 from jog3r.pipelines.captions import CaptionBatch
 from jog3r.pipelines.reconstruction import find_tap_step, is_flow_matching, noise_latents
+from jog3r.training.losses import generation_target
 
 PLAIN = dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
 SPACINGS = ("leading", "linspace", "trailing")
@@ -117,23 +118,42 @@ def test_sampling_is_refused_before_the_transformer_runs():
     pipe(PROMPT, num_inference_steps=10, task="t2v", output_type="latent")  # plain video needs no tap
 
 
-def test_noise_of_a_given_video_is_that_of_the_schedule():
-    latents, noise = torch.randn(2, 4, 3, 2, 2), torch.randn(2, 4, 3, 2, 2)
-    ddpm = diffusers.DDPMScheduler(**PLAIN)
-    expected = ddpm.add_noise(latents, noise, torch.tensor([20, 20]))
-    torch.testing.assert_close(noise_latents(ddpm, latents, noise, 20), expected)
-    # Euler's model input after scaling is the same, so one rule serves all
-    euler = diffusers.EulerDiscreteScheduler(**PLAIN, timestep_spacing="leading")
-    euler.set_timesteps(1000)
-    scaled = euler.scale_model_input(euler.add_noise(latents, noise, torch.tensor([20.0, 20.0])), torch.tensor(20.0))
-    torch.testing.assert_close(noise_latents(euler, latents, noise, 20), scaled, rtol=1e-4, atol=1e-4)
-    flow = diffusers.FlowMatchEulerDiscreteScheduler()
-    flow.set_timesteps(1000)
-    step = flow.timesteps[-20:-19]
-    torch.testing.assert_close(
-        noise_latents(flow, latents, noise, float(step)), flow.scale_noise(latents, step, noise), rtol=1e-5, atol=1e-5
-    )
-    assert is_flow_matching(flow) and not is_flow_matching(ddpm)
+@pytest.mark.parametrize(("name", "config"), SCHEDULERS, ids=IDS)
+def test_noise_is_what_the_scheduler_itself_mixes_in(name, config):
+    """Its own noising knows the steps of a sampling alone, and the model sees the result after `scale_model_input`."""
+    scheduler = build(name, config)
+    latents, noise = torch.randn(3, 4, 3, 2, 2), torch.randn(3, 4, 3, 2, 2)
+    levels = torch.tensor([10, 500, 990])
+    early = noise_latents(scheduler, latents, noise, levels)
+    scheduler.set_timesteps(50)
+    assert torch.equal(noise_latents(scheduler, latents, noise, levels), early)  # of the training schedule alone
+    one = noise_latents(scheduler, latents[1:2], noise[1:2], 500.0)
+    torch.testing.assert_close(one, early[1:2])
+    if config.get("use_karras_sigmas") or config.get("shift"):
+        return  # steps that are whole numbers no more
+    step = scheduler.timesteps[30:31]
+    mix = scheduler.scale_noise if hasattr(scheduler, "scale_noise") else None
+    expected = mix(latents, step, noise) if mix else scheduler.add_noise(latents, noise, step.expand(3))
+    if hasattr(scheduler, "scale_model_input"):
+        scheduler.is_scale_input_called = True
+        expected = scheduler.scale_model_input(expected, step[0])
+    torch.testing.assert_close(noise_latents(scheduler, latents, noise, float(step)), expected, rtol=5e-3, atol=5e-3)
+
+
+def test_flow_sigmas_of_a_solver_are_flow_matching_in_training_too():
+    clean, noise, timesteps = torch.randn(3, 4, 2, 2, 2), torch.randn(3, 4, 2, 2, 2), torch.tensor([0, 500, 1000])
+    solver = build("DPMSolverMultistepScheduler", {**PLAIN, "use_flow_sigmas": True, "prediction_type": "flow_prediction"})
+    for scheduler in (diffusers.FlowMatchEulerDiscreteScheduler(), solver):
+        assert is_flow_matching(scheduler)
+        noisy = noise_latents(scheduler, clean, noise, timesteps)
+        torch.testing.assert_close(noisy, torch.stack([clean[0], (clean[1] + noise[1]) / 2, noise[2]]))
+        assert torch.equal(generation_target(clean, noise, timesteps, scheduler), noise - clean)
+    assert not is_flow_matching(diffusers.DDPMScheduler(**PLAIN))
+    mixed = build("DPMSolverMultistepScheduler", {**PLAIN, "use_flow_sigmas": True, "prediction_type": "v_prediction"})
+    with pytest.raises(ValueError, match="without flow matching, v_prediction"):
+        generation_target(clean, noise, timesteps, mixed)
+    with pytest.raises(ValueError, match="EDMEulerScheduler has no training schedule"):
+        noise_latents(diffusers.EDMEulerScheduler(), clean, noise, timesteps)
 
 
 def test_variance_channels_go_to_schedulers_that_learn_variance_only():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import training_cases
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler
 from tiny_components import tiny_pipeline
 from training_cases import SIZE, run_here
 from training_runs import weights_of
@@ -21,7 +21,7 @@ from jog3r.training.clips.clip_stream import ProceduralStream
 from jog3r.training.clips.step_batches import draw_step_noise
 from jog3r.training.config import TrainConfig
 from jog3r.training.joint_model import JointModel
-from jog3r.training.losses import add_training_noise, generation_loss, pointmap_loss
+from jog3r.training.losses import generation_loss, pointmap_loss
 from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,19 +97,6 @@ def test_merged_batch_equals_two_separate_passes(joint: JointModel) -> None:
     arguments += [batch["valid"][2:][:, draws.pairs[:, 0]], batch["valid"][2:][:, draws.pairs[:, 1]]]
     expected = pointmap_loss(*(value.flatten(0, 1) for value in arguments))
     torch.testing.assert_close(losses["reconstruction"], expected, rtol=1e-5, atol=1e-6)
-
-
-def test_training_noise_does_not_depend_on_the_sampler() -> None:
-    """DPM-Solver's own `add_noise` runs backwards before `set_timesteps` and knows only sampling steps after it."""
-    clean, noise, timesteps = torch.randn(3, 4, 2, 2, 2), torch.randn(3, 4, 2, 2, 2), torch.tensor([0, 20, 999])
-    settings = dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
-    expected = DDPMScheduler(**settings).add_noise(clean, noise, timesteps)
-    solver = DPMSolverMultistepScheduler(**settings)
-    for _ in range(2):
-        torch.testing.assert_close(add_training_noise(clean, noise, timesteps, solver), expected)
-        solver.set_timesteps(5)
-    flow = add_training_noise(clean, noise, torch.tensor([0, 500, 1000]), FlowMatchEulerDiscreteScheduler())
-    torch.testing.assert_close(flow, torch.stack([clean[0], (clean[1] + noise[1]) / 2, noise[2]]))
 
 
 def test_generation_branch_gets_no_gradient_from_reconstruction(joint: JointModel) -> None:

@@ -10,8 +10,8 @@ from training_cases import batch_and_draws, built, settings
 from training_runs import float32_layer_norm
 
 from jog3r.geometry.pointmaps import pointmaps_in_first_camera
+from jog3r.pipelines.reconstruction import noise_latents
 from jog3r.training.joint_model import ImageModel, reconstruction_loss
-from jog3r.training.losses import add_training_noise
 
 
 class ExactAnswer(nn.Module):
@@ -55,5 +55,5 @@ def test_weights_in_bf16_take_a_batch_in_float32(monkeypatch: pytest.MonkeyPatch
 
 def test_noise_of_the_first_steps_outlives_bf16() -> None:
     noise = torch.ones(2, 1, 1, 1, 1, dtype=torch.bfloat16)
-    noisy = add_training_noise(torch.zeros_like(noise), noise, torch.tensor([0, 9]), DDPMScheduler())
+    noisy = noise_latents(DDPMScheduler(), torch.zeros_like(noise), noise, torch.tensor([0, 9]))
     torch.testing.assert_close(noisy.flatten().float(), torch.tensor([0.01, 0.0432]), rtol=1e-2, atol=0)

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from jog3r.geometry.pointmaps import pointmaps_in_first_camera
+from jog3r.pipelines.reconstruction import noise_latents
 from jog3r.training.clips.step_batches import StepNoise
 from jog3r.training.config import TrainConfig
-from jog3r.training.losses import add_training_noise, generation_loss, pointmap_loss
+from jog3r.training.losses import generation_loss, pointmap_loss
 
 
 class JointModel(nn.Module):
@@ -36,7 +37,7 @@ class JointModel(nn.Module):
     def _losses(self, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> dict[str, torch.Tensor]:
         latents = batch["latents"]  # (B, C, F, h, w)
         captions, mask = self._captions(batch, draws)
-        noisy = add_training_noise(latents, draws.noise, draws.timesteps, self.scheduler)
+        noisy = noise_latents(self.scheduler, latents, draws.noise, draws.timesteps)
         output = self.transformer(
             noisy,
             draws.timesteps,

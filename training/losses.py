@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from jog3r.pipelines.reconstruction import is_flow_matching
+
 _HALF_BIN = 1 / 255  # half the width of one of 256 levels in [-1, 1]: the variational bound treats latents like pixels
 
 
@@ -35,32 +37,14 @@ def generation_target(clean: torch.Tensor, noise: torch.Tensor, timesteps: torch
         return clean
     if prediction_type == "flow_prediction":
         return noise - clean
-    if prediction_type == "v_prediction":
+    if prediction_type == "v_prediction" and not is_flow_matching(scheduler):
         alphas_cumprod = scheduler.alphas_cumprod.to(clean.device)[timesteps]  # (B,)
         signal, sigma = _per_sample(alphas_cumprod.sqrt(), clean), _per_sample((1 - alphas_cumprod).sqrt(), clean)
         return signal * noise - sigma * clean
-    raise ValueError(f"prediction_type must be epsilon, v_prediction, sample or flow_prediction, got {prediction_type!r}")
-
-
-def add_training_noise(clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, scheduler: Any) -> torch.Tensor:
-    """Mix noise into clean latents at the given steps of the training schedule.
-
-    Not `scheduler.add_noise`: that of most schedulers reads tables of the last `set_timesteps`, and DPM-Solver's, before any,
-    runs backwards. This one is computed from the training schedule alone.
-
-    Args:
-        clean, noise (B, C, F, h, w): clean latents and unit Gaussian noise.
-        timesteps (B,): steps of the training schedule, integers.
-        scheduler: as in `generation_target`.
-
-    Returns:
-        (B, C, F, h, w).
-    """
-    if not hasattr(scheduler, "alphas_cumprod"):  # flow matching
-        sigma = _per_sample(timesteps.to(clean) / scheduler.config.num_train_timesteps, clean)
-        return (1 - sigma) * clean + sigma * noise
-    alphas_cumprod = scheduler.alphas_cumprod.to(clean.device)[timesteps]  # (B,), 1 at step 0 if rounded to bf16
-    return _per_sample(alphas_cumprod.sqrt(), clean) * clean + _per_sample((1 - alphas_cumprod).sqrt(), clean) * noise
+    raise ValueError(
+        "prediction_type must be epsilon, sample, flow_prediction or, without flow matching, v_prediction, "
+        f"got {prediction_type!r}"
+    )
 
 
 def generation_loss(
