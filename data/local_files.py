@@ -1,12 +1,15 @@
 """Small files and folders of the user's: which of them count, in which order, and their text."""
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_hidden", "natural_key", "read_json", "read_text", "visible_files"]
+__all__ = ["is_hidden", "natural_key", "read_json", "read_text", "visible_files", "warn_unread"]
+
+logger = logging.getLogger(__name__)
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
@@ -50,3 +53,14 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as json ({error})") from error
+
+
+def warn_unread(what: str, names: Sequence[str]) -> None:
+    """Say in the log what of the user's is not read, so that nothing is left out without a word.
+
+    Args:
+        what: what they are and why, in words that follow a number.
+        names: of what is not read; the first five are shown.
+    """
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    logger.warning("%d %s; not read: %s", len(names), what, shown)

@@ -4,7 +4,6 @@ Reading the three camera formats is in `camera_formats`; here frames are found, 
 Letters: F frames, H W pixels.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from PIL import Image, UnidentifiedImageError
 
 from jog3r.data.camera_formats import PosedFrames, find_cameras, read_posed_frames
 from jog3r.data.camera_formats.lenses import Straightener
-from jog3r.data.camera_formats.scenes import LOOKED_FOR
+from jog3r.data.camera_formats.scenes import LOOKED_FOR, other_models
 from jog3r.data.clip import Clip
-from jog3r.data.local_files import is_hidden, read_text, visible_files
+from jog3r.data.local_files import is_hidden, read_text, visible_files, warn_unread
 from jog3r.data.poses import rebase_poses
 from jog3r.data.realestate10k.lists import read_captions
 from jog3r.data.recordings.pictures import IMAGE_SUFFIXES
@@ -26,7 +25,6 @@ from jog3r.data.video_stream import stream_video
 
 __all__ = ["PosedFolders"]
 
-logger = logging.getLogger(__name__)
 CAPTION_FILE = "caption.txt"
 
 
@@ -68,8 +66,9 @@ class PosedFolders:
         if not self._folders:
             raise ValueError(f"{str(root)!r} holds no {LOOKED_FOR}, at any depth")
         if unposed:
-            names = ", ".join(folder.relative_to(root).as_posix() for folder in unposed[:5])
-            logger.warning("%d folders of images have no cameras and are not read: %s", len(unposed), names)
+            warn_unread("folders of images have no cameras", [folder.relative_to(root).as_posix() for folder in unposed])
+        if others := [path.relative_to(root).as_posix() for folder in self._folders for path in other_models(folder)]:
+            warn_unread("COLMAP models stand beside the first of their scene, which alone is read", others)
         self._captions = {} if captions is None else read_captions(captions)
         self._mode, self._default, self._image_folder, self._step = resize_mode, default_caption, image_folder, frame_step
         self.names: Sequence[str] = [

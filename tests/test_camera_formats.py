@@ -332,7 +332,15 @@ def test_folders_of_images_without_cameras_are_named(tmp_path: Path, caplog: pyt
     _write_ours(tmp_path / "a")
     (_write_ours(tmp_path / "b") / "cameras.json").unlink()
     assert list(PosedFolders(tmp_path, (24, 24)).names) == ["a"]
-    assert "1 folders of images have no cameras and are not read: b/images" in caplog.text
+    assert "1 folders of images have no cameras; not read: b/images" in caplog.text
+
+
+def test_further_models_of_a_scene_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_binary_model(tmp_path / "a")
+    write_binary_model(tmp_path / "b")
+    (tmp_path / "b/sparse/0").rename(tmp_path / "a/sparse/1")
+    assert list(PosedFolders(tmp_path, (24, 24)).names) == ["a"]
+    assert "1 COLMAP models stand beside the first of their scene, which alone is read; not read: a/sparse/1" in caplog.text
 
 
 def test_every_nth_frame_with_its_camera(tmp_path: Path) -> None:

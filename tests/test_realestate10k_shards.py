@@ -1,5 +1,6 @@
 """Tars and tables of strangers: nothing of them vanishes uncounted, and what is damaged is one line that names the file."""
 
+import json
 import logging
 import tarfile
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_files_that_belong_to_no_clip_are_named(files: Path, caplog: pytest.LogC
     extra = {"README.md": b"x", "index.json": b"{}", "a.caption.txt": b"a room", "a.depth.mp4": b"x"}
     source = RealEstate10KTars(write_tar(files / "tars/0.tar", {**clip_parts(files, "a"), **extra}), SIZE)
     assert list(source.names) == ["a"]
-    assert "0.tar: 4 files belong to no clip and are not read" in caplog.text
+    assert "4 files of 0.tar belong to no clip; not read: " in caplog.text
     assert all(name in caplog.text for name in extra)
 
 
@@ -336,7 +337,28 @@ def test_camera_files_of_a_mac_and_chunks_without_index_do_not_count_silently(
     folder, _ = write_chunks(files)
     (folder / "000002.torch").write_bytes(b"x")
     RealEstate10KChunks(folder, SIZE)
-    assert "1 chunks are not named by index.json and not read: 000002.torch" in caplog.text
+    assert "1 chunks are not named by index.json; not read: 000002.torch" in caplog.text
+    caplog.clear()
+    index = json.loads((folder / "index.json").read_text())
+    index.pop("b")
+    (folder / "index.json").write_text(json.dumps(index))
+    RealEstate10KChunks(folder, SIZE, default_caption="").load(0)
+    assert "1 clips of 000000.torch are not named by index.json; not read: b" in caplog.text
+    (files / "cameras/a.txt").unlink()
+    assert list(RealEstate10K(files / "cameras", files / "frames", SIZE).names) == list("bcde")
+    assert "1 videos have no camera file; not read: a.mp4" in caplog.text
+    caplog.clear()
+    (files / "list.txt").write_text("b")  # a list says what is wanted
+    RealEstate10K(files / "cameras", files / "frames", SIZE, split=files / "list.txt")
+    assert not caplog.records
+
+
+def test_two_images_of_one_time_are_refused(files: Path) -> None:
+    (files / "times/a").mkdir(parents=True)
+    for name in ("0.png", "1000.png", "1000.jpg", "2000.png", "3000.png"):
+        Image.new("RGB", (48, 32)).save(files / "times/a" / name)
+    with pytest.raises(ValueError, match="holds two images of the time 1000 us, one of them '1000.jpg'"):
+        RealEstate10K(files / "cameras", files / "times", SIZE, default_caption="").load(0)
 
 
 def test_true_cameras_are_read_by_the_same_parser(files: Path) -> None:

@@ -7,7 +7,7 @@ from jog3r.data.camera_formats.colmap import read_colmap
 from jog3r.data.camera_formats.posed_frames import PosedFrames, check_posed
 from jog3r.data.camera_formats.transforms_json import read_transforms_json
 
-__all__ = ["find_cameras", "read_posed_frames"]
+__all__ = ["find_cameras", "other_models", "read_posed_frames"]
 
 COLMAP_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0", "sparse_text/0")  # the last: our own export
 LOOKED_FOR = "transforms.json, cameras.json, or COLMAP model (images.bin or images.txt)"
@@ -25,6 +25,15 @@ def find_cameras(folder: Path) -> Path | None:
     halves = {path: (path.is_file(), path.with_name(f"cameras{path.suffix}").is_file()) for path in models}
     candidates = [path for path in candidates if path.is_file()] + [path for path in models if all(halves[path])]
     return next(iter(candidates + [path for path in models if any(halves[path])]), None)
+
+
+def other_models(folder: Path) -> list[Path]:
+    """Folders of further COLMAP models of a scene (sparse/1, ...), which COLMAP writes where images do not hang together."""
+    path = find_cameras(folder)
+    if path is None or path.parent.name != "0":
+        return []
+    others = (other for other in path.parent.parent.iterdir() if other.name.isdecimal() and other.name != "0")
+    return sorted(other for other in others if any((other / name).is_file() for name in ("images.bin", "images.txt")))
 
 
 def read_posed_frames(folder: Path, image_folder: str | None = None) -> PosedFrames:

@@ -5,7 +5,6 @@ being the numbers of the official files behind the time. `index.json` beside the
 """
 
 import io
-import logging
 import pickle
 import struct
 import threading
@@ -16,13 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jog3r.data.local_files import read_json, visible_files
+from jog3r.data.local_files import read_json, visible_files, warn_unread
 from jog3r.data.realestate10k.base import RealEstate10KSource
 from jog3r.data.realestate10k.camera_files import CameraFile, check_cameras
 
 __all__ = ["RealEstate10KChunks"]
-
-logger = logging.getLogger(__name__)
 
 # All that torch.load raises for files of other kinds, random bytes and flipped bits.
 _UNREADABLE = (
@@ -61,7 +58,7 @@ class RealEstate10KChunks(RealEstate10KSource):
             raise ValueError(f"{str(path)!r} must map clip names to chunk files")
         unlisted = [file.name for file in visible_files(folder, (".torch",)) if file.name not in index.values()]
         if unlisted:
-            logger.warning("%d chunks are not named by index.json and not read: %s", len(unlisted), ", ".join(unlisted[:5]))
+            warn_unread("chunks are not named by index.json", unlisted)
         self._folder, self._chunks = folder, index
         # Neighbours share a chunk, which is opened once.
         self.names = sorted(index, key=lambda key: index[key])
@@ -102,9 +99,12 @@ class RealEstate10KChunks(RealEstate10KSource):
                 try:
                     clips = torch.load(self._folder / file, map_location="cpu", weights_only=True)
                     self._open = (file, {clip["key"]: clip for clip in clips})
+                    unlisted = [key for key in self._open[1] if self._chunks.get(key) != file]
                 except _UNREADABLE as error:
                     reason = (str(error).splitlines() or [type(error).__name__])[0]
                     raise ValueError(f"chunk {file!r} is missing, damaged or of another layout ({reason})") from error
+                if unlisted:
+                    warn_unread(f"clips of {file} are not named by index.json", unlisted)
             clips_by_name = self._open[1]
         if name not in clips_by_name:
             raise ValueError(f"chunk {file!r} does not hold clip {name!r}, which the index puts there")

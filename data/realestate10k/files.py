@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jog3r.data.local_files import visible_files
+from jog3r.data.local_files import is_hidden, visible_files, warn_unread
 from jog3r.data.realestate10k.base import RealEstate10KSource
 from jog3r.data.realestate10k.camera_files import CameraFile, read_camera_file
 from jog3r.data.realestate10k.lists import VIDEO_SUFFIXES, Re10kEntry, read_split
@@ -61,6 +61,12 @@ class RealEstate10K(RealEstate10KSource):
             self._entries = read_split(split, frames, cameras)
         if not self._entries:
             raise ValueError(f"{str(cameras)!r} holds no camera files (*.txt)")
+        if split is None:
+            names = {entry.name for entry in self._entries}
+            found = [path for path in frames.iterdir() if not is_hidden(path.name)]
+            spare = [path.name for path in found if path.suffix.lower() in VIDEO_SUFFIXES and path.stem not in names]
+            if spare:
+                warn_unread("videos have no camera file", sorted(spare))
         self._frames = frames
         self.names = [entry.name for entry in self._entries]
 

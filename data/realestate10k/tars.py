@@ -3,7 +3,6 @@
 The tars are read in place: their headers are listed once, a clip is then two reads at known places. Local files, in any number.
 """
 
-import logging
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -11,14 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jog3r.data.local_files import is_hidden, visible_files
+from jog3r.data.local_files import is_hidden, visible_files, warn_unread
 from jog3r.data.realestate10k.base import RealEstate10KSource, stream_bytes
 from jog3r.data.realestate10k.camera_files import CameraFile, parse_camera_file
 from jog3r.data.realestate10k.lists import VIDEO_SUFFIXES, read_caption
 
 __all__ = ["RealEstate10KTars", "Sample", "list_tars"]
 
-logger = logging.getLogger(__name__)
 CAMERAS, CAPTION = ".txt", ".json"
 COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 _BLOCK = 512  # bytes, of which tars are made
@@ -149,8 +147,7 @@ def _list_tar(path: Path) -> dict[str, Sample]:
         else:
             samples[name] = Sample(places[videos[0]] if videos else None, places.get(CAMERAS), places.get(CAPTION))
     if strays:
-        shown = ", ".join(strays[:5]) + (", ..." if len(strays) > 5 else "")
-        logger.warning("%s: %d files belong to no clip and are not read: %s", path.name, len(strays), shown)
+        warn_unread(f"files of {path.name} belong to no clip", strays)
     return samples
 
 
