@@ -39,8 +39,8 @@ class PosedFolders:
         captions: a json of captions by folder name, see `read_captions`; else each folder's `caption.txt`.
         resize_mode: "crop" or "stretch".
         default_caption: of folders that have none; None refuses them.
-        image_folder: take the images of this folder instead of the one named in transforms.json (DL3DV-10K: "images_4", smaller
-            copies; the intrinsics follow).
+        image_folder: take the images of this folder instead of the one named in transforms.json, or of `images` (DL3DV-10K:
+            "images_4", smaller copies; the intrinsics follow).
         frame_step: take every n-th frame, from the first.
 
     Raises:

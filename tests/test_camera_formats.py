@@ -316,6 +316,29 @@ def _write_ours(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("write", [lambda folder: write_transforms(folder), lambda folder: _write_ours(folder)])
+def test_another_folder_of_images_is_taken_by_every_format(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    write(tmp_path)
+    with pytest.raises(ValueError, match="images_2"):
+        PosedFolders(tmp_path, (24, 32), default_caption="", image_folder="images_2").load(0)
+    (tmp_path / "images_2").mkdir()
+    for number in range(3):
+        Image.new("RGB", (32, 24), (number, 7, 9)).save(tmp_path / f"images_2/{number}.png")
+    clip = PosedFolders(tmp_path, (24, 32), default_caption="", image_folder="images_2").load(0)
+    assert clip.frames[2, 5, 5].tolist() == [2, 7, 9]
+    assert clip.intrinsics[0, 0, 0] == 20
+
+
+@pytest.mark.parametrize("word", ["pose_known", "registered"])
+def test_frames_of_ours_without_a_pose_are_refused(tmp_path: Path, word: str) -> None:
+    path = _write_ours(tmp_path) / "cameras.json"
+    document = json.loads(path.read_text())
+    document["frames"][1] = {**document["frames"][1], word: False}
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"has no pose for its frames \[1\]"):
+        read_posed_frames(tmp_path)
+
+
 def test_companions_of_a_mac_are_no_frames_and_no_scenes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = _write_ours(tmp_path / "a")
     for name in ("._000.png", ".DS_Store", "._0.png"):

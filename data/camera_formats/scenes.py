@@ -51,7 +51,7 @@ def read_posed_frames(folder: Path, image_folder: str | None = None) -> PosedFra
         raise ValueError(f"{str(folder)!r} holds no {LOOKED_FOR}")
     try:
         if path.name == "cameras.json":
-            posed = read_cameras_json(path)
+            posed = read_cameras_json(path, image_folder)
         elif path.name == "transforms.json":
             posed = read_transforms_json(path, image_folder)
         else:
