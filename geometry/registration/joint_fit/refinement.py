@@ -4,6 +4,7 @@ Gauss-Newton on the normal equations of the data (under the noise model, with ro
 lowers the objective with the weights as they are, else it is damped (Levenberg-Marquardt) until it does.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,9 +30,11 @@ from jog3r.geometry.robust import masked_median
 _ENOUGH = 0.3
 _TRIES = 8  # of one step, each shorter than the one before
 _FIRST_DAMPING, _MORE_DAMPING = 1e-3, 10.0  # relative to the diagonal of the normal equations
-_ROUNDING = (1e-6, 1e-3)  # of the objective, relative and absolute: chi-squared units, of which 1 is one standard deviation
+_ROUNDING = 3e-6  # of the objective per residual, each of which adds about 1
 _FEW_PIXELS = 400  # of a map, to tell how well it fits
-_WORSE, _WORSE_RAD = 1.5, 3e-4  # a fit is worse than the start's if its typical offset is this many times as large, plus that
+# A fit is worse than the start's if its typical offset (radians) is this many times as large, plus that; if the second holds for
+# most maps, the start is the better result. Smooth errors, such as those of a wrong lens, may be weighed down for good reasons.
+_WORSE, _FAR_WORSE = (1.5, 3e-4), (4.0, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,21 @@ def refine(samples: Samples, state: State, options: RefineOptions) -> Refined:
             prior, pull = motion_pull(system, layout, free, state, prior)
             system.pull(*pull)
         system.pull(*paper_pull(state, layout, options.temporal), paper_value(state, layout, options.temporal))
-        taken = _lowering_step(system, free, state, layout, _objective(assembler, layout, options.temporal, prior), damping)
-        if taken is None:
+        step, inverse = _solve(system, free, 0.0)
+        if not bool(torch.isfinite(inverse).all()):
             break  # the data define no step; what was reached so far stays, and its fit says what it is worth
-        converged = iteration > 2 and bool((taken.step.square() <= _ENOUGH**2 * taken.covariance.diagonal() + 1e-16).all())
-        stuck = taken.state is state and iteration > 1
-        state, covariance, damping = taken.state, taken.covariance, taken.damping
-        if converged or stuck:
+        covariance, before = inverse, state
+        limit = float(system.value) + _ROUNDING * float(assembler.samples.valid.sum())
+        if bool((step.square() <= _ENOUGH**2 * covariance.diagonal() + 1e-16).all()):
+            limit, damping, converged = math.inf, 0.0, iteration > 2  # what it gains is less than the rounding
+        objective = _objective(assembler, layout, options.temporal, prior)
+        state, damping = _lowering_step(system, free, state, layout, objective, limit, damping)
+        if converged or (state is before and iteration > 1):
             break
-    worse = _typical_offset(samples, state) > _WORSE * offset_before + _WORSE_RAD
+    offset = _typical_offset(samples, state)
+    worse, far_worse = (offset > factor * offset_before + slack for factor, slack in (_WORSE, _FAR_WORSE))
     asked_for = max(options.temporal.focal, options.temporal.translation) > 0
-    if not asked_for and float(worse.double().mean()) > 0.5:
+    if not asked_for and float(far_worse.double().mean()) > 0.5:
         state, converged = start, False
     frames = torch.arange(layout.num_frames, device=free.device)
     blocks = covariance[: layout.scales, : layout.scales].unflatten(0, (-1, 6)).unflatten(2, (-1, 6))[frames, :, frames]
@@ -118,34 +125,22 @@ def _objective(
     return value
 
 
-@dataclass(frozen=True)
-class _Taken:
-    """A step, the state behind it, the covariance at its beginning and the damping to begin the next one with."""
-
-    state: State
-    covariance: Tensor  # (n, n)
-    step: Tensor  # (n,)
-    damping: float
-
-
 def _lowering_step(
-    system: System, free: Tensor, state: State, layout: Layout, objective: Callable[[State], float], damping: float
-) -> _Taken | None:
-    """A step that lowers the objective; where none does, the state as it is and the step that was not taken.
-
-    None if the normal equations say nothing.
-    """
-    limit = float(system.value) * (1 + _ROUNDING[0]) + _ROUNDING[1]
-    full, covariance = _solve(system, free, 0.0)
-    if not bool(torch.isfinite(covariance).all()):
-        return None
+    system: System,
+    free: Tensor,
+    state: State,
+    layout: Layout,
+    objective: Callable[[State], float],
+    limit: float,
+    damping: float,
+) -> tuple[State, float]:
+    """The state after a step that brings the objective below the limit, or as it is where none does, and the next damping."""
     for _ in range(_TRIES):
-        step = full if damping == 0 else _solve(system, free, damping)[0]
-        moved = _apply(state, step, layout)
-        if moved.is_finite() and objective(moved) <= limit:
-            return _Taken(moved, covariance, step, damping / _MORE_DAMPING if damping > _FIRST_DAMPING else 0.0)
+        moved = _apply(state, _solve(system, free, damping)[0], layout)
+        if moved.is_finite() and (limit == math.inf or objective(moved) <= limit):
+            return moved, damping / _MORE_DAMPING if damping > _FIRST_DAMPING else 0.0
         damping = max(_MORE_DAMPING * damping, _FIRST_DAMPING)
-    return _Taken(state, covariance, full, damping)
+    return state, damping
 
 
 def _typical_offset(samples: Samples, state: State) -> Tensor:

@@ -54,7 +54,7 @@ def first_intrinsics(
             aspect_from_pointmap(few.points[: samples.num_pairs], centred, weights).double(), weights.sum(-1).double()
         )
         intrinsics = intrinsics.clone()
-        intrinsics[:, 1, 1] = ratio * intrinsics[:, 0, 0]
+        intrinsics[:, 1, 1] = torch.where(ratio > 0, ratio, 1.0) * intrinsics[:, 0, 0]  # 0 where no map says anything
         own = intrinsics[samples.frame[: samples.num_pairs]]
     centred = centred * torch.stack((torch.ones_like(own[0, 0, 0]), own[0, 0, 0] / own[0, 1, 1]))[:, None]
     focal = focal_from_pointmap(few.points[: samples.num_pairs], centred, weights).double()  # (P,)
