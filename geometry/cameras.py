@@ -2,11 +2,29 @@
 
 OpenCV axes (x right, y down, z forward). Poses are camera-to-world, 4x4; world is the camera of frame 1. Intrinsics are in
 pixels; the centre of the first pixel is (0, 0) and the principal point is (W / 2, H / 2) unless given. docs/conventions.md is
-the long form. All functions are batched over leading dimensions, differentiable, and keep dtype and device of their input.
+the long form. All functions take torch tensors (anything else is a TypeError), are batched over leading dimensions,
+differentiable, and keep dtype and device of their input.
 """
 
 import torch
 from torch import Tensor
+
+
+def check_tensors(**values: object) -> None:
+    """Refuse by name what is no tensor, and tensors on different devices.
+
+    Raises:
+        TypeError: a value that is no torch tensor.
+        ValueError: values on more than one device.
+    """
+    devices = {}
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch tensor, got {type(value).__name__}; torch.as_tensor takes arrays and lists")
+        devices[name] = value.device
+    if len(set(devices.values())) > 1:
+        found = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise ValueError(f"tensors must be on one device, got {found}")
 
 
 def pixel_grid(
@@ -23,11 +41,13 @@ def intrinsics_from_focal(focal_px: Tensor, height: int, width: int) -> Tensor:
     """Intrinsics (..., 3, 3) in pixels with the principal point at (W / 2, H / 2).
 
     Args:
-        focal_px: focal length (...,) for square pixels.
+        focal_px: focal length (...,) for square pixels; also numbers, arrays and lists.
         height: rows of the image.
         width: columns of the image.
     """
     focal_px = torch.as_tensor(focal_px)
+    if not focal_px.is_floating_point():  # whole numbers would cut W / 2 off
+        focal_px = focal_px.float()
     intrinsics = focal_px.new_zeros(*focal_px.shape, 3, 3)
     intrinsics[..., 0, 0] = focal_px
     intrinsics[..., 1, 1] = focal_px
@@ -55,6 +75,7 @@ def pixel_rays(intrinsics: Tensor, height: int, width: int) -> Tensor:
 
 def unproject(depth: Tensor, intrinsics: Tensor) -> Tensor:
     """Points (..., H, W, 3) in camera coordinates of depth (..., H, W), the z of the points, under intrinsics (..., 3, 3)."""
+    check_tensors(depth=depth, intrinsics=intrinsics)
     height, width = depth.shape[-2:]
     return depth[..., None] * pixel_rays(intrinsics, height, width)  # (..., H, W, 3)
 
@@ -95,6 +116,7 @@ def transform(poses: Tensor, points: Tensor) -> Tensor:
 
 def pose_from(rotation: Tensor, translation: Tensor) -> Tensor:
     """Poses (..., 4, 4) of rotations (..., 3, 3) and translations (..., 3)."""
+    check_tensors(rotation=rotation, translation=translation)
     top = torch.cat((rotation, translation[..., None]), dim=-1)  # (..., 3, 4)
     bottom = torch.zeros_like(top[..., :1, :])
     bottom[..., 0, 3] = 1
@@ -110,16 +132,19 @@ def invert(poses: Tensor) -> Tensor:
 
 def compose(b_to_c: Tensor, a_to_b: Tensor) -> Tensor:
     """T_a2c = T_b2c @ T_a2b, all (..., 4, 4)."""
+    check_tensors(b_to_c=b_to_c, a_to_b=a_to_b)
     return b_to_c @ a_to_b
 
 
 def relative_poses(poses: Tensor) -> Tensor:
     """Camera-to-world poses (..., F, 4, 4) re-expressed in the camera of the first of the F frames."""
+    _check_last(poses, (4, 4), "poses")
     return compose(invert(poses[..., :1, :, :]), poses)
 
 
 def hat(vector: Tensor) -> Tensor:
     """Cross-product matrices (..., 3, 3) of vectors (..., 3): hat(a) @ b = a x b."""
+    _check_last(vector, (3,), "vector")
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
     return torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), dim=-1).unflatten(-1, (3, 3))
@@ -127,6 +152,7 @@ def hat(vector: Tensor) -> Tensor:
 
 def so3_exp(rotation_vector: Tensor) -> Tensor:
     """Rotation matrices (..., 3, 3) of rotation vectors (..., 3) in radians; exact and differentiable at zero."""
+    _check_last(rotation_vector, (3,), "rotation_vector")
     angle_squared = (rotation_vector**2).sum(-1)[..., None, None]
     # Below the threshold the two ratios are their Taylor series: no division by zero, and no NaN gradient of sqrt at zero.
     small = angle_squared < 1e-8
@@ -198,10 +224,12 @@ def rotation_angle_deg(rotation: Tensor) -> Tensor:
 
 def nearest_rotation(matrix: Tensor) -> Tensor:
     """The rotation (..., 3, 3) nearest to matrices (..., 3, 3) in the Frobenius norm (determinant +1)."""
-    u, _, vh = torch.linalg.svd(matrix)
+    _check_last(matrix, (3, 3), "matrix")
+    # torch has no singular values of half-precision matrices.
+    u, _, vh = torch.linalg.svd(matrix if matrix.dtype in (torch.float32, torch.float64) else matrix.float())
     sign = torch.det(u @ vh)
     u = torch.cat((u[..., :2], u[..., 2:] * sign[..., None, None]), dim=-1)
-    return u @ vh
+    return (u @ vh).to(matrix.dtype)
 
 
 def umeyama_sim3(
@@ -216,10 +244,12 @@ def umeyama_sim3(
         scale (...,), rotation (..., 3, 3) and translation (..., 3). Points in one place give scale 1.
     """
     _check_last(source, (3,), "source")
+    _check_last(target, (3,), "target")
     if source.shape != target.shape:
         raise ValueError(f"source and target must have one shape, got {tuple(source.shape)} and {tuple(target.shape)}")
     if weights is None:
         weights = torch.ones_like(source[..., 0])
+    check_tensors(source=source, target=target, weights=weights)
     share = (weights / weights.sum(-1, keepdim=True).clamp(min=1e-300 if weights.dtype == torch.float64 else 1e-30))[..., None]
     source_mean, target_mean = (share * source).sum(-2), (share * target).sum(-2)  # (..., 3)
     source_centred, target_centred = source - source_mean[..., None, :], target - target_mean[..., None, :]
@@ -244,5 +274,6 @@ def _insert_dims(matrix: Tensor, leading: int, core: int) -> Tensor:
 
 
 def _check_last(tensor: Tensor, shape: tuple[int, ...], name: str) -> None:
+    check_tensors(**{name: tensor})
     if tuple(tensor.shape[-len(shape) :]) != shape:
         raise ValueError(f"{name} must end in {shape}, got shape {tuple(tensor.shape)}")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from jog3r.geometry.cameras import relative_poses, transform, unproject
+from jog3r.geometry.cameras import check_tensors, relative_poses, transform, unproject
 
 
 def pointmaps_in_first_camera(depth: Tensor, intrinsics: Tensor, poses: Tensor) -> Tensor:
@@ -18,6 +18,7 @@ def pointmaps_in_first_camera(depth: Tensor, intrinsics: Tensor, poses: Tensor) 
     Returns:
         Points in the unit of `depth` and `poses`, which must be the same.
     """
+    check_tensors(depth=depth, intrinsics=intrinsics, poses=poses)
     if depth.shape[:-2] != poses.shape[:-2] or depth.shape[:-2] != intrinsics.shape[:-2]:
         raise ValueError(
             "depth (..., F, H, W), intrinsics (..., F, 3, 3) and poses (..., F, 4, 4) must agree in leading dimensions, got "
@@ -36,6 +37,7 @@ def mean_distance(points: Tensor, valid: Tensor) -> Tensor:
     Returns:
         (...,); 1 where no point is valid, so that dividing by it changes nothing.
     """
+    check_tensors(points=points, valid=valid)
     distance = torch.where(valid, points.norm(dim=-1), points.new_zeros(()))
     count = valid.sum((-1, -2))
     mean = distance.sum((-1, -2)) / count.clamp(min=1)
@@ -57,6 +59,7 @@ def normalise_scale(
     Returns:
         pointmaps, poses and the factor (...,) by which lengths were multiplied.
     """
+    check_tensors(pointmaps=pointmaps, poses=poses, valid=valid)
     factor = 1 / mean_distance(pointmaps[..., 0, :, :, :], valid[..., 0, :, :])
     scaled_poses = poses.clone()
     scaled_poses[..., :3, 3] = poses[..., :3, 3] * factor[..., None, None]

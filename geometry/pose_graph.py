@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jog3r.geometry.cameras import check_tensors
 from jog3r.geometry.robust import geman_mcclure
 from jog3r.geometry.similarity import sim3_exp, sim3_inverse, sim3_log
 
@@ -49,6 +50,7 @@ class PoseGraph:
 
 def chain_nodes(transforms: Tensor) -> Tensor:
     """Nodes (K, 4, 4) -> world, world = node 0, of the transforms (K-1, 4, 4) from each node's successor to the node."""
+    check_tensors(transforms=transforms)
     nodes = [torch.eye(4, dtype=torch.float64, device=transforms.device)]
     for step in transforms.double():
         nodes.append(nodes[-1] @ step)
@@ -67,6 +69,7 @@ def solve_pose_graph(chain: Sequence[Edge], loops: Sequence[Edge] = (), *, max_i
         max_iterations: Gauss-Newton steps of each of the rounds between which loops are weighed anew.
 
     Raises:
+        TypeError: edges whose transform or information is no tensor.
         ValueError: edges that form no chain, loops to nodes that do not exist, values that are not finite or no covariance.
     """
     _check(chain, loops)
@@ -97,6 +100,7 @@ def _check(chain: Sequence[Edge], loops: Sequence[Edge]) -> None:
             raise ValueError(f"a loop must join nodes i < j in [0, {len(chain)}], got {edge.first} and {edge.second}")
     for edge in (*chain, *loops):
         name = f"edge ({edge.first}, {edge.second})"
+        check_tensors(**{f"transform of {name}": edge.transform, f"information of {name}": edge.information})
         if tuple(edge.transform.shape) != (4, 4) or tuple(edge.information.shape) != (7, 7):
             raise ValueError(
                 f"{name} needs a transform (4, 4) and an information (7, 7), "

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from jog3r.geometry.cameras import invert, project, transform, unproject
+from jog3r.geometry.cameras import check_tensors, invert, project, transform, unproject
 
 __all__ = ["OCCLUSION_TOLERANCE", "inside_image", "seen_from_first"]
 
@@ -36,12 +36,13 @@ def seen_from_first(
         Values (F-1, C, H, W), bilinear at the place in frame f where the point of frame 1's pixel lies; and (F-1, H, W) bool,
         False where that place is outside frame f, hidden there, behind its camera, or without known depth.
     """
+    check_tensors(values=values, depth=depth, poses=poses, intrinsics=intrinsics, valid=depth if valid is None else valid)
     count, channels, (height, width) = len(values), values.shape[1], values.shape[-2:]
     known = torch.ones_like(depth, dtype=torch.bool) if valid is None else valid
     world = transform(poses[0], unproject(depth[0], intrinsics[0]))  # (H, W, 3)
     points = transform(invert(poses[1:]), world.expand(count - 1, -1, -1, -1))  # (F-1, H, W, 3)
     pixels = project(points, intrinsics[1:])  # (F-1, H, W, 2)
-    found = _sample(torch.cat((values[1:], depth[1:, None], known[1:, None].float()), dim=1), pixels)  # (F-1, C+2, H, W)
+    found = _sample(torch.cat((values[1:], depth[1:, None], known[1:, None].to(values.dtype)), dim=1), pixels)  # (F-1, C+2, H, W)
     in_front = points[..., 2] > 0
     unhidden = points[..., 2] <= found[:, channels] * (1 + occlusion_tolerance)
     seen = in_front & unhidden & (found[:, channels + 1] > 0.999) & known[0] & inside_image(pixels, height, width)
@@ -50,6 +51,7 @@ def seen_from_first(
 
 def inside_image(pixels: Tensor, height: int, width: int) -> Tensor:
     """Whether pixels (..., 2), centres at integers, lie between the first and the last pixel centres; (...) bool."""
+    check_tensors(pixels=pixels)
     x, y = pixels.unbind(-1)
     return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
@@ -57,5 +59,7 @@ def inside_image(pixels: Tensor, height: int, width: int) -> Tensor:
 def _sample(maps: Tensor, pixels: Tensor) -> Tensor:
     """Bilinear samples (F, C, H, W) of maps (F, C, H, W) at pixels (F, H, W, 2), centres at integers; borders repeat."""
     height, width = maps.shape[-2:]
-    grid = pixels / torch.tensor([max(width - 1, 1), max(height - 1, 1)], device=maps.device) * 2 - 1
-    return functional.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    # Half precision would blur the masks among the maps.
+    work = maps if maps.dtype == torch.float64 else maps.float()
+    grid = pixels.to(work) / torch.tensor([max(width - 1, 1), max(height - 1, 1)], device=maps.device) * 2 - 1
+    return functional.grid_sample(work, grid, mode="bilinear", padding_mode="border", align_corners=True).to(maps.dtype)

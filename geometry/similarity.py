@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jog3r.geometry.cameras import hat, pose_from, so3_exp, so3_log, transform, umeyama_sim3
+from jog3r.geometry.cameras import check_tensors, hat, pose_from, so3_exp, so3_log, transform, umeyama_sim3
 from jog3r.geometry.robust import geman_mcclure, weighted_median
 
 MIN_POINTS = 16  # seven unknowns, with something left to tell inliers from outliers
@@ -18,11 +18,13 @@ EFFECTIVE_POINTS = 64.0  # errors of neighbouring pixels go together: a map tell
 
 def sim3(scale: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
     """Matrices (..., 4, 4) of scales (...,), rotations (..., 3, 3) and translations (..., 3)."""
+    check_tensors(scale=scale, rotation=rotation, translation=translation)
     return pose_from(scale[..., None, None] * rotation, translation)
 
 
 def sim3_parts(similarity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scale (...,), rotation (..., 3, 3) and translation (..., 3) of matrices (..., 4, 4)."""
+    check_tensors(similarity=similarity)
     linear = similarity[..., :3, :3]
     scale = linear.norm(dim=(-2, -1)) / 3**0.5
     return scale, linear / scale[..., None, None], similarity[..., :3, 3]
@@ -40,6 +42,7 @@ def sim3_exp(tangent: Tensor) -> Tensor:
 
     The translation is taken as it is; to first order, and at the identity, the two are the same.
     """
+    check_tensors(tangent=tangent)
     return sim3(tangent[..., 3].exp(), so3_exp(tangent[..., :3]), tangent[..., 4:])
 
 
@@ -63,6 +66,7 @@ def sim3_adjoint(similarity: Tensor) -> Tensor:
 
 def move_cameras(similarity: Tensor, poses: Tensor) -> Tensor:
     """Camera-to-a poses (..., 4, 4) under T_a2b (..., 4, 4) -> camera-to-b poses; rigid: depths grow by the scale instead."""
+    check_tensors(similarity=similarity, poses=poses)
     _, rotation, _ = sim3_parts(similarity)
     return pose_from(rotation @ poses[..., :3, :3], transform(similarity, poses[..., :3, 3]))
 
@@ -103,8 +107,10 @@ def fit_similarity(
         max_iterations: closed-form steps.
 
     Raises:
+        TypeError: points, weights or noise that are no tensors.
         ValueError: shapes that do not go together; fewer than 16 usable points; points all in one place or on one line.
     """
+    check_tensors(source=source, target=target, weights=weights, noise=weights if noise is None else noise)
     if source.shape != target.shape or source.dim() != 2 or source.shape[-1] != 3 or weights.shape != source.shape[:1]:
         raise ValueError(
             "source and target must be (N, 3) and weights (N,), got "

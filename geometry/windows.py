@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from jog3r.geometry.cameras import pose_from, so3_exp, so3_log, transform, unproject
+from jog3r.geometry.cameras import check_tensors, pose_from, so3_exp, so3_log, transform, unproject
 from jog3r.geometry.registration.degeneracy import pose_known
 from jog3r.geometry.similarity import SimilarityFit, fit_similarity, move_cameras, sim3_adjoint, sim3_parts
 
@@ -42,6 +42,8 @@ class WindowGeometry:
 
     def __post_init__(self) -> None:
         """Check that the shapes go together, and drop what cannot be placed."""
+        for name in ("poses", "intrinsics", "depth", "confidence"):
+            check_tensors(**{f"a window's {name}": getattr(self, name)})
         count = len(self.depth)
         shapes = {"poses": (count, 4, 4), "intrinsics": (count, 3, 3), "confidence": tuple(self.depth.shape)}
         for name, shape in shapes.items():

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from jog3r.geometry import cameras, similarity
 from jog3r.geometry.cameras import (
     compose,
     hat,
@@ -25,6 +27,11 @@ from jog3r.geometry.cameras import (
     umeyama_sim3,
     unproject,
 )
+from jog3r.geometry.pointmaps import mean_distance, pointmaps_in_first_camera
+from jog3r.geometry.pose_graph import chain_nodes
+from jog3r.geometry.registration.other_inputs import register_world_pointmaps, registration_from_depth
+from jog3r.geometry.reprojection import seen_from_first
+from jog3r.geometry.windows import WindowGeometry
 
 
 def random_poses(*shape: int) -> torch.Tensor:
@@ -155,3 +162,55 @@ def test_umeyama_of_one_place_is_finite() -> None:
 def test_wrong_shapes_are_refused_by_name(call, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+ARRAYS = [
+    lambda: cameras.pixel_rays(np.eye(3), 4, 4),
+    lambda: cameras.unproject(np.ones((4, 4)), torch.eye(3)),
+    lambda: cameras.project(torch.ones(3), np.eye(3)),
+    lambda: cameras.transform(torch.eye(4), np.ones(3)),
+    lambda: cameras.pose_from(np.eye(3), np.ones(3)),
+    lambda: cameras.invert(np.eye(4)),
+    lambda: cameras.compose(torch.eye(4), np.eye(4)),
+    lambda: cameras.relative_poses([np.eye(4)]),
+    lambda: cameras.hat([1.0, 0.0, 0.0]),
+    lambda: cameras.so3_exp(np.ones(3)),
+    lambda: cameras.rotation_angle_deg(np.eye(3)),
+    lambda: cameras.rotation_from_quaternion_wxyz([1.0, 0.0, 0.0, 0.0]),
+    lambda: cameras.nearest_rotation(np.eye(3)),
+    lambda: cameras.umeyama_sim3(torch.ones(5, 3), np.ones((5, 3))),
+    lambda: pointmaps_in_first_camera(np.ones((2, 4, 4)), np.eye(3), np.eye(4)),
+    lambda: mean_distance(np.ones((4, 4, 3)), np.ones((4, 4), bool)),
+    lambda: seen_from_first(
+        torch.ones(2, 1, 4, 4), np.ones((2, 4, 4)), torch.eye(4).repeat(2, 1, 1), torch.eye(3).repeat(2, 1, 1)
+    ),
+    lambda: similarity.fit_similarity(np.ones((20, 3)), np.ones((20, 3)), np.ones(20)),
+    lambda: similarity.sim3_log(np.eye(4)),
+    lambda: chain_nodes([np.eye(4)]),
+    lambda: WindowGeometry(np.eye(4)[None], torch.eye(3)[None], torch.ones(1, 4, 4), torch.ones(1, 4, 4)),
+    lambda: registration_from_depth(np.ones((2, 4, 4)), np.eye(3), np.eye(4)),
+    lambda: register_world_pointmaps(np.ones((2, 4, 4, 3))),
+]
+
+
+@pytest.mark.parametrize("call", ARRAYS)
+def test_what_is_no_tensor_is_refused_by_type(call) -> None:
+    with pytest.raises(TypeError, match="must be a torch tensor, got (ndarray|list); torch.as_tensor takes"):
+        call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_precision_stays_what_it_is(dtype: torch.dtype) -> None:
+    points = torch.rand(30, 3).to(dtype)
+    scale, rotation, translation = cameras.umeyama_sim3(points, points + 1)
+    assert {scale.dtype, rotation.dtype, translation.dtype} == {dtype}
+    torch.testing.assert_close(rotation, torch.eye(3, dtype=dtype), atol=0.05, rtol=0)
+    frames = torch.ones(2, 1, 8, 8, dtype=dtype)
+    intrinsics = cameras.intrinsics_from_focal(torch.tensor([8.0, 8.0], dtype=dtype), 8, 8)
+    seen, mask = seen_from_first(frames, frames[:, 0], torch.eye(4, dtype=dtype).repeat(2, 1, 1), intrinsics)
+    assert seen.dtype == dtype and bool(mask[0, 1:7, 1:7].all())
+
+
+def test_whole_numbers_as_focal_keep_half_pixels() -> None:
+    assert cameras.intrinsics_from_focal(50, 5, 5)[0].tolist() == [50.0, 0.0, 2.5]
+    assert cameras.intrinsics_from_focal(np.array([50, 60]), 5, 5)[1, 1, 2] == 2.5

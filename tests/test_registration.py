@@ -4,6 +4,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from fuzz_registration import run_case
@@ -418,11 +419,53 @@ def test_nonsense_is_refused_with_what_was_got(change: dict, words: str) -> None
         register_pointmaps(**{**arguments, **change})
 
 
-def test_arrays_are_refused_by_type() -> None:
+@pytest.mark.parametrize("slot", range(5))
+@pytest.mark.parametrize("convert", [Tensor.numpy, Tensor.tolist])
+def test_arrays_and_lists_are_refused_by_type(slot: int, convert) -> None:
     arguments = list(small().inputs)
-    arguments[0] = arguments[0].numpy()
-    with pytest.raises(TypeError, match="anchor_pointmaps must be a torch tensor, got ndarray"):
+    arguments[slot] = convert(arguments[slot])
+    name = ("anchor_pointmaps", "anchor_confidence", "pointmaps", "confidence", "pairs")[slot]
+    with pytest.raises(TypeError, match=f"{name} must be a torch tensor, got (ndarray|list); torch.as_tensor"):
         register_pointmaps(*arguments)
+
+
+def test_all_arguments_as_arrays_are_refused_by_type() -> None:
+    with pytest.raises(TypeError, match="pointmaps must be a torch tensor, got ndarray"):
+        register_pointmaps(*(value.numpy() for value in small().inputs[:5]), 8)
+
+
+def test_given_cameras_may_be_arrays_and_lists() -> None:
+    scene = small(num_frames=4)
+    plain = register_pointmaps(*scene.inputs, intrinsics=scene.intrinsics, known_poses=scene.poses)
+    other = register_pointmaps(*scene.inputs, intrinsics=scene.intrinsics.numpy(), known_poses=scene.poses.tolist())
+    assert torch.equal(plain.depth, other.depth)
+    plain = register_pointmaps(*scene.inputs, pixel_aspect=1.0)
+    other = register_pointmaps(*scene.inputs[:5], np.int64(4), pixel_aspect=np.float32(1.0))
+    assert torch.equal(plain.poses, other.poses)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_maps_of_any_precision_are_taken(dtype: torch.dtype) -> None:
+    scene = small(num_frames=4, scale_jitter=0.0)
+    result = register_pointmaps(*(value.to(dtype) for value in scene.inputs[:4]), *scene.inputs[4:])
+    assert result.poses.dtype == torch.float32 and errors(result.poses, scene.poses)[0] < 1.0
+
+
+def test_maps_on_different_devices_and_complex_ones_are_refused() -> None:
+    arguments = list(small().inputs)
+    elsewhere = [*arguments[:3], arguments[3].to("meta"), *arguments[4:]]
+    with pytest.raises(ValueError, match="on one device, got anchor_pointmaps on cpu, .* confidence on meta"):
+        register_pointmaps(*elsewhere)
+    with pytest.raises(ValueError, match="pointmaps must hold real numbers, got torch.complex64"):
+        register_pointmaps(*arguments[:2], arguments[2].to(torch.complex64), *arguments[3:])
+
+
+def test_maps_without_a_pixel_to_tell_the_aspect_are_finite() -> None:
+    scene = make_scene(height=8, width=8, num_frames=3, graph="chain")
+    maps = list(scene.inputs)
+    maps[1] = torch.zeros_like(maps[1])
+    maps[1][:, 7, 5] = 3.0  # one pixel, which does not take part in the first guess
+    assert finite(register_pointmaps(*maps))
 
 
 def test_hostile_inputs_never_crash_hang_or_return_nan() -> None:

@@ -2,18 +2,19 @@
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
-from jog3r.geometry.cameras import intrinsics_from_focal, relative_poses
+from jog3r.geometry.cameras import check_tensors, intrinsics_from_focal, relative_poses
 from jog3r.geometry.registration.energy import Pairwise
 
 
 def check_inputs(
     anchor_pointmaps: Tensor, anchor_confidence: Tensor, pointmaps: Tensor, confidence: Tensor, pairs: Tensor, num_frames: int
 ) -> tuple[Pairwise, tuple[Tensor, Tensor]]:
-    """The inputs as float32 with invalid pixels blanked, and the masks of valid pixels.
+    """The inputs, tensors of any real dtype, as float32 with invalid pixels blanked, and the masks of valid pixels.
 
     A pixel is valid if its point is finite and not the origin and its confidence is finite and positive. Blanked pixels have the
     point (0, 0, 0) and confidence 1, which weighs nothing in DUSt3R's objective.
@@ -28,9 +29,8 @@ def check_inputs(
         "confidence": confidence,
         "pairs": pairs,
     }
-    for name, value in named.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a torch tensor, got {type(value).__name__}")
+    check_tensors(**{name: value for name, value in named.items() if name != "pairs"})
+    check_tensors(pairs=pairs)
     if pointmaps.dim() != 4 or pointmaps.shape[-1] != 3 or 0 in pointmaps.shape:
         raise ValueError(f"pointmaps must have shape (P, H, W, 3) with no empty dimension, got {tuple(pointmaps.shape)}")
     for name, shape in (
@@ -41,6 +41,9 @@ def check_inputs(
     ):
         if tuple(named[name].shape) != tuple(shape):
             raise ValueError(f"{name} must have shape {tuple(shape)} to go with pointmaps, got {tuple(named[name].shape)}")
+    for name, value in named.items():
+        if value.is_complex():
+            raise ValueError(f"{name} must hold real numbers, got {value.dtype}")
     pairs = _check_pairs(pairs, num_frames).to(pointmaps.device)
     anchors, anchor_weight, anchor_valid = _blank(anchor_pointmaps, anchor_confidence, "anchor_confidence")
     points, weight, valid = _blank(pointmaps, confidence, "confidence")
@@ -50,7 +53,7 @@ def check_inputs(
 
 
 def _check_pairs(pairs: Tensor, num_frames: int) -> Tensor:
-    if not isinstance(num_frames, int) or isinstance(num_frames, bool) or num_frames < 1:
+    if not isinstance(num_frames, Integral) or isinstance(num_frames, bool) or num_frames < 1:
         raise ValueError(f"num_frames must be a positive integer, got {num_frames!r}")
     if pairs.dtype.is_floating_point or pairs.dtype.is_complex or pairs.dtype == torch.bool:
         raise ValueError(f"pairs must hold integers (frame indices from 0), got {pairs.dtype}")
@@ -115,7 +118,7 @@ def check_given(
     if pixel_aspect is not None:
         if intrinsics is not None:
             raise ValueError("give pixel_aspect or intrinsics, not both")
-        if not isinstance(pixel_aspect, (int, float)) or not (math.isfinite(pixel_aspect) and pixel_aspect > 0):
+        if not isinstance(pixel_aspect, Real) or not (math.isfinite(pixel_aspect) and pixel_aspect > 0):
             raise ValueError(f"pixel_aspect is fy / fx, a positive number, got {pixel_aspect!r}")
         result[:, 1, 1] *= pixel_aspect
     if intrinsics is not None:

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from jog3r.geometry.cameras import invert, pixel_grid, transform, unproject
+from jog3r.geometry.cameras import check_tensors, invert, pixel_grid, transform, unproject
 from jog3r.geometry.pointmaps import normalise_scale
 from jog3r.geometry.registration.checks import check_intrinsics, check_poses
 from jog3r.geometry.registration.register import Registration, register_pointmaps
@@ -29,8 +29,10 @@ def registration_from_depth(depth: Tensor, intrinsics: Tensor, poses: Tensor, co
         confidence: (F, H, W) >= 0; None is 1 everywhere.
 
     Raises:
+        TypeError: depth or confidence that is no torch tensor.
         ValueError: shapes that do not fit each other, no depth in frame 1, or cameras that are none.
     """
+    check_tensors(depth=depth, confidence=depth if confidence is None else confidence)
     if depth.dim() != 3 or 0 in depth.shape:
         raise ValueError(f"depth must have shape (F, H, W) with no empty dimension, got {tuple(depth.shape)}")
     num_frames = depth.shape[0]
@@ -69,8 +71,10 @@ def register_world_pointmaps(
         intrinsics: (3, 3) or (F, 3, 3) in pixels, if known.
 
     Raises:
+        TypeError: pointmaps or confidence that are no torch tensors.
         ValueError: as `register_pointmaps`; fewer than two frames; or no poses and a world that is not the camera of frame 1.
     """
+    check_tensors(pointmaps=pointmaps, confidence=pointmaps if confidence is None else confidence)
     if pointmaps.dim() != 4 or pointmaps.shape[-1] != 3 or len(pointmaps) < 2:
         raise ValueError(f"pointmaps must have shape (F, H, W, 3) with at least 2 frames, got {tuple(pointmaps.shape)}")
     num_frames = len(pointmaps)

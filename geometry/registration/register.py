@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from jog3r.geometry.cameras import intrinsics_from_focal, relative_poses, transform, unproject
+from jog3r.geometry.cameras import check_tensors, intrinsics_from_focal, relative_poses, transform, unproject
 from jog3r.geometry.pointmaps import mean_distance
 from jog3r.geometry.registration.checks import Given, check_given, check_inputs
 from jog3r.geometry.registration.degeneracy import find_degenerate, pose_known
@@ -109,12 +109,13 @@ def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
         generator: unused: both methods are deterministic.
 
     Raises:
-        ValueError: shapes, ranges or options that make no sense, or no valid pixel at all.
-        TypeError: maps that are not tensors.
+        ValueError: shapes, ranges or options that make no sense, maps on different devices, or no valid pixel at all.
+        TypeError: maps or pairs that are not torch tensors, such as arrays. Any real dtype will do; `focal_px`, `intrinsics` and
+            `known_poses` may be arrays and lists.
     """
     del generator
-    device = getattr(pointmaps, "device", torch.device("cpu"))
-    with torch.no_grad(), full_precision(device):
+    check_tensors(pointmaps=pointmaps)
+    with torch.no_grad(), full_precision(pointmaps.device):
         data, masks = check_inputs(anchor_pointmaps, anchor_confidence, pointmaps, confidence, pairs, num_frames)
         given = check_given(data, num_frames, focal_px, pixel_aspect, intrinsics, known_poses)
         weights = TemporalWeights(smoothness_focal, smoothness_translation)
