@@ -21,10 +21,10 @@ _MAX_BUMPS = 196  # size of the coarse grid, the cost of the field per map is it
 _MEDIAN = 2 * math.log(2)  # of a chi-squared variable with two degrees of freedom
 _MIN_SHARE = 0.03  # a smaller smooth share is not told from none
 _SPACING, _MARGIN = 1.6, 1.4  # of the bumps, and how far they reach beyond the map, in their standard deviations
-# Squared relative error that every point is taken to have, whatever the residuals say: about a hundredth of a pixel. Points that
-# were made from depth and cameras lie exactly on their rays; a noise model that believed it would call whatever a step leaves
-# across the rays an outlier.
-_LEAST = 1e-8
+# Squared relative error that every point is taken to have, whatever the residuals say: about a tenth of a pixel. Points that were
+# made from depth and cameras lie exactly on their rays; a noise model that believed it would call whatever a step leaves across
+# the rays an outlier, and what a slight zoom does a moving object.
+_LEAST = 0.0015**2
 
 
 @dataclass(frozen=True)
