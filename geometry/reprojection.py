@@ -46,7 +46,7 @@ def seen_from_first(
     in_front = points[..., 2] > 0
     unhidden = points[..., 2] <= found[:, channels] * (1 + occlusion_tolerance)
     seen = in_front & unhidden & (found[:, channels + 1] > 0.999) & known[0] & inside_image(pixels, height, width)
-    return found[:, :channels], seen
+    return found[:, :channels].to(values.dtype), seen
 
 
 def inside_image(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -57,9 +57,9 @@ def inside_image(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def _sample(maps: Tensor, pixels: Tensor) -> Tensor:
-    """Bilinear samples (F, C, H, W) of maps (F, C, H, W) at pixels (F, H, W, 2), centres at integers; borders repeat."""
+    """Bilinear samples (F, C, H, W), at least float32, of maps at pixels (F, H, W, 2), centres at integers; borders repeat."""
     height, width = maps.shape[-2:]
     # Half precision would blur the masks among the maps.
     work = maps if maps.dtype == torch.float64 else maps.float()
     grid = pixels.to(work) / torch.tensor([max(width - 1, 1), max(height - 1, 1)], device=maps.device) * 2 - 1
-    return functional.grid_sample(work, grid, mode="bilinear", padding_mode="border", align_corners=True).to(maps.dtype)
+    return functional.grid_sample(work, grid, mode="bilinear", padding_mode="border", align_corners=True)

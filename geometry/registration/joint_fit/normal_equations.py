@@ -24,6 +24,9 @@ from jog3r.geometry.registration.joint_fit.pair_terms import across_ray, distanc
 from jog3r.geometry.registration.joint_fit.samples import Samples, sample_rays, tangent_basis
 from jog3r.geometry.registration.joint_fit.tree import State
 
+# Of the typical distance from the host: depths that are zero put points into their own camera, where they are on every ray.
+_NEAREST = 1e-3
+
 
 @dataclass
 class System:
@@ -137,14 +140,14 @@ class Assembler:
         return [slice(start, min(start + self.chunk_pairs, count)) for start in range(0, count, self.chunk_pairs)]
 
     def _local(self, half: int, chunk: slice, state: State, relative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """First (0) or second (1) maps: points in their own cameras, rays, distances along them (0 where invalid or behind)."""
+        """First (0) or second (1) maps: points in their own cameras, rays, distances along them (0 where no point is ahead)."""
         samples, maps = self.halves[half], self._maps(half, chunk)
         local = samples.points[maps]
         if half == 1:
             local = local_points(local, relative[chunk])
         rays = sample_rays(samples, state.intrinsics, samples.frame[maps])
-        along = torch.where(samples.valid[maps], distance_along(local, rays), 0.0).clamp(min=0)
-        return local, rays, along
+        along = distance_along(local, rays)
+        return local, rays, torch.where(samples.valid[maps] & (along > _NEAREST), along, 0.0)
 
     def _maps(self, half: int, chunk: slice) -> slice:
         """The chunk's maps among all M."""
