@@ -30,7 +30,7 @@ from jog3r.space.guard.clients import Clients
 from jog3r.space.guard.gate import Gate
 from jog3r.space.guard.leftovers import SESSIONS, Leftovers, spare_sessions
 from jog3r.space.guard.limits import GenerateSettings, Refused, SpaceLimits, check_whole
-from jog3r.space.guard.upload_quota import UploadRoom
+from jog3r.space.guard.upload_quota import UploadQuota
 from jog3r.space.guard.uploads import decode_upload
 from jog3r.space.jobs import Done, Failed, Step, stop_running
 from jog3r.space.look.html_pieces import (
@@ -415,10 +415,10 @@ def launch(space: Space, host: str | None = None, port: int | None = None, block
     """Serve the page; returns it when `block` is False."""
     page = build(space)
     spare_sessions(page)
-    room = UploadRoom(space.folder, space.limits)
+    quota = UploadQuota(space.folder, space.limits)
     clients = Clients(page, space.limits)
     size, tidy = space.limits.upload_bytes, Leftovers(page)
-    gate = Middleware(Gate, upload_bytes=size, room=room, clients=clients, tidy=tidy, mcp=mcp_is_on())
+    gate = Middleware(Gate, upload_bytes=size, quota=quota, clients=clients, tidy=tidy, mcp=mcp_is_on())
     page.launch(
         server_name=host,
         server_port=port,

@@ -212,7 +212,7 @@ def test_viewer_serves_a_page(scene: Scene, tmp_path: Path) -> None:
     for _ in range(2):
         server = view_scene(tmp_path, port=port, block=False)
         try:
-            page = urllib.request.urlopen(f"http://127.0.0.1:{server.get_port()}", timeout=10).read()
+            page = urllib.request.urlopen(f"http://127.0.0.1:{server.get_port()}", timeout=300).read()
             assert b"<html" in page
         finally:
             server.stop()

@@ -16,7 +16,7 @@ from jog3r.space.guard.clients import Clients
 from jog3r.space.guard.gate import Gate
 from jog3r.space.guard.limits import Refused
 from jog3r.space.guard.storage import ServerFolder
-from jog3r.space.guard.upload_quota import UploadRoom
+from jog3r.space.guard.upload_quota import UploadQuota
 
 
 def _scope(client: str | None, *forwarded: str) -> dict:
@@ -61,16 +61,16 @@ def test_requests_of_one_client_that_come_at_the_same_time_are_bounded():
 
 def test_uploads_of_one_client_are_bounded_and_leave_room_for_others(tmp_path: Path):
     folder = ServerFolder(3600, tmp_path)
-    room = UploadRoom(folder, replace(LIMITS, uploads_per_client=2))
+    quota = UploadQuota(folder, replace(LIMITS, uploads_per_client=2))
     for _ in range(2):
-        room.enter(10, "203.0.113.7")
+        quota.enter(10, "203.0.113.7")
     with pytest.raises(Refused, match="You have 2 uploads"):
-        room.enter(10, "203.0.113.7")
-    room.enter(10, "203.0.113.8")
+        quota.enter(10, "203.0.113.7")
+    quota.enter(10, "203.0.113.8")
     for _ in range(5):
-        room.enter(10)
-    room.leave(10, "203.0.113.7")
-    room.enter(10, "203.0.113.7")
+        quota.enter(10)
+    quota.leave(10, "203.0.113.7")
+    quota.enter(10, "203.0.113.7")
     folder.close()
 
 
@@ -88,7 +88,7 @@ def test_slow_uploads_of_one_client_do_not_shut_out_the_others(tmp_path: Path):
         async def send(message):
             statuses.extend([message["status"]] if "status" in message else [])
 
-        gate = Gate(behind, 10_000, UploadRoom(folder, LIMITS), _clients(), tidy=lambda: None)
+        gate = Gate(behind, 10_000, UploadQuota(folder, LIMITS), _clients(), tidy=lambda: None)
         scope = {"type": "http", "path": "/gradio_api/upload", "method": "POST", "headers": [], "query_string": b""}
         clients = ["203.0.113.7"] * 25 + ["203.0.113.8"]
         uploads = [asyncio.ensure_future(gate(scope | {"client": (client, 1)}, None, send)) for client in clients]
@@ -97,7 +97,7 @@ def test_slow_uploads_of_one_client_do_not_shut_out_the_others(tmp_path: Path):
         over.set()
         await asyncio.gather(*uploads)
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_SECONDS))
     assert sorted(statuses) == [200] * 4 + [507] * 22
     folder.close()
 
@@ -107,7 +107,7 @@ def test_slow_uploads_of_one_client_do_not_shut_out_the_others(tmp_path: Path):
 ])  # fmt: skip
 def test_a_clip_inside_a_request_to_mcp_takes_the_room_of_an_upload(tmp_path: Path, size, headers, takes_room):
     folder = ServerFolder(3600, tmp_path)
-    room = UploadRoom(folder, replace(LIMITS, uploads_per_client=1))
+    quota = UploadQuota(folder, replace(LIMITS, uploads_per_client=1))
     statuses = []
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "path": "/gradio_api/mcp/", "method": "POST", "headers": pairs, "client": ("203.0.113.7", 1)}
@@ -125,10 +125,10 @@ def test_a_clip_inside_a_request_to_mcp_takes_the_room_of_an_upload(tmp_path: Pa
     async def second(scope, receive, send):
         await send({"type": "http.response.start", "status": 201, "headers": []})
 
-    gate = Gate(second, 10_000, room, _clients(), tidy=lambda: None, mcp=True)
+    gate = Gate(second, 10_000, quota, _clients(), tidy=lambda: None, mcp=True)
     for _ in range(2):  # and the room is left again
         statuses.clear()
-        asyncio.run(Gate(behind, 10_000, room, _clients(), tidy=lambda: None, mcp=True)(scope, receive, send))
+        asyncio.run(Gate(behind, 10_000, quota, _clients(), tidy=lambda: None, mcp=True)(scope, receive, send))
         assert statuses == [507 if takes_room else 201, 200]
     folder.close()
 

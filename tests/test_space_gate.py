@@ -1,4 +1,4 @@
-"""The gate in front of Gradio and the room for uploads."""
+"""The gate in front of Gradio and the quota of uploads."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from jog3r.space.guard.clients import Clients
 from jog3r.space.guard.gate import Gate
 from jog3r.space.guard.limits import Refused
 from jog3r.space.guard.storage import ServerFolder
-from jog3r.space.guard.upload_quota import UploadRoom
+from jog3r.space.guard.upload_quota import UploadQuota
 from jog3r.space.server import mcp_is_on
 
 CLIENTS = Clients(gr.Blocks().queue(), LIMITS)
@@ -40,7 +40,7 @@ def _ask(
     method: str = "GET",
     body: bytes | list[bytes] = b"",
     headers: dict[str, str] | None = None,
-    room: UploadRoom | None = None,
+    quota: UploadQuota | None = None,
     query: str = "",
     mcp: bool = False,
 ) -> tuple[int, bytes]:
@@ -69,8 +69,8 @@ def _ask(
 
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {"type": "http", "path": path, "method": method, "headers": pairs, "root_path": "", "query_string": query.encode()}
-    room = room or UploadRoom(_folder, LIMITS)
-    asyncio.run(Gate(behind, upload_bytes=10_000, room=room, clients=CLIENTS, tidy=lambda: None, mcp=mcp)(scope, receive, send))
+    quota = quota or UploadQuota(_folder, LIMITS)
+    asyncio.run(Gate(behind, upload_bytes=10_000, quota=quota, clients=CLIENTS, tidy=lambda: None, mcp=mcp)(scope, receive, send))
     return sent[0]["status"], sent[1]["body"]
 
 
@@ -134,10 +134,10 @@ def test_the_gate_refuses_large_uploads_by_their_header():
 
 
 def test_the_gate_takes_no_uploads_when_the_disk_is_taken_but_the_page_works(folder):
-    full = UploadRoom(folder, replace(LIMITS, keep_bytes=100))
+    full = UploadQuota(folder, replace(LIMITS, keep_bytes=100))
     status, text = _ask("/gradio_api/upload", "POST", b"x", {"content-length": "9000"}, full)
     assert status == 507 and b"try again" in text
-    assert _ask("/", room=full)[0] == 200 and _ask("/gradio_api/queue/join", "POST", b"{}", room=full)[0] == 200
+    assert _ask("/", quota=full)[0] == 200 and _ask("/gradio_api/queue/join", "POST", b"{}", quota=full)[0] == 200
 
 
 def test_the_gate_refuses_long_addresses():
@@ -170,7 +170,7 @@ def test_the_gate_tidies_now_and_then(monkeypatch, folder):
 
     async def behind(scope, receive, send): ...
 
-    gate = Gate(behind, 10_000, UploadRoom(folder, LIMITS), CLIENTS, tidy=lambda: calls.append(1))
+    gate = Gate(behind, 10_000, UploadQuota(folder, LIMITS), CLIENTS, tidy=lambda: calls.append(1))
     scope = {"type": "http", "path": "/", "method": "GET", "headers": [], "query_string": b""}
     asyncio.run(gate(scope, None, None))
     assert not calls
@@ -190,7 +190,7 @@ def test_a_visitor_is_served_when_tidying_fails(monkeypatch, folder, caplog):
         raise AttributeError("_queue")
 
     scope = {"type": "http", "path": "/", "method": "GET", "headers": [], "query_string": b""}
-    asyncio.run(Gate(behind, 10_000, UploadRoom(folder, LIMITS), CLIENTS, tidy)(scope, None, None))
+    asyncio.run(Gate(behind, 10_000, UploadQuota(folder, LIMITS), CLIENTS, tidy)(scope, None, None))
     assert served == ["/"] and "tidying up failed" in caplog.text
 
 
@@ -208,26 +208,26 @@ def _file(folder: ServerFolder, name: str, size: int, age: float) -> Path:
 def test_the_oldest_files_make_room_and_young_ones_stay(tmp_path):
     folder = ServerFolder(3600, tmp_path)
     old, middle, young = (_file(folder, name, 400, age) for name, age in (("a", 900), ("b", 600), ("c", 1)))
-    room = UploadRoom(folder, replace(LIMITS, keep_bytes=1300))
-    room.enter(100)
+    quota = UploadQuota(folder, replace(LIMITS, keep_bytes=1300))
+    quota.enter(100)
     assert old.exists()
-    room.enter(50)  # more than fits beside the first, which still comes in
+    quota.enter(50)  # more than fits beside the first, which still comes in
     assert not old.exists() and not old.parent.exists() and not middle.exists() and young.exists()
     with pytest.raises(Refused, match="in a few minutes"):
-        room.enter(1000)  # what is young stays
+        quota.enter(1000)  # what is young stays
     assert young.exists()
     folder.close()
 
 
 def test_uploads_at_once_are_bounded_and_those_cut_off_do_not_count(tmp_path):
     folder = ServerFolder(3600, tmp_path)
-    room = UploadRoom(folder, replace(LIMITS, uploads_at_once=2))
-    room.enter(10)
-    room.enter(10)
+    quota = UploadQuota(folder, replace(LIMITS, uploads_at_once=2))
+    quota.enter(10)
+    quota.enter(10)
     with pytest.raises(Refused, match="in a minute"):
-        room.enter(10)
-    room.leave(10)
-    room.enter(10)
+        quota.enter(10)
+    quota.leave(10)
+    quota.enter(10)
     folder.close()
 
 
@@ -235,49 +235,49 @@ def test_an_upload_is_refused_by_what_lies_here_and_what_still_comes_in(tmp_path
     folder = ServerFolder(3600, tmp_path)
     counts, usage = [], folder.usage
     monkeypatch.setattr(folder, "usage", lambda: counts.append(1) or usage())
-    room = UploadRoom(folder, replace(LIMITS, keep_bytes=1000))
+    quota = UploadQuota(folder, replace(LIMITS, keep_bytes=1000))
     for name in "abc":
-        room.enter(300)
+        quota.enter(300)
         _file(folder, name, 300, 0)
-        room.leave(300)
+        quota.leave(300)
     assert len(counts) == 3  # once an upload
     with pytest.raises(Refused, match="in a few minutes"):
-        room.enter(300)
-    room.enter(50)
+        quota.enter(300)
+    quota.enter(50)
     with pytest.raises(Refused, match="in a few minutes"):
-        room.enter(60)  # the first is still coming in
-    room.leave(50)
-    room.enter(60)
+        quota.enter(60)  # the first is still coming in
+    quota.leave(50)
+    quota.enter(60)
     folder.close()
 
 
 def test_uploads_that_were_cut_off_push_out_no_files(tmp_path):
     folder = ServerFolder(3600, tmp_path)
     old = _file(folder, "a", 600, 900)
-    room = UploadRoom(folder, replace(LIMITS, keep_bytes=1000))
+    quota = UploadQuota(folder, replace(LIMITS, keep_bytes=1000))
     for _ in range(10):
-        room.enter(300)
-        room.leave(300)
+        quota.enter(300)
+        quota.leave(300)
     assert old.exists()
     folder.close()
 
 
 def test_the_event_loop_and_other_threads_do_not_wait_while_files_are_counted(tmp_path, monkeypatch):
     folder = ServerFolder(3600, tmp_path)
-    room = UploadRoom(folder, LIMITS)
-    room.enter(10)
+    quota = UploadQuota(folder, LIMITS)
+    quota.enter(10)
     counting, go_on = threading.Event(), threading.Event()
     monkeypatch.setattr(folder, "usage", lambda: (counting.set(), go_on.wait(60), (0, 0))[-1])
 
     async def behind(scope, receive, send): ...
 
     async def ask():
-        gate = Gate(behind, 10_000, room, CLIENTS, tidy=lambda: None)
+        gate = Gate(behind, 10_000, quota, CLIENTS, tidy=lambda: None)
         scope = {"type": "http", "path": "/gradio_api/upload", "method": "POST", "headers": [], "query_string": b""}
         uploads = [asyncio.ensure_future(gate(scope, None, None)) for _ in range(15)]
         while not counting.is_set():
             await asyncio.sleep(0.01)
-        room.leave(10)  # as the gate does on the event loop
+        quota.leave(10)  # as the gate does on the event loop
         free = anyio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
         go_on.set()
         await asyncio.gather(*uploads)
@@ -290,7 +290,7 @@ def test_the_event_loop_and_other_threads_do_not_wait_while_files_are_counted(tm
 def test_the_number_of_files_is_bounded(tmp_path):
     folder = ServerFolder(3600, tmp_path)
     paths = [_file(folder, str(k), 1, 900 - k) for k in range(6)]
-    UploadRoom(folder, replace(LIMITS, keep_files=6)).enter(1)
+    UploadQuota(folder, replace(LIMITS, keep_files=6)).enter(1)
     assert [path.exists() for path in paths] == [False] * 3 + [True] * 3
     folder.close()
 

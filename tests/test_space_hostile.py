@@ -331,4 +331,3 @@ def test_parallel_starts_and_stops_leave_the_worker_free(client: Client, running
         _together(Job.cancel, at_work * 2)
         assert_worker_becomes_free()
     assert len(at_work) == 1
-    assert "Done" in client.predict(*GOOD, api_name="/generate")[0]

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jog3r.space.guard.clients import Clients
 from jog3r.space.guard.limits import Refused
-from jog3r.space.guard.upload_quota import UPLOAD_FILES, UploadRoom
+from jog3r.space.guard.upload_quota import UPLOAD_FILES, UploadQuota
 
 __all__ = ["Gate"]
 
@@ -58,7 +58,7 @@ class Gate:
     Args:
         app: What is behind.
         upload_bytes: Largest upload.
-        room: Where uploads find room.
+        quota: Bounds the uploads.
         clients: Who is asking.
         tidy: Called every few seconds on the event loop, between requests.
         mcp: Whether the way to the MCP server is open.
@@ -68,14 +68,14 @@ class Gate:
         self,
         app: ASGIApp,
         upload_bytes: int,
-        room: UploadRoom,
+        quota: UploadQuota,
         clients: Clients,
         tidy: Callable[[], None],
         mcp: bool = False,
     ) -> None:
         self.app = app
         self.upload_bytes = upload_bytes
-        self.room = room
+        self.quota = quota
         self.clients = clients
         self.tidy = tidy
         self.mcp = mcp
@@ -109,7 +109,7 @@ class Gate:
         length = int(dict(scope["headers"]).get(b"content-length", limit))
         client = self.clients.address(scope)
         try:
-            await anyio.to_thread.run_sync(self.room.enter, length, client, limiter=self._door)
+            await anyio.to_thread.run_sync(self.quota.enter, length, client, limiter=self._door)
         except Refused as refused:
             raise _Refusal(507, str(refused)) from None
         try:
@@ -118,7 +118,7 @@ class Gate:
             else:
                 await self._json(scope, receive, send)
         finally:
-            self.room.leave(length, client)
+            self.quota.leave(length, client)
 
     async def _json(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self._limit(_path(scope))

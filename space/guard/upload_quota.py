@@ -5,13 +5,13 @@ import threading
 from jog3r.space.guard.limits import Refused, SpaceLimits
 from jog3r.space.guard.storage import ServerFolder
 
-__all__ = ["UPLOAD_FILES", "UploadRoom"]
+__all__ = ["UPLOAD_FILES", "UploadQuota"]
 
 _SPARED_SECONDS = 120.0  # files younger than this are still waited for
 UPLOAD_FILES = 4  # that one upload may bring; the page and its clients send one file at a time
 
 
-class UploadRoom:
+class UploadQuota:
     """Lets uploads in while there is room; when there is none, the oldest files make some.
 
     Args:
