@@ -30,7 +30,7 @@ from jog3r import __version__
 from jog3r.data import Clip
 from jog3r.data.procedural import procedural_caption
 from jog3r.evaluation import report, scoring
-from jog3r.evaluation.caption_following import parse_caption
+from jog3r.evaluation.caption_checks import parse_caption
 from jog3r.evaluation.features import FeatureNetwork, load_features
 from jog3r.evaluation.i3d import MIN_FRAMES, VideoFeatures, load_i3d
 from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, ProceduralClips, describe_clips, pipeline_hash, write_text

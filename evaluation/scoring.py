@@ -9,7 +9,7 @@ import torch
 from jog3r.data import Clip
 from jog3r.evaluation.baselines import constant_poses, forward_poses, shuffled_pairs
 from jog3r.evaluation.camera_metrics import PoseErrors, failed_pose_errors, pose_errors, pose_metrics, pose_metrics_by_bin
-from jog3r.evaluation.caption_following import DetectedColours, caption_following, classify_motion, detect_colours
+from jog3r.evaluation.caption_checks import DetectedColours, caption_following, classify_motion, detect_colours
 from jog3r.evaluation.consistency import FeatureFunction, met3r_self, warp_error
 from jog3r.evaluation.video_metrics import frechet_distance, kernel_distance, real_floor, spread_at_this_size
 from jog3r.geometry.cameras import transform, unproject

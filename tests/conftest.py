@@ -17,9 +17,14 @@ with socket.socket() as _free:  # Gradio's servers look for a free port from her
     os.environ["GRADIO_SERVER_PORT"] = str(_free.getsockname()[1])
 
 
+_THREADS = torch.get_num_threads()
+
+
 @pytest.fixture(autouse=True)
-def _fixed_seed() -> None:
+def _fixed_seed_and_threads() -> None:
+    """Some tests set the number of threads; on a busy machine the next ones would take ten times their time with two."""
     torch.manual_seed(0)
+    torch.set_num_threads(_THREADS)
 
 
 @pytest.fixture(scope="session")

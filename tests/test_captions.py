@@ -7,7 +7,7 @@ import torch
 from jog3r.data import procedural_clip
 from jog3r.data.procedural.scene_grammar import MOTIONS, scene_words
 from jog3r.evaluation import caption_following, classify_motion, detect_colours
-from jog3r.evaluation.caption_following import OBJECTS, WALLS, DetectedColours, calibrate_object_shares, parse_caption
+from jog3r.evaluation.caption_checks import OBJECTS, WALLS, DetectedColours, calibrate_object_shares, parse_caption
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from jog3r.commands.parser import COMMANDS, build_parser
 from jog3r.data.procedural.scene_grammar import FLOOR_PATTERNS, KINDS, MOTIONS, PALETTE, scene_words
-from jog3r.evaluation.caption_following import parse_caption
+from jog3r.evaluation.caption_checks import parse_caption
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "jog3r" / "tiny" / "README.md"

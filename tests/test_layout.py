@@ -1,6 +1,7 @@
 """Guards the design: who may import whom, how long files and functions may be, what importing the package does."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,15 @@ assert not heavy, heavy
 assert not os.listdir("."), os.listdir(".")
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""})
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_public_names_of_a_folder_are_there_and_none_is_a_modules_too(folder: str) -> None:
+    """Of two things of one name, what `from jog3r.folder import name` gives would depend on what was imported before."""
+    package = importlib.import_module(f"jog3r.{folder}")
+    names = set(getattr(package, "__all__", ()))
+    assert all(hasattr(package, name) for name in names)
+    assert not names & {path.stem for path in (ROOT / folder).glob("*.py")}
 
 
 def test_unknown_public_name_is_refused() -> None:
