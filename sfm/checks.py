@@ -8,7 +8,7 @@ import numpy as np
 
 from jog3r.geometry.registration.degeneracy import pose_known
 from jog3r.sfm.frames import Grid
-from jog3r.sfm.prior import FocalPrior, usual_prior
+from jog3r.sfm.solving.prior import FocalPrior, usual_prior
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import torch
 
 from jog3r.geometry.cameras import so3_exp, so3_log
 from jog3r.geometry.registration.degeneracy import NO_OVERLAP, NO_PARALLAX, POOR_FIT, TOO_FEW_POINTS
-from jog3r.sfm.adjust import OBSERVATIONS_PER_FACT
 from jog3r.sfm.checks import Given
 from jog3r.sfm.frames import Grid, rgb_frame
-from jog3r.sfm.judge import Verdict
-from jog3r.sfm.solution import ROBUST_PX, Solution
+from jog3r.sfm.matching.tracks import Tracks
+from jog3r.sfm.solving.adjust import OBSERVATIONS_PER_FACT
+from jog3r.sfm.solving.judge import AS_GIVEN, Verdict
+from jog3r.sfm.solving.solution import ROBUST_PX, Solution
 from jog3r.sfm.tracked_cameras import Candidate, PointTracks, TrackedCameras, empty_tracks
-from jog3r.sfm.tracks import Tracks
 
 MIN_FEATURES = 30  # of a frame, less is "too few points"
 _MIN_ANGLE_DEG = 0.5  # of a point's lines of sight; what is seen under less is not returned as a point
@@ -27,7 +27,7 @@ def finish(
     grid: Grid,
     features: np.ndarray,
     tracks: Tracks,
-    verdicts: list[Verdict],
+    solved: tuple[Verdict | None, list[Verdict]],
     given: Given,
     interpolate: bool,
 ) -> TrackedCameras:
@@ -38,20 +38,30 @@ def finish(
         grid: of them.
         features: (F,) number of features of each frame.
         tracks: the evidence.
-        verdicts: of all solutions, best first.
+        solved: the winner and all beginnings, from `solve`.
         given: the caller's knowledge.
         interpolate: fill in poses of frames that are not registered.
 
     Raises:
         ValueError: there is no solution and no network's.
     """
-    candidates = tuple(_candidate(verdict, grid) for verdict in verdicts)
-    if not verdicts:
+    best, trials = solved
+    candidates = tuple(_candidate(verdict, grid) for verdict in trials)
+    if best is not None and best.solution.name == AS_GIVEN:
+        return network_result(grid, given, "the network's cameras explain the tracks better than any adjusted ones", candidates)
+    if best is None or not _believable(tracks, best):
         why = why_not(features, tracks)
         if given.initial is None:
             raise ValueError(f"no cameras from tracks: {why}")
         return network_result(grid, given, f"tracks cannot tell: {why}", candidates)
-    return _tracked(video, grid, features, tracks, verdicts[0], candidates, interpolate)
+    return _tracked(video, grid, features, tracks, best, candidates, interpolate)
+
+
+def _believable(tracks: Tracks, verdict: Verdict) -> bool:
+    """Whether at least two frames have cameras and most of what they see agrees."""
+    inliers, seen = verdict.distance < ROBUST_PX, verdict.solution.known[tracks.frame]
+    frames = np.unique(tracks.frame[inliers])
+    return len(frames) >= 2 and inliers.sum() >= MIN_FEATURES and inliers.sum() >= _LEAST_INLIERS * seen.sum()
 
 
 def why_not(features: np.ndarray, tracks: Tracks) -> str:

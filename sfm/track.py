@@ -7,19 +7,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jog3r.sfm.adjust import adjust
 from jog3r.sfm.checks import check_given
 from jog3r.sfm.colmap import load_pycolmap, quiet
-from jog3r.sfm.features import Matches, find_features, frame_pairs, match_features
 from jog3r.sfm.frames import check_frames, frame_size, make_grid
-from jog3r.sfm.judge import Verdict, judge
-from jog3r.sfm.mapping import run_mapper
-from jog3r.sfm.prior import FocalPrior
+from jog3r.sfm.matching.features import find_features, frame_pairs, match_features
+from jog3r.sfm.matching.tracks import build_tracks
 from jog3r.sfm.result import finish
+from jog3r.sfm.solving.beginnings import solve
 from jog3r.sfm.tracked_cameras import TrackedCameras
-from jog3r.sfm.tracks import Tracks, build_tracks
 
-_OTHER_FOCALS = (1.0, 0.7, 1.4)  # of the likeliest; the mapper begins with each held fast, bundle adjustment frees it
 _STAGES = 4
 
 
@@ -75,18 +71,8 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
         tracks = build_tracks(matches)
         bar.update()
         bar.set_description("beginnings")
-        verdicts = solve(matches, tracks, prior, seed)
+        best, trials = solve(matches, tracks, prior, given, seed)
         bar.update()
         bar.set_description("points")
         features = np.array([len(xy) for xy in matches.xy])
-        return finish(frames, grid, features, tracks, verdicts, given, interpolate)
-
-
-def solve(matches: Matches, tracks: Tracks, prior: FocalPrior, seed: int) -> list[Verdict]:
-    """All beginnings, adjusted and judged, best first; none if no two frames have enough in common."""
-    found = []
-    for factor in (None, *_OTHER_FOCALS) if not prior.known else (1.0,):
-        name = "mapper" if factor is None or prior.known else f"mapper, focal length x {factor}"
-        for solution in run_mapper(matches, prior.focal * (factor or 1.0), factor is None, seed, name):
-            found.append(judge(tracks, adjust(tracks, solution, prior), prior))
-    return sorted(found, key=lambda verdict: verdict.cost)
+        return finish(frames, grid, features, tracks, (best, trials), given, interpolate)

@@ -27,8 +27,8 @@ class Candidate:
     name: str
     """Where it began."""
     cost: float
-    """What is compared, lower is better: robust squared reprojection error of all tracks (see `jog3r.sfm.judge`) plus the focal
-    length's deviation from what is usual."""
+    """What is compared, lower is better: robust squared reprojection error of all tracks (see
+    `jog3r.sfm.solving.judge`) plus the focal length's deviation from what is usual."""
     inlier_share: float
     """Share of all observations within 2 pixels (of the reduced frames) of their point; all in frames without a camera miss."""
     angle_deg: float

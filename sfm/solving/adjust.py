@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from jog3r.sfm.colmap import load_pycolmap
-from jog3r.sfm.prior import FocalPrior
-from jog3r.sfm.solution import Solution, reprojection, triangulate
-from jog3r.sfm.tracks import Tracks
+from jog3r.sfm.matching.tracks import Tracks
+from jog3r.sfm.solving.prior import FocalPrior
+from jog3r.sfm.solving.solution import Solution, reprojection, triangulate
 
 NOISE_PX = 0.5  # of a feature's place
 # Errors of one point are alike in all frames and errors of neighbouring points resemble each other: so many observations tell

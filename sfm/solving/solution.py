@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jog3r.sfm.tracks import Tracks
+from jog3r.sfm.matching.tracks import Tracks
 
 ROBUST_PX = 2.0  # observations farther from their point than this are taken for wrong
 
@@ -41,7 +41,7 @@ class Solution:
 
 
 def triangulate(tracks: Tracks, solution: Solution, rounds: int = 5) -> np.ndarray:
-    """Homogeneous world points (N, 4), unit length, of all tracks under given cameras; w >= 0, 0 for a point at infinity.
+    """Homogeneous world points (N, 4) of all tracks under given cameras; w >= 0, 0 for a point at infinity; |(x, y, z)| = 1.
 
     Robust least squares on the reprojection error, outliers weighted down more and more; points that no known frame sees are 0.
     """
@@ -53,7 +53,7 @@ def triangulate(tracks: Tracks, solution: Solution, rounds: int = 5) -> np.ndarr
     points = np.zeros((tracks.num_points, 4))
     scale = 32.0
     for _ in range(rounds):
-        points = _null_vectors(_normal_matrices(rows, weight, tracks), cameras, tracks, weight)
+        points = _best_points(_normal_matrices(rows, weight, tracks), cameras, tracks, weight)
         projected = np.einsum("mij,mj->mi", cameras, points[tracks.point])
         depth = np.maximum(np.abs(projected[:, 2]), 1e-9)
         residual = np.linalg.norm(projected[:, :2] / depth[:, None] - rays, axis=1) * focal[0]
@@ -81,9 +81,18 @@ def _normal_matrices(rows: np.ndarray, weight: np.ndarray, tracks: Tracks) -> np
     return normal
 
 
-def _null_vectors(normal: np.ndarray, cameras: np.ndarray, tracks: Tracks, weight: np.ndarray) -> np.ndarray:
-    """(N, 4) best points with w >= 0, in front of most cameras; where lines of sight part, the best direction at infinity."""
-    points = _in_front(np.linalg.eigh(normal)[1][:, :, 0], cameras, tracks, weight)
+def _best_points(normal: np.ndarray, cameras: np.ndarray, tracks: Tracks, weight: np.ndarray) -> np.ndarray:
+    """(N, 4) best points with w >= 0 and (x, y, z) of unit length; where lines of sight part, the best direction at infinity.
+
+    With w eliminated the camera centre itself, which solves the equations of a camera that only turns, is no solution.
+    """
+    side, corner = normal[:, :3, 3], normal[:, 3, 3]
+    tiny = 1e-12 * max(float(corner.max(initial=0)), 1e-12)
+    inverse = np.where(corner > tiny, 1 / np.maximum(corner, tiny), 0.0)
+    points = np.empty((len(normal), 4))
+    points[:, :3] = np.linalg.eigh(normal[:, :3, :3] - side[:, :, None] * side[:, None] * inverse[:, None, None])[1][:, :, 0]
+    points[:, 3] = -(side * points[:, :3]).sum(1) * inverse
+    points = _in_front(points, cameras, tracks, weight)
     behind = points[:, 3] < 0
     if behind.any():
         points[behind] = 0

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from jog3r.sfm.colmap import load_pycolmap
-from jog3r.sfm.features import Matches
-from jog3r.sfm.solution import Solution
+from jog3r.sfm.matching.features import Matches
+from jog3r.sfm.solving.solution import Solution
 
 FOCAL_RATIOS = (0.35, 2.5)  # focal length in longer sides of the picture: 110 to 23 degrees
 
@@ -52,7 +52,10 @@ def mapper_options(pycolmap: Any, refine_focal: bool, seed: int) -> Any:
     options.init_num_trials = 50
     options.ba_refine_focal_length = refine_focal
     options.ba_refine_extra_params = False
-    options.ba_global_max_refinements = 3
+    # The result is adjusted again over all tracks: what the mapper needs is a beginning, quickly.
+    options.ba_global_frames_ratio = options.ba_global_points_ratio = 1.4
+    options.ba_global_max_refinements, options.ba_local_max_refinements = 2, 1
+    options.ba_global_function_tolerance = options.ba_local_function_tolerance = 1e-4
     options.min_focal_length_ratio, options.max_focal_length_ratio = FOCAL_RATIOS
     options.mapper.abs_pose_refine_focal_length = refine_focal
     options.mapper.init_min_tri_angle = 2.0

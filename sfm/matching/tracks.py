@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jog3r.sfm.features import Matches
+from jog3r.sfm.matching.features import Matches
 
 _SAME_PLACE_PX = 1.0  # SIFT gives one corner two features if two orientations are likely
 
@@ -43,6 +43,14 @@ class Tracks:
         kept = kept & (count >= min_length)[self.point]
         _, point = np.unique(self.point[kept], return_inverse=True)
         return Tracks(self.num_frames, point, self.frame[kept], self.xy[kept], self.feature[kept])
+
+    def thin(self, max_points: int, seed: int) -> "Tracks":
+        """At most `max_points` of the points, drawn in proportion to the number of frames that see them."""
+        if self.num_points <= max_points:
+            return self
+        length = self.length.astype(np.float64)
+        drawn = np.random.default_rng(seed).choice(self.num_points, max_points, replace=False, p=length / length.sum())
+        return self.select(np.isin(self.point, drawn))
 
 
 def build_tracks(matches: Matches) -> Tracks:

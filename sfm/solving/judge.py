@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jog3r.sfm.adjust import NOISE_PX, OBSERVATIONS_PER_FACT
-from jog3r.sfm.prior import FocalPrior
-from jog3r.sfm.solution import ROBUST_PX, Solution, reprojection, triangulate
-from jog3r.sfm.tracks import Tracks
+from jog3r.sfm.matching.tracks import Tracks
+from jog3r.sfm.solving.adjust import NOISE_PX, OBSERVATIONS_PER_FACT
+from jog3r.sfm.solving.prior import FocalPrior
+from jog3r.sfm.solving.solution import ROBUST_PX, Solution, reprojection, triangulate
+
+_SAME_VARIANCE = 1.25
+AS_GIVEN = "network as given"  # name of the solution that is the network's, not adjusted
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Verdict:
 
     solution: Solution
     points: np.ndarray
-    """(N, 4) homogeneous, unit length, in the solution's world."""
+    """(N, 4) homogeneous, in the solution's world."""
     distance: np.ndarray
     """(M,) work pixels; inf where the frame has no camera or the point lies behind it."""
     cost: float
@@ -48,6 +51,23 @@ def judge(tracks: Tracks, solution: Solution, prior: FocalPrior) -> Verdict:
     cost = float((weight * squared).sum()) / (2 * OBSERVATIONS_PER_FACT) + prior.cost(solution.focal)
     inliers = distance < ROBUST_PX
     return Verdict(solution, points, distance, cost, float(inliers.mean()), _angles(tracks, solution, points, inliers))
+
+
+def motion_is_noise(tracks: Tracks, turning: Verdict, moving: Verdict) -> bool:
+    """Whether a camera that only turns explains the tracks as well as one that moves, given how much more the latter can fit.
+
+    Compares the variances of the residuals: squared residuals over the numbers observed less those estimated, two for a point's
+    direction and three for a turn, three for a point and six for a moving camera.
+    """
+    seen = turning.solution.known
+    if moving.solution is turning.solution or seen.sum() < moving.solution.known.sum():
+        return moving.solution is turning.solution
+    observed, points, frames = 2 * len(tracks.point), tracks.num_points, int(seen.sum())
+    variances = []
+    for verdict, unknowns in ((turning, 2 * points + 3 * frames), (moving, 3 * points + 6 * frames)):
+        squared = np.minimum(verdict.distance, ROBUST_PX) ** 2
+        variances.append(float(squared.sum()) / max(observed - unknowns, 1))
+    return variances[0] <= _SAME_VARIANCE * variances[1]
 
 
 def _angles(tracks: Tracks, solution: Solution, points: np.ndarray, inliers: np.ndarray) -> np.ndarray:

@@ -1,0 +1,123 @@
+"""Several beginnings, one judge: which cameras explain the tracks best.
+
+A mapper builds a scene from two frames on, and goes wrong where the first two show little parallax or the focal length is far
+off. Bundle adjustment from a camera that only turns finds small motions of any direction, and fails where frames share little
+with the first. A network knows the focal length and what a scene looks like, and nothing to the pixel. Each is adjusted over the
+same tracks under the same prior; the judge asks the tracks.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from jog3r.sfm.checks import Given, Initial
+from jog3r.sfm.matching.features import Matches
+from jog3r.sfm.matching.tracks import Tracks
+from jog3r.sfm.solving.adjust import Freedom, adjust
+from jog3r.sfm.solving.judge import AS_GIVEN, Verdict, judge, motion_is_noise
+from jog3r.sfm.solving.mapping import run_mapper
+from jog3r.sfm.solving.prior import FocalPrior
+from jog3r.sfm.solving.resection import add_frames
+from jog3r.sfm.solving.rotation import rotating_camera
+from jog3r.sfm.solving.solution import Solution
+
+TRIAL_POINTS = 1000  # of the tracks on which beginnings are tried
+_OTHER_FOCALS = (0.7, 1.4)  # of the likeliest; the mapper begins with each held fast, bundle adjustment frees it
+_AGREE = 1.03  # costs of two beginnings that found the same
+_GOOD_SHARE = 0.9
+_ASPECT_GAIN = 10.0  # fall of the cost for which frames are believed to be stretched
+_ASPECTS = (0.5, 2.0)
+
+
+def solve(matches: Matches, tracks: Tracks, prior: FocalPrior, given: Given, seed: int) -> tuple[Verdict | None, list[Verdict]]:
+    """All beginnings, adjusted and judged.
+
+    Returns:
+        The winner, finished over all tracks, None if no two frames have enough in common; and all beginnings, best first, as
+        judged on at most `TRIAL_POINTS` tracks.
+    """
+    if not tracks.num_points:
+        return None, []
+    some = tracks.thin(TRIAL_POINTS, seed)
+    trials = _try_beginnings(matches, some, prior, given, seed)
+    if not trials:
+        return None, []
+    return judge(tracks, _finish(tracks, some, trials[0], prior, given), prior), trials
+
+
+def _try_beginnings(matches: Matches, tracks: Tracks, prior: FocalPrior, given: Given, seed: int) -> list[Verdict]:
+    def adjusted(solution: Solution) -> Verdict:
+        return judge(tracks, adjust(tracks, solution, prior), prior)
+
+    def mapped(factor: float, free: bool) -> list[Verdict]:
+        name = "mapper" if free or factor == 1 else f"mapper at {factor} x the likeliest focal length"
+        return [adjusted(solution) for solution in run_mapper(matches, prior.focal * factor, free, seed, name)]
+
+    verdicts = mapped(1.0, prior.known)
+    turning = rotating_camera(matches, prior)
+    if turning is not None:
+        verdicts += [judge(tracks, turning, prior), adjusted(_named(turning, "small motion"))]
+    if given.initial is not None:
+        network = _from_network(given.initial, prior)
+        verdicts += [judge(tracks, _named(network, AS_GIVEN), prior), adjusted(network)]
+    verdicts.sort(key=lambda verdict: verdict.cost)
+    if not _settled(verdicts):
+        if turning is not None:
+            verdicts.append(adjusted(_advancing(turning)))
+        if not prior.known:
+            for factor in _OTHER_FOCALS:
+                verdicts += mapped(factor, False)
+            verdicts += [
+                replace(verdict, solution=_named(verdict.solution, "mapper, any focal length")) for verdict in mapped(1.0, True)
+            ]
+    verdicts.sort(key=lambda verdict: verdict.cost)
+    still = next((verdict for verdict in verdicts if verdict.solution is turning), None)
+    if still is not None and motion_is_noise(tracks, still, verdicts[0]):
+        verdicts.remove(still)
+        verdicts.insert(0, still)
+    return verdicts
+
+
+def _settled(verdicts: list[Verdict]) -> bool:
+    """Whether two beginnings found the same good cameras of all frames."""
+    best = verdicts[:2]
+    return (
+        len(best) == 2
+        and best[1].cost <= _AGREE * best[0].cost
+        and all(verdict.inlier_share >= _GOOD_SHARE and bool(verdict.solution.known.all()) for verdict in best)
+    )
+
+
+def _finish(tracks: Tracks, some: Tracks, verdict: Verdict, prior: FocalPrior, given: Given) -> Solution:
+    """The winner over all tracks: frames it lacks, other pixel aspects, a last adjustment."""
+    solution = verdict.solution
+    if not solution.world_to_camera[solution.known, :3, 3].any() or solution.name == AS_GIVEN:
+        return solution
+    if not solution.known.all():
+        solution = add_frames(some, verdict)
+        solution = adjust(some, solution, prior) if solution is not verdict.solution else solution
+    if given.pixel_aspect is None and given.intrinsics is None and given.focal_px is None:
+        solution = _try_aspect(some, solution, prior)
+    return adjust(tracks, solution, prior, Freedom(aspect=solution.aspect != 1), rounds=2)
+
+
+def _try_aspect(tracks: Tracks, solution: Solution, prior: FocalPrior) -> Solution:
+    square = judge(tracks, adjust(tracks, solution, prior, rounds=1), prior)
+    free = judge(tracks, adjust(tracks, solution, prior, Freedom(aspect=True), rounds=2), prior)
+    plausible = _ASPECTS[0] < free.solution.aspect < _ASPECTS[1]
+    return free.solution if plausible and free.cost < square.cost - _ASPECT_GAIN else square.solution
+
+
+def _named(solution: Solution, name: str) -> Solution:
+    return replace(solution, name=name)
+
+
+def _advancing(turning: Solution) -> Solution:
+    """The turning camera, moving straight ahead as well."""
+    cameras = turning.world_to_camera.copy()
+    cameras[:, 2, 3] -= 0.02 * np.arange(len(cameras))
+    return replace(turning, name="forward motion", world_to_camera=cameras)
+
+
+def _from_network(initial: Initial, prior: FocalPrior) -> Solution:
+    return Solution("network", np.linalg.inv(initial.poses), initial.known.copy(), prior.focal)

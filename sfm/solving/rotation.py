@@ -1,0 +1,136 @@
+"""A camera that only turns, or stands still: rotations and focal length from the matches alone, without any points.
+
+Where parallax is missing nothing else can be known, and a scene's depth would be made up of noise. It is also the beginning from
+which bundle adjustment finds small motions.
+"""
+
+import numpy as np
+import torch
+
+from jog3r.geometry.cameras import so3_exp
+from jog3r.sfm.matching.features import Matches
+from jog3r.sfm.solving.prior import FocalPrior
+from jog3r.sfm.solving.solution import ROBUST_PX, Solution
+
+MAX_FRAMES = 200  # the normal equations are dense
+_MIN_MATCHES = 15
+_MAX_MATCHES = 200  # of a pair that take part
+
+
+def rotating_camera(matches: Matches, prior: FocalPrior, iterations: int = 15) -> Solution | None:
+    """Rotations of all frames that hang together with the first, and the focal length, by robust Gauss-Newton steps.
+
+    Minimises the distances in work pixels between matched features of each pair, carried over by the rotation between the frames.
+
+    Returns:
+        The solution, all cameras at one place; None if frame 1 has no matches or the clip is too long.
+    """
+    count = matches.num_frames
+    if count > MAX_FRAMES:
+        return None
+    used = _matched_pixels(matches)
+    rotations, known = _chain(used, count, prior.focal)
+    used = {pair: xy for pair, xy in used.items() if known[pair[0]] and known[pair[1]]}
+    if not used:
+        return None
+    focal, scale = prior.focal, 64.0
+    for _ in range(iterations):
+        normal, gradient = np.zeros((3 * count + 1,) * 2), np.zeros(3 * count + 1)
+        for (i, j), xy in used.items():
+            residual, jacobian = _residuals(xy, rotations[j] @ rotations[i].T, focal)
+            weight = 1 / (1 + (residual**2).sum(1) / scale**2) ** 2
+            jacobian, residual = jacobian.reshape(-1, 4), residual.reshape(-1)
+            block = jacobian.T @ (np.repeat(weight, 2)[:, None] * jacobian)
+            side = jacobian.T @ (np.repeat(weight, 2) * residual)
+            _scatter(normal, gradient, (i, j), rotations[j] @ rotations[i].T, block, side)
+        if prior.known:
+            normal[-1], normal[:, -1], gradient[-1], normal[-1, -1] = 0, 0, 0, 1
+        else:
+            normal[-1, -1] += _FACT / prior.spread**2
+            gradient[-1] += _FACT * np.log(focal / prior.focal) / prior.spread**2
+        fixed = np.flatnonzero(np.repeat(~known | (np.arange(count) == known.argmax()), 3))
+        normal[fixed], normal[:, fixed], gradient[fixed] = 0, 0, 0
+        normal[fixed, fixed] = 1
+        step = -np.linalg.solve(normal + 1e-9 * np.diag(normal.diagonal()), gradient)
+        rotations = so3_exp(torch.from_numpy(step[:-1].reshape(-1, 3).clip(-0.5, 0.5))).numpy() @ rotations
+        focal *= float(np.exp(step[-1].clip(-0.3, 0.3)))
+        scale = max(scale / 2, ROBUST_PX / 2)
+    cameras = np.tile(np.eye(4), (count, 1, 1))
+    cameras[:, :3, :3] = rotations
+    return Solution("rotating camera", cameras, known, focal).rebased()
+
+
+_FACT = 5.0  # squared pixels: what the matches of one independent fact add up to (see `jog3r.sfm.solving.adjust`)
+
+
+def _matched_pixels(matches: Matches) -> dict[tuple[int, int], np.ndarray]:
+    """Per pair of frames (K, 4): x, y in the first and the second."""
+    used = {}
+    for (i, j), indices in zip(matches.pairs.tolist(), matches.indices, strict=True):
+        if len(indices) >= _MIN_MATCHES:
+            some = indices[:: max(1, len(indices) // _MAX_MATCHES)]
+            used[i, j] = np.concatenate([matches.xy[i][some[:, 0]], matches.xy[j][some[:, 1]]], 1)
+    return used
+
+
+def _chain(used: dict[tuple[int, int], np.ndarray], count: int, focal: float) -> tuple[np.ndarray, np.ndarray]:
+    """First rotations (F, 3, 3) world-to-camera along the strongest pairs from frame 1 on, and which frames they reach."""
+    rotations, known = np.tile(np.eye(3), (count, 1, 1)), np.zeros(count, bool)
+    if not used:
+        return rotations, known
+    known[min(min(pair) for pair in used)] = True
+    order = sorted(used, key=lambda pair: -len(used[pair]))
+    while True:
+        pair = next((pair for pair in order if known[pair[0]] != known[pair[1]]), None)
+        if pair is None:
+            return rotations, known
+        turn = _turn(used[pair], focal)
+        i, j = pair
+        if known[i]:
+            rotations[j] = turn @ rotations[i]
+        else:
+            rotations[i] = turn.T @ rotations[j]
+        known[i] = known[j] = True
+
+
+def _turn(xy: np.ndarray, focal: float) -> np.ndarray:
+    """Robust rotation (3, 3) from rays of the first frame of a pair to those of the second."""
+    rays = np.concatenate([xy.reshape(-1, 2) / focal, np.ones((2 * len(xy), 1))], 1)
+    rays = (rays / np.linalg.norm(rays, axis=1, keepdims=True)).reshape(-1, 2, 3)
+    weight, rotation = np.ones(len(rays)), np.eye(3)
+    for _ in range(5):
+        u, _, vt = np.linalg.svd((rays[:, 1] * weight[:, None]).T @ rays[:, 0])
+        rotation = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
+        distance = np.linalg.norm(rays[:, 1] - rays[:, 0] @ rotation.T, axis=1)
+        weight = 1 / (1 + (distance / max(float(np.median(distance)), 1e-6)) ** 2) ** 2
+    return rotation
+
+
+def _residuals(xy: np.ndarray, turn: np.ndarray, focal: float) -> tuple[np.ndarray, np.ndarray]:
+    """(K, 2) pixels between carried-over and matched features, and derivatives (K, 2, 4) by a turn of frame 2, log focal."""
+    rays = np.concatenate([xy[:, :2] / focal, np.ones((len(xy), 1))], 1)
+    carried = rays @ turn.T
+    depth = np.maximum(carried[:, 2], 1e-3)
+    u, v = carried[:, 0] / depth, carried[:, 1] / depth
+    one = np.ones_like(u)
+    residual = focal * np.stack([u, v], 1) - xy[:, 2:]
+    jacobian = np.empty((len(xy), 2, 4))
+    jacobian[:, 0, :3] = focal * np.stack([-u * v, one + u * u, -v], 1)
+    jacobian[:, 1, :3] = focal * np.stack([-one - v * v, u * v, u], 1)
+    # d ray / d log focal = -(x / f, y / f, 0), turned
+    change = -(rays * [1, 1, 0]) @ turn.T
+    jacobian[:, 0, 3] = focal * (u + (change[:, 0] - u * change[:, 2]) / depth)
+    jacobian[:, 1, 3] = focal * (v + (change[:, 1] - v * change[:, 2]) / depth)
+    return residual, jacobian
+
+
+def _scatter(
+    normal: np.ndarray, gradient: np.ndarray, pair: tuple[int, int], turn: np.ndarray, block: np.ndarray, side: np.ndarray
+) -> None:
+    """Add a pair's equations: a turn w of the first frame turns what is carried over by -turn w."""
+    i, j = pair
+    expand = np.zeros((4, 7))
+    expand[:3, :3], expand[:3, 3:6], expand[3, 6] = -turn, np.eye(3), 1
+    places = np.r_[3 * i : 3 * i + 3, 3 * j : 3 * j + 3, len(gradient) - 1]
+    normal[np.ix_(places, places)] += expand.T @ block @ expand
+    gradient[places] += expand.T @ side
