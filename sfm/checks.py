@@ -9,6 +9,7 @@ import numpy as np
 from jog3r.geometry.registration.degeneracy import pose_known
 from jog3r.sfm.frames import Grid
 from jog3r.sfm.solving.prior import FocalPrior, usual_prior
+from jog3r.sfm.solving.solution import Solution
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,17 @@ class Given:
             return FocalPrior(self.focal_px * grid.focal_scale, 0.0)
         network = None if self.initial is None else float(np.median(self.initial.focals[:, 0])) * grid.focal_scale
         return usual_prior(max(grid.small_size), network)
+
+    def network(self, prior: FocalPrior) -> Solution | None:
+        """The network's cameras in the work grid, with the likeliest focal length."""
+        if self.initial is None:
+            return None
+        return Solution("network", np.linalg.inv(self.initial.poses), self.initial.known.copy(), prior.focal)
+
+    @property
+    def aspect_open(self) -> bool:
+        """Whether nothing is given that says how the frames are stretched."""
+        return self.pixel_aspect is None and self.intrinsics is None and self.focal_px is None
 
 
 def check_given(

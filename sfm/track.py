@@ -71,7 +71,7 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
         tracks = build_tracks(matches)
         bar.update()
         bar.set_description("beginnings")
-        best, trials = solve(matches, tracks, prior, given, seed)
+        best, trials = solve(matches, tracks, prior, given.network(prior), given.aspect_open, seed)
         bar.update()
         bar.set_description("points")
         features = np.array([len(xy) for xy in matches.xy])

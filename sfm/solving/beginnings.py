@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from jog3r.sfm.checks import Given, Initial
 from jog3r.sfm.matching.features import Matches
 from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.solving.adjust import Freedom, adjust
@@ -29,8 +28,18 @@ _ASPECT_GAIN = 10.0  # fall of the cost for which frames are believed to be stre
 _ASPECTS = (0.5, 2.0)
 
 
-def solve(matches: Matches, tracks: Tracks, prior: FocalPrior, given: Given, seed: int) -> tuple[Verdict | None, list[Verdict]]:
+def solve(
+    matches: Matches, tracks: Tracks, prior: FocalPrior, network: Solution | None, aspect_open: bool, seed: int
+) -> tuple[Verdict | None, list[Verdict]]:
     """All beginnings, adjusted and judged.
+
+    Args:
+        matches: verified.
+        tracks: that they make up.
+        prior: of the focal length.
+        network: cameras of a network, one more beginning.
+        aspect_open: whether frames may be found to be stretched.
+        seed: of all draws.
 
     Returns:
         The winner, finished over all tracks, None if no two frames have enough in common; and all beginnings, best first, as
@@ -39,13 +48,13 @@ def solve(matches: Matches, tracks: Tracks, prior: FocalPrior, given: Given, see
     if not tracks.num_points:
         return None, []
     some = tracks.thin(TRIAL_POINTS, seed)
-    trials = _try_beginnings(matches, some, prior, given, seed)
+    trials = _try_beginnings(matches, some, prior, network, seed)
     if not trials:
         return None, []
-    return judge(tracks, _finish(tracks, some, trials[0], prior, given), prior), trials
+    return judge(tracks, _finish(tracks, some, trials[0], prior, aspect_open), prior), trials
 
 
-def _try_beginnings(matches: Matches, tracks: Tracks, prior: FocalPrior, given: Given, seed: int) -> list[Verdict]:
+def _try_beginnings(matches: Matches, tracks: Tracks, prior: FocalPrior, network: Solution | None, seed: int) -> list[Verdict]:
     def adjusted(solution: Solution) -> Verdict:
         return judge(tracks, adjust(tracks, solution, prior), prior)
 
@@ -57,8 +66,7 @@ def _try_beginnings(matches: Matches, tracks: Tracks, prior: FocalPrior, given: 
     turning = rotating_camera(matches, prior)
     if turning is not None:
         verdicts += [judge(tracks, turning, prior), adjusted(_named(turning, "small motion"))]
-    if given.initial is not None:
-        network = _from_network(given.initial, prior)
+    if network is not None:
         verdicts += [judge(tracks, _named(network, AS_GIVEN), prior), adjusted(network)]
     verdicts.sort(key=lambda verdict: verdict.cost)
     if not _settled(verdicts):
@@ -88,7 +96,7 @@ def _settled(verdicts: list[Verdict]) -> bool:
     )
 
 
-def _finish(tracks: Tracks, some: Tracks, verdict: Verdict, prior: FocalPrior, given: Given) -> Solution:
+def _finish(tracks: Tracks, some: Tracks, verdict: Verdict, prior: FocalPrior, aspect_open: bool) -> Solution:
     """The winner over all tracks: frames it lacks, other pixel aspects, a last adjustment."""
     solution = verdict.solution
     if not solution.world_to_camera[solution.known, :3, 3].any() or solution.name == AS_GIVEN:
@@ -96,7 +104,7 @@ def _finish(tracks: Tracks, some: Tracks, verdict: Verdict, prior: FocalPrior, g
     if not solution.known.all():
         solution = add_frames(some, verdict)
         solution = adjust(some, solution, prior) if solution is not verdict.solution else solution
-    if given.pixel_aspect is None and given.intrinsics is None and given.focal_px is None:
+    if aspect_open:
         solution = _try_aspect(some, solution, prior)
     return adjust(tracks, solution, prior, Freedom(aspect=solution.aspect != 1), rounds=2)
 
@@ -117,7 +125,3 @@ def _advancing(turning: Solution) -> Solution:
     cameras = turning.world_to_camera.copy()
     cameras[:, 2, 3] -= 0.02 * np.arange(len(cameras))
     return replace(turning, name="forward motion", world_to_camera=cameras)
-
-
-def _from_network(initial: Initial, prior: FocalPrior) -> Solution:
-    return Solution("network", np.linalg.inv(initial.poses), initial.known.copy(), prior.focal)
