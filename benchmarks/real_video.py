@@ -23,7 +23,7 @@ from jog3r.commands.output_folder import UsageError
 from jog3r.data.frame_choice import STRIDES, FrameSelection
 from jog3r.data.video import read_video
 from jog3r.evaluation.baselines import constant_poses, forward_poses
-from jog3r.evaluation.camera_metrics import pose_errors, pose_metrics
+from jog3r.evaluation.camera_metrics import PoseErrors, pose_errors, pose_metrics
 from jog3r.pipelines.loading.any_pipeline import load_pipeline
 
 
@@ -65,11 +65,10 @@ def compare(options: argparse.Namespace) -> None:
     for path in paths:
         frames, true_poses = read_clip(path, options.pose_files / f"{path.stem}.txt", (height, width), options.resize)
         for window in cut_windows(len(frames), options.num_frames, options.stride, path.name):
-            poses = _find_poses(pipe, frames[window.indices], path.name)
-            count = len(poses)
-            estimates = {"model": poses, "constant pose": constant_poses(count), "always forward": forward_poses(count)}
-            for name, estimate in estimates.items():
-                errors[name].append(pose_errors(estimate, true_poses[window.indices]))
+            found = window_errors(pipe, frames[window.indices], true_poses[window.indices], path.name)
+            for name, error in found.items():
+                errors[name].append(error)
+            count = window.num_frames
             place = "" if len(frames) == count else f" {window.start}+{window.stride}*{count}"
             print(f"| {path.stem}{place} | {count} | {_cells([values[-1:] for values in errors.values()])} |")
     print(f"| all | {options.num_frames * len(errors['model'])} | {_cells(errors.values())} |")
@@ -109,12 +108,19 @@ def cut_windows(num_available: int, num_frames: int, stride: int | None, name: s
         yield FrameSelection(start, max(fitting), num_frames, False)
 
 
-def _find_poses(pipe: Any, frames: np.ndarray, name: str) -> np.ndarray:
+def window_errors(pipe: Any, frames: np.ndarray, true_poses: np.ndarray, name: str) -> dict[str, PoseErrors]:
+    """Errors of the model, of the camera that never moves and of the one that moves straight ahead, on frames (F, H, W, 3).
+
+    Pairs with a frame whose pose the model could not find count as 180 degrees, whatever stands in its place.
+    """
     try:
-        poses: np.ndarray = pipe(video=frames, generator=torch.Generator().manual_seed(0)).poses[0].numpy()
+        found = pipe(video=frames, generator=torch.Generator().manual_seed(0))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    return poses
+    known = found.registration[0].pose_known
+    estimates = {"constant pose": constant_poses(len(frames)), "always forward": forward_poses(len(frames))}
+    errors = {"model": pose_errors(found.poses[0].numpy(), true_poses, known=known.numpy())}
+    return errors | {name: pose_errors(estimate, true_poses) for name, estimate in estimates.items()}
 
 
 def _cells(errors_of_estimates: Iterable[list]) -> str:

@@ -7,7 +7,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from real_video import cut_windows, read_clip
+import torch
+from real_video import cut_windows, read_clip, window_errors
+from registration_scenes import make_scene
+
+from jog3r import Jog3rPipelineOutput, register_pointmaps
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "real_video.py"
 
@@ -87,3 +91,16 @@ def test_mistakes_end_in_one_line(run, clips: Path, model: Path, count: int) -> 
     assert run(clips / "none", clips)[0::2] == (2, f"error: {str(clips / 'none')!r} holds no .mp4")
     assert run(clips, clips, "--model", clips)[2].endswith("it has no model_index.json")
     assert run(clips, clips, "--stride", 0)[2] == "error: num_frames must be at least 2 and stride 1, got 16 and 0"
+
+
+def test_a_frame_without_a_pose_is_wrong_and_not_the_identity() -> None:
+    scene = make_scene(num_frames=8, height=40, width=48, noise=0.01)
+    maps = list(scene.inputs)
+    maps[2] = maps[2].clone()
+    maps[2][2] = torch.randn_like(maps[2][2])  # the map of frame 4 is worth nothing
+    found = register_pointmaps(*maps)
+    output = Jog3rPipelineOutput(frames=None, poses=found.poses[None], registration=[found])
+    errors = window_errors(lambda **_: output, np.zeros((8, 40, 48, 3), np.uint8), scene.poses.numpy(), "a.mp4")
+    assert errors["model"].rotation_deg[2] == errors["model"].translation_deg[2] == 180
+    assert np.delete(errors["model"].rotation_deg, 2).max() < 5
+    assert errors["constant pose"].rotation_deg.max() < 180
