@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState, PartialState
 from tiny_components import tiny_pipeline
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from training_cases import run_here
 
 from jog3r import __version__
+from jog3r.training import prepare
 from jog3r.training.run import card as card_module
 from jog3r.training.run.card import source_version
 from jog3r.training.train_joint import main
@@ -88,3 +90,13 @@ def test_a_start_that_is_not_there_names_the_command_that_makes_it(
     assert main([*words, *options]) == 2
     assert f"`jog3r convert {kind} CHECKPOINT --out runs/opensora`" in caplog.text
     assert not list(tmp_path.iterdir())
+
+
+def test_torchrun_repeats_the_line_at_the_end_of_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, run in (("train", main), ("prepare", prepare.main)):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / name))
+        assert run(["--no_such", "1"]) == 2
+        failure = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(tmp_path / name))
+        report = str(ChildFailedError(f"{name}.py", {0: failure})).splitlines()
+        [line] = [line for line in report[-3:] if "error: unknown option no_such" in line]
+        assert line.strip().startswith("traceback : error: ")

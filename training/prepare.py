@@ -39,6 +39,7 @@ from jog3r.pipelines.latents import encode_frames, vae_scale_factor
 from jog3r.pipelines.loading.depth_model import DepthModel, check_depth_model, load_depth_model
 from jog3r.training.config import load_config
 from jog3r.training.folder_lock import check_world
+from jog3r.training.last_words import say_why
 from jog3r.training.preparation.component_files import (
     check_parts,
     load_text_models,
@@ -448,7 +449,7 @@ def main(arguments: list[str]) -> int:
     try:
         prepare(load_config(PrepareConfig, arguments))
     except (ValueError, OSError) as error:  # such as a model that is neither a folder nor on the hub
-        logger.error("error: %s", error)
+        say_why(str(error))
         return 2
     return 0
 

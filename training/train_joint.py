@@ -29,6 +29,7 @@ from jog3r.training.build import build_model, check_start, select_trainable
 from jog3r.training.clips.step_batches import BatchShare, StepNoise, count_valid_pixels, draw_step_noise
 from jog3r.training.clips.streams import build_loader, build_stream
 from jog3r.training.config import TrainConfig, load_config, recipe_of
+from jog3r.training.last_words import say_why
 from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
 from jog3r.training.run.card import training_section
 from jog3r.training.run.checkpoints import (
@@ -324,13 +325,13 @@ def main(arguments: list[str]) -> int:
         config = load_config(TrainConfig, arguments)
         train(config, stop, recipe_of(arguments))
     except ValueError as error:
-        logger.error("error: %s", error)
+        say_why(str(error))
         return 2
     except torch.OutOfMemoryError as error:
-        logger.error("error: %s (%s)", OUT_OF_MEMORY, str(error).splitlines()[0])
+        say_why(f"{OUT_OF_MEMORY} ({str(error).splitlines()[0]})")
         return 1
     except (TrainingStopped, OSError, SafetensorError) as error:
-        logger.error("error: %s", error)
+        say_why(str(error))
         return 1
     finally:
         for worker in multiprocessing.active_children():  # they ignore SIGTERM: leaving would wait for them for ever

@@ -1,6 +1,6 @@
 """Assemble an untrained tiny pipeline around a trained VAE: the folder that the tiny recipes start from.
 
-python training/tiny_model/new_tiny.py --config training/recipes/tiny_new.yaml
+python training/tiny_model/new_tiny.py --vae runs/tiny/vae --output_dir runs/tiny/new
 """
 
 import dataclasses
