@@ -5,7 +5,7 @@ Letters: F frames of a clip, P pairs of frames. Angles are in degrees, shares in
 Relative pose of a pair (i, j): the pose of camera j in camera i's frame, inv(C_i) @ C_j with C camera-to-world. This is what
 VGGT compares (w2c_i @ inv(w2c_j)). PoseDiffusion compares the other direction, the transform that takes points of camera i to
 camera j, whose translation lives in camera j's frame: rotation errors are the same, translation errors differ wherever the
-rotation is wrong. `relative_poses(..., direction="i_to_j")` gives that one. With `relative="first"` i is always the first frame.
+rotation is wrong. With `relative="first"` i is always the first frame.
 
 Translation has no scale here, only a direction:
 - `translation_deg` is the angle between the two directions, 0 to 180: an opposite translation is wrong by 180.
@@ -71,7 +71,6 @@ def pose_errors(
     poses: ArrayLike,
     true_poses: ArrayLike,
     relative: Literal["first", "all"] = "first",
-    min_baseline: float = 0.0,
     known: ArrayLike | None = None,
 ) -> PoseErrors:
     """Errors of predicted camera-to-world poses against the true ones; global frame and scale of either do not matter.
@@ -80,8 +79,6 @@ def pose_errors(
         poses (F,4,4): predicted, camera-to-world, numpy or torch; computed in float64.
         true_poses (F,4,4): true, camera-to-world.
         relative: "first": the F-1 pairs (0, f); "all": the F(F-1)/2 pairs i < j.
-        min_baseline: true translations at most this long (unit of `true_poses`) have no direction. Rounding of the given
-            numbers' own precision is always discounted.
         known (F,): bool, False for frames without a predicted pose, whatever stands in `poses` for them: their pairs count as 180
             degrees (90 folded), never as chance. None: all are known.
 
@@ -96,7 +93,7 @@ def pose_errors(
     rotation = rotation_angle_deg(relative_predicted[:, :3, :3], relative_true[:, :3, :3])  # (P,)
 
     predicted_zero = _is_zero(relative_predicted, predicted, relative, _resolution(poses))
-    true_zero = _is_zero(relative_true, true, relative, _resolution(true_poses), min_baseline)
+    true_zero = _is_zero(relative_true, true, relative, _resolution(true_poses))
     translation = direction_angle_deg(relative_predicted[:, :3, 3], relative_true[:, :3, 3])
     translation[predicted_zero | true_zero] = np.nan
     folded = _folded(translation, relative_predicted[:, :3, 3], relative_true[:, :3, 3])
@@ -111,11 +108,9 @@ def pose_errors(
     )
 
 
-def failed_pose_errors(
-    true_poses: ArrayLike, relative: Literal["first", "all"] = "first", min_baseline: float = 0.0
-) -> PoseErrors:
+def failed_pose_errors(true_poses: ArrayLike, relative: Literal["first", "all"] = "first") -> PoseErrors:
     """Errors of a clip without a prediction: 180 degrees everywhere (90 folded, the worst there is), never left out."""
-    reference = pose_errors(true_poses, true_poses, relative, min_baseline)
+    reference = pose_errors(true_poses, true_poses, relative)
     worst = np.full_like(reference.rotation_deg, 180.0)
     lost = np.ones(len(worst), dtype=bool)
     return PoseErrors(worst, worst.copy(), worst / 2, reference.baseline, reference.motion_deg, failed=True, failed_pair=lost)
@@ -191,21 +186,9 @@ def pose_metrics_by_bin(
     return rows
 
 
-def relative_poses(
-    poses: np.ndarray,
-    relative: Literal["first", "all"] = "first",
-    direction: Literal["j_in_i", "i_to_j"] = "j_in_i",
-) -> np.ndarray:
-    """Relative poses (P,4,4) of camera-to-world poses (F,4,4); the pairs in the order of `frame_pairs`.
-
-    direction: "j_in_i", inv(C_i) @ C_j, the pose of camera j in camera i (VGGT); "i_to_j", its inverse, the transform of points
-    from camera i to camera j (PoseDiffusion).
-    """
-    if direction not in ("j_in_i", "i_to_j"):
-        raise ValueError(f'direction must be "j_in_i" or "i_to_j", got {direction!r}')
+def relative_poses(poses: np.ndarray, relative: Literal["first", "all"] = "first") -> np.ndarray:
+    """Poses (P,4,4) of camera j in camera i, inv(C_i) @ C_j, of camera-to-world poses (F,4,4); pairs as in `frame_pairs`."""
     i, j = frame_pairs(len(poses), relative)
-    if direction == "i_to_j":
-        i, j = j, i
     rotation_i = poses[i, :3, :3].swapaxes(-1, -2)  # (P,3,3), world to camera
     result = np.tile(np.eye(4), (len(i), 1, 1))
     result[:, :3, :3] = rotation_i @ poses[j, :3, :3]
@@ -280,14 +263,12 @@ def _lost_pairs(known: ArrayLike | None, num_frames: int, relative: Literal["fir
     return ~(mask[i] & mask[j])
 
 
-def _is_zero(
-    relative: np.ndarray, poses: np.ndarray, pairs: Literal["first", "all"], resolution: float, min_baseline: float = 0.0
-) -> np.ndarray:
+def _is_zero(relative: np.ndarray, poses: np.ndarray, pairs: Literal["first", "all"], resolution: float) -> np.ndarray:
     """(P,) bool: the relative translation is zero, or no longer than what rounding makes of two equal positions."""
     i, j = frame_pairs(len(poses), pairs)
     centre = np.linalg.norm(poses[:, :3, 3], axis=-1)
     floor = np.minimum(centre[i], centre[j]) * resolution + _ABSOLUTE_FLOOR
-    return np.linalg.norm(relative[:, :3, 3], axis=-1) <= np.maximum(floor, min_baseline)
+    return np.linalg.norm(relative[:, :3, 3], axis=-1) <= floor
 
 
 def _resolution(poses: ArrayLike) -> float:

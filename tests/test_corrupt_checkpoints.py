@@ -69,14 +69,16 @@ def flipped(content: bytes, position: int, bit: int) -> bytes:
 
 
 def header_positions(content: bytes) -> list[int]:
-    """Bytes of a torch.save archive that describe weights: records' headers, the pickle, names and checksums in the directory."""
+    """Bytes of a torch.save archive that say where and what weights are; flags and times of the records say nothing of them."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         records = archive.infolist()
         pickled = next(record for record in records if record.filename.endswith("data.pkl"))
         directory = archive.start_dir
-    positions = list(range(pickled.header_offset, pickled.header_offset + 30 + len(pickled.filename) + pickled.file_size))
-    for record in records:
-        positions += [directory + offset for offset in (*range(4), *range(8, 28), *range(42, 46 + len(record.filename)))]
+    start = pickled.header_offset
+    positions = [*range(start, start + 4), *range(start + 26, start + 30 + len(pickled.filename) + pickled.file_size)]
+    for record in records:  # signature, compression, checksum and sizes, place and name
+        fields = (*range(4), 10, 11, *range(16, 28), *range(42, 46 + len(record.filename)))
+        positions += [directory + offset for offset in fields]
         directory += 46 + len(record.filename) + len(record.extra)
     return positions
 

@@ -165,7 +165,6 @@ def pointmap_pixel_losses(
     true: tuple[torch.Tensor, torch.Tensor],
     valid: tuple[torch.Tensor, torch.Tensor],
     alpha: float = 0.2,
-    normalize_truth: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The unreduced loss behind `pointmap_loss`: confidence * distance - alpha * log confidence, 0 where not valid.
 
@@ -173,7 +172,6 @@ def pointmap_pixel_losses(
         predicted, true: points of (anchor, other), (B, H, W, 3) each.
         confidences, valid: of (anchor, other), (B, H, W) each.
         alpha: weight of -log confidence.
-        normalize_truth: False leaves the truth at its scale (DUSt3R's `gt_scale`).
 
     Returns:
         losses of (anchor, other), (B, H, W) each.
@@ -193,9 +191,7 @@ def pointmap_pixel_losses(
     points_of_views = _unit_scale(
         [torch.where(mask[..., None], view, 0.0) for view, mask in zip(predicted, valid, strict=True)], valid
     )
-    truth_of_views = [torch.where(mask[..., None], view, 0.0) for view, mask in zip(true, valid, strict=True)]
-    if normalize_truth:
-        truth_of_views = _unit_scale(truth_of_views, valid)
+    truth_of_views = _unit_scale([torch.where(mask[..., None], view, 0.0) for view, mask in zip(true, valid, strict=True)], valid)
     losses = []
     for points, confidence, truth, mask in zip(points_of_views, confidences, truth_of_views, valid, strict=True):
         confidence = torch.where(mask, confidence, 1.0)

@@ -1,1 +1,0 @@
-"""One Hugging Face `evaluate` module."""
