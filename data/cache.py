@@ -168,9 +168,9 @@ class Cache:
         ValueError: not a cache, one that is not finished, one of another format, or a file that is missing or of another size.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: str | Path):
         _pyarrow()
-        self.directory = directory
+        self.directory = directory = Path(directory)
         path = directory / MANIFEST
         if not path.is_file():
             state = "was not finished: run `jog3r prepare` again" if (directory / PLAN).is_file() else "is no cache of jog3r"
@@ -289,7 +289,7 @@ def decode_frame(row: dict[str, Any], plan: dict[str, Any]) -> dict[str, np.ndar
     }
 
 
-def stream_frames(directory: Path) -> "datasets.IterableDataset":
+def stream_frames(directory: str | Path) -> "datasets.IterableDataset":
     """All rows of the clips files as a stream of `datasets`, undecoded (see `decode_frame`).
 
     Raises:
@@ -301,5 +301,5 @@ def stream_frames(directory: Path) -> "datasets.IterableDataset":
         raise ImportError(
             "stream_frames needs the library `datasets`: pip install '.[train]' in the checkout of jog3r"
         ) from error
-    files = [str(path) for path in sorted(directory.glob("clips-*.parquet"))]
+    files = [str(path) for path in sorted(Path(directory).glob("clips-*.parquet"))]
     return load_dataset("parquet", data_files=files, split="train", streaming=True)

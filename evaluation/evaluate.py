@@ -16,6 +16,7 @@ is drawn and sampled with its own seed, `seed + k`: results do not depend on the
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -93,7 +94,10 @@ class EvaluationOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, also across fields."""
+        """Turn paths into texts, and refuse what cannot work, also across fields."""
+        for name in ("model", "out", "features", "fvd"):
+            if isinstance(value := getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
         if self.task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
         if self.registration not in ("fast", "reference"):

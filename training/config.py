@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import sys
 import types
 import typing
@@ -172,6 +173,13 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
     raise ValueError(f"option {name} must be {wanted}, got {value!r} ({type(value).__name__})")
 
 
+def places_as_text(config: Any) -> None:
+    """Turn paths (`pathlib.Path`) among the values of a configuration into texts: in Python both are given."""
+    for field in dataclasses.fields(config):
+        if isinstance(value := getattr(config, field.name), os.PathLike):
+            setattr(config, field.name, os.fspath(value))
+
+
 def check_options_of(config: Any, switch: str, options: dict[str, tuple[str, ...]]) -> None:
     """Refuse options that the chosen value of a switch has no use for.
 
@@ -266,6 +274,7 @@ class TrainConfig:
     stop_after_minutes: float | None = None  # checkpoint and stop then; the same command resumes
 
     def __post_init__(self) -> None:
+        places_as_text(self)
         if self.generation_batch < 0 or self.reconstruction_batch < 0 or self.generation_batch + self.reconstruction_batch == 0:
             raise ValueError(
                 "generation_batch and reconstruction_batch must be >= 0 and not both 0, got "

@@ -42,7 +42,7 @@ class CachedStream(Dataset):
 
     def __init__(
         self,
-        directory: Path,
+        directory: str | Path,
         vae: nn.Module,
         caption_length: int,
         size: tuple[int, int, int],

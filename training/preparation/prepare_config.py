@@ -8,7 +8,7 @@ from jog3r.data.posed_video import PosedFolders
 from jog3r.data.realestate10k import RealEstate10K, RealEstate10KChunks, RealEstate10KTars
 from jog3r.data.realestate10k.table import RealEstate10KTable, open_table
 from jog3r.data.source import ClipSource, ProceduralSource
-from jog3r.training.config import check_options_of
+from jog3r.training.config import check_options_of, places_as_text
 
 __all__ = ["PrepareConfig", "build_source"]
 
@@ -67,6 +67,7 @@ class PrepareConfig:
     retry_skipped: bool = False  # try again the shards in which something was skipped: the videos may be there now
 
     def __post_init__(self) -> None:
+        places_as_text(self)
         counts = ("clips_per_shard", "captions_per_shard", "batch_size", "loader_threads", "min_frames", "height", "width")
         for name in (*counts, "frame_step", "caption_length", "num_threads"):
             if (value := getattr(self, name)) is not None and value < 1:

@@ -21,7 +21,7 @@ _LOCK = re.compile(r"\.lock-\d+-of-(\d+)")
 
 
 @contextmanager
-def lock_cache(directory: Path, process: tuple[int, int]) -> Iterator[None]:
+def lock_cache(directory: str | Path, process: tuple[int, int]) -> Iterator[None]:
     """Context in which nobody else does this process's share of a cache, and nobody shares the work out among another number.
 
     Raises:
@@ -29,7 +29,7 @@ def lock_cache(directory: Path, process: tuple[int, int]) -> Iterator[None]:
     """
     index, count = process
     with FolderLock(directory, f".lock-{index}-of-{count}"):
-        for path in directory.iterdir():
+        for path in Path(directory).iterdir():
             if (found := _LOCK.fullmatch(path.name)) and int(found[1]) != count:
                 with FolderLock(directory, path.name):  # gone, if this can be had
                     pass
@@ -46,8 +46,8 @@ class ShardFolder:
         process: (this one, of how many); shards are dealt out in turn.
     """
 
-    def __init__(self, directory: Path, process: tuple[int, int]):
-        self.directory, self.process = directory, process
+    def __init__(self, directory: str | Path, process: tuple[int, int]):
+        self.directory, self.process = Path(directory), process
         self.tag = f"-{process[0]}"  # of files that any process may write
 
     def check(self, plan: dict[str, Any]) -> None:

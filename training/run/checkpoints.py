@@ -60,7 +60,9 @@ class TrainingState:
         return {name: _whole(value, keep) for (name, _), value in zip(self.trained, self.average.shadow_params, strict=True)}
 
 
-def save_checkpoint(accelerator: Accelerator, state: TrainingState, directory: Path, progress: dict[str, Any], keep: int) -> Path:
+def save_checkpoint(
+    accelerator: Accelerator, state: TrainingState, directory: str | Path, progress: dict[str, Any], keep: int
+) -> Path:
     """Save `state` as `directory/step-0000123` and drop all but the newest `keep`; all processes have to call it.
 
     A kill at any moment leaves either the whole checkpoint or one that `find_checkpoint` recognises as torn.
@@ -75,6 +77,7 @@ def save_checkpoint(accelerator: Accelerator, state: TrainingState, directory: P
     Raises:
         TrainingStopped: the disk is full or refuses; the checkpoints from before are untouched.
     """
+    directory = Path(directory)
     final = directory / f"{_PREFIX}{progress['step']:07d}"
     weights, content = _gather(accelerator, state)
 
@@ -98,7 +101,7 @@ def save_checkpoint(accelerator: Accelerator, state: TrainingState, directory: P
     return final
 
 
-def load_checkpoint(state: TrainingState, path: Path, changed: Sequence[str]) -> None:
+def load_checkpoint(state: TrainingState, path: str | Path, changed: Sequence[str]) -> None:
     """Put the checkpoint at `path` into `state`; learning rates, weight decay and the average's decay stay those of `state`.
 
     Args:
@@ -109,6 +112,7 @@ def load_checkpoint(state: TrainingState, path: Path, changed: Sequence[str]) ->
     Raises:
         ValueError: it trains other parameters, has other optimizers, or is one of DeepSpeed's, which earlier versions wrote.
     """
+    path = Path(path)
     if (path / "deepspeed").is_dir():
         raise ValueError(f"{str(path)!r} holds DeepSpeed's shards, which this version no longer reads: name a new output_dir")
     average = load_file(path / "average.safetensors")
@@ -131,9 +135,9 @@ def load_checkpoint(state: TrainingState, path: Path, changed: Sequence[str]) ->
         _set_options(schedule, groups, step)
 
 
-def find_checkpoint(directory: Path) -> Path | None:
+def find_checkpoint(directory: str | Path) -> Path | None:
     """The newest intact checkpoint of `directory`; a torn one is named in a warning and passed over."""
-    for path in reversed(_checkpoints(directory)):
+    for path in reversed(_checkpoints(Path(directory))):
         complaint = _complaint(path)
         if complaint is None:
             return path
@@ -160,9 +164,9 @@ def agree_on_checkpoint(directory: Path, accelerator: Accelerator) -> Path | Non
     return path
 
 
-def read_run(path: Path) -> dict[str, Any]:
+def read_run(path: str | Path) -> dict[str, Any]:
     """What `save_checkpoint` got as `progress`, and "num_processes"."""
-    return json.loads((path / "run.json").read_text(encoding="utf-8"))
+    return json.loads((Path(path) / "run.json").read_text(encoding="utf-8"))
 
 
 def check_same_data(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

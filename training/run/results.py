@@ -121,7 +121,7 @@ def open_repository(config: TrainConfig) -> None:
             raise ValueError(f"the hub does not give hub_model_id={config.hub_model_id!r}: {error}") from error
 
 
-def push_results(folder: Path, config: TrainConfig) -> None:
+def push_results(folder: str | Path, config: TrainConfig) -> None:
     """Upload what `save_results` returned. Should it fail, the folder is still there: the message says how to go on."""
     if not config.push_to_hub:
         return

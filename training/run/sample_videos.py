@@ -33,7 +33,7 @@ MAX_COLUMNS = 8
 def save_samples(
     pipeline: Jog3rPipeline | Dust3rPipeline,
     config: TrainConfig,
-    directory: Path,
+    directory: str | Path,
     step: int,
     *,
     device: torch.device | None = None,
@@ -64,6 +64,7 @@ def save_samples(
             generated = _generate(pipeline, clips, config, {} if embedded is None else embedded)
         if config.reconstruction_batch:
             found = _reconstruct(pipeline, clips)
+    directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "captions.txt").write_text("\n".join(clip.caption for clip in clips) + "\n", encoding="utf-8")
     pictures = {"frames": directory / f"step-{step:07d}.png"}

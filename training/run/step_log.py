@@ -18,7 +18,8 @@ class StepLog:
         first_step: the step that comes next.
     """
 
-    def __init__(self, path: Path, first_step: int):
+    def __init__(self, path: str | Path, first_step: int):
+        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [entry for entry in read_steps(path) if entry["step"] < first_step] if path.is_file() else []
         write_aside(path, lambda aside: aside.write_text("".join(_line(entry) for entry in kept), encoding="utf-8"))
@@ -38,9 +39,9 @@ class StepLog:
         self._file.close()
 
 
-def read_steps(path: Path) -> list[dict[str, Any]]:
+def read_steps(path: str | Path) -> list[dict[str, Any]]:
     """The steps of a log; a last line that a kill cut off is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
