@@ -15,6 +15,8 @@ class RenderedClip:
     """(F, 4, 4) camera-to-world, the first the identity."""
     intrinsics: np.ndarray
     """(3, 3) in pixels, pixel centres at integers, principal point (W / 2, H / 2)."""
+    depth: np.ndarray
+    """(F, H, W) z in each camera, mean of 1/z over a pixel's rays, inverted."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,19 @@ def render(
     rows = (np.arange(height)[:, None] + step).reshape(-1)
     columns = (np.arange(width)[:, None] + step).reshape(-1)
     grid = np.stack([*np.meshgrid(columns, rows), np.ones((len(rows), len(columns)))], -1) @ np.linalg.inv(intrinsics).T
-    frames = []
+    frames, depth = [], []
     for pose in poses:
-        colors = _cast(panels, grid.reshape(-1, 3) @ pose[:3, :3].T, pose[:3, 3])
+        colors, distance = _cast(panels, grid.reshape(-1, 3) @ pose[:3, :3].T, pose[:3, 3])
         image = colors.reshape(height, samples, width, samples, 3).mean((1, 3))
         frames.append(image.round().astype(np.uint8))
-    return RenderedClip(np.stack(frames), np.linalg.inv(poses[:1]) @ poses, intrinsics)
+        # Rays have z = 1 in their camera: distances along them are depths.
+        with np.errstate(divide="ignore"):  # a ray that meets nothing
+            depth.append(1 / (1 / distance).reshape(height, samples, width, samples).mean((1, 3)))
+    return RenderedClip(np.stack(frames), np.linalg.inv(poses[:1]) @ poses, intrinsics, np.stack(depth))
 
 
-def _cast(panels: list[_Panel], rays: np.ndarray, origin: np.ndarray) -> np.ndarray:
+def _cast(panels: list[_Panel], rays: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colours (R, 3) and lengths (R,) of rays (R, 3) up to what they meet."""
     nearest, colors = np.full(len(rays), np.inf), np.zeros((len(rays), 3))
     for panel in panels:
         # origin + d ray = corner + s u + t v
@@ -91,7 +97,7 @@ def _cast(panels: list[_Panel], rays: np.ndarray, origin: np.ndarray) -> np.ndar
         hit = ahead[inside]
         nearest[hit] = distance[hit]
         colors[hit] = _look_up(panel.texture, s[inside], t[inside])
-    return colors
+    return colors, nearest
 
 
 def _look_up(texture: np.ndarray, s: np.ndarray, t: np.ndarray) -> np.ndarray:

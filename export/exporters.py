@@ -1,13 +1,13 @@
 """All exports by name, the files every run writes, and reading them back."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import av
 import numpy as np
 from PIL import Image
 
-from jog3r.export.files import write_files
+from jog3r.export.files import Content, write_files
 from jog3r.export.formats.blender import blender_files
 from jog3r.export.formats.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz, read_pose_known, read_times
 from jog3r.export.formats.colmap import colmap_files
@@ -17,6 +17,7 @@ from jog3r.export.formats.point_cloud import ply_bytes
 from jog3r.export.formats.splats import splat_bytes
 from jog3r.export.formats.trajectories import kitti_text, tum_text
 from jog3r.export.pictures.plots import trajectory_picture
+from jog3r.export.pictures.rendering import turntable_video
 from jog3r.export.scene import Scene
 from jog3r.export.video import encode_video
 
@@ -37,7 +38,7 @@ MAX_SPLATS = 200_000
 DOUBTFUL_SHARE = 0.1  # least sure pixels that clouds leave out
 
 
-def _below(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+def _below(folder: str, files: Mapping[str, Content]) -> dict[str, Content]:
     return {f"{folder}/{name}": content for name, content in files.items()}
 
 
@@ -54,7 +55,7 @@ def _splats(scene: Scene) -> bytes:
 
 
 # Name -> scene -> relative file name -> content.
-EXPORTERS: dict[str, Callable[[Scene], dict[str, bytes]]] = {
+EXPORTERS: dict[str, Callable[[Scene], Mapping[str, Content]]] = {
     "colmap": lambda scene: _below("colmap", colmap_files(scene)),
     "nerfstudio": lambda scene: _below("nerfstudio", nerfstudio_files(scene)),
     "tum": lambda scene: {"trajectory_tum.txt": tum_text(scene).encode()},
@@ -64,6 +65,7 @@ EXPORTERS: dict[str, Callable[[Scene], dict[str, bytes]]] = {
     "blender": lambda scene: _below("blender", blender_files(scene)),
     "ply": lambda scene: {"pointcloud.ply": _ply(scene)},
     "glb": lambda scene: {"pointcloud.glb": _glb(scene)},
+    "turntable": lambda scene: {"turntable.mp4": turntable_video(scene)},
 }
 
 
@@ -78,6 +80,7 @@ TARGETS = {
     "blender": "blender",
     "ply": "pointcloud.ply",
     "glb": "pointcloud.glb",
+    "turntable": "turntable.mp4",
 }
 RESULT_NAMES = ("video.mp4", "cameras.json", "trajectory.png", "pointcloud.ply", "pointcloud.glb")
 
@@ -117,7 +120,7 @@ def export_scene(scene: Scene, directory: str | Path, names: Iterable[str], *, o
 
 
 def result_files(scene: Scene, *, max_ply_points: int | None = None) -> dict[str, bytes]:
-    """The files of every run: video.mp4, cameras.json, trajectory.png and, with pointmaps, pointcloud.ply and pointcloud.glb.
+    """The files of every run: video.mp4, cameras.json, trajectory.png and, with points, pointcloud.ply and pointcloud.glb.
 
     Args:
         scene: The result of a run.
@@ -128,8 +131,8 @@ def result_files(scene: Scene, *, max_ply_points: int | None = None) -> dict[str
         "cameras.json": cameras_json(scene),
         "trajectory.png": trajectory_picture(scene),
     }
-    if scene.pointmaps is not None:
-        files |= {"pointcloud.ply": _ply(scene, max_ply_points)} | EXPORTERS["glb"](scene)
+    if scene.has_points:
+        files |= {"pointcloud.ply": _ply(scene, max_ply_points), "pointcloud.glb": _glb(scene)}
     return files
 
 
@@ -203,8 +206,8 @@ def _known(names: Iterable[str]) -> list[str]:
     return names
 
 
-def _exported(scene: Scene, names: Iterable[str]) -> dict[str, bytes]:
-    contents: dict[str, bytes] = {}
+def _exported(scene: Scene, names: Iterable[str]) -> dict[str, Content]:
+    contents: dict[str, Content] = {}
     for name in _known(names):
         contents |= EXPORTERS[name](scene)
     return contents

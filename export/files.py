@@ -2,10 +2,17 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ["write_file", "write_files"]
+__all__ = ["Content", "bytes_of", "write_file", "write_files"]
+
+Content = bytes | Callable[[], bytes]  # of a file, or a call that makes it when it is written
+
+
+def bytes_of(content: Content) -> bytes:
+    """The bytes of a file."""
+    return content() if callable(content) else content
 
 
 def write_file(path: str | Path, content: bytes, *, overwrite: bool = False) -> Path:
@@ -29,12 +36,12 @@ def write_file(path: str | Path, content: bytes, *, overwrite: bool = False) -> 
     return path
 
 
-def write_files(directory: str | Path, contents: Mapping[str, bytes], *, overwrite: bool = False) -> list[Path]:
+def write_files(directory: str | Path, contents: Mapping[str, Content], *, overwrite: bool = False) -> list[Path]:
     """Write several files below `directory`; all names are checked before the first is written.
 
     Args:
         directory: The folder; made if missing.
-        contents: Relative file name (with `/`) to content.
+        contents: Relative file name (with `/`) to content; calls are made one by one.
         overwrite: Replace existing files instead of refusing.
 
     Returns:
@@ -51,7 +58,7 @@ def write_files(directory: str | Path, contents: Mapping[str, bytes], *, overwri
     _refuse_existing(paths, overwrite)
     for path, content in zip(paths, contents.values(), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, content)
+        _replace(path, bytes_of(content))
     return paths
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from jog3r.export.point_tracks import Tracks
 from jog3r.geometry import cameras
 
 __all__ = ["PointCloud", "Scene", "depth_edges", "unproject"]
@@ -39,6 +40,10 @@ class PointCloud:
         """Number of points."""
         return len(self.points)
 
+    def select(self, kept: np.ndarray) -> "PointCloud":
+        """The points of these indices."""
+        return PointCloud(*(getattr(self, field.name)[kept] for field in fields(self)))
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -62,6 +67,9 @@ class Scene:
         frame_index: (F,) ascending integers >= 0, the number of each frame in the video that it was taken from (key frames of a
             long one); files are named by it. None means 0, 1, ...
         times: (F,) seconds, ascending; None means frame_index / fps.
+        tracks: Points with the pixels that see them, as of feature tracks, or None. Without pointmaps they are the cloud.
+        registered: (F,) bool, False for a frame whose pose was not found but laid between others'; None means `pose_known`.
+        source: What found the cameras: "tracks", "network", ...; empty if unknown.
 
     Raises:
         ValueError: A shape, a value or a rigid motion is not what is written above; the message says which and what to do.
@@ -79,6 +87,9 @@ class Scene:
     pose_known: Any = None
     frame_index: Any = None
     times: Any = None
+    tracks: Tracks | None = None
+    registered: Any = None
+    source: str = ""
 
     def __post_init__(self) -> None:
         """Bring everything to numpy and check it."""
@@ -104,6 +115,10 @@ class Scene:
         self._keep("times", _array("times", times, (num_frames,), np.float64))
         if not np.isfinite(self.times).all() or (np.diff(self.times) <= 0).any():
             raise ValueError("times must be finite seconds that rise from frame to frame")
+        registered = self.pose_known if self.registered is None else self.registered
+        self._keep("registered", _array("registered", registered, (num_frames,), bool))
+        if self.tracks is not None:
+            _check_tracks(self.tracks, num_frames)
         if self.pointmaps is None:
             if self.depth is not None or self.confidence is not None:
                 raise ValueError("depth or confidence came without pointmaps; use Scene.from_depth to build pointmaps from depth")
@@ -172,14 +187,37 @@ class Scene:
         """(F, 4, 4), the inverse of `poses`."""
         return cameras.invert(torch.from_numpy(self.poses)).numpy()
 
-    def posed(self) -> "Scene":
-        """The frames whose pose is known, under their own numbers; the scene itself if all are."""
+    @property
+    def has_points(self) -> bool:
+        """Whether there is a cloud: of pointmaps, or of tracks."""
+        return self.pointmaps is not None or bool(self.tracks)
+
+    def median_depth(self) -> float:
+        """Typical z of the scene, over the pixels with geometry or the points that are tracked; 0 without points."""
+        if self.pointmaps is not None:
+            return float(np.median(self.depth[self.valid_pixels(edge_tolerance=None)]))
+        return float(np.median(self.tracks.depth(self.poses))) if self.tracks else 0.0
+
+    def posed(self, *, pictures: bool = True) -> "Scene":
+        """The frames whose pose is known, under their own numbers; the scene itself if all are.
+
+        Args:
+            pictures: False for those that only look at the cameras and points: the frames are then all the first, which saves
+                copying those of a long video.
+        """
         if self.pose_known.all():
             return self
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Scene(
-            **{name: value[self.pose_known] if isinstance(value, np.ndarray) else value for name, value in values.items()}
-        )
+        chosen = object.__new__(Scene)  # nothing is there that was not checked
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "frames" and not pictures:
+                value = np.broadcast_to(value[:1], (int(self.pose_known.sum()), *value.shape[1:]))
+            elif isinstance(value, np.ndarray):
+                value = value[self.pose_known]
+            elif isinstance(value, Tracks):
+                value = value.of_frames(self.pose_known)
+            chosen._keep(field.name, value)
+        return chosen
 
     def valid_pixels(self, *, min_confidence_quantile: float = 0.0, edge_tolerance: float | None = 0.1) -> np.ndarray:
         """Which pixels have geometry worth showing.
@@ -210,7 +248,7 @@ class Scene:
     def points(
         self, *, min_confidence_quantile: float = 0.0, max_points: int | None = None, edge_tolerance: float | None = 0.1
     ) -> PointCloud:
-        """The coloured cloud of all frames.
+        """The coloured cloud of all frames; of the tracks where there are no pointmaps, sure in the number of frames that see it.
 
         Args:
             min_confidence_quantile: In [0, 1): this share of the pixels, the least sure ones, is left out.
@@ -223,16 +261,36 @@ class Scene:
         Raises:
             ValueError: As `valid_pixels`; or `max_points` below 1.
         """
-        seen = self.valid_pixels(min_confidence_quantile=min_confidence_quantile, edge_tolerance=edge_tolerance)
-        frame, y, x = np.nonzero(seen)
         if max_points is not None and max_points < 1:
             raise ValueError(f"max_points must be at least 1, got {max_points}")
-        if max_points is not None and len(frame) > max_points:
-            kept = np.sort(np.random.default_rng(0).choice(len(frame), max_points, replace=False))
-            frame, y, x = frame[kept], y[kept], x[kept]
+        if self.pointmaps is None and self.tracks:
+            cloud = _tracked_cloud(self.tracks)
+            sure = cloud.confidence >= np.quantile(cloud.confidence, min_confidence_quantile)
+            return cloud.select(_random_choice(np.flatnonzero(sure), max_points))
+        seen = self.valid_pixels(min_confidence_quantile=min_confidence_quantile, edge_tolerance=edge_tolerance)
+        frame, y, x = np.unravel_index(_random_choice(np.flatnonzero(seen), max_points), seen.shape)
         return PointCloud(
             self.pointmaps[frame, y, x], self.frames[frame, y, x], self.confidence[frame, y, x], frame, np.stack([x, y], -1)
         )
+
+
+def _tracked_cloud(tracks: Tracks) -> PointCloud:
+    """The points of tracks, each where it is seen first."""
+    numbers, first, count = np.unique(tracks.point, return_index=True, return_counts=True)
+    return PointCloud(
+        tracks.points[numbers].astype(np.float32),
+        tracks.colors[numbers],
+        count.astype(np.float32),
+        tracks.frame[first],
+        np.rint(tracks.xy[first]).astype(np.int64),
+    )
+
+
+def _random_choice(indices: np.ndarray, count: int | None) -> np.ndarray:
+    """An even random choice of at most `count`, always the same, in order."""
+    if count is None or len(indices) <= count:
+        return indices
+    return np.asarray(indices[np.sort(np.random.default_rng(0).choice(len(indices), count, replace=False))])
 
 
 def unproject(depth: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
@@ -317,6 +375,13 @@ def _check_poses(poses: np.ndarray) -> None:
 def _check_frame_index(frame_index: np.ndarray) -> None:
     if frame_index[0] < 0 or (np.diff(frame_index) <= 0).any():
         raise ValueError(f"frame_index must be frame numbers >= 0 that rise, got {frame_index.tolist()}")
+
+
+def _check_tracks(tracks: Tracks, num_frames: int) -> None:
+    if len(tracks.point) and (tracks.frame.max() >= num_frames or tracks.frame.min() < 0 or tracks.point.max() >= len(tracks)):
+        raise ValueError(f"tracks must be of the scene's {num_frames} frames and of their own {len(tracks)} points")
+    if not (np.isfinite(tracks.points).all() and np.isfinite(tracks.xy).all()):
+        raise ValueError("tracks hold points or pixels that are NaN or infinite; leave them out")
 
 
 def _check_intrinsics(intrinsics: np.ndarray) -> None:

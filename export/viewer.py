@@ -54,7 +54,7 @@ def view_scene(directory: str | Path, *, host: str = "127.0.0.1", port: int = 80
 
 
 def _load_cloud(scene: Scene, directory: Path) -> PointCloud | None:
-    if scene.pointmaps is not None:
+    if scene.has_points:
         return scene.points(max_points=MAX_POINTS)
     path = directory / "pointcloud.ply"
     return read_ply(path.read_bytes()) if path.is_file() else None
@@ -84,7 +84,7 @@ class _Viewer:
         self.draw_points()
 
     def draw_cameras(self) -> None:
-        depth = 0.0 if self.scene.depth is None else float(np.median(self.scene.depth[self.scene.confidence > 0]))
+        depth = self.scene.median_depth()
         height, width = self.scene.size
         colors = time_colors(self.scene.num_frames)
         wxyz = quaternion_wxyz(self.scene.poses[:, :3, :3])
@@ -124,6 +124,4 @@ class _Viewer:
 
 def _pixel_spacing(scene: Scene) -> float:
     """What one pixel covers at the middle depth, in scene units."""
-    if scene.depth is None:
-        return 0.01
-    return float(np.median(scene.depth[scene.confidence > 0]) / np.median(scene.intrinsics[:, 0, 0]))
+    return scene.median_depth() / float(np.median(scene.intrinsics[:, 0, 0])) or 0.01

@@ -2,13 +2,14 @@
 
 import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from jog3r.export.exporters import EXPORTERS, MAX_GLB_POINTS, result_files
-from jog3r.export.files import write_file, write_files
+from jog3r.export.files import Content, bytes_of, write_file, write_files
 from jog3r.export.pictures.consistency import ConsistencyMaps, consistency_maps, consistency_picture
 from jog3r.export.pictures.plots import correspondences_picture, strips_picture
 from jog3r.export.scene import Scene
@@ -91,11 +92,11 @@ def write_clip(frames: np.ndarray, fps: float, folder: Path, name: str) -> str:
     return str(write_file(folder / f"{name}.mp4", encode_video(frames, fps)))
 
 
-def _zip(contents: dict[str, bytes]) -> bytes:
+def _zip(contents: Mapping[str, Content]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in contents.items():
             # Pictures are compressed already; of the rest the lowest level takes a fifth of the time for little more bytes.
             kind = zipfile.ZIP_STORED if name.endswith(".png") else zipfile.ZIP_DEFLATED
-            archive.writestr(zipfile.ZipInfo(name), content, kind, compresslevel=1)
+            archive.writestr(zipfile.ZipInfo(name), bytes_of(content), kind, compresslevel=1)
     return buffer.getvalue()

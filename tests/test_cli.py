@@ -20,6 +20,7 @@ from jog3r.commands.known_cameras import compare_cameras, doubtful_poses, read_t
 from jog3r.commands.parser import main
 
 ROOT = Path(__file__).resolve().parents[1]
+NETWORK = ("--cameras", "network")  # the paper's V2C; tracks have a file of tests of their own
 RESULTS = {"video.mp4", "pointcloud.ply", "pointcloud.glb", "cameras.json", "trajectory.png"}
 
 
@@ -85,10 +86,12 @@ def test_half_precision_and_no_text_encoder_where_no_text_is_read(capsys, model,
     mute = shutil.copytree(model, tmp_path / "mute")
     (mute / "text_encoder" / "model.safetensors").write_bytes(b"damaged")
     options = ("--model", mute, "--dtype", "bfloat16")
-    assert run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / "short", *options)[0] == 0
+    assert run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / "short", *options, *NETWORK)[0] == 0
     assert {path.name for path in (tmp_path / "short").iterdir()} == RESULTS
     # Window by window, too, it gets as far as finding that random weights give no poses.
-    assert "do not join" in refused(capsys, tmp_path / "long", "reconstruct", clips / "good.mp4", *options, "--window", 4)
+    assert "do not join" in refused(
+        capsys, tmp_path / "long", "reconstruct", clips / "good.mp4", *options, *NETWORK, "--window", 4
+    )
     assert f"--model '{mute}' cannot be loaded" in refused(capsys, tmp_path / "out", "generate", PROMPT, *options)
     seen = []
     for dtype in ("float32", "bfloat16"):
@@ -100,7 +103,7 @@ def test_half_precision_and_no_text_encoder_where_no_text_is_read(capsys, model,
 
 def test_frames_without_a_trustworthy_pose_are_named(capsys, model, clips, tmp_path):
     """The heads' random pointmaps leave frames without overlap."""
-    for arguments in (("reconstruct", clips / "good.mp4"), ("generate", PROMPT)):
+    for arguments in (("reconstruct", clips / "good.mp4", *NETWORK), ("generate", PROMPT)):
         code, printed, _ = run(capsys, *arguments, "--model", model, "--out", tmp_path / "out", "--overwrite")
         (note,) = [line for line in printed.splitlines() if line.startswith("note: doubtful poses (frames counted from 0): ")]
         assert code == 0 and "no overlap, pose unknown" in note
@@ -125,7 +128,7 @@ def test_reconstruct_takes_any_size_and_length(capsys, model, clips, tmp_path):
     code, _, _ = run(
         capsys,
         *("reconstruct", clips / "long.mp4", "--stride", 2, "--start", 10, "--stop", 50, "--height", 16, "--width", 24),
-        *("--resize", "stretch", "--out", tmp_path / "b", "--model", model, "--registration", "fast"),
+        *("--resize", "stretch", "--out", tmp_path / "b", "--model", model, *NETWORK, "--registration", "fast"),
     )
     cameras = json.loads((tmp_path / "b" / "cameras.json").read_text())
     assert code == 0
@@ -145,7 +148,7 @@ def test_known_cameras_are_compared(capsys, model, clips, tmp_path):
         world_to_camera[0, 3] = -0.1 * index
         rows.append(" ".join(map(str, [index, 0.5, 0.8, 0.5, 0.5, 0, 0, *world_to_camera.ravel()])))
     (tmp_path / "true.txt").write_text("\n".join(rows))
-    options = ("--model", model, "--true_cameras")
+    options = ("--model", model, *NETWORK, "--true_cameras")
     code, printed, _ = run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / "a", *options, tmp_path / "true.txt")
     assert code == 0 and {path.name for path in (tmp_path / "a").iterdir()} == RESULTS
     cameras = json.loads((tmp_path / "a" / "cameras.json").read_text())
@@ -186,7 +189,7 @@ def test_known_cameras_are_compared(capsys, model, clips, tmp_path):
     ],
 )
 def test_bad_videos_are_refused(capsys, model, clips, tmp_path, video, message):
-    line = refused(capsys, tmp_path / "out", "reconstruct", clips / video, "--model", model)
+    line = refused(capsys, tmp_path / "out", "reconstruct", clips / video, "--model", model, *NETWORK)
     assert re.search(message, line), line
 
 
@@ -254,7 +257,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(capsys, model, tmp_path, chan
     for command in (["generate", PROMPT], ["reconstruct", "clip.mp4"]):
         if command[0] == "reconstruct":
             write_video(tmp_path / "clip.mp4", 3)
-            command[1] = tmp_path / "clip.mp4"
+            command[1:] = [tmp_path / "clip.mp4", *NETWORK]
         line = refused(capsys, tmp_path / "out", *command, "--model", broken)
         assert "cannot be loaded" in line and len(line) < 600
 

@@ -66,7 +66,7 @@ def test_reconstruct_writes_the_times_of_the_frames(
 ) -> None:
     path = write_video(tmp_path / name, frames)
     command = ["reconstruct", str(path), "--out", str(tmp_path / "out"), "--export", "tum", "npz"]
-    assert main([*command, "--model", tiny_checkpoint(), *options]) == 0
+    assert main([*command, "--model", tiny_checkpoint(), "--cameras", "network", *options]) == 0
     np.testing.assert_allclose(times_written(tmp_path / "out"), [TIMES_MS[number] / 1000 for number in numbers], atol=1e-3)
 
 
@@ -75,7 +75,7 @@ def test_times_of_a_folder_are_places_over_eight(tmp_path: Path, frames: np.ndar
     for number, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / "images" / f"{number}.png")
     command = ["reconstruct", str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--export", "tum"]
-    assert main([*command, "--model", tiny_checkpoint(), "--stride", "3"]) == 0
+    assert main([*command, "--model", tiny_checkpoint(), "--cameras", "network", "--stride", "3"]) == 0
     np.testing.assert_allclose(times_written(tmp_path / "out"), [0, 3 / 8, 6 / 8, 9 / 8])
 
 

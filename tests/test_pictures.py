@@ -96,7 +96,7 @@ def test_overview_has_a_row_for_each_scene(scene: Scene) -> None:
     for part in (two[:half], two[half:]):  # both rows are filled: frames to the left, points and cameras to the right
         assert saturation(part[:, : one.shape[1] // 2]).max() > 50 and saturation(part[:, -one.shape[1] // 4 :]).max() > 50
     for scenes in ([], [Scene(scene.frames, scene.poses, scene.intrinsics)]):
-        with pytest.raises(ValueError, match="needs scenes with pointmaps"):
+        with pytest.raises(ValueError, match="needs scenes with points"):
             overview_picture(scenes)
 
 

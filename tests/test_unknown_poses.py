@@ -15,6 +15,7 @@ from registration_scenes import make_scene as make_pairs
 from jog3r import register_pointmaps
 from jog3r.data.camera_formats import read_cameras_json as read_training_cameras
 from jog3r.export.exporters import EXPORTERS, load_scene, write_results
+from jog3r.export.files import bytes_of
 from jog3r.export.formats.blender import blender_script
 from jog3r.export.formats.colmap import colmap_files
 from jog3r.export.formats.nerfstudio import nerfstudio_files
@@ -81,7 +82,7 @@ def test_colmap_leaves_the_image_out(scene: Scene, tmp_path: Path) -> None:
     files = colmap_files(scene)
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
+        (tmp_path / name).write_bytes(bytes_of(content))
     names = {f"frame_{frame + 1:05d}.png" for frame in range(6) if frame != LOST}
     for folder in ("sparse/0", "sparse_text/0"):
         model = pycolmap.Reconstruction(str(tmp_path / folder))

@@ -90,7 +90,7 @@ def blender_script(scene: Scene) -> str:
     Raises:
         ValueError: The shape of the pixels, fx / fy, changes along the clip.
     """
-    scene = scene.posed()
+    scene = scene.posed(pictures=False)
     height, width = scene.size
     aspects = scene.intrinsics[:, 0, 0] / scene.intrinsics[:, 1, 1]
     aspect = float(np.median(aspects))
@@ -103,8 +103,7 @@ def blender_script(scene: Scene) -> str:
     quaternions = continuous(quaternion_wxyz(poses[:, :3, :3]))
     # Blender counts whole frames a second and divides by fps_base.
     fps = max(1, round(scene.fps))
-    median_depth = 0.0 if scene.depth is None else float(np.median(scene.depth[scene.valid_pixels(edge_tolerance=None)]))
-    size = camera_size(scene.poses, median_depth)
+    size = camera_size(scene.poses, scene.median_depth())
     frames = [
         {"number": number, "location": pose[:3, 3].tolist(), "quaternion_wxyz": quaternion.tolist(), **_lens(k, height, width)}
         for number, pose, quaternion, k in zip(
@@ -128,7 +127,7 @@ def blender_script(scene: Scene) -> str:
 
 
 def blender_files(scene: Scene, *, max_points: int | None = 200_000) -> dict[str, bytes]:
-    """camera.py (exact camera), camera.glb (glTF animation for other programs) and, with pointmaps, scene.glb.
+    """camera.py (exact camera), camera.glb (glTF animation for other programs) and, with points, scene.glb.
 
     Args:
         scene: The scene.
@@ -138,7 +137,7 @@ def blender_files(scene: Scene, *, max_points: int | None = 200_000) -> dict[str
         Relative file name to content.
     """
     files = {"camera.py": blender_script(scene).encode(), "camera.glb": animated_camera_glb(scene)}
-    if scene.pointmaps is not None:
+    if scene.has_points:
         files["scene.glb"] = glb_bytes(scene, scene.points(min_confidence_quantile=0.1, max_points=max_points))
     return files
 

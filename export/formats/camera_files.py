@@ -2,9 +2,12 @@
 
 import io
 import json
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
+from jog3r.export.point_tracks import Tracks
 from jog3r.export.scene import Scene
 
 __all__ = ["CONVENTION", "cameras_json", "npz_bytes", "read_cameras_json", "read_npz", "read_pose_known", "read_times"]
@@ -12,26 +15,27 @@ __all__ = ["CONVENTION", "cameras_json", "npz_bytes", "read_cameras_json", "read
 CONVENTION = "opencv_cam_to_world"
 _ARRAYS = (
     *("frames", "poses", "intrinsics", "pointmaps", "confidence", "depth", "pose_covariance", "pose_known", "frame_index"),
-    "times",
+    *("times", "registered"),
 )
+_TRACKS = tuple(field.name for field in fields(Tracks))
 
 
 def cameras_json(scene: Scene) -> bytes:
-    """`{"convention": "opencv_cam_to_world", "width", "height", "fps", "frames": [...]}`, a frame:
-    `{"index", "time", "pose", "intrinsics"}`.
+    """`{"convention": "opencv_cam_to_world", "width", "height", "fps", "source", "frames": [...]}`, a frame:
+    `{"index", "time", "pose", "intrinsics", "registered"}`.
 
     Poses are camera-to-world 4 x 4, intrinsics 3 x 3 in pixels with the first pixel's centre at 0; numbers are exact. A frame
-    whose pose is unknown has `"pose_known": false` beside what stands in its place. `time` is in seconds.
+    whose pose is unknown has `"pose_known": false` beside what stands in its place; one that is not `registered` has a pose laid
+    between others', if any. `time` is in seconds; `source` says what found the cameras, where that is known.
     """
     height, width = scene.size
-    frames = [
-        {"index": index, "time": time, "pose": pose.tolist(), "intrinsics": intrinsics.tolist()}
-        | ({} if known else {"pose_known": False})
-        for index, time, pose, intrinsics, known in zip(
-            scene.frame_index.tolist(), scene.times.tolist(), scene.poses, scene.intrinsics, scene.pose_known, strict=True
-        )
-    ]
-    document = {"convention": CONVENTION, "width": width, "height": height, "fps": float(scene.fps), "frames": frames}
+    frames = []
+    for place, index in enumerate(scene.frame_index.tolist()):
+        frame = {"index": index, "time": float(scene.times[place]), "pose": scene.poses[place].tolist()}
+        frame |= {"intrinsics": scene.intrinsics[place].tolist(), "registered": bool(scene.registered[place])}
+        frames.append(frame if scene.pose_known[place] else frame | {"pose_known": False})
+    document: dict[str, Any] = {"convention": CONVENTION, "width": width, "height": height, "fps": float(scene.fps)}
+    document |= ({"source": scene.source} if scene.source else {}) | {"frames": frames}
     return json.dumps(document, indent=1).encode()
 
 
@@ -76,8 +80,11 @@ def read_times(content: bytes) -> np.ndarray | None:
 def npz_bytes(scene: Scene) -> bytes:
     """Compressed npz: the arrays of the scene by their names (absent ones left out), `fps`, `caption` and `convention`."""
     arrays = {name: getattr(scene, name) for name in _ARRAYS if getattr(scene, name) is not None}
+    if scene.tracks is not None:
+        arrays |= {f"tracks_{name}": getattr(scene.tracks, name) for name in _TRACKS}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, fps=scene.fps, caption=scene.caption, convention=CONVENTION, **arrays)
+    words = {"caption": scene.caption, "source": scene.source, "convention": CONVENTION}
+    np.savez_compressed(buffer, fps=scene.fps, **words, **arrays)
     return buffer.getvalue()
 
 
@@ -97,5 +104,7 @@ def read_npz(content: bytes) -> Scene:
         raise ValueError(f"not an npz file ({error}); write it with npz_bytes") from error
     if str(arrays.pop("convention", "")) != CONVENTION or not {"frames", "poses", "intrinsics", "fps"} <= set(arrays):
         raise ValueError(f"not an npz of jog3r (it holds {sorted(arrays)}); write it with npz_bytes")
-    fps, caption = float(arrays.pop("fps")), str(arrays.pop("caption", ""))
-    return Scene(**arrays, fps=fps, caption=caption)
+    words = {name: str(arrays.pop(name, "")) for name in ("caption", "source")}
+    tracks = {name: arrays.pop(f"tracks_{name}") for name in _TRACKS if f"tracks_{name}" in arrays}
+    fps = float(arrays.pop("fps"))
+    return Scene(**arrays, fps=fps, tracks=Tracks(**tracks) if tracks else None, **words)

@@ -4,13 +4,15 @@ COLMAP stores world-to-camera poses and puts the first pixel's centre at (0.5, 0
 """
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from jog3r.export.conventions import half_pixel_up, quaternion_wxyz
-from jog3r.export.formats.tracks import Tracks, build_tracks
+from jog3r.export.files import Content
+from jog3r.export.formats.tracks import build_tracks
 from jog3r.export.pictures.images import frame_name, frame_pngs
+from jog3r.export.point_tracks import Tracks
 from jog3r.export.scene import Scene
 
 __all__ = ["ColmapModel", "colmap_binary", "colmap_files", "colmap_model", "colmap_text"]
@@ -57,15 +59,15 @@ def colmap_model(scene: Scene, tracks: Tracks | None = None) -> ColmapModel:
 
     Args:
         scene: The scene.
-        tracks: From `build_tracks`; None builds them with its defaults.
+        tracks: None takes those of the scene or, where it has none, `build_tracks` with its defaults.
 
     Raises:
-        ValueError: The scene has no pointmaps, or no point is seen twice.
+        ValueError: The scene has neither tracks nor pointmaps, or no point is seen twice.
     """
-    tracks = build_tracks(scene) if tracks is None else tracks
-    # Nothing is observed in frames without a pose: they have no confidence.
-    tracks = replace(tracks, frame=(np.cumsum(scene.pose_known) - 1)[tracks.frame])
-    scene = scene.posed()
+    if tracks is None:
+        tracks = build_tracks(scene) if scene.tracks is None else scene.tracks
+    tracks = tracks.of_frames(scene.pose_known)
+    scene = scene.posed(pictures=False)
     world_to_camera = scene.world_to_camera
     k = half_pixel_up(scene.intrinsics)
     params = np.stack([k[:, 0, 0], k[:, 1, 1], k[:, 0, 2], k[:, 1, 2]], 1)
@@ -137,20 +139,20 @@ def colmap_text(model: ColmapModel) -> dict[str, bytes]:
     return {name: ("\n".join(lines) + "\n").encode() for name, lines in contents.items()}
 
 
-def colmap_files(scene: Scene, tracks: Tracks | None = None) -> dict[str, bytes]:
+def colmap_files(scene: Scene, tracks: Tracks | None = None) -> dict[str, Content]:
     """A COLMAP workspace: images/, sparse/0/ (binary, where trainers look) and sparse_text/0/ (the same model as text).
 
     Args:
         scene: The scene.
-        tracks: From `build_tracks`; None builds them with its defaults.
+        tracks: As of `colmap_model`.
 
     Returns:
         Relative file name to content.
     """
     model = colmap_model(scene, tracks)
-    files = {f"sparse/0/{name}": content for name, content in colmap_binary(model).items()}
+    files: dict[str, Content] = {f"sparse/0/{name}": content for name, content in colmap_binary(model).items()}
     files |= {f"sparse_text/0/{name}": content for name, content in colmap_text(model).items()}
-    return files | frame_pngs(scene.posed(), "images")
+    return files | frame_pngs(scene, "images")
 
 
 def _join(values: np.ndarray | list) -> str:

@@ -107,7 +107,7 @@ def glb_bytes(scene: Scene, cloud: PointCloud, *, frustum_depth: float | None = 
         The file's bytes: meshes "points" (drawn as points), "cameras" and "path" (thin tubes, since lines are one pixel wide in
         browsers).
     """
-    scene = scene.posed()
+    scene = scene.posed(pictures=False)
     if frustum_depth is None:
         distance = np.linalg.norm(cloud.points - scene.poses[:, :3, 3].mean(0), axis=1)
         frustum_depth = camera_size(scene.poses, float(np.median(distance)))
@@ -136,7 +136,7 @@ def animated_camera_glb(scene: Scene) -> bytes:
     Returns:
         The file's bytes.
     """
-    scene = scene.posed()
+    scene = scene.posed(pictures=False)
     height, width = scene.size
     focal_x, focal_y = np.median(scene.intrinsics[:, [0, 1], [0, 1]], 0)
     poses = WORLD_TO_Y_UP @ scene.poses @ OPENCV_TO_OPENGL

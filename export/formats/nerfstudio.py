@@ -3,6 +3,7 @@
 import json
 
 from jog3r.export.conventions import OPENCV_TO_OPENGL, half_pixel_up
+from jog3r.export.files import Content
 from jog3r.export.formats.point_cloud import ply_bytes
 from jog3r.export.pictures.images import frame_name, frame_pngs
 from jog3r.export.scene import Scene
@@ -22,7 +23,7 @@ def transforms_json(scene: Scene, *, cloud_name: str | None = CLOUD_NAME) -> byt
         scene: Supplies cameras and size.
         cloud_name: File name of the cloud to refer to, or None.
     """
-    scene = scene.posed()
+    scene = scene.posed(pictures=False)
     height, width = scene.size
     matrices = scene.poses @ OPENCV_TO_OPENGL
     frames = []
@@ -35,7 +36,9 @@ def transforms_json(scene: Scene, *, cloud_name: str | None = CLOUD_NAME) -> byt
     return json.dumps(document | {"frames": frames}, indent=1).encode()
 
 
-def nerfstudio_files(scene: Scene, *, max_points: int | None = 200_000, min_confidence_quantile: float = 0.1) -> dict[str, bytes]:
+def nerfstudio_files(
+    scene: Scene, *, max_points: int | None = 200_000, min_confidence_quantile: float = 0.1
+) -> dict[str, Content]:
     """A folder for `ns-train splatfacto --data FOLDER`: transforms.json, images/, and the cloud if the scene has one.
 
     Args:
@@ -46,8 +49,8 @@ def nerfstudio_files(scene: Scene, *, max_points: int | None = 200_000, min_conf
     Returns:
         Relative file name to content.
     """
-    files = frame_pngs(scene.posed(), "images")
-    if scene.pointmaps is None:
+    files = frame_pngs(scene, "images")
+    if not scene.has_points:
         return {"transforms.json": transforms_json(scene, cloud_name=None), **files}
     cloud = scene.points(min_confidence_quantile=min_confidence_quantile, max_points=max_points)
     return {"transforms.json": transforms_json(scene), CLOUD_NAME: ply_bytes(cloud), **files}

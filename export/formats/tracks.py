@@ -4,36 +4,12 @@ There is no feature matching here: that a point of one frame is the same surface
 depth. Observations in the other frames are therefore projections, exact to the cameras by construction.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-import torch
 
+from jog3r.export.point_tracks import Tracks, project_each
 from jog3r.export.scene import Scene
-from jog3r.geometry import cameras
 
-__all__ = ["Tracks", "build_tracks", "sample_depth"]
-
-
-@dataclass(frozen=True)
-class Tracks:
-    """N points and their M observations.
-
-    Attributes:
-        points: (N, 3) float64 world coordinates.
-        colors: (N, 3) uint8.
-        error_px: (N,) float64, mean distance of a point's projections from its observations.
-        point: (M,) int64, index of the observed point, ascending.
-        frame: (M,) int64, index of the observing frame; a point is seen at most once a frame.
-        xy: (M, 2) float64, pixel coordinates, first pixel's centre at 0.
-    """
-
-    points: np.ndarray
-    colors: np.ndarray
-    error_px: np.ndarray
-    point: np.ndarray
-    frame: np.ndarray
-    xy: np.ndarray
+__all__ = ["build_tracks", "sample_depth"]
 
 
 def build_tracks(
@@ -119,13 +95,6 @@ def sample_depth(inverse_depth: np.ndarray, frame: np.ndarray, xy: np.ndarray) -
         return 1 / value
 
 
-def _project(scene: Scene, frame: np.ndarray, world: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (N, 2) and z (N,) of world points (N, 3), each in its own frame (N,)."""
-    turned = np.einsum("nji,nj->ni", scene.poses[frame, :3, :3], world - scene.poses[frame, :3, 3])
-    xy = cameras.project(torch.from_numpy(turned[:, None]), torch.from_numpy(scene.intrinsics[frame])).numpy()[:, 0]
-    return xy, turned[:, 2]
-
-
 def _observe(
     scene: Scene, others: np.ndarray, world: np.ndarray, inverse_depth: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -133,7 +102,7 @@ def _observe(
     height, width = scene.size
     point = np.tile(np.arange(len(world)), len(others))
     frame = np.repeat(others, len(world))
-    xy, z = _project(scene, frame, world[point])
+    xy, z = project_each(world[point], frame, scene.poses, scene.intrinsics)
     with np.errstate(invalid="ignore"):
         inside = (z > 0) & (xy > -0.5).all(1) & (xy < [width - 0.5, height - 0.5]).all(1)
     point, frame, xy, z = point[inside], frame[inside], xy[inside], z[inside]
@@ -156,8 +125,4 @@ def _choose(scene: Scene, points: np.ndarray, colors: np.ndarray, observed: list
     point, frame, xy = point[kept[point]], frame[kept[point]], xy[kept[point]]
     point = (np.cumsum(kept) - 1)[point]
     points, colors = points[kept], colors[kept]
-    order = np.lexsort((frame, point))
-    point, frame, xy = point[order], frame[order], xy[order]
-    distance = np.linalg.norm(_project(scene, frame, points[point])[0] - xy, axis=1)
-    error = np.bincount(point, distance, len(points)) / np.bincount(point, minlength=len(points))
-    return Tracks(points, colors, error, point, frame, xy)
+    return Tracks.measured(points, colors, (point, frame, xy), scene.poses, scene.intrinsics)

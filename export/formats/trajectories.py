@@ -13,7 +13,7 @@ def tum_text(scene: Scene) -> str:
 
     Frames whose pose is unknown have no line.
     """
-    scene = scene.posed()
+    scene = scene.posed(pictures=False)
     xyzw = quaternion_wxyz(scene.poses[:, :3, :3])[:, [1, 2, 3, 0]]
     rows = np.concatenate([scene.times[:, None], scene.poses[:, :3, 3], xyzw], 1)
     return _lines(rows, "# timestamp tx ty tz qx qy qz qw (camera-to-world)\n")

@@ -1,10 +1,12 @@
 """Frames as PNG files, named as the camera files refer to them."""
 
 import io
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
+from jog3r.export.files import Content
 from jog3r.export.scene import Scene
 
 __all__ = ["frame_name", "frame_pngs", "png_bytes"]
@@ -22,7 +24,10 @@ def frame_name(index: int) -> str:
     return f"frame_{index + 1:05d}.png"
 
 
-def frame_pngs(scene: Scene, folder: str) -> dict[str, bytes]:
-    """`{folder/frame_00001.png: bytes}` of a scene's frames, named by their numbers in the video."""
-    numbered = zip(scene.frame_index, scene.frames, strict=True)
-    return {f"{folder}/{frame_name(index)}": png_bytes(frame) for index, frame in numbered}
+def frame_pngs(scene: Scene, folder: str) -> dict[str, Content]:
+    """`{folder/frame_00001.png: content}` of the frames whose pose is known, named by their numbers in the video.
+
+    The contents are calls that give the bytes: a long video in full size need not be in memory at once.
+    """
+    known = np.flatnonzero(scene.pose_known)
+    return {f"{folder}/{frame_name(scene.frame_index[place])}": partial(png_bytes, scene.frames[place]) for place in known}

@@ -38,17 +38,16 @@ def trajectory_picture(scene: Scene) -> bytes:
     without a known pose are left out.
 
     Args:
-        scene: Cameras; pointmaps are optional.
+        scene: Cameras; points are optional.
 
     Returns:
         PNG bytes.
     """
-    scene = scene.posed()
-    has_points = scene.pointmaps is not None
+    scene = scene.posed(pictures=False)
+    has_points = scene.has_points
     figure = Figure(figsize=(14, 7) if has_points else (9, 4.6), dpi=110, facecolor="white", layout="constrained")
     grid = figure.add_gridspec(2 if has_points else 1, 3 if has_points else 2, width_ratios=[1.75, 1, 1] if has_points else None)
-    depth = float(np.median(scene.depth[scene.valid_pixels(edge_tolerance=None)])) if has_points else 0.0
-    length = camera_size(scene.poses, depth)
+    length = camera_size(scene.poses, scene.median_depth())
     # The upright view is the one that sees more of the path.
     extent = np.ptp(scene.poses[:, :3, 3], 0)
     names = ("above", "the right" if extent[2] >= extent[0] else "behind")
@@ -68,16 +67,16 @@ def overview_picture(scenes: list[Scene]) -> bytes:
     """A block for each scene, under its caption: eight evenly chosen frames, and points and cameras in perspective.
 
     Args:
-        scenes: With pointmaps.
+        scenes: With points.
 
     Returns:
         PNG bytes.
 
     Raises:
-        ValueError: No scene, or one without pointmaps.
+        ValueError: No scene, or one without points.
     """
-    if not scenes or any(scene.pointmaps is None for scene in scenes):
-        raise ValueError(f"an overview needs scenes with pointmaps, got {len(scenes)} scenes")
+    if not scenes or any(not scene.has_points for scene in scenes):
+        raise ValueError(f"an overview needs scenes with points, got {len(scenes)} scenes")
     figure = Figure(figsize=(9.6, 3.5 * len(scenes)), dpi=100, facecolor="white", layout=tight_layout())
     blocks = figure.subfigures(len(scenes), 1, squeeze=False)[:, 0]
     for block, scene in zip(blocks, scenes, strict=True):
@@ -86,9 +85,8 @@ def overview_picture(scenes: list[Scene]) -> bytes:
         chosen = np.unique(np.linspace(0, scene.num_frames - 1, min(8, scene.num_frames)).round().astype(int))
         for place, frame in enumerate(chosen):
             show_image(block.add_subplot(grid[place // 4, place % 4]), scene.frames[frame])
-        depth = float(np.median(scene.depth[scene.valid_pixels(edge_tolerance=None)]))
-        posed = scene.posed()
-        _draw_perspective(block.add_subplot(grid[:, 4]), posed, camera_size(posed.poses, depth), title="")
+        posed = scene.posed(pictures=False)
+        _draw_perspective(block.add_subplot(grid[:, 4]), posed, camera_size(posed.poses, posed.median_depth()), title="")
     return figure_png(figure)
 
 

@@ -24,6 +24,7 @@ __all__ = [
 BACKGROUND = (17, 19, 26)
 LINE_RADIUS = 0.025  # of drawn frusta, in their own lengths
 _NEAR = 1e-6
+_DOT = 0.0025  # half the side of a sparse point, in distances from the camera that saw it first
 
 
 @dataclass(frozen=True)
@@ -205,9 +206,12 @@ def _fitting_focal(pose: np.ndarray, shown: np.ndarray, size: tuple[int, int]) -
 
 
 def point_radius(scene: Scene, cloud: PointCloud) -> np.ndarray:
-    """Half the side (N,) of what one pixel covers at each point, so that a surface seen by one frame closes."""
-    focal = np.sqrt(scene.intrinsics[:, 0, 0] * scene.intrinsics[:, 1, 1])[cloud.frame]
-    pixel = scene.depth[cloud.frame, cloud.pixel[:, 1], cloud.pixel[:, 0]] / focal
+    """Half the side (N,) of what one pixel covers at each point, so that a surface seen by one frame closes; dots if sparse."""
+    poses = scene.poses[cloud.frame]
+    z = np.einsum("ni,ni->n", cloud.points - poses[:, :3, 3], poses[:, :3, 2])
+    if scene.pointmaps is None:
+        return _DOT * z
+    pixel = z / np.sqrt(scene.intrinsics[:, 0, 0] * scene.intrinsics[:, 1, 1])[cloud.frame]
     # Most surfaces are seen by a few frames at least, which fill each other's gaps.
     kept = min(scene.num_frames, 3) * len(cloud) / scene.confidence.size
     return 0.55 * pixel / np.sqrt(np.clip(kept, 1e-3, 1))
@@ -229,7 +233,7 @@ def turntable_video(
     hollow), at 360 it turns full circle; both loop without a jump.
 
     Args:
-        scene: A scene with pointmaps.
+        scene: A scene with points.
         num_views: Frames of the video.
         size: (H, W) of the video.
         fps: Frames per second.
@@ -241,15 +245,15 @@ def turntable_video(
         The file's bytes.
 
     Raises:
-        ValueError: `sweep_deg` or `num_views` out of range, or no pointmaps.
+        ValueError: `sweep_deg` or `num_views` out of range, or no points.
     """
     if not 0 < sweep_deg <= 360 or num_views < 1:
         raise ValueError(f"need 0 < sweep_deg <= 360 and num_views >= 1, got {sweep_deg!r} and {num_views!r}")
-    scene = scene.posed()
+    scene = scene.posed(pictures=False)
     cloud = scene.points(min_confidence_quantile=0.1, max_points=max_points)
     points, colors, radius = cloud.points, cloud.colors, point_radius(scene, cloud)
     if cameras:
-        length = camera_size(scene.poses, float(np.median(scene.depth[scene.depth > 0])))
+        length = camera_size(scene.poses, scene.median_depth())
         lines, line_colors = camera_lines(scene, length)
         points, colors = np.concatenate([points, lines]), np.concatenate([colors, line_colors])
         radius = np.concatenate([radius, np.full(len(lines), LINE_RADIUS * length)])

@@ -1,6 +1,11 @@
 """`jog3r generate`: a video with its cameras and point cloud, from a prompt."""
 
 import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from jog3r.commands.known_cameras import doubtful_poses
 from jog3r.commands.options import option, output_options
@@ -35,8 +40,9 @@ def run(options: argparse.Namespace) -> str:
         raise UsageError(f"--fps must be positive and at most {MAX_FPS}, got {options.fps:g}")
     check_exports(options.export, has_geometry=options.task != "t2v")
     expected = ["video.mp4"] if options.task == "t2v" else result_names(options.export)
-    failed: dict[str, ValueError] = {}
-    with OutputFolder(options.out, options.overwrite, expected) as folder, stages(3) as stage:
+    failed: dict[str, Exception] = {}
+    notes: list[str] = []
+    with OutputFolder(options.out, options.overwrite, expected) as folder, stages(4) as stage:
         stage("loading the model")
         pipe = pipeline_of_options(options)
         stage("generating")
@@ -58,7 +64,22 @@ def run(options: argparse.Namespace) -> str:
         if options.task == "t2v":
             write_video(output.frames[0], options.fps, folder)
         else:
-            failed = write_scene(output, options.fps, options.prompt, options.export, folder)
+            failed = write_scene(output, (options.fps, None), options.prompt, options.export, folder)
+            stage("following features")
+            notes = [*doubtful_poses(output.registration[0].degenerate), f"note: {_judge(output, options.seed, folder)}"]
         names = sorted(path.name for path in folder.iterdir())
-    doubts = doubtful_poses(output.registration[0].degenerate) if output.registration else []
-    return report("\n".join([written_line(options.out, names), *doubts]), options.out, failed)
+    return report("\n".join([written_line(options.out, names), *notes]), options.out, failed)
+
+
+def _judge(output: Any, seed: int, folder: Path) -> Any:
+    """How well tracks in the pictures agree with the model's cameras; also written into cameras.json, as `track_agreement`."""
+    from jog3r.evaluation.track_agreement import track_agreement
+
+    frames = np.stack([np.asarray(frame) for frame in output.frames[0]])
+    cameras = [array[0].cpu().numpy() for array in (output.poses, output.intrinsics)]
+    agreement = track_agreement(frames, *cameras, output.registration[0].pose_known.numpy(), seed)
+    path = folder / "cameras.json"
+    document = json.loads(path.read_text())
+    document["track_agreement"] = agreement.to_dict()
+    path.write_text(json.dumps(document, indent=1))
+    return agreement

@@ -7,18 +7,19 @@ from typing import Any
 from jog3r.commands.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.options import option, output_options
 from jog3r.commands.output_folder import OutputFolder, UsageError
+from jog3r.commands.reconstruction.network import MAX_FRAMES, run_pipeline
 from jog3r.commands.reconstruction.selection import chosen_cameras, read_chosen, selection_arguments
+from jog3r.commands.reconstruction.tracked import camera_arguments, refuse_options_without_effect, run_tracked
 from jog3r.commands.reconstruction.windows import is_long, long_video_arguments, run_long_reconstruct
 from jog3r.commands.results import check_exports, report, result_names, write_scene, written_line
-from jog3r.commands.running import TINY_NOTE, model_size, pipeline_of_options, seeded_generator, stages
-
-MAX_FRAMES = 64  # at once
+from jog3r.commands.running import TINY_NOTE, model_size, pipeline_of_options, stages
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("video", type=Path, help="video file, or folder of images; for more than 64 frames add --window 16")
     output_options(parser)
+    camera_arguments(parser)
     selection_arguments(parser)
     option(
         parser, "true_cameras", type=Path, default=None, metavar="FILE", help="RealEstate10K or cameras.json: print the errors"
@@ -30,6 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> str:
     """Returns what to print."""
+    refuse_options_without_effect(options)
+    if options.cameras != "network":
+        return run_tracked(options)
     if is_long(options):
         return run_long_reconstruct(options)
     if (options.height is None) != (options.width is None):
@@ -49,15 +53,9 @@ def run(options: argparse.Namespace) -> str:
         if true_poses is not None:
             true_poses = chosen_cameras(options, true_poses, len(video.frames))
         stage("finding the cameras")
-        output = pipe(
-            video=video.frames,
-            generator=seeded_generator(options.seed),
-            reconstruction_timestep=options.reconstruction_timestep,
-            registration_kwargs={"method": options.registration},
-            both_directions=options.both_directions,
-        )
+        output = run_pipeline(options, pipe, video.frames)
         stage("writing")
-        failed = write_scene(output, video.fps, "", options.export, folder, video.times)
+        failed = write_scene(output, (video.fps, video.times), "", options.export, folder)
         names = sorted(path.name for path in folder.iterdir())
     lines = [written_line(options.out, names), *doubtful_poses(output.registration[0].degenerate)]
     if options.model is None:

@@ -1,6 +1,7 @@
 """`jog3r register`: the results of `reconstruct`, from the geometry that any model found."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,18 @@ from jog3r.commands.known_cameras import doubtful_poses
 from jog3r.commands.options import result_options
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.geometry_file import FORMS, read_geometry, solve
+from jog3r.commands.reconstruction.network_maps import NetworkMaps, grid_transform
 from jog3r.commands.reconstruction.selection import read_chosen, selection_arguments
+from jog3r.commands.reconstruction.spool import Spool
+from jog3r.commands.reconstruction.tracked import (
+    camera_scene,
+    describe,
+    doubts,
+    find_tracks,
+    make_clouds,
+    read_frames,
+    write_tracked,
+)
 from jog3r.commands.results import check_exports, report, result_names, write_results_of, written_line
 from jog3r.commands.running import stages
 
@@ -30,6 +42,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="video file or folder of images of the same frames (default: those in the file)",
     )
+    parser.add_argument(
+        "--cameras",
+        choices=("file", "auto"),
+        default="file",
+        help="of the file (default), or with --video: in its own pixels, from its feature tracks where these are better",
+    )
     selection_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -40,14 +58,14 @@ def run(options: argparse.Namespace) -> str:
     form, arrays = read_geometry(options.file)
     if options.registration != "fast" and form != "pairwise pointmaps":
         raise UsageError(f"--registration {options.registration} belongs to pairwise pointmaps, {str(options.file)!r} has {form}")
+    _refuse_selection_without_video(options)
     if options.video is None and "frames" not in arrays:
         raise UsageError(
             f"the pictures are missing: {str(options.file)!r} has no frames (F, H, W, 3) uint8; add them, or name a --video"
         )
-    _refuse_selection_without_video(options)
+    size = arrays["depth" if form == "depth with cameras" else "pointmaps"].shape[1:3]
     with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder, stages(3) as stage:
         stage("reading the pictures")
-        size = arrays["depth" if form == "depth with cameras" else "pointmaps"].shape[1:3]
         if options.video is None:
             frames, fps, times = arrays["frames"], FPS, None
         else:
@@ -56,11 +74,28 @@ def run(options: argparse.Namespace) -> str:
         stage("finding the cameras")
         found = solve(form, arrays, options.registration)
         _check_fit(options, frames, found)
-        stage("writing")
-        failed = write_results_of(_scene(found, frames, fps, times), options.export, folder)
+        if options.cameras == "auto":
+            lines, failed = _refined(options, NetworkMaps.of_registration(found, frames, np.eye(3)), folder)
+        else:
+            stage("writing")
+            failed = write_results_of(_scene(found, frames, fps, times), options.export, folder)
+            lines = doubtful_poses(found.degenerate)
         names = sorted(path.name for path in folder.iterdir())
-    lines = [written_line(options.out, names), *doubtful_poses(found.degenerate)]
-    return report("\n".join(lines), options.out, failed)
+    return report("\n".join([written_line(options.out, names), *lines]), options.out, failed)
+
+
+def _refined(options: argparse.Namespace, maps: NetworkMaps, folder: Path) -> tuple[list[str], dict[str, Exception]]:
+    """Results in the video's own pixels, by the tracks in it; the lines to print, and what could not be made."""
+    with Spool(folder / ".spool") as spool:
+        fps, times = read_frames(options, spool)
+        frames = spool.frames()
+        size = (frames.shape[1], frames.shape[2])
+        maps = replace(maps, transform=grid_transform(size, (maps.depth.shape[1], maps.depth.shape[2]), options.resize))
+        found = find_tracks(frames, maps)
+        cameras = camera_scene((frames, fps, times), found, maps, other="file")
+        cameras, cloud, failed, lines = make_clouds(cameras, maps, "file", "cpu")
+        failed |= write_tracked(cameras, cloud, options.export, folder)
+        return [describe(cameras, found), *lines, *doubts(cameras, found.degenerate)], failed
 
 
 def _refuse_selection_without_video(options: argparse.Namespace) -> None:
@@ -68,6 +103,8 @@ def _refuse_selection_without_video(options: argparse.Namespace) -> None:
     given = [name for name, default in unused.items() if getattr(options, name) != default]
     if options.video is None and given:
         raise UsageError(f"--{given[0]} chooses frames of a video: add --video")
+    if options.video is None and options.cameras == "auto":
+        raise UsageError("--cameras auto follows features in the video of the file's geometry: add --video")
 
 
 def _check_fit(options: argparse.Namespace, frames: np.ndarray, found: Any) -> None:
@@ -96,4 +133,5 @@ def _scene(found: Any, frames: np.ndarray, fps: float, times: np.ndarray | None)
         pose_covariance=covariance,
         pose_known=found.pose_known,
         times=times,
+        source="file",
     )

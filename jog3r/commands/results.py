@@ -42,16 +42,24 @@ def result_names(exports: list[str]) -> list[str]:
     return [*RESULT_NAMES, *(TARGETS[name] for name in exports)]
 
 
-def write_scene(
-    output: Any, fps: float, caption: str, exports: list[str], folder: Path, times: Any = None
-) -> dict[str, ValueError]:
-    """All results; returns the exports that could not be made. `times` (F,) in seconds, or None: index / fps."""
+def write_scene(output: Any, clock: tuple[float, Any], caption: str, exports: list[str], folder: Path) -> dict[str, Exception]:
+    """All results; returns the exports that could not be made.
+
+    Args:
+        output: of the pipeline.
+        clock: frames per second, and the times (F,) of the frames in seconds or None.
+        caption: the prompt, or empty.
+        exports: keys of `EXPORTERS`.
+        folder: to write into.
+    """
     from jog3r.export.scene import Scene
 
-    return write_results_of(Scene(**output.clip(), fps=fps, caption=caption, times=times), exports, folder)
+    return write_results_of(
+        Scene(**output.clip(), fps=clock[0], times=clock[1], caption=caption, source="network"), exports, folder
+    )
 
 
-def write_results_of(scene: Any, exports: list[str], folder: Path) -> dict[str, ValueError]:
+def write_results_of(scene: Any, exports: list[str], folder: Path) -> dict[str, Exception]:
     """The files of every run and the exports of a scene; returns the exports that could not be made."""
     from jog3r.export.exporters import write_results
 
@@ -68,7 +76,7 @@ def write_video(frames: list[Any], fps: float, folder: Path) -> None:
     (folder / "video.mp4").write_bytes(encode_video(np.stack([np.asarray(frame) for frame in frames]), fps))
 
 
-def write_exports(exports: list[str], scene_of: Callable[[str], Any], folder: Path) -> dict[str, ValueError]:
+def write_exports(exports: list[str], scene_of: Callable[[str], Any], folder: Path) -> dict[str, Exception]:
     """Write exports into a folder one by one; returns what was wrong with those that could not be made.
 
     Args:
@@ -79,12 +87,12 @@ def write_exports(exports: list[str], scene_of: Callable[[str], Any], folder: Pa
     from jog3r.export.exporters import EXPORTERS
     from jog3r.export.files import write_files
 
-    failed = {}
+    failed: dict[str, Exception] = {}
     for name in exports:
         try:
             contents = EXPORTERS[name](scene_of(name))
         except ValueError as error:
-            failed[name] = error
+            failed[f"--export {name}"] = error
         else:
             write_files(folder, contents, overwrite=True)
     return failed
@@ -98,13 +106,13 @@ def written_line(out: Path, names: list[str]) -> str:
     return f"{out}: {', '.join(names)}" + (f"\nnote: left from an earlier run: {', '.join(old)}" if old else "")
 
 
-def report(text: str, out: Path, failed: dict[str, ValueError]) -> str:
+def report(text: str, out: Path, failed: dict[str, Exception]) -> str:
     """What a command prints of its results in `out`.
 
     Raises:
-        PartlyDone: exports have failed; it holds the text.
+        PartlyDone: something has failed (option -> error); it holds the text.
     """
     if not failed:
         return text
-    reasons = "; ".join(f"--export {name} could not be made: {error}" for name, error in failed.items())
+    reasons = "; ".join(f"{name} could not be made: {error}" for name, error in failed.items())
     raise PartlyDone(f"{reasons}; everything else is in {str(out)!r}", text) from next(iter(failed.values()))

@@ -93,11 +93,14 @@ def load_depth_model(name: str, assume_metric: bool = False, allow_inverse: bool
     Raises:
         ValueError: as `check_depth_model`, or weights that are not all there or damaged.
     """
-    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
     metric = check_depth_model(name, assume_metric, allow_inverse)
     try:
-        model = AutoModelForDepthEstimation.from_pretrained(name, dtype="auto").requires_grad_(False).eval()
+        config = AutoConfig.from_pretrained(name)
+        if getattr(config, "max_depth", 1) is None:  # of relative models in older folders; transformers 5 multiplies by it
+            config.max_depth = 1
+        model = AutoModelForDepthEstimation.from_pretrained(name, config=config, dtype="auto").requires_grad_(False).eval()
         processor = AutoImageProcessor.from_pretrained(name)
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"the depth model {name!r} cannot be loaded: {error}") from error

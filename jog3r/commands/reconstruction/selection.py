@@ -1,14 +1,13 @@
 """Which frames of a video a command takes: start, stop, stride, or a number of them, evenly."""
 
 import argparse
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from jog3r.commands.output_folder import UsageError
 
-__all__ = ["EvenFrames", "chosen_cameras", "even_numbers", "open_frames", "read_chosen", "selection_arguments"]
+__all__ = ["check_count", "chosen_cameras", "even_numbers", "open_frames", "read_chosen", "selection_arguments"]
 
 
 def selection_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +27,7 @@ def selection_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_frames(options: argparse.Namespace, size: tuple[int, int] | None = None) -> Any:
-    """The frames that the options choose from `options.video`: iterable, again and again, with `timed`, `fps` and a length hint.
+    """The frames that the options choose from `options.video`: a `FrameStream`.
 
     Args:
         options: of `selection_arguments`, and `video`.
@@ -37,21 +36,26 @@ def open_frames(options: argparse.Namespace, size: tuple[int, int] | None = None
     Raises:
         ValueError: a video that cannot be read, options out of range, or fewer frames than `--frames` wants.
     """
-    from jog3r.data.video_stream import stream_video
+    from jog3r.data.recordings.shots import DEFAULT_LIMITS
+    from jog3r.data.video_stream import FrameStream, Resizing, stream_video
 
-    chosen = dict(start=options.start, stop=options.stop, stride=options.stride)
     if options.frames is not None and options.frames < 2:
         raise UsageError(f"--frames must be at least 2, got {options.frames}")
+    chosen = dict(start=options.start, stop=options.stop, stride=options.stride)
     stream = stream_video(options.video, **chosen, size=size, resize_mode=options.resize)
     if options.frames is None:
         return stream
-    count = sum(1 for _ in stream_video(options.video, **chosen))  # headers may state none, or round
+    # Headers may state no number, or a rounded one.
+    count = stream.expected_frames if stream.counted else sum(1 for _ in stream_video(options.video, **chosen))
     if count < options.frames:
         raise UsageError(
             f"{str(options.video)!r} gives {count} frames with start={options.start}, stop={options.stop}, "
             f"stride={options.stride}, fewer than --frames {options.frames}"
         )
-    return EvenFrames(stream, count, options.frames)
+    numbers = options.start + options.stride * even_numbers(count, options.frames)
+    even = FrameStream(options.video, numbers.tolist(), Resizing(size, options.resize), DEFAULT_LIMITS)
+    even.fps *= (options.frames - 1) / float(numbers[-1] - numbers[0])
+    return even
 
 
 def read_chosen(options: argparse.Namespace, size: tuple[int, int] | None = None) -> Any:
@@ -64,12 +68,21 @@ def read_chosen(options: argparse.Namespace, size: tuple[int, int] | None = None
 
     frames = open_frames(options, size)
     timed = list(frames.timed())
-    if len(timed) < 2:
+    check_count(options, len(timed))
+    return Video(np.stack([frame for _, frame in timed]), frames.fps, np.array([time for time, _ in timed]))
+
+
+def check_count(options: argparse.Namespace, count: int) -> None:
+    """Refuse fewer than 2 frames.
+
+    Raises:
+        UsageError: see above.
+    """
+    if count < 2:
         raise UsageError(
-            f"{str(options.video)!r} gives {len(timed)} frame with start={options.start}, stop={options.stop}, "
+            f"{str(options.video)!r} gives {count} frame with start={options.start}, stop={options.stop}, "
             f"stride={options.stride}; cameras need at least 2"
         )
-    return Video(np.stack([frame for _, frame in timed]), frames.fps, np.array([time for time, _ in timed]))
 
 
 def chosen_cameras(options: argparse.Namespace, true_poses: np.ndarray, count: int) -> np.ndarray:
@@ -89,27 +102,3 @@ def chosen_cameras(options: argparse.Namespace, true_poses: np.ndarray, count: i
 def even_numbers(count: int, chosen: int) -> np.ndarray:
     """(chosen,) numbers from 0 to count - 1, evenly spaced."""
     return np.linspace(0, count - 1, chosen).round().astype(int)
-
-
-class EvenFrames:
-    """`chosen` of the `count` frames of a stream, evenly spaced, from the first to the last."""
-
-    def __init__(self, stream: Any, count: int, chosen: int) -> None:
-        self.stream = stream
-        self.numbers = even_numbers(count, chosen)
-        self.fps = stream.fps * (chosen - 1) / (count - 1)
-
-    def __length_hint__(self) -> int:
-        """How many."""
-        return len(self.numbers)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """The frames in order."""
-        return (frame for _, frame in self.timed())
-
-    def timed(self) -> Iterator[tuple[float, np.ndarray]]:
-        """Time in seconds and frame, in order."""
-        wanted = set(self.numbers.tolist())
-        for number, timed_frame in enumerate(self.stream.timed()):
-            if number in wanted:
-                yield timed_frame

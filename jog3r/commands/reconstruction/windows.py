@@ -47,7 +47,6 @@ def is_long(options: argparse.Namespace) -> bool:
 def run_long_reconstruct(options: argparse.Namespace) -> str:
     """`jog3r reconstruct` with windows: returns what to print."""
     from jog3r.geometry.registration.degeneracy import pose_known
-    from jog3r.pipelines.long_videos.long_video import reconstruct_long_video
 
     if (options.height is None) != (options.width is None):
         raise UsageError("give both --height and --width, or neither")
@@ -65,22 +64,9 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
             size = (options.height, options.width) if options.height is not None else model_size(options.model)
             pipe = pipeline_of_options(options, with_text=False)
         video = open_frames(options, size or (pipe.default_size, pipe.default_size))
-        window = pipe.transformer.config.num_frames if options.window is None else options.window
         with Spool(folder / ".spool") as spool:
             tee = Tee(video, spool)
-            result = reconstruct_long_video(
-                pipe,
-                tee,
-                window=window,
-                overlap=max(1, window // 4) if options.overlap is None else options.overlap,
-                close_loops=options.close_loops,
-                store=spool,
-                progress=sys.stderr.isatty(),  # so that an error is one line in a log
-                generator=seeded_generator(options.seed),
-                reconstruction_timestep=options.reconstruction_timestep,
-                registration_kwargs={"method": options.registration},
-                both_directions=options.both_directions,
-            )
+            result = reconstruct_windows(options, pipe, tee, spool)
             if true_poses is not None:
                 true_poses = chosen_cameras(options, true_poses, len(result))
             shown, failed = _write(result, (spool.frames(), video.fps, np.array(tee.times)), options.export, keyframes, folder)
@@ -91,6 +77,26 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
     if true_poses is not None:
         lines.append(compare_cameras(result.poses.numpy(), pose_known(result.degenerate).numpy(), true_poses))
     return report("\n".join(lines), options.out, failed)
+
+
+def reconstruct_windows(options: argparse.Namespace, pipe: Any, frames: Any, spool: Spool) -> Any:
+    """The joined windows of frames in the network's size; their maps are then in the spool."""
+    from jog3r.pipelines.long_videos.long_video import reconstruct_long_video
+
+    window = pipe.transformer.config.num_frames if options.window is None else options.window
+    return reconstruct_long_video(
+        pipe,
+        frames,
+        window=window,
+        overlap=max(1, window // 4) if options.overlap is None else options.overlap,
+        close_loops=options.close_loops,
+        store=spool,
+        progress=sys.stderr.isatty(),  # so that an error is one line in a log
+        generator=seeded_generator(options.seed),
+        reconstruction_timestep=options.reconstruction_timestep,
+        registration_kwargs={"method": options.registration},
+        both_directions=options.both_directions,
+    )
 
 
 def _summary(result: Any, shown: int, looked: bool) -> str:
@@ -104,7 +110,7 @@ def _summary(result: Any, shown: int, looked: bool) -> str:
 
 def _write(
     result: Any, video: tuple[np.ndarray, float, np.ndarray], exports: list[str], keyframes: int, folder: Path
-) -> tuple[int, dict[str, ValueError]]:
+) -> tuple[int, dict[str, Exception]]:
     """All results; returns how many key frames the clouds show, and the exports that could not be made.
 
     Args:
@@ -120,7 +126,7 @@ def _write(
 
     frames, fps, times = video
     known = pose_known(result.degenerate)
-    cameras = Scene(frames, result.poses, result.intrinsics, fps=fps, pose_known=known, times=times)
+    cameras = Scene(frames, result.poses, result.intrinsics, fps=fps, pose_known=known, times=times, source="network")
     chosen = np.unique(np.linspace(0, len(result) - 1, min(keyframes, len(result))).round().astype(int))
     maps = [result.frame(int(index)) for index in chosen]
     pointmaps, confidence, depth = (torch.stack([getattr(m, name) for m in maps]) for name in ("pointmap", "confidence", "depth"))
@@ -135,6 +141,7 @@ def _write(
         pose_known=known[chosen],
         frame_index=chosen,
         times=times[chosen],
+        source="network",
     )
-    write_files(folder, result_files(cameras) | EXPORTERS["ply"](keys) | EXPORTERS["glb"](keys), overwrite=True)
+    write_files(folder, {**result_files(cameras), **EXPORTERS["ply"](keys), **EXPORTERS["glb"](keys)}, overwrite=True)
     return len(chosen), write_exports(exports, lambda name: cameras if name in EVERY_FRAME else keys, folder)

@@ -1,0 +1,80 @@
+"""The network's part of a reconstruction: the paper's V2C on reduced frames, at once or window by window."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jog3r.commands.reconstruction.network_maps import NetworkMaps, grid_transform
+from jog3r.commands.reconstruction.spool import Spool
+from jog3r.commands.reconstruction.windows import is_long, reconstruct_windows
+from jog3r.commands.running import pipeline_of_options, seeded_generator
+
+__all__ = ["KEY_FRAMES", "MAX_FRAMES", "find_maps", "run_pipeline"]
+
+MAX_FRAMES = 64  # at once
+KEY_FRAMES = 64  # of a long video, whose maps are kept
+
+
+def run_pipeline(options: argparse.Namespace, pipe: Any, frames: np.ndarray) -> Any:
+    """V2C of frames (F, H, W, 3) uint8 in the network's size."""
+    return pipe(
+        video=frames,
+        generator=seeded_generator(options.seed),
+        reconstruction_timestep=options.reconstruction_timestep,
+        registration_kwargs={"method": options.registration},
+        both_directions=options.both_directions,
+    )
+
+
+def find_maps(options: argparse.Namespace, frames: np.ndarray, folder: Path) -> NetworkMaps | None:
+    """What the network finds in frames (F, H, W, 3) of any size; None for more than it takes at once, without windows.
+
+    Args:
+        options: of the command.
+        frames: they may lie on disk.
+        folder: for the files of windows, while it is at work.
+    """
+    from jog3r.data.video import resize_frames
+
+    by_window = is_long(options)
+    if len(frames) > MAX_FRAMES and not by_window:
+        return None
+    pipe = pipeline_of_options(options, with_text=False)
+    height, width = (pipe.default_size,) * 2 if options.height is None else (options.height, options.width)
+    if not by_window:
+        reduced, transform = resize_frames(frames, height, width, options.resize)
+        return NetworkMaps.of_registration(run_pipeline(options, pipe, reduced).registration[0], reduced, transform)
+    transform = grid_transform((frames.shape[1], frames.shape[2]), (height, width), options.resize)
+    with Spool(folder / ".windows") as spool:
+        result = reconstruct_windows(options, pipe, _Reduced(frames, (height, width), options.resize), spool)
+        count = min(KEY_FRAMES if options.keyframes is None else options.keyframes, len(result))
+        numbers = np.unique(np.linspace(0, len(result) - 1, count).round().astype(int))
+        maps = [result.frame(int(number)) for number in numbers]
+        return NetworkMaps(
+            result.poses.float().numpy(),
+            result.intrinsics.float().numpy(),
+            result.degenerate,
+            numbers,
+            spool.frames()[numbers],
+            np.stack([found.depth.numpy() for found in maps]),
+            np.stack([found.confidence.numpy() for found in maps]),
+            transform,
+        )
+
+
+class _Reduced:
+    """Frames brought to another size one at a time."""
+
+    def __init__(self, frames: np.ndarray, size: tuple[int, int], mode: str) -> None:
+        self.frames, self.size, self.mode = frames, size, mode
+
+    def __length_hint__(self) -> int:
+        return len(self.frames)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        from jog3r.data.video import resize_frames
+
+        return (resize_frames(frame[None], *self.size, self.mode)[0][0] for frame in self.frames)
