@@ -9,7 +9,6 @@ at the end `pipeline/`, a folder for `Jog3rPipeline.from_pretrained`. Options: `
 import dataclasses
 import logging
 import math
-import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.build import build_model, check_start, select_trainable
 from jog3r.training.clips.step_batches import BatchShare, StepNoise, count_valid_pixels, draw_step_noise
-from jog3r.training.clips.streams import build_loader, build_stream
+from jog3r.training.clips.streams import build_loader, build_stream, end_workers
 from jog3r.training.config import TrainConfig, load_config, recipe_of
 from jog3r.training.last_words import say_why
 from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
@@ -334,8 +333,7 @@ def main(arguments: list[str]) -> int:
         say_why(str(error))
         return 1
     finally:
-        for worker in multiprocessing.active_children():  # they ignore SIGTERM: leaving would wait for them for ever
-            worker.kill()
+        end_workers()
     return 0
 
 

@@ -15,7 +15,7 @@ from jog3r.training.clips.step_batches import BatchShare, ShareOfStream
 from jog3r.training.config import TrainConfig
 from jog3r.training.preparation.depth_masks import DepthChecks
 
-__all__ = ["build_loader", "build_stream"]
+__all__ = ["build_loader", "build_stream", "end_workers"]
 
 ClipStream: TypeAlias = ProceduralStream | CachedStream
 
@@ -45,8 +45,8 @@ def build_stream(config: TrainConfig, pipeline: Any, caption_length: int, length
 def build_loader(stream: ClipStream, share: BatchShare, config: TrainConfig, first_step: int) -> DataLoader:
     """Batches of one process from step `first_step` on, one a micro-step."""
     workers = config.num_workers
-    atexit.unregister(_end_workers)
-    atexit.register(_end_workers)
+    atexit.unregister(end_workers)
+    atexit.register(end_workers)
     return DataLoader(
         ShareOfStream(stream, share, first_step, config.num_steps),
         batch_size=share.clips_per_micro_step,
@@ -63,7 +63,7 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # preemption reaches the whole group: the trainer decides when to stop
 
 
-def _end_workers() -> None:
+def end_workers() -> None:
     """Kill what is left at the end of a run that broke off: Python would terminate these and wait, and they take no SIGTERM."""
     for process in multiprocessing.active_children():
         if process.daemon:
