@@ -1,5 +1,6 @@
 """Pictures of a scene as PNG bytes: plots and strips, renderings and turntables, matches, consistency."""
 
+from jog3r.export.pictures.animation import overview_animation
 from jog3r.export.pictures.correspondences import reciprocal_matches
 from jog3r.export.pictures.plots import (
     contact_sheet,
@@ -13,6 +14,7 @@ from jog3r.export.pictures.rendering import turntable_video
 __all__ = [
     "contact_sheet",
     "correspondences_picture",
+    "overview_animation",
     "overview_picture",
     "reciprocal_matches",
     "strips_picture",
