@@ -51,7 +51,7 @@ def main() -> None:
         for method, poses in (("jog3r", found.poses[0].numpy()), ("constant pose", constant_poses(len(reference)))):
             errors = pose_metrics([pose_errors(poses, reference)])
             print(f"  {method:14s} rotation {errors['rotation_deg']:5.2f} deg, translation {errors['translation_deg']:5.1f} deg")
-    (out / "overview.webp").write_bytes(overview_animation(scenes[:3]))
+    (out / "overview.webp").write_bytes(overview_animation([*scenes[:3], scenes[-1]]))
     (out / "overview.png").write_bytes(overview_picture([*scenes[:3], scenes[-1]]))
     print(
         f"Look at {out}/overview.webp in a browser and at overview.png, then at {out}/*/video.mp4, trajectory.png and "

@@ -15,6 +15,7 @@ from export_cases import FRAMES, HEIGHT, WIDTH, make_scene
 from PIL import Image
 
 from jog3r.export.exporters import write_results
+from jog3r.export.pictures.animation import overview_animation
 from jog3r.export.pictures.correspondences import reciprocal_matches
 from jog3r.export.pictures.plots import (
     contact_sheet,
@@ -50,6 +51,23 @@ def test_trajectory_shows_all_frames_colours_and_repeats_to_the_byte(scene: Scen
         assert (image[..., channel] - others > 50).sum() > 30
     assert trajectory_picture(scene) == png
     assert dict(matplotlib.rcParams) == before
+
+
+def test_animation_plays_forth_and_back_with_the_camera_of_the_moment(scene: Scene) -> None:
+    picture = Image.open(io.BytesIO(overview_animation([scene, scene], side=128)))
+    assert picture.n_frames == 2 * FRAMES - 2 and picture.size[0] == 2 * (128 + 8) - 8
+    shown = []
+    for number in range(picture.n_frames):
+        picture.seek(number)
+        shown.append(np.asarray(picture.convert("RGB")).astype(int))
+    changes = [np.abs(a - b).mean() for a, b in zip(shown, [*shown[1:], shown[0]], strict=True)]
+    assert min(changes) > 0.5  # every frame moves, also over the seam
+    white = [(image[-128:, :128].min(-1) > 200).sum() for image in shown]  # in the cloud's tile: the lit camera
+    assert min(white) > 10
+    shorter = dataclasses.replace(scene, pose_known=np.arange(FRAMES) > 0)  # one frame without a pose
+    for wrong in ([], [scene, shorter], [Scene(scene.frames, scene.poses, scene.intrinsics)]):
+        with pytest.raises(ValueError, match="an animation needs"):
+            overview_animation(wrong)
 
 
 def test_trajectory_with_covariance_draws_ellipses_and_skips_undetermined_poses(scene: Scene) -> None:

@@ -5,17 +5,17 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from jog3r.export.conventions import camera_size, time_colors
+from jog3r.export.conventions import camera_size
 from jog3r.export.pictures.rendering import BACKGROUND, LINE_RADIUS, camera_lines, orbit_views, point_radius, render_points
 from jog3r.export.scene import Scene
 
 __all__ = ["overview_animation"]
 
 _GAP, _CAPTION = 8, 40  # pixels between tiles; above each video
-_LIT = 3.0  # the camera of the moment is drawn this many times thicker than the path
+_LIT = 4.0  # the camera of the moment is white, and this many times thicker than the path
 
 
-def overview_animation(scenes: list[Scene], *, side: int = 256, sweep_deg: float = 50.0, quality: int = 70) -> bytes:
+def overview_animation(scenes: list[Scene], *, side: int = 208, sweep_deg: float = 50.0, quality: int = 70) -> bytes:
     """A column for each scene: caption, video, and the cloud, which fills up while its camera moves; forth and back.
 
     Args:
@@ -54,7 +54,6 @@ def _column(scene: Scene, side: int, sweep_deg: float) -> list[np.ndarray]:
     length = camera_size(scene.poses, float(np.median(scene.depth[scene.depth > 0])))
     angles = sweep_deg * (np.linspace(-0.5, 0.5, scene.num_frames))
     views = orbit_views(scene, cloud, angles, (side, side))
-    lit = time_colors(scene.num_frames)
     pictures = []
     for frame, view in enumerate(views):
         seen = cloud.frame <= frame
@@ -64,9 +63,7 @@ def _column(scene: Scene, side: int, sweep_deg: float) -> list[np.ndarray]:
         drawn = render_points(
             view,
             np.concatenate([cloud.points[seen], path, moment]),
-            np.concatenate([cloud.colors[seen], path_colors // 2 + 40, np.broadcast_to(lit[frame], moment.shape)]).astype(
-                np.uint8
-            ),
+            np.concatenate([cloud.colors[seen], path_colors, np.full(moment.shape, 255)]).astype(np.uint8),
             np.concatenate(
                 [radius[seen], np.full(len(path), LINE_RADIUS * length), np.full(len(moment), _LIT * LINE_RADIUS * length)]
             ),
