@@ -36,6 +36,7 @@ EXTRAS = {
         "pyyaml>=6.0",
         "tokenizers>=0.21",
     ],
+    "heic": ["pi-heif>=1.0"],  # telephones' pictures; PIL has no reader of its own
     "wandb": ["wandb>=0.20"],
     "trackio": ["trackio>=0.5"],
     "clean": ["ftfy>=6.1", "beautifulsoup4>=4.12"],  # clean_caption=True, as OpenSora cleans its captions

@@ -353,6 +353,8 @@ def _frames_array(frames: Any) -> np.ndarray:
         sizes = {image.size for image in frames}
         if len(sizes) > 1:
             raise ValueError(f"frames must all be of one size, got {sorted(sizes)}")
+        for image in frames:
+            _check_image(image)
         frames = np.stack([np.asarray(image.convert("RGB")) for image in frames])
     array = _numpy(frames)
     if array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
@@ -360,6 +362,17 @@ def _frames_array(frames: Any) -> np.ndarray:
     if array.dtype != np.uint8:
         raise ValueError(f"frames must be uint8 RGB in 0..255, got {array.dtype}; convert with (frames * 255).round()")
     return np.ascontiguousarray(array)
+
+
+def _check_image(image: Image.Image) -> None:
+    """Refuse pictures that PIL would bring to RGB by changing what they show."""
+    hidden = "transparency" in image.info or ("A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255)
+    if image.mode == "F" or image.mode.startswith("I") or hidden:
+        what = "with transparency" if hidden else "of more than 8 bits"
+        raise ValueError(
+            f"frames hold a PIL image {what} (mode {image.mode!r}); bring it to 8-bit RGB first: "
+            "jog3r.data.recordings.pictures.rgb_array(image)"
+        )
 
 
 def _check_poses(poses: np.ndarray) -> None:

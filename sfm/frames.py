@@ -39,6 +39,8 @@ def check_frames(video: Any) -> Sequence[Any]:
         sizes = {frame.size for frame in video}
         if len(sizes) > 1:
             raise ValueError(f"all frames must have one size, got {sorted(sizes)}")
+        for image in video:
+            _check_image(image)
     else:
         kind = "an empty list" if isinstance(video, (list, tuple)) and not video else type(video).__name__
         raise TypeError(f"video must be an array or tensor (F, H, W, 3) or a list of PIL images, got {kind}")
@@ -48,6 +50,17 @@ def check_frames(video: Any) -> Sequence[Any]:
     if min(height, width) < MIN_SIDE:
         raise ValueError(f"frames must be at least {MIN_SIDE} pixels wide and high, got {width} x {height}")
     return video
+
+
+def _check_image(image: Image.Image) -> None:
+    """Refuse pictures that PIL would bring to RGB by changing what they show."""
+    hidden = "transparency" in image.info or ("A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255)
+    if image.mode == "F" or image.mode.startswith("I") or hidden:
+        what = "with transparency" if hidden else "of more than 8 bits"
+        raise ValueError(
+            f"frames hold a PIL image {what} (mode {image.mode!r}); bring it to 8-bit RGB first: "
+            "jog3r.data.recordings.pictures.rgb_array(image)"
+        )
 
 
 def frame_size(video: Sequence[Any]) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from jog3r.export.exporters import load_scene, write_results
 from jog3r.export.formats.camera_files import cameras_json, npz_bytes, read_npz, read_times
 from jog3r.export.formats.trajectories import tum_text
 from jog3r.export.scene import Scene
+from jog3r.sfm.frames import check_frames
 
 TIMES_MS = [0, 100, 200, 700, 1200, 1300, 1350, 2000, 2600, 2700]
 
@@ -79,6 +80,16 @@ def test_times_of_a_folder_are_places_over_eight(tmp_path: Path, frames: np.ndar
     np.testing.assert_allclose(times_written(tmp_path / "out"), [0, 3 / 8, 6 / 8, 9 / 8])
 
 
+@pytest.mark.parametrize("name", ["2024-05-01T12:30:05.mp4", "-x.mp4", "a%d#.mp4"])
+def test_the_command_takes_any_name_in_the_folder_it_is_run_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: np.ndarray, name: str
+) -> None:
+    write_video(tmp_path / "plain.mp4", frames).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert main(["reconstruct", name, "--out", "out", "--frames", "3", "--model", tiny_checkpoint()]) == 0
+    assert (tmp_path / "out" / "cameras.json").is_file()
+
+
 # Scenes
 
 
@@ -94,6 +105,23 @@ def test_times_of_a_scene() -> None:
             replace(scene, times=wrong)
     with pytest.raises(ValueError, match="times"):
         replace(scene, times=[0.0, 1.0])
+
+
+def test_a_folder_with_a_colon_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scene = make_scene()
+    write_results(Scene(scene.frames, scene.poses, scene.intrinsics), "2024-05-01T12:30")
+    assert load_scene("2024-05-01T12:30").frames.shape == scene.frames.shape
+
+
+@pytest.mark.parametrize(("mode", "words"), [("I;16", "more than 8 bits"), ("F", "more than 8 bits"), ("RGBA", "transparency")])
+def test_images_that_rgb_would_change_are_refused_where_nothing_converts_them(mode: str, words: str) -> None:
+    images = [Image.new(mode, (64, 64))] * 2
+    with pytest.raises(ValueError, match=words):
+        Scene(images, [np.eye(4)] * 2, [np.eye(3)] * 2)
+    with pytest.raises(ValueError, match=words):
+        check_frames(images)
+    assert len(check_frames([Image.new("RGBA", (64, 64), (1, 2, 3, 255))] * 2)) == 2
 
 
 def test_times_come_back_from_files(tmp_path: Path) -> None:

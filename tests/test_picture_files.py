@@ -1,5 +1,6 @@
 """Pictures of every kind become the 8-bit RGB that a viewer shows, at every entrance; what cannot be read is refused by name."""
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +172,24 @@ def test_a_kind_that_cannot_be_read_is_refused_by_name(tmp_path: Path, name: str
     for read in (read_video, lambda path: stream_video(path), load_frames):
         with pytest.raises(ValueError, match=name):
             list(read(tmp_path))
+
+
+HEIC = (  # 64 x 64, left half (200, 60, 30), right half (20, 90, 220)
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAVZtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAAB"
+    "egABAAAAAAAAACQAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA1mlwcnAAAAC3aXBjbwAAAHhodmNDAQNwAAAAkAAAAAAA"
+    "HvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQArQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqSSmubgIaDAgAAAMAyAAAAwAIQGIAAQAHRAHB"
+    "crAiQAAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAAABBwaXhpAAAAAAMICAgAAAAXaXBtYQAAAAAAAAABAAEEgQIDBAAAACxtZGF0AAAAICgB"
+    "rxmA93yFN//zJl/5TSv97Evf/gvNfgU1/1fI7zOA"
+)
+
+
+def test_heic_is_read_where_its_library_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("pi_heif")
+    for number in range(2):
+        (tmp_path / f"IMG_{number}.HEIC").write_bytes(base64.b64decode(HEIC))
+    for entrance in ENTRANCES[:3]:
+        picture = entrance(tmp_path / "IMG_0.HEIC")
+        np.testing.assert_allclose(picture[30, [10, 50]], [(200, 60, 30), (20, 90, 220)], atol=4)
 
 
 def test_hidden_files_and_texts_are_no_frames(tmp_path: Path) -> None:

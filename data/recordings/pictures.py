@@ -201,7 +201,7 @@ def check_kinds(folder: Path, files: Sequence[Path]) -> None:
         heic = any(name.lower().endswith((".heic", ".heif", ".hif")) for name in unread)
         raise ValueError(
             f"{len(unread)} of {len(files)} images in {str(folder)!r} are of a kind that cannot be read here: {named}; convert "
-            f"them to PNG or JPEG{', or pip install pi-heif' if heic else ''}, or move them away"
+            f"them to PNG or JPEG{', or pip install pi-heif (the extra heic)' if heic else ''}, or move them away"
         )
 
 

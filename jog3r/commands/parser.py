@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 bad usage or input (one line on stderr), 1 anything else.
 """
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbose = "--verbose" in arguments
     try:
         parser = build_parser(arguments[0] if arguments else None)
-        options = parser.parse_args(arguments)
+        options = parser.parse_args([_local_name(argument) for argument in arguments])
         print(options.run(options))
     except UsageError as error:
         if isinstance(error, PartlyDone):
@@ -64,6 +65,12 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         if name == command:
             import_module(f"jog3r.commands.{name}").arguments(subparser)
     return parser
+
+
+def _local_name(argument: str) -> str:
+    """`./-x.mp4` for `-x.mp4`: no option of ours has one hyphen and several letters, so a file of that name is meant."""
+    is_file = argument.startswith("-") and not argument.startswith("--") and len(argument) > 2 and os.path.lexists(argument)
+    return f"./{argument}" if is_file else argument
 
 
 def _version() -> str:
