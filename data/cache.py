@@ -15,6 +15,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +120,8 @@ def caption_rows(first_id: int, captions: Sequence[CachedCaption]) -> "pyarrow.T
 class write_rows:  # noqa: N801  # used as a function, as `open` is
     """Context in which tables are appended to one Parquet file, a row group a row; the same tables give the same bytes."""
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: str | PathLike[str]):
+        self._path = Path(path)
         self._writer: Any = None
 
     def __enter__(self) -> "write_rows":
@@ -168,7 +169,7 @@ class Cache:
         ValueError: not a cache, one that is not finished, one of another format, or a file that is missing or of another size.
     """
 
-    def __init__(self, directory: str | Path):
+    def __init__(self, directory: str | PathLike[str]):
         _pyarrow()
         self.directory = directory = Path(directory)
         path = directory / MANIFEST
@@ -289,7 +290,7 @@ def decode_frame(row: dict[str, Any], plan: dict[str, Any]) -> dict[str, np.ndar
     }
 
 
-def stream_frames(directory: str | Path) -> "datasets.IterableDataset":
+def stream_frames(directory: str | PathLike[str]) -> "datasets.IterableDataset":
     """All rows of the clips files as a stream of `datasets`, undecoded (see `decode_frame`).
 
     Raises:

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ def visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return sorted((path for path in found if path.is_file()), key=lambda path: (natural_key(path.name), path.name))
 
 
-def read_text(path: Path) -> str:
+def read_text(path: str | PathLike[str]) -> str:
     """A UTF-8 text, without the byte-order mark that some editors put first.
 
     Raises:
         ValueError: no such file, or of another encoding.
     """
+    path = Path(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -42,12 +44,13 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{str(path)!r} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: str | PathLike[str]) -> Any:
     """What a json file holds.
 
     Raises:
         ValueError: no such file, or no json.
     """
+    path = Path(path)
     text = read_text(path)
     try:
         return json.loads(text)

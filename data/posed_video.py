@@ -5,6 +5,7 @@ Letters: F frames, H W pixels.
 """
 
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,15 @@ class PosedFolders:
 
     def __init__(
         self,
-        root: Path,
+        root: str | PathLike[str],
         size: tuple[int, int],
-        captions: Path | None = None,
+        captions: str | PathLike[str] | None = None,
         resize_mode: str = "crop",
         default_caption: str | None = None,
         image_folder: str | None = None,
         frame_step: int = 1,
     ):
+        root = Path(root)
         if not root.is_dir():
             raise ValueError(f"{str(root)!r} is no folder")
         check_resize_mode(resize_mode)

@@ -1,5 +1,6 @@
 """jog3r's own cameras.json; the frames are `video.mp4` or the folder `images` beside it."""
 
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ __all__ = ["read_cameras_json"]
 CONVENTION = "opencv_cam_to_world"
 
 
-def read_cameras_json(path: Path, image_folder: str | None = None) -> PosedFrames:
+def read_cameras_json(path: str | PathLike[str], image_folder: str | None = None) -> PosedFrames:
     """Read a cameras.json.
 
     Args:
@@ -22,6 +23,7 @@ def read_cameras_json(path: Path, image_folder: str | None = None) -> PosedFrame
     Raises:
         ValueError: no such file, another convention, a frame whose pose is unknown, or no frames beside it.
     """
+    path = Path(path)
     document, frames = frames_of(path)
     if document.get("convention") != CONVENTION:
         raise ValueError(f"{str(path)!r} has convention {document.get('convention')!r}, expected {CONVENTION!r}")

@@ -5,6 +5,7 @@ The formats are described in COLMAP's documentation ("Output Format"). Points, r
 
 import struct
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ class _Image:
     """(3,) world to camera."""
 
 
-def read_colmap(path: Path, images: Path) -> PosedFrames:
+def read_colmap(path: str | PathLike[str], images: str | PathLike[str]) -> PosedFrames:
     """Read a sparse model.
 
     Args:
@@ -88,6 +89,7 @@ def read_colmap(path: Path, images: Path) -> PosedFrames:
     Raises:
         ValueError: a file that is missing or damaged, or an image whose lens is neither Brown-Conrady nor OpenCV's fisheye.
     """
+    path, images = Path(path), Path(images)
     cameras_path = path.with_name(f"cameras{path.suffix}")
     for file in (path, cameras_path):
         if not file.is_file():

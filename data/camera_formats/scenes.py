@@ -1,5 +1,6 @@
 """Which camera file a folder has, and reading whichever it is."""
 
+from os import PathLike
 from pathlib import Path
 
 from jog3r.data.camera_formats.cameras_json import read_cameras_json
@@ -13,12 +14,13 @@ COLMAP_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0", "sparse_text/0")
 LOOKED_FOR = "transforms.json, cameras.json, or COLMAP model (images.bin or images.txt)"
 
 
-def find_cameras(folder: Path) -> Path | None:
+def find_cameras(folder: str | PathLike[str]) -> Path | None:
     """The camera file of a folder: cameras.json, else transforms.json, else COLMAP's images.bin or images.txt; else None.
 
     Of a COLMAP model of which only half is there, its images file is named all the same: the scene counts, and reading it says
     what is missing.
     """
+    folder = Path(folder)
     candidates = [folder / "cameras.json", folder / "transforms.json"]
     # The binary model first, as COLMAP does.
     models = [folder / place / f"images{suffix}" for place in COLMAP_FOLDERS for suffix in (".bin", ".txt")]
@@ -36,7 +38,7 @@ def other_models(folder: Path) -> list[Path]:
     return sorted(other for other in others if any((other / name).is_file() for name in ("images.bin", "images.txt")))
 
 
-def read_posed_frames(folder: Path, image_folder: str | None = None) -> PosedFrames:
+def read_posed_frames(folder: str | PathLike[str], image_folder: str | None = None) -> PosedFrames:
     """Read whichever camera file `find_cameras` finds.
 
     Args:
@@ -46,6 +48,7 @@ def read_posed_frames(folder: Path, image_folder: str | None = None) -> PosedFra
     Raises:
         ValueError: no cameras, a file that is none, a lens model that is not supported, or fewer than 2 frames.
     """
+    folder = Path(folder)
     path = find_cameras(folder)
     if path is None:
         raise ValueError(f"{str(folder)!r} holds no {LOOKED_FOR}")

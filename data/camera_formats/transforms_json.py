@@ -1,5 +1,6 @@
 """transforms.json of nerfstudio, instant-ngp and those who write like them: OpenGL axes, camera-to-world."""
 
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ LENS_NAMES = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
 OTHER_LENSES = ("equirectangular", "latlong", "orthographic", "ftheta_p0")
 
 
-def read_transforms_json(path: Path, image_folder: str | None = None) -> PosedFrames:
+def read_transforms_json(path: str | PathLike[str], image_folder: str | None = None) -> PosedFrames:
     """Read a transforms.json; intrinsics and lens stand there for all frames, or for each.
 
     Args:
@@ -28,6 +29,7 @@ def read_transforms_json(path: Path, image_folder: str | None = None) -> PosedFr
     Raises:
         ValueError: no such file, a number that is missing, or a lens that is neither Brown-Conrady nor OpenCV's fisheye.
     """
+    path = Path(path)
     document, frames = frames_of(path)
     for number, frame in enumerate(frames):
         if not isinstance(frame.get("file_path"), str):

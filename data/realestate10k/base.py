@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +37,12 @@ class RealEstate10KSource:
     names: Sequence[str]
 
     def __init__(
-        self, size: tuple[int, int], captions: Path | None, resize_mode: str, default_caption: str | None, frame_step: int
+        self,
+        size: tuple[int, int],
+        captions: str | PathLike[str] | None,
+        resize_mode: str,
+        default_caption: str | None,
+        frame_step: int,
     ):
         check_resize_mode(resize_mode)
         check_frame_step(frame_step)

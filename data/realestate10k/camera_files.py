@@ -5,6 +5,7 @@ image's width and height; two zeros; the world-to-camera matrix, 3 x 4 by rows. 
 """
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,13 @@ class CameraFile:
     poses: np.ndarray
 
 
-def read_camera_file(path: Path) -> CameraFile:
+def read_camera_file(path: str | PathLike[str]) -> CameraFile:
     """Read and check one camera file.
 
     Raises:
         ValueError: missing, no such file, or a line whose numbers cannot be a camera; path and line are named.
     """
+    path = Path(path)
     if not path.is_file():
         raise ValueError(f"camera file {str(path)!r} does not exist")
     return parse_camera_file(path.read_text(encoding="utf-8", errors="replace"), str(path))

@@ -9,6 +9,7 @@ import pickle
 import struct
 import threading
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from jog3r.data.local_files import read_json, visible_files, warn_unread
 from jog3r.data.realestate10k.base import RealEstate10KSource
 from jog3r.data.realestate10k.camera_files import CameraFile, check_cameras
+from jog3r.data.recordings.pictures import rgb_array
 
 __all__ = ["RealEstate10KChunks"]
 
@@ -44,14 +46,15 @@ class RealEstate10KChunks(RealEstate10KSource):
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | PathLike[str],
         size: tuple[int, int],
-        captions: Path | None = None,
+        captions: str | PathLike[str] | None = None,
         resize_mode: str = "stretch",
         default_caption: str | None = None,
         frame_step: int = 1,
     ):
         super().__init__(size, captions, resize_mode, default_caption, frame_step)
+        folder = Path(folder)
         path = folder / "index.json"
         index = read_json(path)
         if not isinstance(index, dict) or not index or not all(isinstance(name, str) for name in index.values()):
@@ -83,7 +86,7 @@ class RealEstate10KChunks(RealEstate10KSource):
 
     def _decode(self, name: str, image: Any) -> np.ndarray:
         try:
-            return np.asarray(Image.open(io.BytesIO(bytes(image.numpy()))).convert("RGB"))
+            return rgb_array(Image.open(io.BytesIO(bytes(image.numpy()))), upright=False)
         except (AttributeError, TypeError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise self._damaged(name, error) from error
 

@@ -5,6 +5,7 @@ supplied by the user.
 """
 
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -42,16 +43,17 @@ class RealEstate10K(RealEstate10KSource):
 
     def __init__(
         self,
-        cameras: Path,
-        frames: Path,
+        cameras: str | PathLike[str],
+        frames: str | PathLike[str],
         size: tuple[int, int],
-        captions: Path | None = None,
-        split: Path | None = None,
+        captions: str | PathLike[str] | None = None,
+        split: str | PathLike[str] | None = None,
         resize_mode: str = "stretch",
         default_caption: str | None = None,
         frame_step: int = 1,
     ):
         super().__init__(size, captions, resize_mode, default_caption, frame_step)
+        cameras, frames = Path(cameras), Path(frames)
         for folder in (cameras, frames):
             if not folder.is_dir():
                 raise ValueError(f"{str(folder)!r} is no folder")

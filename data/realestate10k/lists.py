@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ class Re10kEntry:
     caption: str | None = None
 
 
-def read_captions(path: Path) -> dict[str, str]:
+def read_captions(path: str | PathLike[str]) -> dict[str, str]:
     """Captions by clip: CameraCtrl's `{"<id>.mp4": ["caption", ...]}` (the first counts) or `{"<id>": "caption"}`.
 
     Raises:
         ValueError: no such file, or another layout.
     """
+    path = Path(path)
     table = read_json(path)
     if not isinstance(table, dict):
         raise ValueError(f"{str(path)!r} must map clip names to captions, got a {type(table).__name__}")
@@ -57,7 +59,7 @@ def read_caption(value: Any, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def read_split(path: Path, root: Path, cameras: Path) -> list[Re10kEntry]:
+def read_split(path: str | PathLike[str], root: str | PathLike[str], cameras: str | PathLike[str]) -> list[Re10kEntry]:
     """Clips of a split list, in its order.
 
     Args:
@@ -69,6 +71,7 @@ def read_split(path: Path, root: Path, cameras: Path) -> list[Re10kEntry]:
     Raises:
         ValueError: no such file, another layout, an empty list or a name that stands there twice.
     """
+    path, root, cameras = Path(path), Path(root), Path(cameras)
     if path.suffix == ".json":
         rows = read_json(path)
     elif path.is_file():

@@ -6,6 +6,7 @@ or `txt`) and, if it can, a caption (`caption`, or `json` with a caption in it).
 
 import threading
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -70,7 +71,7 @@ class RealEstate10KTable(RealEstate10KSource):
         self,
         rows: Union[TableRows, "datasets.IterableDataset"],
         size: tuple[int, int],
-        captions: Path | None = None,
+        captions: str | PathLike[str] | None = None,
         resize_mode: str = "stretch",
         default_caption: str | None = None,
         frame_step: int = 1,

@@ -5,6 +5,7 @@ The tars are read in place: their headers are listed once, a clip is then two re
 
 import tarfile
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -64,15 +65,15 @@ class RealEstate10KTars(RealEstate10KSource):
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | PathLike[str],
         size: tuple[int, int],
-        captions: Path | None = None,
+        captions: str | PathLike[str] | None = None,
         resize_mode: str = "stretch",
         default_caption: str | None = None,
         frame_step: int = 1,
     ):
         super().__init__(size, captions, resize_mode, default_caption, frame_step)
-        self._samples = list_tars(folder)
+        self._samples = list_tars(Path(folder))
         self.names = list(self._samples)
 
     def _own_caption(self, index: int) -> str | None:
