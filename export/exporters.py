@@ -217,7 +217,7 @@ def _read_frames(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Frames of our own video.mp4 (F, H, W, 3), brought back from the size for players to (H, W)."""
     try:
         # FFmpeg gets no path: in one, it would take a folder "12:30" for a protocol.
-        with path.open("rb") as file, av.open(file, metadata_errors="replace") as container:
+        with path.open("rb") as file, av.open(file, mode="r", metadata_errors="replace") as container:
             images = [frame.to_image() for frame in container.decode(video=0)]
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as a video ({error}); write the results again") from error

@@ -366,7 +366,7 @@ def _frames_array(frames: Any) -> np.ndarray:
 
 def _check_image(image: Image.Image) -> None:
     """Refuse pictures that PIL would bring to RGB by changing what they show."""
-    hidden = "transparency" in image.info or ("A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255)
+    hidden = "transparency" in image.info or ("A" in image.getbands() and np.asarray(image.getchannel("A")).min() < 255)
     if image.mode == "F" or image.mode.startswith("I") or hidden:
         what = "with transparency" if hidden else "of more than 8 bits"
         raise ValueError(

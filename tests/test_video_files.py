@@ -1,5 +1,6 @@
 """Video files come as players show them, by every entrance: stream, pixels, orientation, colours, names and times."""
 
+import gc
 import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -345,6 +346,19 @@ def test_frames_far_apart_are_refused_also_where_no_duration_is_stated(tmp_path:
     with pytest.raises(ValueError, match="s long, more than 3600 s"):
         list(stream_video(path))
     assert len(read_video(path, limits=VideoLimits(max_seconds=1e6)).frames) == 6
+
+
+def test_frames_that_were_read_are_let_go_of(tmp_path: Path) -> None:
+    """Without the help of the garbage collector, which comes when it wants."""
+    path = write(tmp_path / "a.mp4", np.concatenate([scene()] * 20))
+    gc.collect()
+    gc.disable()
+    try:
+        for number, _ in enumerate(stream_video(path)):
+            held = sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
+            assert held <= 40, f"{held} of {number + 1}"  # the decoder hands out what its threads hold at once
+    finally:
+        gc.enable()
 
 
 # Frames by their numbers

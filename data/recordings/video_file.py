@@ -41,12 +41,14 @@ class VideoFile:
     def shots(self) -> Iterator[Shot]:
         """See `Recording`."""
         with open_video(self.path) as (container, stream):
-            clock, number = _Clock(stream), 0
+            clock, number, rotation, matrix = _Clock(stream), 0, None, (1, 0, 0, 1)
             for frame in _decode(self.path, container, stream):
                 time = clock.tick(frame)
                 self._limits.check_seconds(self.path, time - clock.first)
                 self._check_side(frame, stream)
-                matrix, aspect = _display_matrix(self.path, frame), _aspect(stream)
+                if frame.rotation != rotation:  # to ask each frame would keep them all: PyAV ties frame and side data in a circle
+                    rotation, matrix = frame.rotation, _display_matrix(self.path, frame)
+                aspect = _aspect(stream)
                 shown_aspect = 1 / aspect if matrix[0] == 0 else aspect
                 yield Shot(time, partial(self._picture, frame, matrix), shown_aspect, f"frame {number}")
                 number += 1
