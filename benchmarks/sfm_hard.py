@@ -5,7 +5,8 @@
 DATA holds re10k/ (videos/, pose_files/), sevenscenes_redkitchen/clip_*/ and lund_door/ (scene.json); folders that are missing are
 skipped with a line. Each clip is made harder in several ways; a version passes if its mean errors stay within twice the untouched
 clip's (and 1 degree of rotation, 8 of direction), over the frames that are not flagged, or if it is refused. `*` marks frames
-flagged as without a pose, `~` those whose direction is flagged.
+flagged as without a pose, `~` those whose direction is flagged, `?` those that are flagged as uncertain or
+of poor fit.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from jog3r.sfm import TrackedCameras, track_cameras
 
 Version = tuple[np.ndarray, np.ndarray, np.ndarray]  # frames, true poses, mask of frames that belong to frame 1's shot
 FLOOR = (1.0, 8.0)  # degrees: twice an untouched clip's error, but not less than this
-NOT_A_POSE = ("no overlap", "too few points", "poor fit")
+NOT_A_POSE = ("no overlap", "too few points", "poor fit", "uncertain")
 
 
 def main() -> int:
@@ -79,7 +80,7 @@ def report(clip: str, version: str, frames: np.ndarray, poses: np.ndarray, same_
         print(f"| {clip} | {version} | | | {len(frames)} | refused: {found} |", flush=True)
         return False
     marks = f"{int((~found.registered).sum())}* {sum('no parallax' in flag for flag in found.degenerate)}~"
-    marks += f" {sum('poor fit' in flag for flag in found.degenerate)}!" if "poor fit" in "".join(found.degenerate) else ""
+    marks += f" {sum('poor fit' in flag or 'uncertain' in flag for flag in found.degenerate)}?"
     numbers = f"{errors[0]:.2f}, {errors[1]:.1f} | {untouched[0]:.2f}, {untouched[1]:.1f}"
     verdict = "SILENTLY WRONG" if wrong else "ok"
     print(f"| {clip} | {version} | {numbers} | {len(frames)} {marks} | {verdict} {found.candidates[0].name} |", flush=True)

@@ -11,14 +11,17 @@ from jog3r.geometry.registration.degeneracy import NO_OVERLAP, NO_PARALLAX, POOR
 from jog3r.sfm.checks import Given
 from jog3r.sfm.frames import Grid, rgb_frame
 from jog3r.sfm.matching.tracks import Tracks
-from jog3r.sfm.solving.adjust import OBSERVATIONS_PER_FACT
 from jog3r.sfm.solving.judge import AS_GIVEN, Verdict
+from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution
+from jog3r.sfm.solving.uncertainty import camera_uncertainty
 from jog3r.sfm.tracked_cameras import Candidate, PointTracks, TrackedCameras, empty_tracks
 
+UNCERTAIN = "uncertain"  # the pictures leave more than 1 degree of rotation or 10 of direction open
 MIN_FEATURES = 30  # of a frame, less is "too few points"
 _MIN_ANGLE_DEG = 0.5  # of a point's lines of sight; what is seen under less is not returned as a point
-_PARALLAX_SIGMAS = 3.0
+_NO_DIRECTION_DEG = 19.1  # the offset is under three of its standard deviations
+_UNCERTAIN_DEG = (1.0, 10.0)  # standard deviation of rotation and direction
 _LEAST_INLIERS = 0.5
 
 
@@ -54,7 +57,7 @@ def finish(
         if given.initial is None:
             raise ValueError(f"no cameras from tracks: {why}")
         return network_result(grid, given, f"tracks cannot tell: {why}", candidates)
-    return _tracked(video, grid, features, tracks, best, candidates, interpolate)
+    return _tracked(video, grid, features, tracks, best, candidates, given, interpolate)
 
 
 def _believable(tracks: Tracks, verdict: Verdict) -> bool:
@@ -111,11 +114,12 @@ def _tracked(
     tracks: Tracks,
     verdict: Verdict,
     candidates: tuple[Candidate, ...],
+    given: Given,
     interpolate: bool,
 ) -> TrackedCameras:
     solution = verdict.solution
     inliers = verdict.distance < ROBUST_PX
-    degenerate = _degenerate(features, tracks, verdict, inliers)
+    degenerate = _degenerate(features, tracks, verdict, inliers, given.focal_prior(grid))
     points, kept = _finite_points(tracks, verdict, inliers)
     scene = tracks.select(kept)
     seen = np.unique(scene.point[scene.frame == int(np.flatnonzero(solution.known)[0])])
@@ -190,9 +194,11 @@ def _finite_points(tracks: Tracks, verdict: Verdict, inliers: np.ndarray) -> tup
     return points[good], inliers & good[tracks.point]
 
 
-def _degenerate(features: np.ndarray, tracks: Tracks, verdict: Verdict, inliers: np.ndarray) -> tuple[str, ...]:
+def _degenerate(
+    features: np.ndarray, tracks: Tracks, verdict: Verdict, inliers: np.ndarray, prior: FocalPrior
+) -> tuple[str, ...]:
     known = verdict.solution.known
-    parallax = parallax_sigmas(tracks, verdict, inliers)
+    uncertainty = camera_uncertainty(tracks, verdict, prior)
     seen = np.bincount(tracks.frame, minlength=tracks.num_frames)
     found = np.bincount(tracks.frame[inliers], minlength=tracks.num_frames)
     words = []
@@ -201,44 +207,14 @@ def _degenerate(features: np.ndarray, tracks: Tracks, verdict: Verdict, inliers:
         if not known[frame]:
             mine.append(TOO_FEW_POINTS if features[frame] < MIN_FEATURES else NO_OVERLAP)
         else:
-            if parallax[frame] < _PARALLAX_SIGMAS:
+            if uncertainty.direction_deg[frame] > _NO_DIRECTION_DEG:
                 mine.append(NO_PARALLAX)
+            if max(uncertainty.rotation_deg[frame] / _UNCERTAIN_DEG[0], uncertainty.direction_deg[frame] / _UNCERTAIN_DEG[1]) > 1:
+                mine.append(UNCERTAIN)
             if found[frame] < _LEAST_INLIERS * seen[frame]:
                 mine.append(POOR_FIT)
         words.append(", ".join(mine))
     return tuple(words)
-
-
-def parallax_sigmas(tracks: Tracks, verdict: Verdict, inliers: np.ndarray) -> np.ndarray:
-    """(F,) by how many standard deviations each frame's offset from the first is seen; inf for the first frame.
-
-    The motion of the frame's features that its offset causes, less what a rotation would cause as well, against the residuals.
-    """
-    solution, count = verdict.solution, tracks.num_frames
-    first = int(np.flatnonzero(solution.known)[0])
-    sigmas = np.full(count, np.inf)
-    for frame in np.flatnonzero(solution.known):
-        if frame == first:
-            continue
-        here = np.flatnonzero((tracks.frame == frame) & inliers)
-        points = verdict.points[tracks.point[here]]
-        camera = solution.world_to_camera[frame]
-        turned = points[:, :3] @ camera[:3, :3].T
-        moved = turned + points[:, 3:] * camera[:3, 3]
-        ahead = turned[:, 2] > 1e-9
-        if ahead.sum() < 6:
-            sigmas[frame] = 0
-            continue
-        turned, moved = turned[ahead] / turned[ahead, 2:], moved[ahead] / np.maximum(moved[ahead, 2:], 1e-9)
-        shift = (moved - turned)[:, :2] * solution.focal
-        x, y = turned[:, 0], turned[:, 1]
-        one = np.ones_like(x)
-        turn = np.stack([np.stack([-x * y, one + x * x, -y], 1), np.stack([-one - y * y, x * y, x], 1)], 1) * solution.focal
-        left = shift.reshape(-1) - turn.reshape(-1, 3) @ np.linalg.lstsq(turn.reshape(-1, 3), shift.reshape(-1), rcond=None)[0]
-        noise = max(float(np.median(verdict.distance[here])), 0.1)
-        facts = max(ahead.sum() / OBSERVATIONS_PER_FACT * 2, 1.0)
-        sigmas[frame] = float(np.sqrt((left**2).mean()) / noise * np.sqrt(facts))
-    return sigmas
 
 
 def _median_error(tracks: Tracks, verdict: Verdict, inliers: np.ndarray) -> np.ndarray:

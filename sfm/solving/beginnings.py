@@ -18,12 +18,14 @@ from jog3r.sfm.solving.mapping import run_mapper
 from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.resection import add_frames
 from jog3r.sfm.solving.rotation import rotating_camera
-from jog3r.sfm.solving.solution import Solution
+from jog3r.sfm.solving.solution import ROBUST_PX, Solution
 
 TRIAL_POINTS = 1000  # of the tracks on which beginnings are tried
 _OTHER_FOCALS = (0.7, 1.4)  # of the likeliest; the mapper begins with each held fast, bundle adjustment frees it
 _AGREE = 1.03  # costs of two beginnings that found the same
 _GOOD_SHARE = 0.9
+_MOST_OF_IT = 0.8  # share below which the rest of the picture is asked as well
+_FIRST_SHOT = 0.3
 _ASPECT_GAIN = 10.0  # fall of the cost for which frames are believed to be stretched
 _ASPECTS = (0.5, 2.0)
 
@@ -63,7 +65,7 @@ def _try_beginnings(matches: Matches, tracks: Tracks, prior: FocalPrior, network
         return [adjusted(solution) for solution in run_mapper(matches, prior.focal * factor, free, seed, name)]
 
     verdicts = mapped(1.0, prior.known)
-    turning = rotating_camera(matches, prior)
+    turning = rotating_camera(tracks, prior)
     if turning is not None:
         verdicts += [judge(tracks, turning, prior), adjusted(_named(turning, "small motion"))]
     if network is not None:
@@ -79,11 +81,33 @@ def _try_beginnings(matches: Matches, tracks: Tracks, prior: FocalPrior, network
                 replace(verdict, solution=_named(verdict.solution, "mapper, any focal length")) for verdict in mapped(1.0, True)
             ]
     verdicts.sort(key=lambda verdict: verdict.cost)
+    if verdicts and verdicts[0].inlier_share < _MOST_OF_IT:
+        verdicts += _rest_of_the_picture(tracks, verdicts[0], prior)
+        verdicts.sort(key=lambda verdict: verdict.cost)
+    verdicts = sorted(verdicts, key=lambda verdict: not _has_first_shot(verdict, verdicts[0]))  # stable
     still = next((verdict for verdict in verdicts if verdict.solution is turning), None)
     if still is not None and motion_is_noise(tracks, still, verdicts[0]):
         verdicts.remove(still)
         verdicts.insert(0, still)
     return verdicts
+
+
+def _rest_of_the_picture(tracks: Tracks, best: Verdict, prior: FocalPrior) -> list[Verdict]:
+    """What the tracks say that the best solution does not explain: it may have followed an object that moves by itself."""
+    inliers = best.distance < ROBUST_PX
+    explained = np.bincount(tracks.point[inliers], minlength=tracks.num_points) * 2 > tracks.length
+    rest = tracks.select(~explained[tracks.point])
+    turning = rotating_camera(rest, prior)
+    if turning is None:
+        return []
+    found = [adjust(rest, _named(beginning, "rest of the picture"), prior) for beginning in (turning, _advancing(turning))]
+    return [judge(tracks, adjust(tracks, solution, prior, rounds=2), prior) for solution in found]
+
+
+def _has_first_shot(verdict: Verdict, best: Verdict) -> bool:
+    """Whether the solution has frame 1, and enough frames to be preferred to a larger one that has not: the first shot of two."""
+    known = verdict.solution.known
+    return bool(known[0]) and known.sum() >= max(2, _FIRST_SHOT * best.solution.known.sum())
 
 
 def _settled(verdicts: list[Verdict]) -> bool:

@@ -3,7 +3,8 @@
 Every track is triangulated anew under the cameras on trial, so that no solution is judged by points it chose itself. An
 observation costs its squared distance from its point's projection, at most that of 2 pixels; one in a frame without a camera, or
 behind it, costs the most. Observations of one point are not independent (`OBSERVATIONS_PER_FACT`): this weighs the pictures
-against the prior of the focal length.
+against the prior of the focal length. Where a part of the picture is crowded with features each counts less: what fills more of
+the picture is the scene, not what has the sharper texture.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution, reprojection, triangulate
 
 _SAME_VARIANCE = 1.25
+_CELLS = 8  # parts of the picture across and down
 AS_GIVEN = "network as given"  # name of the solution that is the network's, not adjusted
 
 
@@ -30,7 +32,7 @@ class Verdict:
     """(M,) work pixels; inf where the frame has no camera or the point lies behind it."""
     cost: float
     inlier_share: float
-    """Of all observations, within 2 pixels."""
+    """Of all observations, by the part of the picture that they stand for: within 2 pixels."""
     angles_deg: np.ndarray
     """(N,) largest angle between the first and any other line of sight of each point."""
 
@@ -46,11 +48,25 @@ def judge(tracks: Tracks, solution: Solution, prior: FocalPrior) -> Verdict:
     points = triangulate(tracks, solution)
     distance = reprojection(tracks, solution, points)
     # A point has three unknowns of its own: of n observations (2n numbers) a share of 1 - 1.5 / n can disagree at all.
-    weight = (1 - 1.5 / tracks.length)[tracks.point]
+    balance = area_balance(tracks)
+    weight = balance * (1 - 1.5 / tracks.length)[tracks.point]
     squared = np.minimum(distance / NOISE_PX, ROBUST_PX / NOISE_PX) ** 2
     cost = float((weight * squared).sum()) / (2 * OBSERVATIONS_PER_FACT) + prior.cost(solution.focal)
     inliers = distance < ROBUST_PX
-    return Verdict(solution, points, distance, cost, float(inliers.mean()), _angles(tracks, solution, points, inliers))
+    return Verdict(
+        solution, points, distance, cost, float((balance * inliers).mean()), _angles(tracks, solution, points, inliers)
+    )
+
+
+def area_balance(tracks: Tracks) -> np.ndarray:
+    """(M,) weights with mean 1: less for an observation where its frame has more of them than most parts of the picture."""
+    low, high = tracks.xy.min(0), tracks.xy.max(0)
+    cell = np.minimum((tracks.xy - low) / np.maximum(high - low, 1e-9) * _CELLS, _CELLS - 1).astype(np.int64)
+    number = (tracks.frame * _CELLS + cell[:, 1]) * _CELLS + cell[:, 0]
+    count = np.bincount(number)
+    usual = float(np.median(count[count > 0]))
+    weight = 1 / np.maximum(count[number], usual)
+    return weight / weight.mean()
 
 
 def motion_is_noise(tracks: Tracks, turning: Verdict, moving: Verdict) -> bool:

@@ -1,4 +1,4 @@
-"""A camera that only turns, or stands still: rotations and focal length from the matches alone, without any points.
+"""A camera that only turns, or stands still: rotations and focal length from matched pixels alone, without any points.
 
 Where parallax is missing nothing else can be known, and a scene's depth would be made up of noise. It is also the beginning from
 which bundle adjustment finds small motions.
@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from jog3r.geometry.cameras import so3_exp
-from jog3r.sfm.matching.features import Matches
+from jog3r.sfm.matching.features import frame_pairs
+from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution
 
@@ -17,7 +18,7 @@ _MIN_MATCHES = 15
 _MAX_MATCHES = 200  # of a pair that take part
 
 
-def rotating_camera(matches: Matches, prior: FocalPrior, iterations: int = 15) -> Solution | None:
+def rotating_camera(tracks: Tracks, prior: FocalPrior, iterations: int = 15) -> Solution | None:
     """Rotations of all frames that hang together with the first, and the focal length, by robust Gauss-Newton steps.
 
     Minimises the distances in work pixels between matched features of each pair, carried over by the rotation between the frames.
@@ -25,10 +26,10 @@ def rotating_camera(matches: Matches, prior: FocalPrior, iterations: int = 15) -
     Returns:
         The solution, all cameras at one place; None if frame 1 has no matches or the clip is too long.
     """
-    count = matches.num_frames
+    count = tracks.num_frames
     if count > MAX_FRAMES:
         return None
-    used = _matched_pixels(matches)
+    used = _matched_pixels(tracks)
     rotations, known = _chain(used, count, prior.focal)
     used = {pair: xy for pair, xy in used.items() if known[pair[0]] and known[pair[1]]}
     if not used:
@@ -63,13 +64,17 @@ def rotating_camera(matches: Matches, prior: FocalPrior, iterations: int = 15) -
 _FACT = 5.0  # squared pixels: what the matches of one independent fact add up to (see `jog3r.sfm.solving.adjust`)
 
 
-def _matched_pixels(matches: Matches) -> dict[tuple[int, int], np.ndarray]:
+def _matched_pixels(tracks: Tracks) -> dict[tuple[int, int], np.ndarray]:
     """Per pair of frames (K, 4): x, y in the first and the second."""
+    order = np.argsort(tracks.frame, kind="stable")
+    starts = np.searchsorted(tracks.frame[order], np.arange(tracks.num_frames + 1))
+    seen = [order[starts[frame] : starts[frame + 1]] for frame in range(tracks.num_frames)]
     used = {}
-    for (i, j), indices in zip(matches.pairs.tolist(), matches.indices, strict=True):
-        if len(indices) >= _MIN_MATCHES:
-            some = indices[:: max(1, len(indices) // _MAX_MATCHES)]
-            used[i, j] = np.concatenate([matches.xy[i][some[:, 0]], matches.xy[j][some[:, 1]]], 1)
+    for i, j in frame_pairs(tracks.num_frames).tolist():
+        _, first, second = np.intersect1d(tracks.point[seen[i]], tracks.point[seen[j]], assume_unique=True, return_indices=True)
+        if len(first) >= _MIN_MATCHES:
+            thin = slice(None, None, max(1, len(first) // _MAX_MATCHES))
+            used[i, j] = np.concatenate([tracks.xy[seen[i][first[thin]]], tracks.xy[seen[j][second[thin]]]], 1)
     return used
 
 

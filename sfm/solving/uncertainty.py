@@ -24,7 +24,7 @@ class Uncertainty:
     """(F,) of the direction of the offset from the first camera; inf where the offset is zero."""
 
 
-def camera_uncertainty(tracks: Tracks, verdict: Verdict, prior: FocalPrior, seed: int) -> Uncertainty:
+def camera_uncertainty(tracks: Tracks, verdict: Verdict, prior: FocalPrior) -> Uncertainty:
     """Uncertainty of all cameras; of a long video that of some frames, and for the others their nearest neighbour's."""
     solution, count = verdict.solution, tracks.num_frames
     known = np.flatnonzero(solution.known)
@@ -36,7 +36,7 @@ def camera_uncertainty(tracks: Tracks, verdict: Verdict, prior: FocalPrior, seed
     frames = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), MAX_FRAMES)).round().astype(int))]
     used, points = fitting(tracks, verdict.points, (verdict.distance < ROBUST_PX) & np.isin(tracks.frame, frames))
     chosen = np.zeros(used.num_points, bool)
-    chosen[np.random.default_rng(seed).permutation(used.num_points)[:MAX_POINTS]] = True
+    chosen[np.random.default_rng(0).permutation(used.num_points)[:MAX_POINTS]] = True
     share = chosen.mean() if len(chosen) else 1.0
     points, used = euclidean(points[chosen]), used.select(chosen[used.point])
     if not used.num_points:
