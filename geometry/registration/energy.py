@@ -58,7 +58,6 @@ def alignment_energy(
     data: Pairwise,
     world_points: Tensor,  # (F, H, W, 3)
     pair_to_world: Tensor,  # (P, 4, 4)
-    squared: bool = False,
 ) -> Tensor:
     """DUSt3R's objective of a state, a scalar.
 
@@ -66,7 +65,6 @@ def alignment_energy(
         data: the pairwise pointmaps; pixels with confidence 1 weigh nothing.
         world_points: where the state puts the pixels of each frame.
         pair_to_world: the state's similarity of each pair.
-        squared: squared distances ("l2") in place of distances ("l1").
     """
     total = world_points.new_zeros(())
     area = data.confidence.numel()
@@ -75,8 +73,7 @@ def alignment_energy(
         (data.pointmaps, data.confidence, data.pairs[:, 1]),
     ):
         gap = world_points[frames] - transform(pair_to_world, maps)  # (P, H, W, 3)
-        distance = (gap**2).sum(-1) if squared else gap.norm(dim=-1)  # (P, H, W)
-        total = total + (confidence.clamp(min=1).log() * distance).sum() / area
+        total = total + (confidence.clamp(min=1).log() * gap.norm(dim=-1)).sum() / area
     return total
 
 
@@ -120,9 +117,9 @@ class AlignmentParameters:
         return transform(self.cam_to_world(), unproject(depth, intrinsics_from_focal(self.focals(), height, width)))
 
 
-def objective(data: Pairwise, parameters: AlignmentParameters, squared: bool = False) -> Tensor:
+def objective(data: Pairwise, parameters: AlignmentParameters) -> Tensor:
     """The objective as a differentiable function of the optimiser's parameters."""
-    return alignment_energy(data, parameters.world_points(*data.size), parameters.pair_to_world(), squared)
+    return alignment_energy(data, parameters.world_points(*data.size), parameters.pair_to_world())
 
 
 def signed_log1p(value: Tensor) -> Tensor:
