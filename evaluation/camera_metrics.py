@@ -21,10 +21,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 
+from jog3r.geometry.pose_checks import pose_fault
+
 ArrayLike: TypeAlias = np.ndarray | torch.Tensor | Sequence
 THRESHOLDS = range(1, 31)  # degrees, of maa@30 and auc@30
 CHANCE_DEG = 90.0  # mean angle to a random direction; the value of an undefined one in means
-_ORTHONORMAL_TOLERANCE = 1e-3  # half-precision rotations pass, scaled or sheared ones do not
 _ABSOLUTE_FLOOR = 1e-12
 _VGGT_EPSILON = 1e-15
 
@@ -287,12 +288,9 @@ def _checked_poses(poses: ArrayLike, name: str) -> np.ndarray:
         raise ValueError(f"{name} must have shape (F,4,4) with at least 2 frames, got {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} contains NaN or infinity; score a clip without a usable prediction with failed_pose_errors")
-    gram = array[:, :3, :3].swapaxes(-1, -2) @ array[:, :3, :3]
-    deviation = max(np.abs(gram - np.eye(3)).max(), np.abs(array[:, 3] - [0, 0, 0, 1]).max())
-    if deviation > _ORTHONORMAL_TOLERANCE or np.linalg.det(array[:, :3, :3]).min() < 0:
-        raise ValueError(
-            f"{name} must be rigid 4x4 poses (rotation, translation, last row 0 0 0 1); the worst deviates by {deviation:.2g}"
-        )
+    fault = pose_fault(array)
+    if fault is not None:
+        raise ValueError(f"{name} must be rigid 4x4 poses (rotation, translation, last row 0 0 0 1); pose {fault[0]}: {fault[1]}")
     return array
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from jog3r.export.point_tracks import Tracks
 from jog3r.geometry import cameras
+from jog3r.geometry.pose_checks import pose_fault
 
 __all__ = ["PointCloud", "Scene", "depth_edges", "unproject"]
 
@@ -378,11 +379,9 @@ def _check_image(image: Image.Image) -> None:
 def _check_poses(poses: np.ndarray) -> None:
     if not np.isfinite(poses).all():
         raise ValueError("poses hold NaN or infinite values; leave out the frames whose camera is unknown")
-    rotation = poses[:, :3, :3]
-    off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max((1, 2)) + np.abs(poses[:, 3] - [0, 0, 0, 1]).max(1)
-    bad = (off > 1e-3) | (np.linalg.det(rotation) < 0)
-    if bad.any():
-        raise ValueError(f"pose {int(np.argmax(bad))} is not a rigid motion (R R^T = I, det R = 1, last row 0 0 0 1)")
+    fault = pose_fault(poses)
+    if fault is not None:
+        raise ValueError(f"pose {fault[0]} is not a rigid motion: {fault[1]}")
 
 
 def _check_frame_index(frame_index: np.ndarray) -> None:

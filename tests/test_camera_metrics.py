@@ -289,3 +289,9 @@ def test_refusals():
         shuffled_pairs(1)
     with pytest.raises(ValueError, match="num_frames"):
         forward_poses(0)
+
+
+def test_a_mirrored_pose_is_refused_as_such():
+    mirrored = trajectory(3) * np.array([1.0, 1, -1, 1])
+    with pytest.raises(ValueError, match="poses must be rigid 4x4 poses .* pose 0: it mirrors the scene"):
+        pose_errors(mirrored, trajectory(3))

@@ -405,7 +405,11 @@ def test_weights_of_positions_are_in_the_unit_of_the_result(far: float) -> None:
         ({"intrinsics": torch.eye(2)}, "intrinsics must be finite"),
         ({"intrinsics": torch.zeros(3, 3)}, "positive focal lengths"),
         ({"known_poses": torch.eye(4)}, "known_poses must be finite and"),
-        ({"known_poses": 2 * torch.eye(4).expand(8, 4, 4)}, "not rotations"),
+        (
+            {"known_poses": 2 * torch.eye(4).expand(8, 4, 4)},
+            "known_poses must be rigid .*: its 3 x 3 part is not a rotation",
+        ),
+        ({"known_poses": torch.eye(4).expand(8, 4, 4) * torch.tensor([1.0, 1, -1, 1])}, "pose 0: it mirrors the scene"),
         ({"smoothness": 1.0}, "smoothness must be 'auto' or None"),
         ({"smoothness_focal": -1.0}, "weights must be >= 0"),
         ({"max_iterations": 0}, "max_iterations must be at least 1"),

@@ -11,9 +11,10 @@ from jog3r.data.frame_choice import (
     shuffled_index,
     take_frames,
 )
-from jog3r.data.poses import pose_fault, rebase_poses
+from jog3r.data.poses import rebase_poses
 from jog3r.data.procedural import procedural_clip
 from jog3r.data.source import ProceduralSource, list_hash, read_image
+from jog3r.geometry.pose_checks import pose_fault
 
 
 @pytest.fixture(scope="module")

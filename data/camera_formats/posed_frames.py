@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jog3r.data.local_files import read_json
-from jog3r.data.poses import pose_fault
+from jog3r.geometry.pose_checks import pose_fault
 
 __all__ = ["MAX_DISTORTION", "PosedFrames", "check_posed", "frames_of", "matrix_of", "number_of"]
 

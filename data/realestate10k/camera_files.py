@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jog3r.data.poses import pose_fault
+from jog3r.geometry.pose_checks import pose_fault
 
 __all__ = ["CameraFile", "check_cameras", "parse_camera_file", "pixel_intrinsics", "read_camera_file"]
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import check_tensors, intrinsics_from_focal, relative_poses
+from jog3r.geometry.pose_checks import pose_fault
 from jog3r.geometry.registration.energy import Pairwise
 
 
@@ -153,8 +154,7 @@ def check_poses(known_poses: Tensor, num_frames: int, device: torch.device) -> T
     poses = torch.as_tensor(known_poses, dtype=torch.float64, device=device)
     if tuple(poses.shape) != (num_frames, 4, 4) or not bool(torch.isfinite(poses).all()):
         raise ValueError(f"known_poses must be finite and ({num_frames}, 4, 4), got shape {tuple(poses.shape)}")
-    rotation = poses[:, :3, :3]
-    error = (rotation @ rotation.transpose(1, 2) - torch.eye(3).to(rotation)).abs().amax()
-    if float(error) > 1e-3 or not bool((torch.linalg.det(rotation) > 0).all()):
-        raise ValueError("known_poses must be rigid camera-to-world transforms; their 3x3 blocks are not rotations")
+    fault = pose_fault(poses.detach().cpu().numpy())
+    if fault is not None:
+        raise ValueError(f"known_poses must be rigid camera-to-world transforms; pose {fault[0]}: {fault[1]}")
     return relative_poses(poses)
