@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 import torch
+from gradio_client import Client
 from tiny_components import tiny_pipeline
 
 from jog3r.space.guard.limits import SpaceLimits
@@ -21,7 +22,7 @@ from jog3r.space.server import Space, open_space
 PROMPT = "a room with blue walls, the camera moves forward"
 # Generous: a busy machine must not fail tests that are not about time.
 LIMITS = SpaceLimits(request_seconds=3600.0, decode_seconds=600.0)
-PATIENCE_SECONDS = 300.0  # of each single wait: a test fails by what it sees, not by how busy the machine is
+PATIENCE_SECONDS = 900.0  # of each single wait: a test fails by what it sees, not by how busy the machine is
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ def running_space(folder: Path, compare: bool = False, **limits: object) -> Iter
     finally:
         page.close()
         space.folder.close()
+
+
+def connected(url: str, downloads: Path | None = None) -> Client:
+    """A client that does not give up after httpx's five seconds; without `downloads` it fetches no files."""
+    files = str(downloads) if downloads else False
+    return Client(url, verbose=False, download_files=files, httpx_kwargs={"timeout": PATIENCE_SECONDS})
 
 
 def function_number(running: Running, name: str) -> int:

@@ -21,11 +21,10 @@ import pytest
 
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from gradio_client import Client
 from page_checks import fits_the_width, has_names, is_legible
 from PIL import Image
 from space_files import write_video
-from space_server import PATIENCE_SECONDS, PROMPT, Running, held_layers, running_space
+from space_server import PATIENCE_SECONDS, PROMPT, Running, connected, held_layers, running_space
 
 from jog3r.data.video import read_video
 
@@ -318,7 +317,7 @@ def test_a_request_can_be_stopped_and_the_next_one_works(page, running: Running)
 def test_who_waits_sees_the_place_in_the_queue(page, running: Running):
     panel = _panel(page, "Text to video")
     with held_layers(running.space) as begun:
-        first = Client(running.url, verbose=False, download_files=False).submit(PROMPT, 0, 20, 1.0, 4, api_name="/generate")
+        first = connected(running.url).submit(PROMPT, 0, 20, 1.0, 4, api_name="/generate")
         assert begun.wait(PATIENCE_SECONDS)
         panel.get_by_role("button", name="Generate").click()
         place = panel.get_by_text("queue: 1/1")

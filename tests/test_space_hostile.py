@@ -20,6 +20,7 @@ from space_server import (
     PROMPT,
     Running,
     assert_worker_becomes_free,
+    connected,
     function_number,
     held_layers,
     running_space,
@@ -45,7 +46,7 @@ def running(folder: Path) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def client(running: Running, folder: Path) -> Client:
-    return Client(running.url, verbose=False, download_files=str(folder / "downloads"))
+    return connected(running.url, folder / "downloads")
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +315,7 @@ def _together(act: Callable[[Any], object], values: list[Any]) -> None:
 
 
 def test_parallel_starts_and_stops_leave_the_worker_free(client: Client, running: Running):
-    clients = [client, *(Client(running.url, verbose=False, download_files=False) for _ in range(3))]
+    clients = [client, *(connected(running.url) for _ in range(3))]
     jobs: list[Job] = []
 
     def start(client: Client) -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("gradio")
-from gradio_client import Client
-from space_server import PATIENCE_SECONDS, PROMPT, save_tiny_model, wait_for
+from space_server import PATIENCE_SECONDS, PROMPT, connected, save_tiny_model, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD = (PROMPT, 0, 20, 1.0, 4)
@@ -56,7 +55,7 @@ def test_a_killed_server_starts_again_and_serves_nothing_old(tmp_path: Path):
     folder.mkdir()
     process, url = _start(model, folder)
     try:
-        client = Client(url, verbose=False, download_files=False)
+        client = connected(url)
         old = _upload(url)
         assert _status(f"{url}gradio_api/file={old}") == 200
         wait_for(client.submit(PROMPT, 0, 100, 2.5, 4, api_name="/generate").outputs)  # the first update has come
@@ -69,7 +68,7 @@ def test_a_killed_server_starts_again_and_serves_nothing_old(tmp_path: Path):
     try:
         assert not Path(old).exists() and _status(f"{url}gradio_api/file={old}") in (403, 404)
         assert len(list(folder.glob("jog3r-space-*"))) == 1
-        client = Client(url, verbose=False, download_files=str(tmp_path / "downloads"))
+        client = connected(url, tmp_path / "downloads")
         result = client.predict(*GOOD, api_name="/generate")
         glb = next(path for path in result[5] if path.endswith(".glb"))
         assert "Done" in result[0] and Path(glb).read_bytes()[:4] == b"glTF"

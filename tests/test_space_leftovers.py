@@ -14,8 +14,7 @@ import pytest
 
 pytest.importorskip("gradio")
 from gradio.routes import file_upload_statuses
-from gradio_client import Client
-from space_server import PATIENCE_SECONDS, PROMPT, Running, held_layers, running_space, wait_for
+from space_server import PATIENCE_SECONDS, PROMPT, Running, connected, held_layers, running_space, wait_for
 
 from jog3r.space.guard import leftovers
 from jog3r.space.guard.leftovers import SESSIONS, Leftovers
@@ -45,7 +44,7 @@ def _tidy(running: Running, times: int) -> None:
 
 
 def test_sessions_of_answered_requests_are_dropped(running: Running, monkeypatch):
-    Client(running.url, verbose=False, download_files=False).predict(*GOOD, api_name="/generate")
+    connected(running.url).predict(*GOOD, api_name="/generate")
     queue = running.page._queue
     assert queue.pending_messages_per_session
     _tidy(running, 2)
@@ -73,7 +72,7 @@ def test_many_sessions_of_others_do_not_end_a_request(running: Running, monkeypa
     queue = running.page._queue
     sessions = queue.pending_messages_per_session
     with held_layers(running.space):
-        job = Client(running.url, verbose=False, download_files=False).submit(*GOOD, api_name="/generate")
+        job = connected(running.url).submit(*GOOD, api_name="/generate")
         wait_for(job.outputs)
         monkeypatch.setattr(sessions, "max_size", sessions.max_size // 200)  # of Gradio's own 2000 this would leave 10
         quick = next(number for number, fn in running.page.fns.items() if fn.name == "take_over")

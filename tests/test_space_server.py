@@ -19,6 +19,7 @@ from space_server import (
     PROMPT,
     Running,
     assert_worker_becomes_free,
+    connected,
     held_layers,
     join_queue,
     running_space,
@@ -38,7 +39,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture
 def client(running: Running, tmp_path: Path) -> Client:
-    return Client(running.url, verbose=False, download_files=str(tmp_path / "downloads"))
+    return connected(running.url, tmp_path / "downloads")
 
 
 def test_text_to_video_and_cameras(client: Client, running: Running, capfd, caplog):
@@ -94,7 +95,7 @@ def test_the_code_of_a_result_gives_the_same_clip(client: Client, running: Runni
 
 
 def test_video_to_cameras(client: Client, tmp_path: Path):
-    video = write_video(tmp_path / "mine.mp4", 12)
+    video = write_video(tmp_path / "mine.mp4", 10)
     status, *_, code, matches, table = client.predict(handle_file(str(video)), 4, api_name="/reconstruct")
     assert "4 frames" in status and table.count("<tr>") == 5 and "range(0, 10, 3)" in code
     assert "Looked at every 3rd frame of the video, from 1 to 10." in status

@@ -11,9 +11,8 @@ import pytest
 pytest.importorskip("gradio")
 import gradio as gr
 import httpx
-from gradio_client import Client
 from space_files import write_video
-from space_server import PATIENCE_SECONDS, PROMPT, running_space, save_tiny_model
+from space_server import PATIENCE_SECONDS, PROMPT, connected, running_space, save_tiny_model
 
 import spaces_app
 from jog3r.space.guard.limits import SpaceLimits
@@ -57,7 +56,7 @@ def test_gradio_runs_no_ffmpeg_on_what_a_stranger_gave(tmp_path: Path, monkeypat
 
 def test_a_request_out_of_time_is_stopped(tmp_path: Path):
     with running_space(tmp_path, request_seconds=0.05) as running:
-        client = Client(running.url, verbose=False, download_files=str(tmp_path / "downloads"))
+        client = connected(running.url, tmp_path / "downloads")
         for _ in range(2):
             with pytest.raises(Exception, match="more computing time than is allowed"):
                 client.predict(PROMPT, 0, 100, 2.5, 4, api_name="/generate")
