@@ -6,11 +6,12 @@ python examples/reconstruct.py my_video.mp4 --out scene
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from jog3r import Jog3rPipeline, tiny_checkpoint
 from jog3r.data import procedural_clip
-from jog3r.data.video import read_video
+from jog3r.data.video import Video, read_video
 from jog3r.evaluation import pose_errors, pose_metrics
 from jog3r.evaluation.baselines import constant_poses
 from jog3r.export.exporters import write_results
@@ -31,15 +32,18 @@ def main() -> None:
     _, height, width = pipe.output_size(None, None, None)
     clip = None if options.video else procedural_clip(0, split="test", height=height, width=width)
     try:
-        frames, fps = (clip.frames, 8.0) if clip else read_video(options.video, size=(height, width), resize_mode="crop")
+        if clip is None:
+            video = read_video(options.video, size=(height, width), resize_mode="crop")
+        else:
+            video = Video(clip.frames, 8.0, np.arange(len(clip.frames)) / 8)
     except ValueError as error:
         parser.error(str(error))
 
-    output = pipe(video=frames, generator=torch.Generator().manual_seed(0))
-    paths = write_results(Scene(**output.clip(0), fps=fps), options.out)
+    output = pipe(video=video.frames, generator=torch.Generator().manual_seed(0))
+    paths = write_results(Scene(**output.clip(0), fps=video.fps, times=video.times), options.out)
     print(f"{options.out}: {', '.join(path.name for path in paths)}")
     if clip:
-        for name, poses in (("reconstruction", output.poses[0].numpy()), ("constant pose", constant_poses(len(frames)))):
+        for name, poses in (("reconstruction", output.poses[0].numpy()), ("constant pose", constant_poses(len(video.frames)))):
             metrics = pose_metrics([pose_errors(poses, clip.poses)])
             print(f"{name}: rotation {metrics['rotation_deg']:.2f} deg, translation {metrics['translation_deg']:.1f} deg")
 
