@@ -54,6 +54,7 @@ from jog3r.space.look.texts import ABOUT, INTRODUCTION, PROMPT_HINT, TINY_WORDS,
 from jog3r.space.model import BUNDLED_STEPS, GENERATED_FPS, find_cameras, generate_video
 from jog3r.space.results import write_clip, write_colmap, write_consistency, write_correspondences, write_scene_files
 from jog3r.space.server import Space, follow, mcp_is_on, one_sentence, open_space
+from jog3r.space.tracks import TRACK_SIDE, can_track
 
 Updates = Iterator[tuple[Any, ...]]
 _CAMERAS_TAB = "cameras"
@@ -113,17 +114,19 @@ def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
         count = check_whole("The number of frames", frames, 2, space.model.max_video_frames)
         size = (space.model.size, space.model.size)
         yield _starting(9)
-        upload = yield from follow(decode_upload(Path(video), count, size, space.limits, folder), 9)
+        large = TRACK_SIDE if can_track() and space.model.size < TRACK_SIDE else 0
+        upload = yield from follow(decode_upload(Path(video), count, size, space.limits, folder, large), 9)
         events = find_cameras(space.model.path, upload.frames, upload.fps, space.limits.request_seconds, upload.times)
         result = yield from follow(events, 9)
         yield _writing(9)
         files = write_scene_files(result.scene, folder)
         matches = write_correspondences(result.scene, folder)
-        code = reconstruct_code(_public_path(space), upload.numbers, space.model.size, space.model.dtype)
+        side = upload.frames.shape[1]
+        code = reconstruct_code(_public_path(space), upload.numbers, space.model.size, space.model.dtype, side)
         cloud = point_view(space.folder.serve(Path(files.cloud)), result)
         shown = (files.video, cloud, files.path_picture, files.strips)
         rest = (code, matches, pose_table(result))
-        taken, seconds = frames_taken(upload.numbers), time.monotonic() - begin
+        taken, seconds = f"{frames_taken(upload.numbers)} {result.source}".strip(), time.monotonic() - begin
         yield summary(result, seconds, taken), *shown, files.downloads, *rest
         colmap, note = write_colmap(result.scene, folder)
         yield summary(result, seconds, taken, note), *shown, files.downloads + colmap, *rest

@@ -3,18 +3,20 @@
 import io
 import os
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from jog3r.data.video import resize_frames
 from jog3r.export.scene import Scene
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.space.gpu import gpu
 from jog3r.space.guard.limits import GenerateSettings
 from jog3r.space.jobs import Done, Failed, Job, Step, run_job, watch
+from jog3r.space.tracks import tracked_scene
 
 __all__ = ["BUNDLED_STEPS", "DTYPES", "GENERATED_FPS", "Result", "SpaceModel", "find_cameras", "generate_video", "load_model"]
 
@@ -32,10 +34,12 @@ class Result:
     Attributes:
         scene: The clip with its geometry.
         doubtful: Per frame why its pose deserves no trust, empty for a sound one.
+        source: Where its cameras come from, in a sentence.
     """
 
     scene: Scene
     doubtful: tuple[str, ...]
+    source: str = "Cameras from the network."
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ def find_cameras(
 
     Args:
         path: Of a loaded model.
-        frames: (F, H, W, 3) uint8, in the model's size.
+        frames: (F, H, W, 3) uint8, in the model's size; in larger squares features are followed as well.
         fps: Frames per second.
         seconds: Time limit.
         times: (F,) of the frames in seconds; None: index / fps.
@@ -178,7 +182,17 @@ def find_cameras(
 
     def work(job: Job) -> Result:
         job.report(Step("finding the cameras", 0.3))
-        return _result(pipe(video=frames, generator=torch.Generator().manual_seed(0)), fps, "", times)
+        size = pipe.default_size
+        is_large = min(frames.shape[1:3]) > size
+        reduced = resize_frames(frames, size, size)[0] if is_large else frames
+        of_network = _result(output := pipe(video=reduced, generator=torch.Generator().manual_seed(0)), fps, "", times)
+        if not is_large:
+            return of_network
+        job.report(Step("following features", 0.5))
+        scene, doubtful, why = tracked_scene(frames, output.registration[0], fps, times)
+        if scene is None:
+            return replace(of_network, source=f"Cameras from the network ({why}).")
+        return Result(scene, doubtful, f"Cameras from feature tracks ({why}).")
 
     yield from run_job(work, seconds)
 

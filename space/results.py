@@ -11,7 +11,7 @@ import numpy as np
 from jog3r.export.exporters import EXPORTERS, MAX_GLB_POINTS, result_files
 from jog3r.export.files import Content, bytes_of, write_file, write_files
 from jog3r.export.pictures.consistency import ConsistencyMaps, consistency_maps, consistency_picture
-from jog3r.export.pictures.plots import correspondences_picture, strips_picture
+from jog3r.export.pictures.plots import contact_sheet, correspondences_picture, strips_picture
 from jog3r.export.scene import Scene
 from jog3r.export.video import encode_video
 
@@ -40,11 +40,12 @@ def write_scene_files(scene: Scene, folder: Path) -> SceneFiles:
     """Write everything a result shows, and what there is to download without more work.
 
     Args:
-        scene: With pointmaps.
+        scene: With points.
         folder: The request's folder.
     """
     contents = result_files(scene, max_ply_points=MAX_GLB_POINTS)  # writing is past the request's time limit: it has to end
-    contents["strips.png"] = strips_picture(scene, columns=6)
+    # Tracks give no depth to show beside the frames.
+    contents["strips.png"] = contact_sheet(scene.frames) if scene.pointmaps is None else strips_picture(scene, columns=6)
     paths = {path.name: str(path) for path in write_files(folder, contents)}
     return SceneFiles(
         paths["video.mp4"],
@@ -74,6 +75,8 @@ def write_colmap(scene: Scene, folder: Path) -> tuple[list[str], str]:
 
 def write_correspondences(scene: Scene, folder: Path) -> str | None:
     """PNG of the matches between the first and the last frame; None if these share nothing."""
+    if scene.pointmaps is None:
+        return None
     try:
         picture = correspondences_picture(scene)
     except ValueError:

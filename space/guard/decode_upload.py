@@ -35,6 +35,7 @@ class DecodeSettings:
     Attributes:
         num_frames: Most frames to keep, evenly over the clip.
         size: Height and width to crop and scale to.
+        large: Side of a square to crop and scale to instead, where the frames are as large; 0 never.
         max_bytes, max_seconds, max_frames, max_side, max_pixels: See `SpaceLimits`.
         cpu_seconds: Computing time of the process.
     """
@@ -47,6 +48,7 @@ class DecodeSettings:
     max_side: int
     max_pixels: int
     cpu_seconds: int
+    large: int = 0
 
     def to_json(self) -> str:
         """For the command line."""
@@ -91,8 +93,14 @@ def _take(path: Path, count: int, settings: DecodeSettings) -> tuple[Video, list
         raise Refused(f"The video has {count} frame; at least 2 are needed.")
     numbers = np.linspace(0, count - 1, min(count, settings.num_frames)).round().astype(int).tolist()
     limits = VideoLimits(settings.max_seconds, settings.max_side)
-    height, width = settings.size
+    height, width = (settings.large,) * 2 if settings.large and _short_side(path) >= settings.large else settings.size
     return read_frames(path, numbers, size=(height, width), resize_mode="crop", limits=limits), numbers
+
+
+def _short_side(path: Path) -> int:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return min(stream.width, stream.height)
 
 
 def _check_file(path: Path, settings: DecodeSettings) -> None:

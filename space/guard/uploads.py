@@ -44,7 +44,7 @@ class Upload(NamedTuple):
 
 
 def decode_upload(
-    path: Path, num_frames: int, size: tuple[int, int], limits: SpaceLimits, folder: Path
+    path: Path, num_frames: int, size: tuple[int, int], limits: SpaceLimits, folder: Path, large: int = 0
 ) -> Generator[Step | Done | None, None, None]:
     """Decode an upload within the limits.
 
@@ -54,6 +54,7 @@ def decode_upload(
         size: Height and width to crop and scale to.
         limits: See `SpaceLimits`.
         folder: The request's folder.
+        large: Side of the square instead, for frames that are as large; 0 never.
 
     Yields:
         None while it works, then `Done` with an `Upload`.
@@ -70,6 +71,7 @@ def decode_upload(
         limits.upload_side,
         limits.upload_pixels,
         int(limits.decode_seconds),
+        large,
     )
     out = folder / "upload.npz"
     command = [

@@ -192,10 +192,31 @@ out.poses[0], out.intrinsics[0], out.pointmaps[0]  # cameras and points
 """
 
 
-def reconstruct_code(model: str, numbers: Sequence[int], size: int, dtype: str = "float32") -> str:
-    """Python that finds the cameras of a video: of the frames with these numbers, cropped to size x size."""
+def reconstruct_code(model: str, numbers: Sequence[int], size: int, dtype: str = "float32", side: int = 0) -> str:
+    """Python that finds the cameras of a video: of the frames with these numbers.
+
+    Args:
+        model: As of `generate_code`.
+        numbers: Of the frames.
+        size: Side of the square that the model sees.
+        dtype: Of the model.
+        side: Of the square that was cut out; in a larger one features are followed.
+    """
     strides = set(np.diff(numbers).tolist())
     chosen = f"range({numbers[0]}, {numbers[-1] + 1}, {strides.pop()})" if len(strides) == 1 else str(list(numbers))
+    if side > size:
+        return f"""import torch
+from jog3r import Jog3rPipeline, tiny_checkpoint
+from jog3r.data.video import read_frames, resize_frames
+from jog3r.sfm import track_cameras
+
+pipe = Jog3rPipeline.from_pretrained({_model_literal(model)}{_precision(dtype)})
+clip = read_frames("my_video.mp4", {chosen}, size=({side}, {side}), resize_mode="crop")
+small = resize_frames(clip.frames, {size}, {size})[0]
+out = pipe(video=small, generator=torch.Generator().manual_seed(0))
+found = track_cameras(clip.frames, initial=out)
+found.chosen, found.poses, found.intrinsics, found.points  # tracks or network; camera-to-world, pixels, world points
+"""
     return f"""import torch
 from jog3r import Jog3rPipeline, tiny_checkpoint
 from jog3r.data.video import read_frames
