@@ -306,8 +306,8 @@ def _export_real(
 def _export(store: Predictions, count: int, predict: Callable[[int], dict[str, np.ndarray]], title: str) -> None:
     """Loop 1: make and store what is missing. A clip whose geometry breaks down is stored as failed, with the reason.
 
-    In an empty folder the first failures wait until another clip works: if the first few all fail alike, the call is wrong, not
-    the clips, and nothing is stored.
+    In an empty folder early failures are stored only once a clip succeeds. If the first few fail alike, the call is wrong:
+    the error is raised and nothing is stored.
     """
     missing = store.missing(range(count))
     held: dict[int, dict[str, np.ndarray]] = {}

@@ -321,8 +321,8 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
                 width stretch it to that size; without them its own must be a multiple of `token_size`.
             num_inference_steps: sampling steps; this and guidance_scale change nothing for "v2c", which takes one pass.
             guidance_scale: strength of classifier-free guidance; 1 or less switches it off. "t2v+c" reads its features from the
-                pass with the null caption, as the head was trained; without guidance, or with a negative prompt, from the pass
-                with that text, which makes the geometry less sure.
+                pass with the null caption, as the head was trained; without guidance, or with a negative prompt, the features
+                come from a pass with text, for which the head was not trained; the geometry is then less accurate.
             reconstruction_timestep: in steps of the training schedule. "v2c": noise put on the video (None: 2 % of them).
                 "t2v+c": features are read at the last step at or below it (None: 5 %); the call is refused if there is none.
             registration: False returns the head's pointmaps as predicted, without poses, intrinsics and depth.

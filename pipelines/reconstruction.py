@@ -99,8 +99,8 @@ def noise_latents(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Ten
 def learns_variance(scheduler: Any) -> bool:
     """Whether `scheduler.step` wants the variance channels beside the prediction.
 
-    Schedulers made by `from_config` of another carry its `variance_type` as a mere note in their config; those that act on it
-    keep it as an attribute.
+    `from_config` copies `variance_type` into the config of schedulers that ignore it; those that use it also have it as an
+    attribute.
     """
     return vars(scheduler).get("variance_type") in ("learned", "learned_range")
 

@@ -178,7 +178,7 @@ def verify_loop(pair: tuple[int, int], memories: Sequence[WindowMemory], reconst
     points = second.geometry.points().flatten(0, 2)[second.geometry.depth.flatten() > 0]
     shift = _disagreement(transforms, points, first.geometry)
     between = transforms[0] @ sim3_exp(0.5 * sim3_log(sim3_inverse(transforms[0]) @ transforms[1]))
-    # The joins know nothing of how wrongly the network put the two places together; what its two answers differ by tells.
+    # The fit does not know the network's own error; we estimate it from the difference of its two answers.
     spread = (shift * _mean_depth(first.geometry)) ** 2
     extra = torch.cat((torch.full((4,), shift**2).to(spread), spread.expand(3)))
     edge = Edge(*pair, between, torch.linalg.inv(0.5 * (covariances[0] + covariances[1]) + extra.diag()))

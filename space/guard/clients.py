@@ -38,8 +38,8 @@ class Clients:
         text = scope["client"][0] if scope.get("client") else ""
         hops = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
         if self._is_behind_proxy:
-            # All hops: were it the last one and that a balancer, all people would share one client's bound. What a client itself
-            # puts in front makes it another client, which bounds it no worse than nothing does.
+            # The whole list is the client's name. By the last hop alone all people behind one load balancer would share a bound.
+            # A client that writes hops of its own becomes another client, which is no worse than having no bound.
             text = ",".join(hop.decode("latin-1") for hop in hops).replace(" ", "")
         try:
             address = ipaddress.ip_address(text)

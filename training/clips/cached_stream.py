@@ -129,7 +129,7 @@ class CachedStream(Dataset):
         return f"{self.cache.name(video)} {selection.start}+{selection.stride}*{selection.num_frames}{direction}"
 
     def check_missing(self, max_missing_share: float) -> None:
-        """Say in one line what of the list is not there: skipped by `prepare`, or too short for a clip.
+        """Say in one line which listed videos are missing: those that `prepare` skipped, and those too short for a clip.
 
         Raises:
             ValueError: that is more than `max_missing_share` of the list.

@@ -56,7 +56,7 @@ def find_movers(maps: Maps, relative: Tensor) -> tuple[Tensor | None, Tensor]:
     pose, cut = relative, math.inf
     for step in range(_ROUNDS):
         columns, along = _columns(maps, pose)
-        # What is large stays as the first rounds find it: what is left is quieter, and would call ever more of itself large.
+        # The threshold is learnt in the first rounds only: later ones see less noise and would mark ever more pixels.
         learn = step < _LEARNING_ROUNDS
         if noise is None or learn:
             trusted = None if moving is None else ~moving
