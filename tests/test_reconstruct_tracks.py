@@ -145,6 +145,17 @@ def test_auto_takes_the_network_where_nothing_can_be_followed(capsys, tmp_path: 
     assert model.compute_mean_reprojection_error() == pytest.approx(stored, abs=1e-3)
 
 
+def test_a_video_too_long_for_the_network_goes_by_tracks_and_says_so(capsys, monkeypatch, folder: Path, tmp_path: Path) -> None:
+    for module in ("network", "tracked"):
+        monkeypatch.setattr(f"jog3r.commands.reconstruction.{module}.MAX_FRAMES", 3)
+    arguments = ["reconstruct", str(folder / "room.mp4"), "--frames", "4"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert "note: the network takes 3 frames at once and was not asked" in capsys.readouterr().out
+    assert cameras_of(tmp_path / "out")[0]["source"] == "tracks"
+    line = refused(capsys, tmp_path / "none", *arguments, "--cameras", "tracks", "--depth", "network")
+    assert "the network takes at most 3 frames at once, got 4: add --window 16" in line
+
+
 def test_without_pycolmap_auto_says_so_once_and_tracks_are_refused(capsys, monkeypatch, folder: Path, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pycolmap", None)
     line = refused(capsys, tmp_path / "out", "reconstruct", folder / "room.mp4", "--cameras", "tracks")

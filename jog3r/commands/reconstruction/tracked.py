@@ -91,6 +91,10 @@ def run_tracked(options: argparse.Namespace) -> str:
                 maps = find_maps(options, frames, folder)
                 if maps is None and (missing is not None or options.depth == "network"):
                     raise UsageError(f"the network takes at most {MAX_FRAMES} frames at once, got {len(frames)}: add --window 16")
+                if maps is None:
+                    notes.append(
+                        f"note: the network takes {MAX_FRAMES} frames at once and was not asked; for that add --window 16"
+                    )
             stage("following features")
             initial = maps if options.cameras == "auto" else None
             found = None
