@@ -75,13 +75,16 @@ def motion_is_noise(tracks: Tracks, turning: Verdict, moving: Verdict) -> bool:
     Compares the variances of the residuals: squared residuals over the numbers observed less those estimated, two for a point's
     direction and three for a turn, three for a point and six for a moving camera.
     """
-    seen = turning.solution.known
-    if moving.solution is turning.solution or seen.sum() < moving.solution.known.sum():
-        return moving.solution is turning.solution
-    observed, points, frames = 2 * len(tracks.point), tracks.num_points, int(seen.sum())
+    if moving.solution is turning.solution:
+        return True
+    both = turning.solution.known & moving.solution.known
+    if both.sum() < moving.solution.known.sum():
+        return False
+    here = both[tracks.frame]
+    observed, points, frames = 2 * int(here.sum()), len(np.unique(tracks.point[here])), int(both.sum())
     variances = []
     for verdict, unknowns in ((turning, 2 * points + 3 * frames), (moving, 3 * points + 6 * frames)):
-        squared = np.minimum(verdict.distance, ROBUST_PX) ** 2
+        squared = np.minimum(verdict.distance[here], ROBUST_PX) ** 2
         variances.append(float(squared.sum()) / max(observed - unknowns, 1))
     return variances[0] <= _SAME_VARIANCE * variances[1]
 
