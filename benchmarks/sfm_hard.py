@@ -13,6 +13,7 @@ import argparse
 import io
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +178,7 @@ def rendered() -> Iterator[tuple[str, RenderedClip]]:
     }
     for name, clip in scenes.items():
         noise = np.random.default_rng(0).normal(0, 3, clip.frames.shape)
-        yield name, RenderedClip((clip.frames + noise).clip(0, 255).round().astype(np.uint8), clip.poses, clip.intrinsics)
+        yield name, replace(clip, frames=(clip.frames + noise).clip(0, 255).round().astype(np.uint8))
 
 
 if __name__ == "__main__":

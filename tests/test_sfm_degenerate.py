@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sfm_scenes import RenderedClip, make_room, path, render
+from sfm_scenes import make_room, path, render
 
 from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.geometry.registration import Registration
@@ -88,11 +88,11 @@ def test_the_network_is_the_answer_where_tracks_cannot_tell() -> None:
         track_cameras(np.full((3, 96, 128, 3), 127, np.uint8), initial={})
 
 
-def tracks_of(clip: RenderedClip, count: int = 200, noise_px: float = 0.2) -> tuple[Tracks, Solution]:
+def tracks_of(poses: np.ndarray, count: int = 200, noise_px: float = 0.2) -> tuple[Tracks, Solution]:
     """Exact tracks of points of a scene with noise, in the work grid, and the true cameras."""
-    rng, frames = np.random.default_rng(0), len(clip.poses)
+    rng, frames = np.random.default_rng(0), len(poses)
     points = rng.uniform([-1.5, -1, 2], [1.5, 1, 6], (count, 3))
-    world_to_camera = np.linalg.inv(clip.poses)
+    world_to_camera = np.linalg.inv(poses)
     local = np.einsum("fij,nj->nfi", world_to_camera[:, :3, :3], points) + world_to_camera[:, :3, 3]
     xy = FOCAL * local[..., :2] / local[..., 2:] + rng.normal(0, noise_px, (count, frames, 2))
     point, frame = (array.reshape(-1) for array in np.meshgrid(np.arange(count), np.arange(frames), indexing="ij"))
@@ -102,7 +102,7 @@ def tracks_of(clip: RenderedClip, count: int = 200, noise_px: float = 0.2) -> tu
 
 @pytest.fixture(scope="module")
 def moving() -> tuple[Tracks, Solution]:
-    return tracks_of(RenderedClip(np.zeros(0), path(6, sideways=0.5, forward=0.3, turn_deg=6), np.eye(3)))
+    return tracks_of(path(6, sideways=0.5, forward=0.3, turn_deg=6))
 
 
 def test_triangulation_finds_the_points_and_their_residuals(moving: tuple[Tracks, Solution]) -> None:
@@ -112,7 +112,7 @@ def test_triangulation_finds_the_points_and_their_residuals(moving: tuple[Tracks
 
 
 def test_triangulation_of_a_turning_camera_puts_points_at_infinity_not_at_the_camera() -> None:
-    tracks, truth = tracks_of(RenderedClip(np.zeros(0), path(5, turn_deg=10), np.eye(3)))
+    tracks, truth = tracks_of(path(5, turn_deg=10))
     points = triangulate(tracks, truth)
     assert np.linalg.norm(points[:, :3], axis=1) == pytest.approx(1) and points[:, 3] == pytest.approx(0, abs=1e-9)
     assert np.median(reprojection(tracks, truth, points)) < 0.4
@@ -158,14 +158,14 @@ def test_stretched_frames_are_adjusted_to_their_aspect() -> None:
     poses[:, :2, :2] = np.stack([np.stack([np.cos(roll), -np.sin(roll)], 1), np.stack([np.sin(roll), np.cos(roll)], 1)], 1)
     poses[:, :2, 2] = poses[:, 2, :2] = 0
     poses[:, 2, 2] = 1
-    tracks, truth = tracks_of(RenderedClip(np.zeros(0), poses, np.eye(3)))
+    tracks, truth = tracks_of(poses)
     stretched = Tracks(tracks.num_frames, tracks.point, tracks.frame, tracks.xy * [1, 1.25], tracks.feature)
     found = adjust(stretched, truth, FocalPrior(FOCAL, 0.3), Freedom(aspect=True))
     assert found.aspect == pytest.approx(1.25, rel=0.05)
 
 
 def test_rotations_and_focal_length_of_a_turning_camera_are_exact() -> None:
-    tracks, truth = tracks_of(RenderedClip(np.zeros(0), path(6, turn_deg=25), np.eye(3)))
+    tracks, truth = tracks_of(path(6, turn_deg=25))
     found = rotating_camera(tracks, usual_prior(192.0))
     assert found is not None and found.focal == pytest.approx(FOCAL, rel=0.01)
     assert pose_errors(np.linalg.inv(found.world_to_camera), np.linalg.inv(truth.world_to_camera)).rotation_deg.max() < 0.1
