@@ -16,7 +16,6 @@ from torch import nn
 
 from jog3r.models.layers import SelfAttentionBlock, rotary_2d
 from jog3r.models.pointmap_head import Pointmap3DHead, Pointmap3DHeadOutput
-from jog3r.models.registry import register_with_diffusers
 from jog3r.models.saving import ModelSavingMixin
 
 
@@ -30,6 +29,7 @@ class Dust3rBaseline(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin):
         mlp_ratio: width of the MLPs' hidden layers over their models'.
         rotary_base: longest wavelength of the rotary positions.
         norm_eps: of the layer norms.
+        weights_license: of weights that came from elsewhere, as the hub calls it; the card states it.
     """
 
     about = "DUSt3R, the image-encoder baseline that JOG3R is compared with: from images to pointmaps of pairs."
@@ -50,6 +50,7 @@ class Dust3rBaseline(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin):
         mlp_ratio: float = 4.0,
         rotary_base: float = 100.0,
         norm_eps: float = 1e-6,
+        weights_license: str | None = None,  # noqa: ARG002  # in the config alone
     ):
         super().__init__()
         # 1. image encoder
@@ -114,6 +115,3 @@ class Dust3rBaseline(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin):
         """
         height, width = images.shape[-2:]
         return self.head(self.encode_images(images), height, width, pairs=pairs, return_dict=return_dict)
-
-
-register_with_diffusers()

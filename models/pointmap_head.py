@@ -15,7 +15,6 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from jog3r.models.layers import Attention, FeedForward, SelfAttentionBlock, rotary_2d
-from jog3r.models.registry import register_with_diffusers
 from jog3r.models.saving import ModelSavingMixin
 
 ATTENTIONS = ("pairwise", "global")
@@ -76,6 +75,7 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
         feature_norm: normalise the features first; video features are a raw residual stream. False for DUSt3R's decoders.
         trained: False marks a head, or an input layer in front of trained decoders, that is as it was initialised: the pipeline
             then warns of its geometry. Training sets it to True.
+        weights_license: of weights that came from elsewhere, as the hub calls it; the card states it.
     """
 
     about = "The 3D head: from features of the video transformer to pointmaps of pairs of frames, with confidence."
@@ -103,6 +103,7 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
         norm_eps: float = 1e-6,
         feature_norm: bool = True,
         trained: bool = True,  # noqa: ARG002  # in the config alone; folders saved before there was a mark are of trained heads
+        weights_license: str | None = None,  # noqa: ARG002  # in the config alone
     ):
         super().__init__()
         if attention not in ATTENTIONS:
@@ -242,6 +243,3 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
         if self.config.attention == "global" and pairs[:, 0].any():
             raise ValueError('attention="global" predicts everything in frame 0\'s camera: all pairs must be (0, f)')
         return pairs
-
-
-register_with_diffusers()

@@ -13,7 +13,7 @@ def register_pipeline(pipeline_class: type) -> None:
 
 
 def register_with_diffusers() -> None:
-    """Let model indices name the library "jog3r"; called where our models are first reached, harmless when repeated."""
+    """Let model indices name the library "jog3r"; called where our models are first reached."""
     methods = ["save_pretrained", "from_pretrained"]
     entries = pipeline_loading_utils.LOADABLE_CLASSES.setdefault("jog3r", {})
     for name in _CLASSES:

@@ -11,6 +11,7 @@ from huggingface_hub import create_repo, file_exists
 from torch import nn
 
 CARD_NAME = "README.md"
+NOT_STATED = "Not stated by whoever saved this checkpoint: please fill in before sharing it."
 
 
 class SavingMixin:
@@ -99,11 +100,11 @@ class ModelSavingMixin(SavingMixin):
 
     def card(self) -> str:
         """What the part is, how it is loaded, and what is not known of it."""
-        name = type(self).__name__
+        name, licence = type(self).__name__, self.config.get("weights_license")  # type: ignore[attr-defined]
         sizes = "\n".join(f"- {key}: {value}" for key, value in self.config.items() if not key.startswith("_"))  # type: ignore[attr-defined]
         return f"""---
 library_name: diffusers
-tags:
+{licence_line(licence)}tags:
 - jog3r
 ---
 
@@ -124,8 +125,19 @@ model = {name}.from_pretrained("<this repository or folder>")
 
 ## Training data, quality, licence
 
-Not stated by whoever saved this model: please fill in before sharing it.
+{licence_sentence(licence)}{NOT_STATED}
 """
+
+
+def licence_line(licence: str | None) -> str:
+    """The line of a card's header, empty without a licence."""
+    return f"license: {licence}\n" if licence else ""
+
+
+def licence_sentence(licence: str | None) -> str:
+    """What a card says of weights that came from elsewhere, empty without a licence."""
+    commercial = " (not for commercial use)" if licence and "-nc" in licence else ""
+    return f"The weights are, or were made from, weights under the licence {licence}{commercial}.\n" if licence else ""
 
 
 def has_adapters(part: Any) -> bool:

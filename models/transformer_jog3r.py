@@ -27,7 +27,6 @@ from jog3r.models.layers import (
     grid_positions,
     modulate,
 )
-from jog3r.models.registry import register_with_diffusers
 from jog3r.models.saving import ModelSavingMixin
 
 
@@ -359,6 +358,3 @@ def _check_feature_layers(layers: Sequence[int], num_layers: int) -> None:
         raise ValueError(f"{name} counts blocks from 1 to num_layers={num_layers}, got {got}")
     if list(layers) != sorted(set(layers)):
         raise ValueError(f"feature_layers must ascend without repetition, got {got}")
-
-
-register_with_diffusers()

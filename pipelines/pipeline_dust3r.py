@@ -17,6 +17,12 @@ from jog3r.pipelines.loading.checked_weights import Jog3rCheckpointMixin
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.pipelines.video_input import MAX_FRAMES, load_frames, resize
 
+CARD_CHANGE = (
+    "from jog3r import Dust3rBaseline\n\nmodel = Dust3rBaseline.from_pretrained",
+    "from jog3r import Dust3rPipeline  # pipe(video=...).poses; or: jog3r reconstruct VIDEO --model FOLDER\n\n"
+    "pipe = Dust3rPipeline.from_pretrained",
+)
+
 
 class Dust3rPipeline(Jog3rCheckpointMixin, DiffusionPipeline, GeometryMixin):
     """Video to cameras with DUSt3R's image encoder and coupled decoders.
@@ -26,9 +32,6 @@ class Dust3rPipeline(Jog3rCheckpointMixin, DiffusionPipeline, GeometryMixin):
     """
 
     model_cpu_offload_seq = "baseline"
-    # Of the checkpoints only the checks while loading are shared: card and custom-pipeline file are those of the generator.
-    save_pretrained = DiffusionPipeline.save_pretrained
-    push_to_hub = DiffusionPipeline.push_to_hub
 
     def __init__(self, baseline: Dust3rBaseline):
         super().__init__()
@@ -40,13 +43,26 @@ class Dust3rPipeline(Jog3rCheckpointMixin, DiffusionPipeline, GeometryMixin):
         """Side of a token in pixels; heights and widths are multiples of it."""
         return self.baseline.config.patch_size
 
+    @property
+    def default_size(self) -> int:
+        """Height and width that videos are brought to where none is given, in pixels: 16 tokens."""
+        return 16 * self.token_size
+
+    @property
+    def max_video_frames(self) -> int:
+        """Longest video that is taken in."""
+        return MAX_FRAMES
+
+    def card(self) -> str:
+        """The model card, with the licence of the weights."""
+        return self.baseline.card().replace(*CARD_CHANGE)
+
     def output_size(self, num_frames: int | None, height: int | None, width: int | None) -> tuple[int, int, int]:
         """Frames, height and width of clips to evaluate on: what is given, else 16 frames of 16 tokens a side."""
-        side = 16 * self.token_size
-        return num_frames or 16, height or side, width or side
+        return num_frames or 16, height or self.default_size, width or self.default_size
 
     @torch.no_grad()
-    def __call__(
+    def __call__(  # noqa: PLR0913  # those of `Jog3rPipeline` that reconstruct
         self,
         video: Any,
         task: str = "v2c",
@@ -56,6 +72,8 @@ class Dust3rPipeline(Jog3rCheckpointMixin, DiffusionPipeline, GeometryMixin):
         registration_kwargs: dict[str, Any] | None = None,
         generator: torch.Generator | None = None,  # noqa: ARG002  # nothing is random: accepted so that callers need no case
         output_type: str = "pil",
+        reconstruction_timestep: float | None = None,
+        both_directions: bool = False,
     ) -> Jog3rPipelineOutput:
         """Cameras, depth and pointmaps of a video.
 
@@ -67,12 +85,18 @@ class Dust3rPipeline(Jog3rCheckpointMixin, DiffusionPipeline, GeometryMixin):
             registration_kwargs: for `register_pointmaps`.
             generator: not used.
             output_type: of `frames`: "pil", "np" or "pt".
+            reconstruction_timestep, both_directions: of the video generator; refused here.
 
         Raises:
             ValueError, TypeError: another task, a video that cannot be read, a size or options that do not fit.
         """
         if task != "v2c":
             raise ValueError(f'the DUSt3R baseline does task "v2c" only, got {task!r}')
+        if reconstruction_timestep is not None or both_directions:
+            raise ValueError(
+                f"{reconstruction_timestep=} and {both_directions=} belong to a video generator; the DUSt3R baseline reads "
+                "images without noise, and every pair alone: leave them out"
+            )
         if (height is None) != (width is None):
             raise ValueError(f"give both height and width to resize the video, or neither; got height={height}, width={width}")
         if output_type not in (kinds := [kind for kind in OUTPUT_TYPES if kind != "latent"]):

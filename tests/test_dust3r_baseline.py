@@ -4,10 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
+from original_checkpoints import dust3r_arguments, dust3r_shapes, random_weights, save_dust3r
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from jog3r import Dust3rPipeline, register_pointmaps
+from jog3r import Dust3rPipeline, Jog3rPipeline, register_pointmaps
+from jog3r.commands.parser import main
 from jog3r.models.dust3r_baseline import Dust3rBaseline
+from jog3r.pipelines.long_videos.long_video import reconstruct_long_video
 from jog3r.training.losses import pointmap_loss
 
 CONFIG = {
@@ -101,7 +106,10 @@ def test_one_frame_has_no_pair(model: Dust3rBaseline) -> None:
 
 def test_a_pipeline_with_a_missing_weight_is_refused_by_name(model: Dust3rBaseline, tmp_path: Path) -> None:
     Dust3rPipeline(model).save_pretrained(tmp_path)
-    assert not (tmp_path / "pipeline.py").exists()
+    assert "from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline" in (tmp_path / "pipeline.py").read_text()
+    assert type(DiffusionPipeline.from_pretrained(tmp_path)) is Dust3rPipeline
+    with pytest.raises(ValueError, match="is a Dust3rPipeline and has no component of a Jog3rPipeline"):
+        Jog3rPipeline.from_pretrained(tmp_path)
     assert isinstance(Dust3rPipeline.from_pretrained(tmp_path), Dust3rPipeline)
     path = tmp_path / "baseline" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
@@ -109,3 +117,34 @@ def test_a_pipeline_with_a_missing_weight_is_refused_by_name(model: Dust3rBaseli
     save_file({key: value for key, value in weights.items() if key != name}, path, {"format": "pt"})
     with pytest.raises(ValueError, match=f"weights of 'baseline' do not fit its config: 1 weights are missing, such as '{name}'"):
         Dust3rPipeline.from_pretrained(tmp_path)
+
+
+def test_a_converted_folder_reconstructs_and_says_its_licence(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    file = save_dust3r(tmp_path / "dust3r.pth", random_weights(dust3r_shapes()), dust3r_arguments())
+    folder, video, out = tmp_path / "dust3r", tmp_path / "video", tmp_path / "out"
+    assert main(["convert", "dust3r", str(file), "--out", str(folder)]) == 0
+    card = (folder / "README.md").read_text()
+    assert "license: cc-by-nc-sa-4.0" in card and "not for commercial use" in card and "Dust3rPipeline.from_pretrained" in card
+    assert main(["convert", "dust3r-head", str(file), "--out", str(tmp_path / "head")]) == 0
+    assert "license: cc-by-nc-sa-4.0" in (tmp_path / "head" / "README.md").read_text()
+    pipe = Dust3rPipeline.from_pretrained(folder)
+    video.mkdir()
+    for frame, picture in enumerate((images(3, 48, 64)[0] + 1).mul(127).byte().permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(picture).save(video / f"{frame}.png")
+    arguments = ["reconstruct", str(video), "--model", str(folder), "--out", str(out)]
+    size = str(2 * pipe.token_size)
+    capsys.readouterr()
+    assert main([*arguments, "--height", size, "--width", size]) == 0
+    assert (out / "cameras.json").is_file() and (out / "pointcloud.ply").is_file()
+    for refused, message in (
+        (["--both_directions"], "both_directions=True belong to a video generator"),
+        (["--reconstruction_timestep", "20"], "reconstruction_timestep=20"),
+        (["--window", "3"], "video generator"),
+    ):
+        capsys.readouterr()
+        assert main([*arguments[:-1], str(tmp_path / "other"), "--height", size, "--width", size, *refused]) == 2
+        error = capsys.readouterr().err
+        assert message in error and len(error.splitlines()) == 1
+    assert main(["generate", "a room", "--model", str(folder), "--out", str(tmp_path / "other")]) == 2
+    with pytest.raises(ValueError, match="which a Dust3rPipeline has not"):
+        reconstruct_long_video(pipe, torch.zeros(4, 3, 16, 16), window=3, overlap=1)

@@ -76,6 +76,7 @@ def _convert_model(name: str | None, file: Path, config: dict[str, Any], folder:
         Dust3rPipeline(model).save_pretrained(folder)
     else:
         model.save_pretrained(folder)
+        (folder / "README.md").write_text(model.card(), encoding="utf-8")
     report: dict[str, Any] = conversion.report()
     (folder / "conversion.json").write_text(json.dumps(report, indent=1) + "\n")
     return report, bool(getattr(model.config, "trained", True))

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> str:
     notes: list[str] = []
     with OutputFolder(options.out, options.overwrite, expected) as folder, stages(4) as stage:
         stage("loading the model")
-        pipe = pipeline_of_options(options)
+        pipe = pipeline_of_options(options, generator=True)
         stage("generating")
         chosen = {
             name: value

@@ -21,12 +21,13 @@ TINY_NOTE = (
 )
 
 
-def pipeline_of_options(options: argparse.Namespace, with_text: bool = True) -> Any:
+def pipeline_of_options(options: argparse.Namespace, with_text: bool = True, generator: bool = False) -> Any:
     """The pipeline of `--model` (None: the bundled checkpoint) as `--dtype` on `--device`, there all at once or with `--offload`.
 
     Args:
         options: of the command line.
         with_text: False leaves the text encoder out, by far the largest part of a full-size model.
+        generator: it must be a video generator; a DUSt3R baseline is refused.
 
     Raises:
         UsageError: there is no such model or device, or the model's weights do not fit its config.
@@ -41,17 +42,19 @@ def pipeline_of_options(options: argparse.Namespace, with_text: bool = True) -> 
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from jog3r import Jog3rPipeline
-    from jog3r.pipelines.loading.any_pipeline import WITHOUT_TEXT
+    from jog3r.pipelines.loading.any_pipeline import load_pipeline
 
     diffusers_logging.disable_progress_bar()  # the command has its own bar
     transformers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
     try:
-        parts = {} if with_text else WITHOUT_TEXT
-        pipe = Jog3rPipeline.from_pretrained(name, dtype=getattr(torch, options.dtype), **parts)
+        pipe: Any = load_pipeline(name, with_text=with_text, dtype=getattr(torch, options.dtype))
     except (ValueError, OSError, KeyError, RuntimeError) as error:
         raise UsageError(f"--model {name!r} cannot be loaded: {_first_line(error)}") from error
+    if generator and not hasattr(pipe, "transformer"):
+        raise UsageError(
+            f"--model {name!r} is a {type(pipe).__name__}, which has no video generator: windows and prompts need a JOG3R model"
+        )
     try:
         torch.empty(0, device=device)  # offloading would find out in the middle of the work
         if options.offload:

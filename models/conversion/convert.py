@@ -28,6 +28,8 @@ _DUST3R_OUTPUTS = {"head_type": "linear", "output_mode": "pts3d", "depth_mode": 
     "conf_mode": ("exp", 1, float("inf"))
 }
 
+DUST3R_LICENSE = "cc-by-nc-sa-4.0"  # of the published weights, and of what is made of them
+
 
 @dataclass
 class Conversion:
@@ -179,6 +181,7 @@ def inspect_dust3r_head(model_class: type, path: str | Path, num_layers: int | N
     model = _meta_model(checkpoint, model_class, sizes, config)
     conversion = Conversion(checkpoint, model, sources, ignored, filled)
     _start_fresh(conversion, ["proj_in"] * fresh_input + ["norm_features"] * bool(config["feature_norm"]))
+    model.register_to_config(weights_license=DUST3R_LICENSE)
     cut = num_layers is not None and num_layers < layers_in_file
     if filled or cut:  # some layer reads what it was not trained on
         model.register_to_config(trained=False)
@@ -225,6 +228,7 @@ def inspect_dust3r_baseline(model_class: type, path: str | Path, **config: Any) 
     sources, ignored, unknown = DUST3R.plan(checkpoint.tensors)
     filled = _copy_missing_decoder(sources, "head.")
     model = _meta_model(checkpoint, model_class, sizes, config)
+    model.register_to_config(weights_license=DUST3R_LICENSE)
     conversion = Conversion(checkpoint, model, sources, ignored, filled)
     _check_complete(conversion, unknown)
     return conversion

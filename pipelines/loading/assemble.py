@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler
 from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
@@ -25,7 +24,7 @@ from jog3r.models.conversion.convert import Conversion, inspect_dust3r_head, ins
 from jog3r.models.pointmap_head import Pointmap3DHead
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
 from jog3r.pipelines.latents import vae_scale_factor
-from jog3r.pipelines.loading.checked_weights import PIPELINE_SHIM
+from jog3r.pipelines.loading.checked_weights import pipeline_shim
 from jog3r.pipelines.loading.model_card import model_card
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
@@ -266,24 +265,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_index(folder: Path, transformer: Any, head: Pointmap3DHead, scheduler: DDPMScheduler) -> None:
-    """The pipeline's own files, as `save_pretrained` writes them."""
+    """The pipeline's own files, as `save_pretrained` writes them; the large components are there as configurations alone."""
     vae_config = _read_json(folder / "vae" / "config.json")
-    vae_class = vae_config["_class_name"]
-    tokenizer_class = type(AutoTokenizer.from_pretrained(folder / "tokenizer")).__name__
-    index = {
-        "_class_name": "Jog3rPipeline",
-        "_diffusers_version": diffusers.__version__,
-        "pointmap_head": ["jog3r", "Pointmap3DHead"],
-        "scheduler": ["diffusers", "DDPMScheduler"],
-        "text_encoder": ["transformers", "T5EncoderModel"],
-        "tokenizer": ["transformers", tokenizer_class],
-        "transformer": ["jog3r", "Jog3rTransformer3DModel"],
-        "vae": ["diffusers", vae_class],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     with torch.device("meta"):
-        vae = _VAES[vae_class].from_config(vae_config)
+        vae = _VAES[vae_config["_class_name"]].from_config(vae_config)
         text_encoder = T5EncoderModel(T5Config.from_pretrained(folder / "text_encoder"))
-    pipe = Jog3rPipeline(vae, text_encoder, None, transformer, head, scheduler)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    pipe = Jog3rPipeline(vae, text_encoder, tokenizer, transformer, head, scheduler)
+    pipe.save_config(folder)
     (folder / "README.md").write_text(model_card(pipe), encoding="utf-8")
-    (folder / "pipeline.py").write_text(PIPELINE_SHIM, encoding="utf-8")
+    (folder / "pipeline.py").write_text(pipeline_shim(Jog3rPipeline), encoding="utf-8")

@@ -15,12 +15,17 @@ from jog3r.pipelines.loading.embedded_code import pipeline_with_code
 from jog3r.pipelines.loading.model_card import model_card
 
 # `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)` finds the class here.
-PIPELINE_SHIM = '''"""Lets DiffusionPipeline.from_pretrained(..., custom_pipeline=...) find the pipeline (package jog3r)."""
+_SHIM = '''"""Lets DiffusionPipeline.from_pretrained(..., custom_pipeline=...) find the pipeline (package jog3r)."""
 
-from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
+from {module} import {name}
 
-__all__ = ["Jog3rPipeline"]
+__all__ = ["{name}"]
 '''
+
+
+def pipeline_shim(pipeline_class: type) -> str:
+    """The text of pipeline.py where jog3r is installed."""
+    return _SHIM.format(module=pipeline_class.__module__, name=pipeline_class.__name__)
 
 
 class Jog3rCheckpointMixin(SavingMixin):
@@ -41,6 +46,9 @@ class Jog3rCheckpointMixin(SavingMixin):
         except SafetensorError as error:
             raise ValueError(f"checkpoint {name!r}: a file of weights is damaged or cut off ({error})") from error
         pipe.register_to_config(_name_or_path=name)
+        if all(component is None for component in pipe.components.values()):
+            kind = cls.load_config(folder).get("_class_name")  # type: ignore[attr-defined]  # of DiffusionPipeline
+            raise ValueError(f"checkpoint {name!r} is a {kind} and has no component of a {cls.__name__}")
         for component, module in pipe.components.items():
             if isinstance(module, ModelMixin | PreTrainedModel) and component not in kwargs:
                 _check_weights(component, module, Path(folder), kwargs.get("variant"))
@@ -78,7 +86,7 @@ class Jog3rCheckpointMixin(SavingMixin):
         super().save_pretrained(save_directory, *args, **kwargs)
         if with_code:
             self._add_code(Path(save_directory))
-        for file_name, text in ((CARD_NAME, self.card()), ("pipeline.py", PIPELINE_SHIM)):
+        for file_name, text in ((CARD_NAME, self.card()), ("pipeline.py", pipeline_shim(type(self)))):
             path = Path(save_directory) / file_name
             if not path.exists():
                 path.write_text(text, encoding="utf-8")

@@ -2,14 +2,15 @@
 
 from typing import Any
 
+from jog3r.models.saving import NOT_STATED, licence_line, licence_sentence
+
 UNTRAINED_HEAD = (
     "the 3D head is not trained yet: poses, cameras and pointmaps of this model mean nothing until training/train_joint.py has "
     "trained it; its videos do not depend on it"
 )
-NOT_STATED = "Not stated by whoever saved this checkpoint: please fill in before sharing it."
 _TEMPLATE = """---
 library_name: diffusers
-pipeline_tag: text-to-video
+{license}pipeline_tag: text-to-video
 tags:
 - jog3r
 - text-to-video
@@ -69,10 +70,12 @@ def model_card(pipe: Any) -> str:
     warnings = [UNTRAINED_HEAD] if is_untrained(pipe.pointmap_head) else []
     if missing:
         warnings.append(f"not a whole pipeline: {', '.join(missing)} must be passed to `from_pretrained`")
+    licence = pipe.pointmap_head.config.get("weights_license") if pipe.pointmap_head is not None else None
     return _TEMPLATE.format(
         warning="".join(f"\n**Warning**: {text}.\n" for text in warnings),
         rows="\n".join(rows),
-        training=NOT_STATED,
+        license=licence_line(licence),
+        training=licence_sentence(licence) + NOT_STATED,
         size=256 if pipe.transformer is None else pipe.default_size,
         num_frames=16 if pipe.transformer is None else pipe.transformer.config.num_frames,
     )

@@ -199,6 +199,8 @@ def reconstruct_long_video(  # noqa: PLR0913  # the options of one call, as ever
         TypeError: a path, an option that does not exist.
     """
     check_windows(window, overlap, stride)
+    if not hasattr(pipeline, "transformer"):
+        raise ValueError(f"windows are joined by the features of a video generator, which a {type(pipeline).__name__} has not")
     if isinstance(frames, str | PathLike):
         raise TypeError(f"frames must be images, got the path {str(frames)!r}; read it with jog3r.data.video_stream.stream_video")
     reconstruct = PipelineWindows(pipeline, window, **options)

@@ -70,15 +70,19 @@ RESULTS = {
 }
 
 
+def summary(block: Any) -> str:
+    """The first line of a class's docstring."""
+    return (type(block).__doc__ or "").strip().split("\n")[0]
+
+
 class Jog3rBlock(ModularPipelineBlocks):
     """One step: reads names of the state, works with components, writes names back.
 
-    Subclasses state `about`, `uses` (components), which of them are `optional`, `reads` and `writes` (of `ARGUMENTS` and
-    `RESULTS`), and do the step in `run`.
+    Subclasses state in their docstring what they do, then `uses` (components), which of them are `optional`, `reads` and
+    `writes` (of `ARGUMENTS` and `RESULTS`), and do the step in `run`.
     """
 
     model_name = "jog3r"
-    about = ""
     uses: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
@@ -89,10 +93,7 @@ class Jog3rBlock(ModularPipelineBlocks):
         self._progress_bar: dict[str, Any] = {}
         self._told_untrained = False
 
-    @property
-    def description(self) -> str:
-        """What the step does."""
-        return self.about
+    description = property(summary)
 
     @property
     def expected_components(self) -> list[ComponentSpec]:

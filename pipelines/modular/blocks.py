@@ -13,7 +13,7 @@ from diffusers.modular_pipelines import ConditionalPipelineBlocks, SequentialPip
 from jog3r.pipelines.call_inputs import CallInputs
 from jog3r.pipelines.captions import CaptionBatch
 from jog3r.pipelines.checks import TASKS
-from jog3r.pipelines.modular.block_base import Jog3rBlock
+from jog3r.pipelines.modular.block_base import Jog3rBlock, summary
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
 __all__ = [
@@ -28,9 +28,8 @@ CHECKED = tuple(field.name for field in fields(CallInputs) if field.name not in 
 
 
 class CheckInputs(Jog3rBlock):
-    """Refuses what cannot work, also inputs of other tasks, before anything is computed."""
+    """Refuse what cannot work, also inputs of other tasks, before anything is computed."""
 
-    about = "Refuse what cannot work, also inputs of other tasks, before anything is computed"
     optional = ("text_encoder", "tokenizer", "pointmap_head")  # the inputs tell whether these are needed
     reads = CHECKED
     task: str
@@ -67,9 +66,8 @@ class CheckV2C(CheckInputs):
 
 
 class EncodePrompt(Jog3rBlock):
-    """Texts to embeddings; those given pass through."""
+    """Texts to caption embeddings, with the null caption for guidance; embeddings that are given pass through."""
 
-    about = "Texts to caption embeddings, with the null caption for guidance; embeddings that are given pass through"
     uses = ("text_encoder", "tokenizer", "transformer")
     optional = ("text_encoder", "tokenizer")
     reads = ("prompt", "negative_prompt", "guidance_scale", "num_videos_per_prompt", *CaptionBatch.names, "clean_caption")
@@ -89,9 +87,8 @@ class EncodePrompt(Jog3rBlock):
 
 
 class SetTimesteps(Jog3rBlock):
-    """The schedule, without cameras."""
+    """Set the scheduler up and find the step at which features are read."""
 
-    about = "Set the scheduler up and find the step at which features are read"
     uses = ("scheduler",)
     reads = ("num_inference_steps", "reconstruction_timestep")
     writes = ("timesteps", "tap_step", "reconstruction_timestep")
@@ -111,9 +108,8 @@ class SetTimestepsWithTap(SetTimesteps):
 
 
 class PrepareLatents(Jog3rBlock):
-    """Noise (B, C, F, h, w) to start from."""
+    """Noise to start from: drawn, or that given."""
 
-    about = "Noise to start from: drawn, or that given"
     uses = ("transformer", "vae", "scheduler")
     reads = ("num_frames", "height", "width", "generator", "latents", "prompt_embeds")
     writes = ("latents",)
@@ -125,9 +121,8 @@ class PrepareLatents(Jog3rBlock):
 
 
 class Denoise(Jog3rBlock):
-    """The sampling loop with the tap."""
+    """Denoise; features are read on the way, from the half with the null caption."""
 
-    about = "Denoise; features are read on the way, from the half with the null caption"
     uses = ("transformer", "scheduler")
     reads = (
         *("latents", "timesteps", "tap_step", *CaptionBatch.names),
@@ -149,9 +144,8 @@ class Denoise(Jog3rBlock):
 
 
 class DecodePairs(Jog3rBlock):
-    """Features of the denoiser to pointmaps."""
+    """Features that were read while denoising to the pointmaps of all pairs (1, f)."""
 
-    about = "Features that were read while denoising to the pointmaps of all pairs (1, f)"
     uses = ("pointmap_head", "vae")
     reads = ("features", "latents")
     writes = ("pairwise",)
@@ -163,9 +157,8 @@ class DecodePairs(Jog3rBlock):
 
 
 class DecodeFrames(Jog3rBlock):
-    """Clean latents (B, C, F, h, w) to frames."""
+    """Clean latents to frames."""
 
-    about = "Clean latents to frames"
     uses = ("vae",)
     reads = ("latents", "output_type", "decode_chunk_size")
     writes = ("frames",)
@@ -176,9 +169,8 @@ class DecodeFrames(Jog3rBlock):
 
 
 class EncodeVideo(Jog3rBlock):
-    """A given video to clean latents (B, C, F, h, w), and back to the form asked for."""
+    """A given video, stretched to height x width where these are given, to latents."""
 
-    about = "A given video, stretched to height x width where these are given, to latents"
     uses = ("transformer", "vae")
     reads = ("video", "height", "width", "decode_chunk_size", "output_type")
     writes = ("video_frames", "latents", "frames")
@@ -195,9 +187,8 @@ class EncodeVideo(Jog3rBlock):
 
 
 class ReconstructPairs(Jog3rBlock):
-    """Clean latents (B, C, F, h, w) of a video to pointmaps."""
+    """Noise the latents of a video a little, read the features in one pass, and decode the pointmaps of all pairs (1, f)."""
 
-    about = "Noise the latents of a video a little, read the features in one pass, and decode the pointmaps of all pairs (1, f)"
     uses = ("transformer", "pointmap_head", "vae", "scheduler")
     reads = ("latents", "reconstruction_timestep", "generator", "both_directions", "attention_kwargs")
     writes = ("pairwise", "reconstruction_timestep")
@@ -211,9 +202,8 @@ class ReconstructPairs(Jog3rBlock):
 
 
 class RegisterPairs(Jog3rBlock):
-    """Pointmaps of pairs to cameras."""
+    """Pointmaps of pairs to cameras, depth and pointmaps of all frames."""
 
-    about = "Pointmaps of pairs to cameras, depth and pointmaps of all frames"
     reads = ("pairwise", "latents", "registration", "registration_kwargs")
     writes = ("pointmaps", "confidence", "depth", "poses", "intrinsics", "registrations")
 
@@ -227,11 +217,7 @@ class RegisterPairs(Jog3rBlock):
 
 
 class _Sequence(SequentialPipelineBlocks):
-    about = ""
-
-    @property
-    def description(self) -> str:
-        return self.about
+    description = property(summary)
 
     def set_progress_bar_config(self, **options: Any) -> None:
         for block in self.sub_blocks.values():
@@ -239,17 +225,15 @@ class _Sequence(SequentialPipelineBlocks):
 
 
 class Jog3rModularBlocksT2V(_Sequence):
-    """Text to video."""
+    """Text to video with JOG3R."""
 
-    about = "Text to video with JOG3R"
     block_names = ["check", "encode_prompt", "set_timesteps", "prepare_latents", "denoise", "decode"]
     block_classes = [CheckT2V, EncodePrompt, SetTimesteps, PrepareLatents, Denoise, DecodeFrames]
 
 
 class Jog3rModularBlocksT2VC(_Sequence):
-    """Text to video with pointmaps and cameras."""
+    """Text to video with pointmaps and cameras, with JOG3R."""
 
-    about = "Text to video with pointmaps and cameras, with JOG3R"
     block_names = [*Jog3rModularBlocksT2V.block_names, "decode_pairs", "register"]
     block_classes = [
         *(CheckT2VC, EncodePrompt, SetTimestepsWithTap, PrepareLatents, Denoise, DecodeFrames),
@@ -258,9 +242,8 @@ class Jog3rModularBlocksT2VC(_Sequence):
 
 
 class Jog3rModularBlocksV2C(_Sequence):
-    """Video to cameras, depth and pointmaps; needs no text encoder."""
+    """Video to cameras, depth and pointmaps with JOG3R."""
 
-    about = "Video to cameras, depth and pointmaps with JOG3R"
     block_names = ["check", "encode_video", "reconstruct_pairs", "register"]
     block_classes = [CheckV2C, EncodeVideo, ReconstructPairs, RegisterPairs]
 
@@ -273,10 +256,7 @@ class Jog3rModularBlocks(ConditionalPipelineBlocks):
     block_trigger_inputs = ["task", "video"]
     default_block_name = "t2v+c"
 
-    @property
-    def description(self) -> str:
-        """What the blocks do."""
-        return "Text to video, text to video with cameras, or video to cameras with JOG3R"
+    description = property(summary)
 
     def select_block(self, task: str | None = None, video: Any = None) -> str | None:
         """Name of the blocks that run; a task that there is not is left to their check."""

@@ -10,7 +10,7 @@ from huggingface_hub.errors import HTTPError  # of the hub and of the connection
 from safetensors import SafetensorError
 
 from jog3r.data.files import replace_folder
-from jog3r.pipelines.loading.model_card import NOT_STATED
+from jog3r.models.saving import NOT_STATED
 from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.config import TrainConfig

@@ -62,7 +62,7 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
             stage("loading the model")
             open_frames(options)  # a bad file is refused at once
             size = (options.height, options.width) if options.height is not None else model_size(options.model)
-            pipe = pipeline_of_options(options, with_text=False)
+            pipe = pipeline_of_options(options, with_text=False, generator=True)
         video = open_frames(options, size or (pipe.default_size, pipe.default_size))
         with Spool(folder / ".spool") as spool:
             tee = Tee(video, spool)
