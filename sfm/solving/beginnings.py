@@ -20,7 +20,7 @@ from jog3r.sfm.solving.resection import add_frames
 from jog3r.sfm.solving.rotation import rotating_camera
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution
 
-TRIAL_POINTS = 1000  # of the tracks on which beginnings are tried
+TRIAL_POINTS, TRIAL_POINTS_PER_FRAME = 1000, 30  # of the tracks on which beginnings are tried, at most
 _OTHER_FOCALS = (0.7, 1.4)  # of the likeliest; the mapper begins with each held fast, bundle adjustment frees it
 _AGREE = 1.03  # costs of two beginnings that found the same
 _GOOD_SHARE = 0.9
@@ -49,7 +49,7 @@ def solve(
     """
     if not tracks.num_points:
         return None, []
-    some = tracks.thin(TRIAL_POINTS, seed)
+    some = tracks.thin(max(TRIAL_POINTS, TRIAL_POINTS_PER_FRAME * tracks.num_frames), seed)
     trials = _try_beginnings(matches, some, prior, network, seed)
     if not trials:
         return None, []
@@ -111,11 +111,11 @@ def _has_first_shot(verdict: Verdict, best: Verdict) -> bool:
 
 
 def _settled(verdicts: list[Verdict]) -> bool:
-    """Whether two beginnings found the same good cameras of all frames."""
+    """Whether two beginnings found the same good cameras of all frames; of a long video, which has only one, that one."""
     best = verdicts[:2]
     return (
-        len(best) == 2
-        and best[1].cost <= _AGREE * best[0].cost
+        bool(best)
+        and best[-1].cost <= _AGREE * best[0].cost
         and all(verdict.inlier_share >= _GOOD_SHARE and bool(verdict.solution.known.all()) for verdict in best)
     )
 
