@@ -10,6 +10,7 @@ import pytest
 from sfm_scenes import RenderedClip, make_room, path, render
 
 from jog3r.commands.parser import main
+from jog3r.data.video import resize_frames
 from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.export.exporters import load_scene
 from jog3r.export.formats.point_cloud import read_ply
@@ -154,6 +155,17 @@ def test_a_video_too_long_for_the_network_goes_by_tracks_and_says_so(capsys, mon
     assert cameras_of(tmp_path / "out")[0]["source"] == "tracks"
     line = refused(capsys, tmp_path / "none", *arguments, "--cameras", "tracks", "--depth", "network")
     assert "the network takes at most 3 frames at once, got 4: add --window 16" in line
+
+
+def test_windows_of_the_network_go_with_tracks(folder: Path, clip: RenderedClip, tmp_path: Path) -> None:
+    arguments = ["reconstruct", str(folder / "room.mp4"), "--window", "4", "--keyframes", "3", "--depth", "network"]
+    assert main([*arguments, "--export", "npz", "--out", str(tmp_path / "out")]) == 0
+    document, poses, _ = cameras_of(tmp_path / "out")
+    assert document["source"] == "tracks" and len(poses) == FRAMES
+    dense = load_scene(tmp_path / "out")
+    assert dense.frame_index.tolist() == [0, 3, 6] and dense.size == (64, 64) and dense.pointmaps is not None
+    reduced = resize_frames(clip.frames[dense.frame_index], 64, 64, "crop")[0]
+    assert np.abs(dense.frames.astype(int) - reduced).mean() < 12  # the video is lossy
 
 
 def test_without_pycolmap_auto_says_so_once_and_tracks_are_refused(capsys, monkeypatch, folder: Path, tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def find_maps(options: argparse.Namespace, frames: np.ndarray, folder: Path) -> 
         return NetworkMaps.of_registration(run_pipeline(options, pipe, reduced).registration[0], reduced, transform)
     transform = grid_transform((frames.shape[1], frames.shape[2]), (height, width), options.resize)
     with Spool(folder / ".windows") as spool:
-        result = reconstruct_windows(options, pipe, _Reduced(frames, (height, width), options.resize), spool)
+        reduced_one_by_one = _Reduced(frames, (height, width), options.resize)
+        result = reconstruct_windows(options, pipe, reduced_one_by_one, spool)
         count = min(KEY_FRAMES if options.keyframes is None else options.keyframes, len(result))
         numbers = np.unique(np.linspace(0, len(result) - 1, count).round().astype(int))
         maps = [result.frame(int(number)) for number in numbers]
@@ -58,7 +59,7 @@ def find_maps(options: argparse.Namespace, frames: np.ndarray, folder: Path) -> 
             result.intrinsics.float().numpy(),
             result.degenerate,
             numbers,
-            spool.frames()[numbers],
+            np.stack([reduced_one_by_one.frame(int(number)) for number in numbers]),
             np.stack([found.depth.numpy() for found in maps]),
             np.stack([found.confidence.numpy() for found in maps]),
             transform,
@@ -75,6 +76,10 @@ class _Reduced:
         return len(self.frames)
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.frame(number) for number in range(len(self.frames)))
+
+    def frame(self, number: int) -> np.ndarray:
+        """One of them, (h, w, 3)."""
         from jog3r.data.video import resize_frames
 
-        return (resize_frames(frame[None], *self.size, self.mode)[0][0] for frame in self.frames)
+        return resize_frames(self.frames[number][None], *self.size, self.mode)[0][0]
