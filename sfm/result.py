@@ -207,9 +207,11 @@ def _degenerate(
         if not known[frame]:
             mine.append(TOO_FEW_POINTS if features[frame] < MIN_FEATURES else NO_OVERLAP)
         else:
-            if uncertainty.direction_deg[frame] > _NO_DIRECTION_DEG:
+            aimless = uncertainty.direction_deg[frame] > _NO_DIRECTION_DEG
+            if aimless:
                 mine.append(NO_PARALLAX)
-            if max(uncertainty.rotation_deg[frame] / _UNCERTAIN_DEG[0], uncertainty.direction_deg[frame] / _UNCERTAIN_DEG[1]) > 1:
+            unsure = uncertainty.rotation_deg[frame] > _UNCERTAIN_DEG[0]
+            if unsure or (not aimless and uncertainty.direction_deg[frame] > _UNCERTAIN_DEG[1]):
                 mine.append(UNCERTAIN)
             if found[frame] < _LEAST_INLIERS * seen[frame]:
                 mine.append(POOR_FIT)

@@ -31,7 +31,7 @@ def camera_uncertainty(tracks: Tracks, verdict: Verdict, prior: FocalPrior) -> U
     rotation, direction = np.full(count, np.inf), np.full(count, np.inf)
     centres = np.linalg.inv(solution.world_to_camera)[:, :3, 3]
     if not centres[known].any():
-        rotation[known] = 0.0
+        rotation[known] = direction[known[0]] = 0.0
         return Uncertainty(rotation, direction)
     frames = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), MAX_FRAMES)).round().astype(int))]
     used, points = fitting(tracks, verdict.points, (verdict.distance < ROBUST_PX) & np.isin(tracks.frame, frames))
