@@ -14,7 +14,7 @@ from jog3r.data import procedural_clip
 from jog3r.evaluation import pose_errors, pose_metrics
 from jog3r.evaluation.baselines import constant_poses
 from jog3r.export.exporters import write_results
-from jog3r.export.pictures import overview_animation, overview_picture
+from jog3r.export.pictures import overview_animation
 from jog3r.export.scene import Scene
 
 PROMPTS = {
@@ -52,11 +52,7 @@ def main() -> None:
             errors = pose_metrics([pose_errors(poses, reference)])
             print(f"  {method:14s} rotation {errors['rotation_deg']:5.2f} deg, translation {errors['translation_deg']:5.1f} deg")
     (out / "overview.webp").write_bytes(overview_animation([*scenes[:3], scenes[-1]]))
-    (out / "overview.png").write_bytes(overview_picture([*scenes[:3], scenes[-1]]))
-    print(
-        f"Look at {out}/overview.webp in a browser and at overview.png, then at {out}/*/video.mp4, trajectory.png and "
-        f"pointcloud.glb (any glTF viewer)."
-    )
+    print(f"Look at {out}/overview.webp in a browser, then at {out}/*/video.mp4, trajectory.png, pointcloud.glb (a glTF viewer).")
 
 
 if __name__ == "__main__":

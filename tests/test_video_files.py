@@ -355,6 +355,8 @@ def test_frames_that_were_read_are_let_go_of(tmp_path: Path) -> None:
     gc.disable()
     try:
         for number, _ in enumerate(stream_video(path)):
+            if number % 20 != 19:  # looking through all objects takes a third of a second
+                continue
             held = sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
             assert held <= 40, f"{held} of {number + 1}"  # the decoder hands out what its threads hold at once
     finally:
