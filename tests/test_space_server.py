@@ -95,10 +95,10 @@ def test_the_code_of_a_result_gives_the_same_clip(client: Client, running: Runni
 
 
 def test_video_to_cameras(client: Client, tmp_path: Path):
-    video = write_video(tmp_path / "mine.mp4", 10)
+    video = write_video(tmp_path / "mine.mp4", 12)
     status, *_, code, matches, table = client.predict(handle_file(str(video)), 4, api_name="/reconstruct")
-    assert "4 frames" in status and table.count("<tr>") == 5 and "[0, 3, 6, 9]" in code
-    assert "Looked at 4 frames of the video, evenly from 1 to 10." in status
+    assert "4 frames" in status and table.count("<tr>") == 5 and "[0, 4, 7, 11]" in code
+    assert "Looked at 4 frames of the video, evenly from 1 to 12." in status
     assert matches is None or Path(matches).is_file()
 
 
