@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import av
 import numpy as np
-from PIL import Image
 
 from jog3r.export.files import Content, write_files
 from jog3r.export.formats.blender import blender_files
-from jog3r.export.formats.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz, read_pose_known, read_times
+from jog3r.export.formats.camera_files import cameras_json, npz_bytes, read_cameras_json, read_details, read_npz
 from jog3r.export.formats.colmap import colmap_files
 from jog3r.export.formats.glb import glb_bytes
 from jog3r.export.formats.nerfstudio import nerfstudio_files
@@ -19,7 +17,7 @@ from jog3r.export.formats.trajectories import kitti_text, tum_text
 from jog3r.export.pictures.plots import trajectory_picture
 from jog3r.export.pictures.rendering import turntable_video
 from jog3r.export.scene import Scene
-from jog3r.export.video import encode_video
+from jog3r.export.video import decode_video, encode_video
 
 __all__ = [
     "EXPORTERS",
@@ -182,12 +180,8 @@ def load_scene(directory: str | Path) -> Scene:
         raise ValueError(f"{str(directory)!r} holds no scene.npz and lacks {' and '.join(missing)}; give the folder of a run")
     content = (directory / "cameras.json").read_bytes()
     poses, intrinsics, size, fps = read_cameras_json(content)
-    frames = _read_frames(directory / "video.mp4", size)
-    if len(frames) != len(poses):
-        raise ValueError(
-            f"{str(directory)!r}: video.mp4 has {len(frames)} frames, cameras.json {len(poses)}; they are of different runs"
-        )
-    return Scene(frames, poses, intrinsics, fps=fps, pose_known=read_pose_known(content), times=read_times(content))
+    frames = np.stack([np.asarray(image) for image in decode_video(directory / "video.mp4", size, len(poses))])
+    return Scene(frames, poses, intrinsics, fps=fps, **read_details(content))
 
 
 def left_from_earlier(directory: str | Path, written: Iterable[str]) -> list[str]:
@@ -211,20 +205,3 @@ def _exported(scene: Scene, names: Iterable[str]) -> dict[str, Content]:
     for name in _known(names):
         contents |= EXPORTERS[name](scene)
     return contents
-
-
-def _read_frames(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Frames of our own video.mp4 (F, H, W, 3), brought back from the size for players to (H, W)."""
-    try:
-        # FFmpeg gets no path: in one, it would take a folder "12:30" for a protocol.
-        with path.open("rb") as file, av.open(file, mode="r", metadata_errors="replace") as container:
-            images = [frame.to_image() for frame in container.decode(video=0)]
-    except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as a video ({error}); write the results again") from error
-    height, width = size
-    scale = images[0].height // height if images else 0
-    if not images or scale < 1 or scale != images[0].width // width:
-        raise ValueError(f"{str(path)!r} does not have the size {width} x {height} of cameras.json times a whole number")
-    # An odd side was made even by one repeated row or column, which the box leaves out.
-    box = (0, 0, width * scale, height * scale)
-    return np.stack([np.asarray(image.resize((width, height), Image.Resampling.BOX, box=box)) for image in images])

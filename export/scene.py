@@ -45,6 +45,10 @@ class PointCloud:
         """The points of these indices."""
         return PointCloud(*(getattr(self, field.name)[kept] for field in fields(self)))
 
+    def at_most(self, count: int) -> "PointCloud":
+        """An even random choice of so many points (always the same choice), or all."""
+        return self.select(_random_choice(np.arange(len(self)), count))
+
 
 @dataclass(frozen=True)
 class Scene:

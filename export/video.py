@@ -1,6 +1,7 @@
 """MP4 files that every player shows: colour frames, depth and confidence."""
 
 import tempfile
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-__all__ = ["colorize", "depth_frames", "encode_video", "player_scale"]
+__all__ = ["colorize", "decode_video", "depth_frames", "encode_video", "player_scale"]
 
 PLAYER_SIDE = 256  # below this short side players show a stamp or blur it themselves
 
@@ -96,3 +97,35 @@ def _enlarge(frame: np.ndarray, scale: int, resample: str, height: int, width: i
         size = (frame.shape[1] * scale, frame.shape[0] * scale)
         frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling[resample.upper()]))
     return np.pad(frame, ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)), mode="edge")
+
+
+def decode_video(path: Path, size: tuple[int, int], count: int) -> Iterator[Image.Image]:
+    """The frames of a video.mp4 of ours one by one, brought back from the size for players.
+
+    Args:
+        path: Of the file.
+        size: (H, W) in pixels, of the cameras beside it.
+        count: How many cameras there are.
+
+    Raises:
+        ValueError: It is no video, not of a multiple of `size`, or has another number of frames.
+    """
+    height, width = size
+    found = 0
+    try:
+        # FFmpeg gets no path: in one, it would take a folder "12:30" for a protocol.
+        with path.open("rb") as file, av.open(file, mode="r", metadata_errors="replace") as container:
+            for frame in container.decode(video=0):
+                found += 1
+                image = frame.to_image()
+                scale = image.height // height
+                if scale < 1 or scale != image.width // width:
+                    raise ValueError(
+                        f"{str(path)!r} does not have the size {width} x {height} of cameras.json times a whole number"
+                    )
+                # An odd side was made even by one repeated row or column, which the box leaves out.
+                yield image.resize((width, height), Image.Resampling.BOX, box=(0, 0, width * scale, height * scale))
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a video ({error}); write the results again") from error
+    if found != count:
+        raise ValueError(f"{str(path)!r} has {found} frames, cameras.json {count}; they are of different runs")

@@ -5,24 +5,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from jog3r.export.conventions import camera_size, quaternion_wxyz, time_colors
 from jog3r.export.exporters import load_scene
+from jog3r.export.formats.camera_files import read_cameras_json, read_details
 from jog3r.export.formats.point_cloud import read_ply
-from jog3r.export.scene import PointCloud, Scene
+from jog3r.export.scene import PointCloud
+from jog3r.export.video import decode_video
 
 __all__ = ["view_scene"]
 
 MAX_POINTS = 400_000
+PICTURE_SIDE = 160  # of a camera's frame: enough for its size on the screen, and thousands of them fit into a browser
 
 
 def view_scene(directory: str | Path, *, host: str = "127.0.0.1", port: int = 8080, block: bool = True) -> Any:
     """Serve a result folder to the browser at http://host:port.
 
-    Shows scene.npz (cloud per frame, confidence threshold) or, without it, pointcloud.ply and the cameras.
+    Shows scene.npz (cloud per frame, confidence threshold) or, without it, cameras.json with pointcloud.ply and the frames of
+    video.mp4, of which one may be missing.
 
     Args:
-        directory: A folder that `write_results` or `export_scene` filled.
+        directory: A folder that a command, `write_results` or `export_scene` filled.
         host: Address to listen on; the default is this machine only.
         port: Port to listen on; the next free one is taken if it is in use.
         block: Serve until interrupted; False returns at once.
@@ -31,7 +36,7 @@ def view_scene(directory: str | Path, *, host: str = "127.0.0.1", port: int = 80
         The viser server (stop it with `.stop()`), when `block` is False.
 
     Raises:
-        ValueError: The folder holds no result.
+        ValueError: The folder holds no result, or files of different runs.
         ImportError: viser is not installed; the message says how to install it.
     """
     try:
@@ -40,10 +45,9 @@ def view_scene(directory: str | Path, *, host: str = "127.0.0.1", port: int = 80
         raise ImportError(
             "the viewer needs viser: pip install '.[viewer]' in the checkout of jog3r (or open pointcloud.glb in any 3D viewer)"
         ) from error
-    scene = load_scene(directory)
-    cloud = _load_cloud(scene, Path(directory))
+    shown = _read(Path(directory))
     server = viser.ViserServer(host=host, port=port, verbose=False)
-    _Viewer(server, scene, cloud)
+    _Viewer(server, shown)
     if block:
         try:
             server.sleep_forever()
@@ -53,24 +57,67 @@ def view_scene(directory: str | Path, *, host: str = "127.0.0.1", port: int = 80
     return server
 
 
-def _load_cloud(scene: Scene, directory: Path) -> PointCloud | None:
-    if scene.has_points:
-        return scene.points(max_points=MAX_POINTS)
-    path = directory / "pointcloud.ply"
-    return read_ply(path.read_bytes()) if path.is_file() else None
+@dataclass(frozen=True)
+class _Shown:
+    """What is shown of a result: F cameras, their pictures if there are any, and the cloud if there is one.
+
+    Attributes:
+        poses: (F, 4, 4) camera-to-world.
+        known: (F,) bool, those that are known.
+        intrinsics: (F, 3, 3) in pixels.
+        size: (H, W) in pixels.
+        pictures: F small ones, or none.
+        cloud: None without points.
+    """
+
+    poses: np.ndarray
+    known: np.ndarray
+    intrinsics: np.ndarray
+    size: tuple[int, int]
+    pictures: list[np.ndarray]
+    cloud: PointCloud | None
+
+    def distance(self) -> float:
+        """Middle distance of the points from the middle of the cameras; 0 without points."""
+        if self.cloud is None:
+            return 0.0
+        return float(np.median(np.linalg.norm(self.cloud.points - self.poses[self.known, :3, 3].mean(0), axis=1)))
+
+
+def _read(directory: Path) -> _Shown:
+    video, ply = directory / "video.mp4", directory / "pointcloud.ply"
+    cloud = read_ply(ply.read_bytes()).at_most(MAX_POINTS) if ply.is_file() else None
+    if (directory / "scene.npz").is_file():
+        scene = load_scene(directory)
+        cloud = scene.points(max_points=MAX_POINTS) if scene.has_points else cloud
+        pictures = [_small(Image.fromarray(frame)) for frame in scene.frames]
+        return _Shown(scene.poses, scene.pose_known, scene.intrinsics, scene.size, pictures, cloud)
+    if not (directory / "cameras.json").is_file() or not (video.is_file() or ply.is_file()):
+        raise ValueError(
+            f"{str(directory)!r} holds no result to show: neither scene.npz nor cameras.json with video.mp4 or pointcloud.ply; "
+            "give the folder that generate (with cameras), reconstruct or register wrote"
+        )
+    content = (directory / "cameras.json").read_bytes()
+    poses, intrinsics, size, _ = read_cameras_json(content)
+    pictures = [_small(image) for image in decode_video(video, size, len(poses))] if video.is_file() else []
+    return _Shown(poses, read_details(content)["pose_known"], intrinsics, size, pictures, cloud)
+
+
+def _small(image: Image.Image) -> np.ndarray:
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    return np.asarray(image)
 
 
 @dataclass
 class _Viewer:
-    """The scene in a viser server, with its controls."""
+    """A result in a viser server, with its controls."""
 
     server: Any
-    scene: Scene
-    cloud: PointCloud | None
+    shown: _Shown
 
     def __post_init__(self) -> None:
         self.server.scene.set_up_direction("-y")
-        gui, count = self.server.gui, self.scene.num_frames
+        gui, count = self.server.gui, len(self.shown.poses)
         self.frame = gui.add_slider("frame", min=1, max=count, step=1, initial_value=1)
         self.all_frames = gui.add_checkbox("all frames", initial_value=True)
         self.point_size = gui.add_slider("point size", min=0.1, max=4.0, step=0.1, initial_value=1.0)
@@ -79,49 +126,43 @@ class _Viewer:
         for control in (self.frame, self.all_frames, self.point_size, self.doubtful):
             control.on_update(lambda _: self.draw_points())
         self.follow.on_click(lambda event: self.look_through(event.client))
-        self.unit = _pixel_spacing(self.scene)
+        self.distance = self.shown.distance()
         self.draw_cameras()
         self.draw_points()
 
     def draw_cameras(self) -> None:
-        depth = self.scene.median_depth()
-        height, width = self.scene.size
-        colors = time_colors(self.scene.num_frames)
-        wxyz = quaternion_wxyz(self.scene.poses[:, :3, :3])
-        for index, pose in enumerate(self.scene.poses):
-            if not self.scene.pose_known[index]:
-                continue
+        poses, (height, width) = self.shown.poses, self.shown.size
+        colors, wxyz = time_colors(len(poses)), quaternion_wxyz(poses[:, :3, :3])
+        size = camera_size(poses, self.distance)
+        for index in np.flatnonzero(self.shown.known).tolist():
             self.server.scene.add_camera_frustum(
                 f"/cameras/{index + 1:05d}",
-                fov=float(2 * np.arctan(height / 2 / self.scene.intrinsics[index, 1, 1])),
+                fov=float(2 * np.arctan(height / 2 / self.shown.intrinsics[index, 1, 1])),
                 aspect=width / height,
-                scale=camera_size(self.scene.poses, depth),
+                scale=size,
                 color=tuple(int(channel) for channel in colors[index]),
-                image=self.scene.frames[index],
+                image=self.shown.pictures[index] if self.shown.pictures else None,
                 wxyz=wxyz[index],
-                position=pose[:3, 3],
+                position=poses[index, :3, 3],
             )
 
     def draw_points(self) -> None:
-        if self.cloud is None:
+        cloud = self.shown.cloud
+        if cloud is None:
             return
-        shown = self.cloud.confidence >= np.quantile(self.cloud.confidence, self.doubtful.value / 100)
+        kept = cloud.confidence >= np.quantile(cloud.confidence, self.doubtful.value / 100)
         # A cloud from a PLY file does not know its frames (-1): it is shown as a whole.
-        if not self.all_frames.value and self.cloud.frame[0] >= 0:
-            shown &= self.cloud.frame == self.frame.value - 1
+        if not self.all_frames.value and cloud.frame[0] >= 0:
+            kept &= cloud.frame == self.frame.value - 1
+        pixel = self.distance / float(np.median(self.shown.intrinsics[:, 0, 0])) or 0.01  # what one covers at that distance
         self.server.scene.add_point_cloud(
-            "/points",
-            points=self.cloud.points[shown],
-            colors=self.cloud.colors[shown],
-            point_size=self.unit * self.point_size.value,
+            "/points", points=cloud.points[kept], colors=cloud.colors[kept], point_size=pixel * self.point_size.value
         )
 
     def look_through(self, client: Any) -> None:
-        pose = self.scene.poses[self.frame.value - 1]
-        client.camera.wxyz = quaternion_wxyz(pose[:3, :3])
-        client.camera.position = pose[:3, 3]
-
-
-def _pixel_spacing(scene: Scene) -> float:
-    """What one pixel covers at the middle depth, in scene units."""
-    return scene.median_depth() / float(np.median(scene.intrinsics[:, 0, 0])) or 0.01
+        index = self.frame.value - 1
+        if not self.shown.known[index]:
+            client.add_notification("No camera", f"The pose of frame {index + 1} is unknown.")
+            return
+        client.camera.wxyz = quaternion_wxyz(self.shown.poses[index, :3, :3])
+        client.camera.position = self.shown.poses[index, :3, 3]

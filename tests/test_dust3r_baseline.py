@@ -140,6 +140,7 @@ def test_a_converted_folder_reconstructs_and_says_its_licence(capsys: pytest.Cap
         (["--both_directions"], "both_directions=True belong to a video generator"),
         (["--reconstruction_timestep", "20"], "reconstruction_timestep=20"),
         (["--window", "3"], "video generator"),
+        (["--overlap", "1"], "video generator"),
     ):
         capsys.readouterr()
         assert main([*arguments[:-1], str(tmp_path / "other"), "--height", size, "--width", size, *refused]) == 2

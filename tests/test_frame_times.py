@@ -16,7 +16,7 @@ from jog3r import tiny_checkpoint
 from jog3r.commands.parser import main
 from jog3r.data import procedural_clip
 from jog3r.export.exporters import load_scene, write_results
-from jog3r.export.formats.camera_files import cameras_json, npz_bytes, read_npz, read_times
+from jog3r.export.formats.camera_files import cameras_json, npz_bytes, read_details, read_npz
 from jog3r.export.formats.trajectories import tum_text
 from jog3r.export.scene import Scene
 from jog3r.sfm.frames import check_frames
@@ -127,7 +127,7 @@ def test_images_that_rgb_would_change_are_refused_where_nothing_converts_them(mo
 def test_times_come_back_from_files(tmp_path: Path) -> None:
     own = replace(make_scene(), times=np.arange(make_scene().num_frames) ** 2 / 3)
     np.testing.assert_array_equal(read_npz(npz_bytes(own)).times, own.times)
-    np.testing.assert_array_equal(read_times(cameras_json(own)), own.times)
+    np.testing.assert_array_equal(read_details(cameras_json(own))["times"], own.times)
     bare = Scene(own.frames, own.poses, own.intrinsics, fps=own.fps, times=own.times)
     write_results(bare, tmp_path)
     np.testing.assert_array_equal(load_scene(tmp_path).times, own.times)

@@ -241,7 +241,7 @@ def test_viewer_refuses_other_folders(tmp_path: Path) -> None:
     pytest.importorskip("viser")
     from jog3r.export.viewer import view_scene
 
-    with pytest.raises(ValueError, match="lacks cameras.json and video.mp4"):
+    with pytest.raises(ValueError, match="neither scene.npz nor cameras.json with video.mp4 or pointcloud.ply"):
         view_scene(tmp_path, block=False)
 
 

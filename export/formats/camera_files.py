@@ -10,7 +10,7 @@ import numpy as np
 from jog3r.export.point_tracks import Tracks
 from jog3r.export.scene import Scene
 
-__all__ = ["CONVENTION", "cameras_json", "npz_bytes", "read_cameras_json", "read_npz", "read_pose_known", "read_times"]
+__all__ = ["CONVENTION", "cameras_json", "npz_bytes", "read_cameras_json", "read_details", "read_npz"]
 
 CONVENTION = "opencv_cam_to_world"
 _ARRAYS = (
@@ -66,15 +66,22 @@ def read_cameras_json(content: bytes) -> tuple[np.ndarray, np.ndarray, tuple[int
     return poses, intrinsics, size, fps
 
 
-def read_pose_known(content: bytes) -> np.ndarray:
-    """Mask (F,) of the frames of a `cameras_json` whose pose is known."""
-    return np.array([frame.get("pose_known", True) for frame in json.loads(content)["frames"]], dtype=bool)
+def read_details(content: bytes) -> dict[str, Any]:
+    """What a `cameras_json` says of its cameras, by the names of `Scene`; what a file of an earlier version lacks is left out.
 
+    Args:
+        content: The file's bytes, which `read_cameras_json` takes.
 
-def read_times(content: bytes) -> np.ndarray | None:
-    """Times (F,) in seconds of the frames of a `cameras_json`; None for a file of an earlier version, which has none."""
-    frames = json.loads(content)["frames"]
-    return np.array([frame["time"] for frame in frames], np.float64) if all("time" in frame for frame in frames) else None
+    Returns:
+        `source`, and per frame (F,) `pose_known`, `registered` and `times` in seconds.
+    """
+    document = json.loads(content)
+    frames = document["frames"]
+    details = {"source": document.get("source", ""), "pose_known": [frame.get("pose_known", True) for frame in frames]}
+    for name, key in (("registered", "registered"), ("times", "time")):
+        if all(key in frame for frame in frames):
+            details[name] = [frame[key] for frame in frames]
+    return {name: value if isinstance(value, str) else np.array(value) for name, value in details.items()}
 
 
 def npz_bytes(scene: Scene) -> bytes:

@@ -19,10 +19,10 @@ def read_true_cameras(path: Path) -> np.ndarray:
     except OSError as error:
         raise UsageError(f"--true_cameras {str(path)!r} cannot be read: {error.strerror}") from error
     if path.suffix == ".json":
-        from jog3r.export.formats.camera_files import read_cameras_json, read_pose_known
+        from jog3r.export.formats.camera_files import read_cameras_json, read_details
 
         poses = read_cameras_json(content)[0]
-        unknown = (~read_pose_known(content)).nonzero()[0].tolist()
+        unknown = (~read_details(content)["pose_known"]).nonzero()[0].tolist()
         if unknown:
             raise UsageError(f"--true_cameras {str(path)!r} has no pose for {_ranges(unknown)}; give cameras that are all known")
         return _checked(path, poses)

@@ -42,7 +42,7 @@ def find_maps(options: argparse.Namespace, frames: np.ndarray, folder: Path) -> 
     by_window = is_long(options)
     if len(frames) > MAX_FRAMES and not by_window:
         return None
-    pipe = pipeline_of_options(options, with_text=False)
+    pipe = pipeline_of_options(options, with_text=False, generator=by_window)
     height, width = (pipe.default_size,) * 2 if options.height is None else (options.height, options.width)
     if not by_window:
         reduced, transform = resize_frames(frames, height, width, options.resize)
