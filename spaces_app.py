@@ -50,7 +50,7 @@ from jog3r.space.look.html_pieces import (
 )
 from jog3r.space.look.plain_errors import Page
 from jog3r.space.look.style import CSS, HEAD, theme
-from jog3r.space.look.texts import ABOUT, INTRODUCTION, PROMPT_HINT, TINY_WORDS, compare_note, limits_note
+from jog3r.space.look.texts import ABOUT, INTRODUCTION, NO_VIDEOS, PROMPT_HINT, TINY_WORDS, compare_note, limits_note
 from jog3r.space.model import BUNDLED_STEPS, GENERATED_FPS, find_cameras, generate_video
 from jog3r.space.results import write_clip, write_colmap, write_consistency, write_correspondences, write_scene_files
 from jog3r.space.server import Space, follow, mcp_is_on, one_sentence, open_space
@@ -122,7 +122,10 @@ def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
         files = write_scene_files(result.scene, folder)
         matches = write_correspondences(result.scene, folder)
         side = upload.frames.shape[1]
-        code = reconstruct_code(_public_path(space), upload.numbers, space.model.size, space.model.dtype, side)
+        model = space.model
+        code = reconstruct_code(
+            _public_path(space), upload.numbers, model.size, model.dtype, side, makes_videos=model.makes_videos
+        )
         cloud = point_view(space.folder.serve(Path(files.cloud)), result)
         shown = (files.video, cloud, files.path_picture, files.strips)
         rest = (code, matches, pose_table(result))
@@ -396,21 +399,35 @@ def _compare_tab(space: Space) -> None:
     _connect(start, stop, _for_space(compare, space), [prompt, *settings], [status, *videos, *maps, _code()])
 
 
+def _no_videos() -> None:
+    """What stands where a model that makes videos is asked for them."""
+    gr.HTML(banner(NO_VIDEOS))
+
+
 def build(space: Space) -> gr.Blocks:
     """The page."""
     with Page(title="JOG3R", analytics_enabled=False, delete_cache=(60, space.limits.keep_seconds)) as page:
         gr.Markdown(INTRODUCTION)
-        with gr.Tabs(overflow_behavior="wrap") as tabs:  # else Gradio hides in a menu what it thinks does not fit
+        makes_videos = space.model.makes_videos
+        opening = None if makes_videos else _CAMERAS_TAB
+        with gr.Tabs(
+            selected=opening, overflow_behavior="wrap"
+        ) as tabs:  # else Gradio hides in a menu what it thinks does not fit
             with gr.Tab("Text to video"):
-                hand_over, generated = _generate_tab(space)
+                generated = _generate_tab(space) if makes_videos else _no_videos()
             with gr.Tab("Video to cameras", id=_CAMERAS_TAB):
                 given = _reconstruct_tab(space)
             with gr.Tab("Compare"):
-                _compare_tab(space)
+                if makes_videos:
+                    _compare_tab(space)
+                else:
+                    _no_videos()
             with gr.Tab("About"):
                 gr.Markdown(ABOUT)
-        handed = hand_over.click(take_over, generated, [given, tabs], queue=False, api_visibility="private")
-        handed.success(None, None, None, js="() => window.scrollTo({ top: 0 })", api_visibility="private")
+        if generated is not None:
+            hand_over, clip = generated
+            handed = hand_over.click(take_over, clip, [given, tabs], queue=False, api_visibility="private")
+            handed.success(None, None, None, js="() => window.scrollTo({ top: 0 })", api_visibility="private")
     return page.queue(max_size=space.limits.waiting, api_open=False)  # no computation passes by the queue
 
 

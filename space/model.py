@@ -12,6 +12,8 @@ from PIL import Image
 
 from jog3r.data.video import resize_frames
 from jog3r.export.scene import Scene
+from jog3r.pipelines.loading.any_pipeline import load_pipeline
+from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.space.gpu import gpu
 from jog3r.space.guard.limits import GenerateSettings
@@ -48,12 +50,17 @@ class SpaceModel:
 
     name: str
     path: str
-    pipe: Jog3rPipeline
+    pipe: Any  # `Jog3rPipeline` or `Dust3rPipeline`
+
+    @property
+    def makes_videos(self) -> bool:
+        """Whether it is a video generator; a DUSt3R baseline finds cameras alone."""
+        return isinstance(self.pipe, Jog3rPipeline)
 
     @property
     def max_frames(self) -> int:
         """Frames that the model was made for."""
-        return int(self.pipe.transformer.config.num_frames)
+        return int(self.pipe.output_size(None, None, None)[0])
 
     @property
     def max_video_frames(self) -> int:
@@ -68,12 +75,13 @@ class SpaceModel:
     @property
     def has_geometry(self) -> bool:
         """Whether it finds cameras; a generation-only checkpoint has no pointmap head."""
-        return self.pipe.pointmap_head is not None
+        return not self.makes_videos or self.pipe.pointmap_head is not None
 
     @property
     def dtype(self) -> str:
         """Precision of the weights, as torch calls it."""
-        return str(self.pipe.transformer.dtype).removeprefix("torch.")
+        network = self.pipe.transformer if self.makes_videos else self.pipe.baseline
+        return str(network.dtype).removeprefix("torch.")
 
     def part_read(self, prompt: str) -> str | None:
         """The beginning of a prompt that the model reads, as it reads it (lower case); None if that is all of it."""
@@ -102,7 +110,7 @@ def load_model(path: str, name: str | None = None, dtype: str = "float32") -> Sp
     if dtype not in DTYPES:
         raise ValueError(f"the precision of a model is one of {', '.join(DTYPES)}, got {dtype!r}")
     if path not in _models:
-        pipe = Jog3rPipeline.from_pretrained(path, dtype=getattr(torch, dtype))
+        pipe: Jog3rPipeline | Dust3rPipeline = load_pipeline(path, dtype=getattr(torch, dtype))
         pipe.set_progress_bar_config(disable=True)
         for component in pipe.components.values():
             if isinstance(component, torch.nn.Module):
@@ -124,7 +132,7 @@ def generate_video(
     """Text to video, with cameras or without.
 
     Args:
-        path: Of a loaded model.
+        path: Of a loaded model that makes videos.
         settings: What is wanted.
         with_cameras: Task "t2v+c"; else "t2v".
         seconds: Time limit.

@@ -34,7 +34,7 @@ class Space:
     """A Space that is ready to serve.
 
     Attributes:
-        model: Makes videos and finds cameras.
+        model: Finds cameras, and makes videos if it is a video generator.
         compare: The second model of the comparison; None if there is only one.
         is_bundled: Whether `model` is the checkpoint of the package.
         limits: What may be asked for.
@@ -68,7 +68,8 @@ def open_space(
         parent: Where the private folder is made; None is the system's folder for temporary files.
 
     Raises:
-        ValueError, OSError: A model cannot be loaded, `model` finds no cameras, or another `dtype`.
+        ValueError, OSError: A model cannot be loaded, `model` finds no cameras, a model makes no videos to compare, or another
+            `dtype`.
     """
     few_arenas()
     limits = limits or SpaceLimits()
@@ -77,6 +78,9 @@ def open_space(
     if not first.has_geometry:
         raise ValueError(f"{model!r} has no pointmap head; the Space needs one that finds cameras (the other goes to compare)")
     second = load_model(compare, dtype=dtype) if compare else None
+    for one in (first, second) if second else ():
+        if not one.makes_videos:
+            raise ValueError(f"{one.path!r} is a {type(one.pipe).__name__}, which makes no videos to compare: leave compare out")
     folder = ServerFolder(limits.keep_seconds, parent)
     start_upkeep(folder)
     bound_gradio()

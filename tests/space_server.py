@@ -38,13 +38,13 @@ def save_tiny_model(folder: Path) -> str:
 
 
 @contextmanager
-def running_space(folder: Path, compare: bool = False, **limits: object) -> Iterator[Running]:
-    """Serve on a free port; `folder` gets the model and the server's files."""
+def running_space(folder: Path, compare: bool = False, other: str | None = None, **limits: object) -> Iterator[Running]:
+    """Serve the tiny model, or that of another folder, on a free port; `folder` gets the model and the server's files."""
     import spaces_app
 
-    model = save_tiny_model(folder / "tiny_model")
+    bundled = save_tiny_model(folder / "tiny_model")
     second = save_tiny_model(folder / "second_model") if compare else None
-    space = open_space(model, second, bundled=model, limits=replace(LIMITS, **limits), parent=folder)
+    space = open_space(other or bundled, second, bundled=bundled, limits=replace(LIMITS, **limits), parent=folder)
     page = spaces_app.launch(space, "127.0.0.1", None, block=False)
     try:
         yield Running(page.local_url, space, page)

@@ -192,7 +192,9 @@ out.poses[0], out.intrinsics[0], out.pointmaps[0]  # cameras and points
 """
 
 
-def reconstruct_code(model: str, numbers: Sequence[int], size: int, dtype: str = "float32", side: int = 0) -> str:
+def reconstruct_code(  # noqa: PLR0913  # what the lines are made of
+    model: str, numbers: Sequence[int], size: int, dtype: str = "float32", side: int = 0, *, makes_videos: bool = True
+) -> str:
     """Python that finds the cameras of a video: of the frames with these numbers.
 
     Args:
@@ -201,16 +203,19 @@ def reconstruct_code(model: str, numbers: Sequence[int], size: int, dtype: str =
         size: Side of the square that the model sees.
         dtype: Of the model.
         side: Of the square that was cut out; in a larger one features are followed.
+        makes_videos: The model is a video generator, else a DUSt3R baseline.
     """
+    names = "Jog3rPipeline, tiny_checkpoint" if makes_videos else "Dust3rPipeline"
+    pipeline = f"{names.split(',')[0]}.from_pretrained({_model_literal(model)}{_precision(dtype)})"
     strides = set(np.diff(numbers).tolist())
     chosen = f"range({numbers[0]}, {numbers[-1] + 1}, {strides.pop()})" if len(strides) == 1 else str(list(numbers))
     if side > size:
         return f"""import torch
-from jog3r import Jog3rPipeline, tiny_checkpoint
+from jog3r import {names}
 from jog3r.data.video import read_frames, resize_frames
 from jog3r.sfm import track_cameras
 
-pipe = Jog3rPipeline.from_pretrained({_model_literal(model)}{_precision(dtype)})
+pipe = {pipeline}
 clip = read_frames("my_video.mp4", {chosen}, size=({side}, {side}), resize_mode="crop")
 small = resize_frames(clip.frames, {size}, {size})[0]
 out = pipe(video=small, generator=torch.Generator().manual_seed(0))
@@ -218,10 +223,10 @@ found = track_cameras(clip.frames, initial=out)
 found.chosen, found.poses, found.intrinsics, found.points  # tracks or network; camera-to-world, pixels, world points
 """
     return f"""import torch
-from jog3r import Jog3rPipeline, tiny_checkpoint
+from jog3r import {names}
 from jog3r.data.video import read_frames
 
-pipe = Jog3rPipeline.from_pretrained({_model_literal(model)}{_precision(dtype)})
+pipe = {pipeline}
 clip = read_frames("my_video.mp4", {chosen}, size=({size}, {size}), resize_mode="crop")
 out = pipe(video=clip.frames, generator=torch.Generator().manual_seed(0))
 out.poses[0], out.intrinsics[0], out.depth[0]  # camera-to-world, pixels, z

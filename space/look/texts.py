@@ -4,7 +4,17 @@ from collections.abc import Iterable
 
 from jog3r.data.procedural.scene_grammar import FLOOR_PATTERNS, KINDS, MOTIONS, PALETTE
 
-__all__ = ["ABOUT", "INTRODUCTION", "PROMPT_HINT", "SHARED_LIMITS", "TINY_LIMITS", "TINY_WORDS", "compare_note", "limits_note"]
+__all__ = [
+    "ABOUT",
+    "INTRODUCTION",
+    "NO_VIDEOS",
+    "PROMPT_HINT",
+    "SHARED_LIMITS",
+    "TINY_LIMITS",
+    "TINY_WORDS",
+    "compare_note",
+    "limits_note",
+]
 
 INTRODUCTION = """# JOG3R: video and cameras from one model
 Write a prompt and get a short video **with** its 3D points and camera path, or give a video and get its cameras."""
@@ -37,6 +47,11 @@ TINY_LIMITS = (
 )
 SHARED_LIMITS = (
     "Static scenes only; lengths have no unit; of a long clip some frames are looked at. Check results before relying on them."
+)
+
+NO_VIDEOS = (
+    'The model of this page makes no videos: it finds the cameras of videos that it is given, under "Video to cameras". For '
+    "prompts start the page with a JOG3R model."
 )
 
 
