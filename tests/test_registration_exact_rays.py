@@ -8,7 +8,9 @@ from registration_exact_rays import KINDS, make_case, path_error
 from registration_scenes import make_scene
 
 from jog3r import register_pointmaps
+from jog3r.data import procedural_clip
 from jog3r.geometry.cameras import so3_exp
+from jog3r.geometry.pointmaps import pointmaps_in_first_camera
 from jog3r.geometry.registration.checks import check_inputs
 from jog3r.geometry.registration.joint_fit.depth_agreement import excess_variance
 from jog3r.geometry.registration.joint_fit.noise import estimate_noise
@@ -56,6 +58,21 @@ def test_a_fit_that_is_worse_than_the_start_is_flagged() -> None:
     result = register_pointmaps(*scene.inputs, smoothness=None, smoothness_translation=1e8)
     assert sum("poor fit" in words for words in result.degenerate) >= 3
     assert not any(register_pointmaps(*scene.inputs, smoothness=None, smoothness_translation=1.0).degenerate)
+
+
+def test_a_zoom_is_a_poor_fit_for_one_focal_length_and_none_for_one_a_frame() -> None:
+    clip = procedural_clip(1, split="test", num_frames=8, height=48, width=64)
+    intrinsics = torch.from_numpy(clip.intrinsics).clone()
+    intrinsics[:, 0, 0] *= torch.linspace(1, 1.6, 8)
+    intrinsics[:, 1, 1] *= torch.linspace(1, 1.6, 8)
+    points = pointmaps_in_first_camera(torch.from_numpy(clip.depth), intrinsics, torch.from_numpy(clip.poses))
+    valid = torch.from_numpy(clip.valid).float()
+    pairs = torch.tensor([[0, frame] for frame in range(1, 8)])
+    maps = (points[:1].repeat(7, 1, 1, 1), valid[:1].repeat(7, 1, 1), points[1:], valid[1:], pairs, 8)
+    assert sum("poor fit" in words for words in register_pointmaps(*maps).degenerate) >= 6
+    apart = register_pointmaps(*maps, shared_focal=False)
+    assert not any("poor fit" in words for words in apart.degenerate)
+    torch.testing.assert_close(apart.intrinsics[:, 0, 0].double(), intrinsics[:, 0, 0].double(), rtol=0.02, atol=0)
 
 
 # --- the objective -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ TOO_FEW_POINTS = "too few points"  # under 12 valid points in each of its maps; 
 NO_PARALLAX = "no parallax"  # the camera's offset from frame 1 is within its uncertainty: its direction means nothing
 PLANAR_SCENE = "planar scene"  # the points lie in one plane within the noise: pose and focal may be confounded
 # Most pixels disagree with the pose, the points' errors exceed a tenth of their distance, or the start fitted clearly better.
+# Clips that zoom get it, too, with one focal length for all frames; `shared_focal=False` is the remedy.
 POOR_FIT = "poor fit"
 _NO_POSE = (NO_OVERLAP, TOO_FEW_POINTS)
 

@@ -51,7 +51,8 @@ class Registration:
     """Steps taken."""
     degenerate: tuple[str, ...]
     """Per frame why its pose deserves no trust, joined by ", ": "no parallax", "planar scene", "poor fit"; "too few points" and
-    "no overlap" for a frame that has no pose (see `pose_known`); "" for a sound frame."""
+    "no overlap" for a frame that has no pose (see `pose_known`); "" for a sound frame. Clips that zoom often get "poor fit" with
+    one focal length for all frames: give `shared_focal=False`."""
     pose_covariance: Tensor
     """(F, 6, 6) covariance of rotation vector (radians) and translation of each pose, in world axes (R -> exp(w) R, t -> t + v);
     zero for frame 1 and given poses, inf on the diagonal where the pose is unknown; NaN-filled by the reference, which
