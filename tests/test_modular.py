@@ -194,7 +194,7 @@ def test_tasks_that_blocks_cannot_do_are_refused(classic):
 
 
 def test_components_that_are_missing_are_named(classic):
-    with pytest.raises(ValueError, match="CheckV2C needs transformer, vae, scheduler, not loaded so far"):
+    with pytest.raises(ValueError, match="CheckInputs needs transformer, vae, scheduler, not loaded so far"):
         Jog3rModularBlocksV2C().init_pipeline()(video=VIDEO)
     pipe = modular(Jog3rModularBlocks, tiny_pipeline(text_encoder=None, pointmap_head=None))
     with pytest.raises(ValueError, match="needs the pointmap head"):

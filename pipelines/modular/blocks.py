@@ -13,7 +13,7 @@ from diffusers.modular_pipelines import ConditionalPipelineBlocks, SequentialPip
 from jog3r.pipelines.call_inputs import CallInputs
 from jog3r.pipelines.captions import CaptionBatch
 from jog3r.pipelines.checks import TASKS
-from jog3r.pipelines.modular.block_base import Jog3rBlock, summary
+from jog3r.pipelines.modular.block_base import COMPONENTS, Jog3rBlock, summary
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
 __all__ = [
@@ -28,7 +28,10 @@ CHECKED = tuple(field.name for field in fields(CallInputs) if field.name not in 
 
 
 class CheckInputs(Jog3rBlock):
-    """Refuse what cannot work, also inputs of other tasks, before anything is computed."""
+    """Refuse what cannot work, also inputs of other tasks, before anything is computed.
+
+    The blocks that it stands in front of set `task` and `uses`.
+    """
 
     optional = ("text_encoder", "tokenizer", "pointmap_head")  # the inputs tell whether these are needed
     reads = CHECKED
@@ -42,27 +45,6 @@ class CheckInputs(Jog3rBlock):
         inputs = {name: getattr(values, name) for name in CHECKED}
         steps.check_inputs(CallInputs(**{**inputs, "task": task}, **NO_CALLBACKS))
         return {}
-
-
-class CheckT2V(CheckInputs):
-    """For text to video."""
-
-    task = "t2v"
-    uses = ("text_encoder", "tokenizer", "transformer", "vae", "scheduler")
-
-
-class CheckT2VC(CheckInputs):
-    """For text to video with cameras."""
-
-    task = "t2v+c"
-    uses = ("text_encoder", "tokenizer", "transformer", "pointmap_head", "vae", "scheduler")
-
-
-class CheckV2C(CheckInputs):
-    """For video to cameras."""
-
-    task = "v2c"
-    uses = ("transformer", "pointmap_head", "vae", "scheduler")
 
 
 class EncodePrompt(Jog3rBlock):
@@ -87,24 +69,18 @@ class EncodePrompt(Jog3rBlock):
 
 
 class SetTimesteps(Jog3rBlock):
-    """Set the scheduler up and find the step at which features are read."""
+    """Set the scheduler up and, with cameras, find the step at which features are read; a schedule that has none is refused."""
 
     uses = ("scheduler",)
     reads = ("num_inference_steps", "reconstruction_timestep")
     writes = ("timesteps", "tap_step", "reconstruction_timestep")
-    task = "t2v"
+    task: str  # set by the blocks that it stands among
 
     def run(self, steps: Jog3rPipeline, values: Any) -> dict[str, Any]:
         """See `Jog3rPipeline.prepare_timesteps`."""
         timesteps, tap_step = steps.prepare_timesteps(values.num_inference_steps, self.task, values.reconstruction_timestep)
         level = None if tap_step is None else float(timesteps[tap_step])
         return {"timesteps": timesteps, "tap_step": tap_step, "reconstruction_timestep": level}
-
-
-class SetTimestepsWithTap(SetTimesteps):
-    """The schedule; one that has no step for the features is refused."""
-
-    task = "t2v+c"
 
 
 class PrepareLatents(Jog3rBlock):
@@ -218,6 +194,14 @@ class RegisterPairs(Jog3rBlock):
 
 class _Sequence(SequentialPipelineBlocks):
     description = property(summary)
+    task: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        used = {name for block in self.sub_blocks.values() for name in block.uses}
+        self.sub_blocks["check"].uses = tuple(name for name in COMPONENTS if name in used)
+        for name in {"check", "set_timesteps"} & set(self.sub_blocks):
+            self.sub_blocks[name].task = self.task
 
     def set_progress_bar_config(self, **options: Any) -> None:
         for block in self.sub_blocks.values():
@@ -227,25 +211,25 @@ class _Sequence(SequentialPipelineBlocks):
 class Jog3rModularBlocksT2V(_Sequence):
     """Text to video with JOG3R."""
 
+    task = "t2v"
     block_names = ["check", "encode_prompt", "set_timesteps", "prepare_latents", "denoise", "decode"]
-    block_classes = [CheckT2V, EncodePrompt, SetTimesteps, PrepareLatents, Denoise, DecodeFrames]
+    block_classes = [CheckInputs, EncodePrompt, SetTimesteps, PrepareLatents, Denoise, DecodeFrames]
 
 
 class Jog3rModularBlocksT2VC(_Sequence):
     """Text to video with pointmaps and cameras, with JOG3R."""
 
+    task = "t2v+c"
     block_names = [*Jog3rModularBlocksT2V.block_names, "decode_pairs", "register"]
-    block_classes = [
-        *(CheckT2VC, EncodePrompt, SetTimestepsWithTap, PrepareLatents, Denoise, DecodeFrames),
-        *(DecodePairs, RegisterPairs),
-    ]
+    block_classes = [*Jog3rModularBlocksT2V.block_classes, DecodePairs, RegisterPairs]
 
 
 class Jog3rModularBlocksV2C(_Sequence):
     """Video to cameras, depth and pointmaps with JOG3R."""
 
+    task = "v2c"
     block_names = ["check", "encode_video", "reconstruct_pairs", "register"]
-    block_classes = [CheckV2C, EncodeVideo, ReconstructPairs, RegisterPairs]
+    block_classes = [CheckInputs, EncodeVideo, ReconstructPairs, RegisterPairs]
 
 
 class Jog3rModularBlocks(ConditionalPipelineBlocks):
