@@ -20,6 +20,7 @@ from PIL import Image
 from sfm_clips import TrueClip, read_clips
 
 from jog3r import tiny_checkpoint
+from jog3r.data.video import resize_frames
 from jog3r.evaluation.baselines import constant_poses, forward_poses
 from jog3r.evaluation.camera_metrics import pose_errors, pose_metrics
 from jog3r.pipelines.loading.any_pipeline import load_pipeline
@@ -78,7 +79,8 @@ def make_methods(model: str) -> dict[str, Callable[[TrueClip], Found]]:
     pipe = load_pipeline(model, with_text=False)
 
     def network(clip: TrueClip) -> Found:
-        poses = pipe(video=clip.frames, generator=torch.Generator().manual_seed(0)).poses[0].numpy()
+        small, _ = resize_frames(clip.frames, pipe.default_size, pipe.default_size, "crop")  # as `jog3r reconstruct` does
+        poses = pipe(video=small, generator=torch.Generator().manual_seed(0)).poses[0].numpy()
         return poses, np.nan, len(poses)
 
     return {

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # In a checkout the sub-packages lie beside this folder (see setup.py); in a wheel they lie inside it and this does nothing.
 _CHECKOUT = Path(__file__).resolve().parent.parent
