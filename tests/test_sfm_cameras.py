@@ -33,6 +33,13 @@ def test_poses_and_focal_are_found(clip: RenderedClip, found: TrackedCameras) ->
     assert bool(found.registered.all()) and found.degenerate == ("",) * 5
 
 
+def test_a_given_focal_length_is_held_in_every_beginning(clip: RenderedClip) -> None:
+    given = 1.1 * FOCAL  # wrong: bundle adjustment would move it if it could
+    found = track_cameras(clip.frames, focal_px=given)
+    assert torch.allclose(found.intrinsics[:, [0, 1], [0, 1]], torch.tensor(given))
+    assert len(found.candidates) > 1 and all(one.focal_px == pytest.approx(given) for one in found.candidates)
+
+
 def test_points_project_onto_their_tracks_in_pixels_of_the_video(found: TrackedCameras) -> None:
     tracks = found.tracks
     camera = torch.linalg.inv(found.poses.double())[tracks.frame] @ torch.cat(

@@ -64,7 +64,7 @@ def _try_beginnings(matches: Matches, tracks: Tracks, prior: FocalPrior, network
         name = "mapper" if free or factor == 1 else f"mapper at {factor} x the likeliest focal length"
         return [adjusted(solution) for solution in run_mapper(matches, prior.focal * factor, free, seed, name)]
 
-    verdicts = mapped(1.0, prior.known)
+    verdicts = mapped(1.0, False)  # held: at the given focal length, or the likeliest
     turning = rotating_camera(tracks, prior)
     if turning is not None:
         verdicts += [judge(tracks, turning, prior), adjusted(_named(turning, "small motion"))]
