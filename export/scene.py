@@ -14,9 +14,10 @@ from PIL import Image
 
 from jog3r.export.point_tracks import Tracks
 from jog3r.geometry import cameras
+from jog3r.geometry.depth_maps import away_from_bends
 from jog3r.geometry.pose_checks import pose_fault
 
-__all__ = ["PointCloud", "Scene", "depth_edges", "unproject"]
+__all__ = ["PointCloud", "Scene", "unproject"]
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class Scene:
 
         Args:
             min_confidence_quantile: In [0, 1): this share of the pixels, the least sure ones, is left out.
-            edge_tolerance: Leave out pixels at depth edges, see `depth_edges`; None keeps them.
+            edge_tolerance: Leave out pixels at depth edges, see `geometry.depth_maps.away_from_bends`; None keeps them.
 
         Returns:
             (F, H, W) bool.
@@ -239,11 +240,13 @@ class Scene:
         """
         if self.pointmaps is None:
             raise ValueError("this scene has no pointmaps; build it with pointmaps or with Scene.from_depth")
+        if edge_tolerance is not None and not edge_tolerance > 0:
+            raise ValueError(f"edge_tolerance must be positive, got {edge_tolerance!r}; None switches the filter off")
         if not 0 <= min_confidence_quantile < 1:
             raise ValueError(f"min_confidence_quantile must lie in [0, 1), got {min_confidence_quantile!r}")
         seen = (self.confidence > 0) & (self.depth > 0)
         if edge_tolerance is not None:
-            seen &= ~depth_edges(self.depth, seen, edge_tolerance)
+            seen = away_from_bends(torch.tensor(self.depth), torch.from_numpy(seen), edge_tolerance).numpy()
         if min_confidence_quantile > 0 and seen.any():
             seen &= self.confidence >= np.quantile(self.confidence[seen], min_confidence_quantile)
         if not seen.any():
@@ -258,7 +261,7 @@ class Scene:
         Args:
             min_confidence_quantile: In [0, 1): this share of the pixels, the least sure ones, is left out.
             max_points: Keep an even random choice of at most that many (always the same choice); None keeps all.
-            edge_tolerance: Leave out pixels at depth edges, see `depth_edges`; None keeps them.
+            edge_tolerance: Leave out pixels at depth edges, see `geometry.depth_maps.away_from_bends`; None keeps them.
 
         Returns:
             The points in order of frame, row, column.
@@ -307,35 +310,6 @@ def unproject(depth: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray) -> n
         )
     double = [torch.from_numpy(np.asarray(array, dtype=np.float64)) for array in (depth, intrinsics, poses)]
     return cameras.transform(double[2], cameras.unproject(double[0], double[1])).numpy().astype(np.float32)
-
-
-def depth_edges(depth: np.ndarray, seen: np.ndarray, tolerance: float = 0.1) -> np.ndarray:
-    """Pixels where the depth jumps, which would fly between front and back in a cloud.
-
-    Inverse depth is linear in the pixels of any plane, however slanted, so its second difference tells a jump from a slope; a
-    plain depth difference would also cut grazing walls and floors.
-
-    Args:
-        depth: (F, H, W) z.
-        seen: (F, H, W) bool, where `depth` counts.
-        tolerance: Second difference of 1/z, relative to 1/z, from which a pixel is an edge.
-
-    Returns:
-        (F, H, W) bool.
-    """
-    if not tolerance > 0:
-        raise ValueError(f"edge_tolerance must be positive, got {tolerance!r}; None switches the filter off")
-    inverse = np.where(seen & (depth > 0), 1 / np.where(depth > 0, depth, 1), np.nan)
-    edges = np.zeros(depth.shape, bool)
-    for axis in (1, 2):
-        if depth.shape[axis] < 3:
-            continue
-        middle = [slice(None)] * 3
-        middle[axis] = slice(1, -1)
-        bend = np.abs(np.diff(inverse, 2, axis=axis)) / inverse[tuple(middle)]
-        # A neighbour without depth (NaN) compares False: the rim of a hole is kept.
-        edges[tuple(middle)] |= bend > tolerance
-    return edges
 
 
 def _numpy(value: Any) -> np.ndarray:

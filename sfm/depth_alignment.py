@@ -6,6 +6,9 @@ Letters: F frames, H W pixels, N points, M observations.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+
+from jog3r.geometry.depth_maps import sample_depth
 
 __all__ = ["MIN_POINTS", "AlignedDepth", "align_depth"]
 
@@ -92,7 +95,9 @@ def align_depth(
     )
     for index in range(count):
         here = (frame == index) & (z > 0) & (xy > -0.5).all(1) & (xy < [width - 0.5, height - 0.5]).all(1)
-        value = _sample(depth[index], valid[index], xy[here])
+        # The value itself, not its inverse: z is not known before scale and shift are.
+        given = (np.array(depth[index], np.float64), np.array(valid[index], bool), np.array(xy[here], np.float64))
+        value = sample_depth(*map(torch.from_numpy, given), inverse=False).numpy()
         known = np.isfinite(value)
         result.num_points[index] = known.sum()
         if known.sum() < MIN_POINTS:
@@ -199,16 +204,3 @@ def _at(image: np.ndarray, xy: np.ndarray) -> np.ndarray:
     """Values (K,) of the nearest pixels."""
     x, y = xy.round().astype(np.int64).T
     return np.asarray(image[y.clip(0, image.shape[0] - 1), x.clip(0, image.shape[1] - 1)])
-
-
-def _sample(depth: np.ndarray, valid: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Depth (K,) between pixels, bilinear; NaN where one of the four is not valid."""
-    height, width = depth.shape
-    x, y = np.clip(xy[:, 0], 0, width - 1), np.clip(xy[:, 1], 0, height - 1)
-    left, top = np.minimum(x.astype(np.int64), max(width - 2, 0)), np.minimum(y.astype(np.int64), max(height - 2, 0))
-    right, low = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    known = np.where(valid, depth, np.nan).astype(np.float64)
-    across, down = x - left, y - top
-    upper = known[top, left] * (1 - across) + known[top, right] * across
-    lower = known[low, left] * (1 - across) + known[low, right] * across
-    return np.asarray(upper * (1 - down) + lower * down)

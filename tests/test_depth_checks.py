@@ -9,7 +9,6 @@ from jog3r.data.procedural import procedural_clip
 from jog3r.training.preparation.depth_masks import (
     DepthChecks,
     agreement_mask,
-    away_from_edges,
     disagreement,
     known_depth,
     pose_scale,
@@ -26,17 +25,6 @@ def test_sky_has_no_depth() -> None:
     depth = torch.tensor([0.0, -1.0, float("inf"), float("nan"), 2.0, 500.0])
     assert known_depth(depth).tolist() == [False, False, False, False, True, True]
     assert known_depth(depth, max_depth=100.0).tolist() == [False, False, False, False, True, False]
-
-
-def test_both_sides_of_a_jump_are_edges_and_slopes_are_not() -> None:
-    depth = torch.linspace(2.0, 2.2, 8).expand(6, 8).clone()
-    depth[:, 4:] += 1.0
-    valid = torch.ones(6, 8, dtype=torch.bool)
-    assert (~away_from_edges(depth, valid)).nonzero()[:, 1].unique().tolist() == [3, 4]
-    assert away_from_edges(depth, valid, threshold=2.0).all()
-    valid[:, 4] = False  # beside the unknown nothing is known to jump
-    assert torch.equal(away_from_edges(depth, valid), valid)
-    assert (~away_from_edges(depth.T, torch.ones(8, 6, dtype=torch.bool))).nonzero()[:, 0].unique().tolist() == [3, 4]
 
 
 def test_exact_depth_and_cameras_agree(geometry: tuple[torch.Tensor, ...]) -> None:
@@ -63,9 +51,9 @@ def test_pixels_that_a_neighbour_looks_through_go(geometry: tuple[torch.Tensor, 
     kept = checks.apply(floating, valid, intrinsics, poses)
     assert not kept[2, 19:29, 19:29].all(0).any()
     assert torch.equal(DepthChecks(None, None).apply(floating, valid, intrinsics, poses), valid)
-    for function in (lambda: agreement_mask(*geometry, threshold=0.0), lambda: away_from_edges(depth, valid, -1.0)):
+    for checks in (DepthChecks(agreement_threshold=0.0), DepthChecks(agreement_threshold=math.nan), DepthChecks(-1.0)):
         with pytest.raises(ValueError, match="threshold must be positive"):
-            function()
+            checks.apply(*geometry)
 
 
 @pytest.mark.parametrize("factor", [0.02, 0.4, 3.0])

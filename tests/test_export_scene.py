@@ -30,9 +30,10 @@ from jog3r.export.formats.glb import continuous, glb_bytes
 from jog3r.export.formats.nerfstudio import nerfstudio_files
 from jog3r.export.formats.point_cloud import ply_bytes, read_ply
 from jog3r.export.formats.splats import nearest_spacing, splat_bytes
-from jog3r.export.formats.tracks import build_tracks, sample_depth
-from jog3r.export.scene import Scene, depth_edges, unproject
+from jog3r.export.formats.tracks import build_tracks
+from jog3r.export.scene import Scene, unproject
 from jog3r.export.video import colorize, depth_frames, encode_video, player_scale
+from jog3r.geometry.depth_maps import sample_depth
 
 
 @pytest.fixture(scope="module")
@@ -145,16 +146,6 @@ def test_nothing_left_is_said(scene: Scene) -> None:
         empty.points()
 
 
-def test_depth_edges_finds_jumps_and_spares_slopes() -> None:
-    v, u = np.mgrid[:40, :40].astype(float)
-    slanted = 1 / (0.05 + 0.02 * u + 0.005 * v)  # a plane from depth 20 to 1: inverse depth is linear
-    jump = np.where(u > 20, 3 * slanted, slanted)
-    everywhere = np.ones((1, 40, 40), bool)
-    assert not depth_edges(slanted[None], everywhere).any()
-    found = depth_edges(jump[None], everywhere)[0]
-    assert found[:, 20:22].all() and not found[:, :20].any() and not found[:, 22:].any()
-
-
 # Conventions
 
 
@@ -183,11 +174,12 @@ def test_srgb_known_values() -> None:
 def test_tracks_lie_on_the_same_surface(scene: Scene) -> None:
     tracks = build_tracks(scene)
     assert (np.diff(tracks.point) >= 0).all() and len(tracks.point) > 3 * len(tracks.points)
-    inverse = np.where(scene.confidence > 0, 1 / np.where(scene.confidence > 0, scene.depth, 1), np.nan)
     for frame in range(FRAMES):
         here = tracks.frame == frame
         in_camera = (tracks.points[tracks.point[here]] - scene.poses[frame, :3, 3]) @ scene.poses[frame, :3, :3]
-        assert np.nanmax(np.abs(sample_depth(inverse, tracks.frame[here], tracks.xy[here]) / in_camera[:, 2] - 1)) < 0.02
+        maps = torch.tensor(scene.depth[frame]), torch.tensor(scene.confidence[frame] > 0)
+        own = sample_depth(*maps, torch.from_numpy(tracks.xy[here]), spare_unweighted=True).numpy()
+        assert (np.abs(own / in_camera[:, 2] - 1) < 0.02).all()
     assert tracks.error_px.max() < 1e-4
     assert np.bincount(tracks.point).min() >= 2
     pairs = tracks.point * FRAMES + tracks.frame
@@ -228,19 +220,6 @@ def test_tracks_options(scene: Scene) -> None:
     pointmaps = unproject(scene.depth, shifted, scene.intrinsics)
     with pytest.raises(ValueError, match="no point is seen by 2 frames"):
         build_tracks(Scene(scene.frames, shifted, scene.intrinsics, pointmaps, scene.confidence))
-
-
-def test_sample_depth_is_exact_on_planes_and_unknown_beside_holes() -> None:
-    v, u = np.mgrid[:5, :6].astype(float)
-    inverse = 0.2 + 0.03 * u + 0.01 * v
-    xy = np.random.default_rng(0).uniform([0, 0], [5, 4], (50, 2))
-    np.testing.assert_allclose(
-        sample_depth(inverse[None], np.zeros(50, int), xy), 1 / (0.2 + 0.03 * xy[:, 0] + 0.01 * xy[:, 1]), rtol=1e-12
-    )
-    inverse[2, 3] = np.nan
-    one = np.zeros(1, int)
-    assert np.isnan(sample_depth(inverse[None], one, np.array([[2.5, 1.5]]))).all()
-    assert np.isfinite(sample_depth(inverse[None], one, np.array([[2.0, 2.0]]))).all()  # exactly on a known pixel
 
 
 def test_colmap_has_one_camera_when_the_intrinsics_are_shared() -> None:

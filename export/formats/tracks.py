@@ -5,11 +5,14 @@ depth. Observations in the other frames are therefore projections, exact to the 
 """
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from jog3r.export.point_tracks import Tracks, project_each
 from jog3r.export.scene import Scene
+from jog3r.geometry.depth_maps import sample_depth
 
-__all__ = ["build_tracks", "sample_depth"]
+__all__ = ["build_tracks"]
 
 
 def build_tracks(
@@ -41,8 +44,8 @@ def build_tracks(
         ValueError: No point is seen by `min_length` frames, or no pointmaps.
     """
     seen = scene.valid_pixels(min_confidence_quantile=min_confidence_quantile)
-    inverse_depth = np.where(seen, 1 / np.where(seen, scene.depth, 1), np.nan)
     covered = ~seen
+    maps = torch.tensor(scene.depth), torch.from_numpy(seen)
     points: list[np.ndarray] = []
     colors: list[np.ndarray] = []
     observed: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -52,7 +55,7 @@ def build_tracks(
         world = scene.pointmaps[source, y, x].astype(np.float64)
         others = np.arange(max(0, source - max_gap), min(scene.num_frames, source + max_gap + 1))
         own = (np.arange(len(y)), np.full(len(y), source), np.stack([x, y], -1).astype(np.float64))
-        found = [own, _observe(scene, others[others != source], world, inverse_depth, depth_tolerance)]
+        found = [own, _observe(scene, others[others != source], world, maps, depth_tolerance)]
         point, frame, xy = (np.concatenate(parts) for parts in zip(*found, strict=True))
         # Only what became a point covers the pixels that see it.
         kept = np.bincount(point, minlength=len(y)) >= min_length
@@ -67,38 +70,14 @@ def build_tracks(
     return _choose(scene, np.concatenate(points), np.concatenate(colors), observed, max_points, min_length)
 
 
-def sample_depth(inverse_depth: np.ndarray, frame: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Depth at pixel coordinates between pixels: bilinear in 1/z, which is exact on planes.
-
-    Args:
-        inverse_depth: (F, H, W) 1/z, NaN where unknown.
-        frame: (N,) index of each coordinate's frame.
-        xy: (N, 2) coordinates inside the image (first pixel's centre at 0).
+def _observe(
+    scene: Scene, others: np.ndarray, world: np.ndarray, maps: tuple[Tensor, Tensor], tolerance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which of the points (N, 3) the other frames (K,) see, by all frames' depth (F, H, W) and where it counts.
 
     Returns:
-        (N,) z; NaN where one of the pixels with weight is unknown.
+        Indices of points (M,), of frames (M,), pixels (M, 2).
     """
-    height, width = inverse_depth.shape[1:]
-    x, y = np.clip(xy[:, 0], 0, width - 1), np.clip(xy[:, 1], 0, height - 1)
-    left, top = np.minimum(x.astype(np.int64), max(width - 2, 0)), np.minimum(y.astype(np.int64), max(height - 2, 0))
-    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    value = np.zeros(len(xy))
-    for row, column, weight in (
-        (top, left, (1 - (x - left)) * (1 - (y - top))),
-        (top, right, (x - left) * (1 - (y - top))),
-        (bottom, left, (1 - (x - left)) * (y - top)),
-        (bottom, right, (x - left) * (y - top)),
-    ):
-        # A pixel without weight must not spoil the sum with its NaN.
-        value += np.where(weight > 0, weight * inverse_depth[frame, row, column], 0)
-    with np.errstate(divide="ignore"):
-        return 1 / value
-
-
-def _observe(
-    scene: Scene, others: np.ndarray, world: np.ndarray, inverse_depth: np.ndarray, tolerance: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which of the points (N, 3) the other frames (K,) see: indices of points (M,), of frames (M,), pixels (M, 2)."""
     height, width = scene.size
     point = np.tile(np.arange(len(world)), len(others))
     frame = np.repeat(others, len(world))
@@ -106,8 +85,10 @@ def _observe(
     with np.errstate(invalid="ignore"):
         inside = (z > 0) & (xy > -0.5).all(1) & (xy < [width - 0.5, height - 0.5]).all(1)
     point, frame, xy, z = point[inside], frame[inside], xy[inside], z[inside]
+    # A still camera sees points exactly on its pixels: those beside a hole stay.
+    own = sample_depth(*maps, torch.from_numpy(xy), torch.from_numpy(frame), spare_unweighted=True).numpy()
     with np.errstate(invalid="ignore"):
-        agrees = np.abs(sample_depth(inverse_depth, frame, xy) / z - 1) < tolerance
+        agrees = np.abs(own / z - 1) < tolerance
     return point[agrees], frame[agrees], xy[agrees]
 
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import compose, invert, project, transform, unproject
+from jog3r.geometry.depth_maps import away_from_jumps, sample_depth
+from jog3r.geometry.reprojection import inside_image
 
 __all__ = [
     "DepthChecks",
     "agreement_mask",
-    "away_from_edges",
     "disagreement",
     "is_constant",
     "known_depth",
@@ -34,7 +35,8 @@ class DepthChecks:
     """Which known depth is not to be believed when pointmaps are made of it.
 
     Attributes:
-        edge_threshold: drop pixels at jumps of more than this in ln z; None keeps them. See `away_from_edges`.
+        edge_threshold: drop pixels at jumps of more than this in ln z; None keeps them. See
+            `geometry.depth_maps.away_from_jumps`.
         agreement_threshold: drop pixels that a neighbouring frame contradicts by more than this in ln z; None keeps them. See
             `agreement_mask`.
     """
@@ -47,39 +49,13 @@ class DepthChecks:
         kept = valid
         if self.agreement_threshold is not None:
             kept = agreement_mask(depth, valid, intrinsics, poses, self.agreement_threshold)
-        return kept if self.edge_threshold is None else kept & away_from_edges(depth, valid, self.edge_threshold)
+        return kept if self.edge_threshold is None else kept & away_from_jumps(depth, valid, self.edge_threshold)
 
 
 def known_depth(depth: Tensor, max_depth: float | None = None) -> Tensor:
     """Where depth (...) is a number above 0 and at most `max_depth`, if given: the sky has none, infinity, or far too much."""
     known = depth.isfinite() & (depth > 0)
     return known if max_depth is None else known & (depth <= max_depth)
-
-
-def away_from_edges(depth: Tensor, valid: Tensor, threshold: float = 0.1) -> Tensor:
-    """Valid pixels none of whose four valid neighbours differs by more than `threshold` in ln z.
-
-    Estimated depth smears across edges: points between foreground and background lie in mid-air.
-
-    Args:
-        depth: (..., H, W).
-        valid: (..., H, W) bool.
-        threshold: difference of the logarithms; 0.1 is a jump of about 10 %.
-
-    Returns:
-        (..., H, W) bool.
-    """
-    if threshold <= 0:
-        raise ValueError(f"threshold must be positive, got {threshold}")
-    log = torch.where(valid, depth, torch.ones_like(depth)).log()
-    jump_down = ((log[..., 1:, :] - log[..., :-1, :]).abs() > threshold) & valid[..., 1:, :] & valid[..., :-1, :]
-    jump_right = ((log[..., :, 1:] - log[..., :, :-1]).abs() > threshold) & valid[..., :, 1:] & valid[..., :, :-1]
-    edge = torch.zeros_like(valid)
-    edge[..., 1:, :] |= jump_down
-    edge[..., :-1, :] |= jump_down
-    edge[..., :, 1:] |= jump_right
-    edge[..., :, :-1] |= jump_right
-    return valid & ~edge
 
 
 def disagreement(
@@ -110,7 +86,7 @@ def agreement_mask(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tens
     Returns:
         (F, H, W) bool.
     """
-    if threshold <= 0:
+    if not threshold > 0:
         raise ValueError(f"threshold must be positive, got {threshold}")
     kept = valid.clone()
     count = depth.shape[0]
@@ -235,30 +211,14 @@ def _visit(
     """Every `step`-th pixel of frame `pair[0]` seen from frame `pair[1]`.
 
     Returns:
-        z (h, w) expected there, z that frame has there (bilinear), and where all of that is known.
+        z (h, w) expected there, z that frame has there (bilinear in 1/z), and where all of that is known.
     """
     source, target = pair
     height, width = depth.shape[-2:]
     points = unproject(depth[source], intrinsics[source])[::step, ::step]  # (h, w, 3)
     points = transform(compose(invert(poses[target]), poses[source]), points)
     pixels = project(points, intrinsics[target])
-    inside = (pixels >= 0) & (pixels <= pixels.new_tensor([width - 1, height - 1]))
-    known = valid[source][::step, ::step] & (points[..., 2] > 0) & inside.all(-1)
+    known = valid[source][::step, ::step] & (points[..., 2] > 0) & inside_image(pixels, height, width)
     pixels = torch.where(known[..., None], pixels, torch.zeros_like(pixels))
-    seen, fully = _bilinear_depth(depth[target], valid[target], pixels)
-    return points[..., 2], seen, known & fully
-
-
-def _bilinear_depth(depth: Tensor, valid: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Depth at pixels (..., 2) inside the image, and whether all four neighbours are valid. On a plane 1/z is linear, not z."""
-    height, width = depth.shape
-    inverse = torch.where(valid, 1 / torch.where(valid, depth, torch.ones_like(depth)), torch.zeros_like(depth))
-    left = pixels[..., 0].floor().long().clamp(max=max(width - 2, 0))
-    top = pixels[..., 1].floor().long().clamp(max=max(height - 2, 0))
-    a, b = pixels[..., 0] - left, pixels[..., 1] - top
-    right, low = (left + 1).clamp(max=width - 1), (top + 1).clamp(max=height - 1)
-    upper = inverse[top, left] * (1 - a) + inverse[top, right] * a
-    lower = inverse[low, left] * (1 - a) + inverse[low, right] * a
-    fully = valid[top, left] & valid[top, right] & valid[low, left] & valid[low, right]
-    value = upper * (1 - b) + lower * b
-    return torch.where(fully, 1 / torch.where(fully, value, torch.ones_like(value)), torch.ones_like(value)), fully
+    seen = sample_depth(depth[target], valid[target], pixels)
+    return points[..., 2], seen, known & ~seen.isnan()
