@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,54 +44,31 @@ _FEW = 3  # clips that must all fail alike, and first of all, before the call is
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Options of `run_evaluation`; checked when made.
+    """Options of `run_evaluation`; checked when made."""
 
-    Attributes:
-        task: "v2c", "t2vc" or "all".
-        model: folder or hub id of a pipeline.
-        out: output folder; new, empty, or an earlier run's to be resumed.
-        clips: N of video to cameras.
-        captions: N of text to video with cameras.
-        split: of the procedural clips; "train" is refused.
-        first: index of the first clip and caption in the split.
-        seed: clip k uses seed + k.
-        num_frames, height, width: None: what the model was made for.
-        num_inference_steps: of the sampling.
-        guidance_scale: None: the pipeline's default.
-        registration: "fast" or "reference".
-        smoothness_focal, smoothness_translation: weights of the paper's temporal terms, see docs/registration.md.
-        focal_per_frame: a focal length for each frame, not one for all.
-        both_directions: video to cameras reads each video backwards, too (see `Jog3rPipeline.__call__`).
-        features: folder or hub id of a feature network (DINO); None: met3r_self on colours, no distances with it.
-        features_sha256: pinned hash of its weights; a must for a hub id.
-        fvd: weights file of I3D; None: no FVD.
-        fvd_sha256: pinned hash of that file.
-        device: where the pipeline runs.
-    """
-
-    task: str
-    model: str
-    out: str
-    clips: int = 200
-    captions: int = 64
-    split: str = "test"
-    first: int = 0
-    seed: int = 0
-    num_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    num_inference_steps: int = 30
-    guidance_scale: float | None = None
-    registration: str = "fast"
-    smoothness_focal: float = 0.0
-    smoothness_translation: float = 0.0
-    focal_per_frame: bool = False
-    both_directions: bool = False
-    features: str | None = None
-    features_sha256: str | None = None
-    fvd: str | None = None
-    fvd_sha256: str | None = None
-    device: str = "cpu"
+    task: str  # "v2c", "t2vc" or "all"
+    model: str  # folder or hub repository of a pipeline
+    out: str  # output folder; an earlier one of the same options is resumed
+    clips: int = 200  # N of video to cameras
+    captions: int = 64  # N of text to video with cameras
+    split: Literal["validation", "test"] = "test"  # of the procedural clips; "train" is refused
+    first: int = 0  # index of the first clip and caption in the split
+    seed: int = 0  # clip k uses seed + k
+    num_frames: int | None = None  # None: what the model was made for
+    height: int | None = None  # None: what the model was made for
+    width: int | None = None  # None: what the model was made for
+    num_inference_steps: int = 30  # of the sampling
+    guidance_scale: float | None = None  # None: the pipeline's default
+    registration: Literal["fast", "reference"] = "fast"  # how cameras are solved for
+    smoothness_focal: float = 0.0  # weight of the paper's temporal term of focal lengths, see docs/registration.md
+    smoothness_translation: float = 0.0  # weight of the paper's temporal term of translations, see docs/registration.md
+    focal_per_frame: bool = False  # a focal length for each frame, not one for all
+    both_directions: bool = False  # video to cameras reads each video backwards, too (see `Jog3rPipeline.__call__`)
+    features: str | None = None  # folder or hub id of a feature network (DINO); None: met3r_self on colours, no distances with it
+    features_sha256: str | None = None  # pinned hash of its weights; a must for a hub id
+    fvd: str | None = None  # weights file of I3D; None: no FVD
+    fvd_sha256: str | None = None  # pinned hash of that file
+    device: str = "cpu"  # where the pipeline runs
 
     def __post_init__(self) -> None:
         """Turn paths into texts, and refuse what cannot work, also across fields."""

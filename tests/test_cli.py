@@ -17,7 +17,8 @@ from tiny_components import PROMPT
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
 from jog3r.commands.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
-from jog3r.commands.parser import main
+from jog3r.commands.options import given_fields
+from jog3r.commands.parser import build_parser, main
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = ("--cameras", "network")  # the paper's V2C; tracks have a file of tests of their own
@@ -354,12 +355,32 @@ def test_convert_reports_what_it_cannot_read(capsys, tmp_path):
         ("prepare", "of all videos; above it the run stops (default: 0.05)"),
         ("evaluate", '--split validation|test of the procedural clips; "train" is refused (default: test)'),
         ("evaluate", "--width WIDTH None: what the model was made for (default: None)"),
+        ("evaluate", "--focal_per_frame, --focal-per-frame a focal length for each frame, not one for all (default: False)"),
+        ("evaluate", "--model MODEL folder or hub repository of a pipeline (default: the bundled tiny checkpoint)"),
+        ("prepare", "--dtype float32|bfloat16|float16 of the models while they run (default: float32)"),
     ],
 )
 def test_options_in_the_help_have_a_meaning(capsys, command, text):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     assert text in " ".join(capsys.readouterr().out.split())
+
+
+def test_options_of_a_dataclass_keep_what_was_given_and_no_defaults(capsys):
+    from jog3r.evaluation.evaluate import EvaluationOptions
+    from jog3r.training.preparation.prepare_config import PrepareConfig
+
+    words = ["evaluate", "--both-directions", "v2c", "--out", "o", "--guidance_scale", "2"]
+    given = given_fields(build_parser("evaluate").parse_args(words), EvaluationOptions)
+    assert given == {"task": "v2c", "out": "o", "both_directions": True, "guidance_scale": 2.0}
+    given = given_fields(build_parser("prepare").parse_args(["prepare", "--align-scale", "no", "--height", "32"]), PrepareConfig)
+    assert given == {"align_scale": "no", "height": "32"}  # words, which `load_config` reads
+    assert main(["evaluate", "v2c", "--out", "o", "--clips", "few"]) == 2
+    assert "--clips: invalid int value: 'few'" in capsys.readouterr().err
+    assert main(["evaluate", "v2c"]) == 2
+    assert "required: --out" in capsys.readouterr().err
+    assert main(["prepare", "--output_dir", "o", "--dtype", "int8"]) == 2
+    assert "option dtype must be one of ('float32', 'bfloat16', 'float16'), got 'int8'" in capsys.readouterr().err
 
 
 def test_evaluate_knows_the_options_of_the_evaluation(capsys, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from jog3r.evaluation.evaluate import EvaluationOptions
 from jog3r.training import train_joint
 from jog3r.training.config import TrainConfig, load_config
 from jog3r.training.option_help import option_texts
@@ -118,8 +119,8 @@ def test_help_shows_all_options_with_meaning_and_default(capsys: pytest.CaptureF
     assert "--init_from TEXT\n      pipeline folder to start from (must be given)" in text
     assert "what is trained:\n  --trainable all|temporal|lora|none\n      of the transformer; temporal is" in text
     assert "--num_threads INTEGER\n      of torch, on a CPU (default: null)" in text
-    for config in (TrainConfig, PrepareConfig):
-        assert [name for name, meaning in option_texts(config).items() if not meaning and name != "model"] == []
+    for config in (TrainConfig, PrepareConfig, EvaluationOptions):
+        assert [name for name, meaning in option_texts(config).items() if not meaning] == []
 
 
 def test_a_mistyped_option_of_a_plain_script_ends_in_one_line(capsys: pytest.CaptureFixture) -> None:

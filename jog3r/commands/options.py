@@ -1,16 +1,55 @@
 """Options that several commands share."""
 
 import argparse
+import dataclasses
+import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["option", "output_options", "result_options"]
+__all__ = ["field_options", "given_fields", "option", "output_options", "result_options"]
 
 
 def option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
     """`--name`, also with dashes for underscores."""
     names = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
     parser.add_argument(*names, dest=name, **settings)
+
+
+def field_options(parser: argparse.ArgumentParser, cls: type, leave_out: Sequence[str] = (), as_words: bool = False) -> None:
+    """One option for each field of the dataclass `cls`; its help is the comment beside the field, and the default.
+
+    What is not given is not in the namespace either, and `cls` itself refuses other values than those of a `Literal`.
+
+    Args:
+        parser: of a command that takes the bundled tiny checkpoint if no `model` is given.
+        cls: a dataclass.
+        leave_out: fields that get no option.
+        as_words: values stay words, which `load_config` reads; else a bool is a flag, and a field without default must be given.
+    """
+    from jog3r.training.option_help import option_texts
+
+    texts, hints = option_texts(cls), typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if field.name in leave_out:
+            continue
+        required = field.default is dataclasses.MISSING and field.name != "model"
+        default = "the bundled tiny checkpoint" if field.name == "model" else field.default
+        text = texts[field.name] if required else f"{texts[field.name]} (default: {default})"
+        kind, *others = typing.get_args(hints[field.name]) or (hints[field.name],)  # of `int | None` the first
+        settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        if typing.get_origin(hints[field.name]) is typing.Literal:
+            settings["metavar"] = "|".join((kind, *others))
+        elif as_words:
+            settings["metavar"] = "VALUE"
+        else:
+            settings |= {"action": "store_true"} if kind is bool else {"type": kind, "required": required}
+        option(parser, field.name, **settings)
+
+
+def given_fields(options: argparse.Namespace, cls: type) -> dict[str, Any]:
+    """Those values of a command line that are fields of the dataclass `cls`."""
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(cls) if hasattr(options, field.name)}
 
 
 def result_options(parser: argparse.ArgumentParser) -> None:
