@@ -5,6 +5,7 @@ import argparse
 from jog3r import tiny_checkpoint
 from jog3r.commands.options import field_options, given_fields
 from jog3r.commands.output_folder import UsageError
+from jog3r.commands.running import quiet_libraries
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,7 @@ def run(options: argparse.Namespace) -> str:
     """Returns the report."""
     from jog3r.evaluation.evaluate import EvaluationOptions, run_evaluation
 
+    quiet_libraries()
     values = given_fields(options, EvaluationOptions)
     try:
         return str(run_evaluation(**{"model": tiny_checkpoint()} | values)["markdown"])

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from jog3r import tiny_checkpoint
 from jog3r.commands.output_folder import UsageError
 
-__all__ = ["TINY_NOTE", "pipeline_of_options", "model_size", "seeded_generator", "stages"]
+__all__ = ["TINY_NOTE", "model_size", "pipeline_of_options", "quiet_libraries", "seeded_generator", "stages"]
 
 TINY_NOTE = (
     "note: the bundled tiny model has seen nothing but rendered rooms of 64 x 64 pixels; on real videos expect large errors"
@@ -39,14 +39,10 @@ def pipeline_of_options(options: argparse.Namespace, with_text: bool = True, gen
     if options.offload and device.split(":")[0] == "cpu":
         raise UsageError(f"--offload keeps on the CPU what an accelerator does not need: add --device cuda, got {device!r}")
     import torch
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
 
     from jog3r.pipelines.loading.any_pipeline import load_pipeline
 
-    diffusers_logging.disable_progress_bar()  # the command has its own bar
-    transformers_logging.disable_progress_bar()
-    diffusers_logging.set_verbosity_error()
+    quiet_libraries()
     try:
         pipe: Any = load_pipeline(name, with_text=with_text, dtype=getattr(torch, options.dtype))
     except (ValueError, OSError, KeyError, RuntimeError) as error:
@@ -65,6 +61,16 @@ def pipeline_of_options(options: argparse.Namespace, with_text: bool = True, gen
         raise UsageError(f"--device {device!r} cannot be used: {_first_line(error)}") from error
     pipe.set_progress_bar_config(leave=False, desc="denoising", delay=1.0)
     return pipe
+
+
+def quiet_libraries() -> None:
+    """Switch progress bars and warnings of diffusers and transformers off: a command has its own bar, and errors are one line."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()
 
 
 def _first_line(error: BaseException) -> str:
