@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from jog3r import tiny_checkpoint
-from jog3r.commands.known_cameras import read_true_cameras
 from jog3r.commands.output_folder import UsageError
+from jog3r.commands.reconstruction.known_cameras import read_true_cameras
 from jog3r.data.frame_choice import STRIDES, FrameSelection
 from jog3r.data.video import read_video
 from jog3r.evaluation.baselines import constant_poses, forward_poses

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jog3r.commands.known_cameras import read_true_cameras
+from jog3r.commands.reconstruction.known_cameras import read_true_cameras
 from jog3r.data.video import read_video
 
 

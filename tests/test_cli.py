@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from tiny_components import PROMPT
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
-from jog3r.commands.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.options import given_fields
 from jog3r.commands.parser import build_parser, main
+from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = ("--cameras", "network")  # the paper's V2C; tracks have a file of tests of their own

@@ -13,8 +13,8 @@ from PIL import Image
 from test_realestate10k import _add, _write_cameras, _write_video
 from test_realestate10k_copies import write_chunks, write_tars
 
-from jog3r.commands.known_cameras import read_true_cameras
 from jog3r.commands.output_folder import UsageError
+from jog3r.commands.reconstruction.known_cameras import read_true_cameras
 from jog3r.data.realestate10k import RealEstate10K, RealEstate10KChunks, RealEstate10KTable, RealEstate10KTars
 from jog3r.data.realestate10k.base import RealEstate10KSource
 from jog3r.data.realestate10k.table import open_table

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from jog3r.commands.known_cameras import doubtful_poses
 from jog3r.commands.options import option, output_options
 from jog3r.commands.output_folder import OutputFolder, UsageError
+from jog3r.commands.reconstruction.known_cameras import doubtful_poses
 from jog3r.commands.results import check_exports, report, result_names, write_scene, write_video, written_line
 from jog3r.commands.running import pipeline_of_options, seeded_generator, stages
 

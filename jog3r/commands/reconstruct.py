@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from jog3r.commands.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.options import option, output_options
 from jog3r.commands.output_folder import OutputFolder, UsageError
+from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.reconstruction.network import MAX_FRAMES, run_pipeline
 from jog3r.commands.reconstruction.selection import chosen_cameras, read_chosen, selection_arguments
 from jog3r.commands.reconstruction.tracked import camera_arguments, refuse_options_without_effect, run_tracked

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from jog3r.commands.known_cameras import doubtful_poses
 from jog3r.commands.options import result_options
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.geometry_file import FORMS, read_geometry, solve
+from jog3r.commands.reconstruction.known_cameras import doubtful_poses
 from jog3r.commands.reconstruction.network_maps import NetworkMaps, grid_transform
 from jog3r.commands.reconstruction.selection import read_chosen, selection_arguments
 from jog3r.commands.reconstruction.spool import Spool

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from jog3r.commands.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.options import option
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.dense import aligned_scene, check_depth, model_depth, tracks_of_maps
+from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.reconstruction.network import MAX_FRAMES, find_maps
 from jog3r.commands.reconstruction.network_maps import NetworkMaps
 from jog3r.commands.reconstruction.selection import check_count, chosen_cameras, open_frames

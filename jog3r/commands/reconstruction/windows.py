@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from jog3r.commands.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.output_folder import OutputFolder, UsageError
+from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.reconstruction.selection import chosen_cameras, open_frames
 from jog3r.commands.reconstruction.spool import Spool, Tee
 from jog3r.commands.results import check_exports, report, result_names, write_exports, written_line
