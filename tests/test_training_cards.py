@@ -67,7 +67,7 @@ def test_the_commit_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.
 def test_wandb_without_a_login_ends_in_one_line_before_the_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("wandb")
+    pytest.importorskip("wandb").teardown()  # it remembers the mode of earlier tests in this process
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_DIR"):
