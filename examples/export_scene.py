@@ -12,9 +12,7 @@ from pathlib import Path
 from jog3r.data import procedural_clip
 from jog3r.export.exporters import EXPORTERS, check_free, load_scene, write_results
 from jog3r.export.files import write_files
-from jog3r.export.pictures.correspondences import reciprocal_matches
-from jog3r.export.pictures.plots import contact_sheet, correspondences_picture, strips_picture
-from jog3r.export.pictures.rendering import turntable_video
+from jog3r.export.pictures import contact_sheet, correspondences_picture, reciprocal_matches, strips_picture
 from jog3r.export.scene import Scene
 
 
@@ -42,7 +40,6 @@ def main() -> None:
         "strips.png": strips_picture(scene),
         "frames.png": contact_sheet(scene.frames),
         "correspondences.png": correspondences_picture(scene),
-        "turntable.mp4": turntable_video(scene, num_views=24, size=(240, 320)),
     }
     paths += write_files(options.out, pictures, overwrite=options.overwrite)
 
