@@ -103,7 +103,7 @@ class RealEstate10KSource:
 
     def _read(self, index: int) -> tuple[CameraFile, Iterator[np.ndarray | None]]:
         """Cameras of a clip, and all its frames (H, W, 3) in order; those that `frame_step` drops may be None."""
-        raise NotImplementedError
+        raise NotImplementedError  # each shape of the data set has its own
 
     def _every(self, items: Sequence[Item], read: Callable[[Item], np.ndarray]) -> Iterator[np.ndarray | None]:
         """The frames of `items`; those that `frame_step` drops are not read."""
