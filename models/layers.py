@@ -130,6 +130,17 @@ def modulate(hidden_states: torch.Tensor, shift: torch.Tensor, scale: torch.Tens
     return torch.addcmul(shift, hidden_states, 1 + scale)
 
 
+def fuse_features(taps: list[torch.Tensor], weights: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    """Outputs (B, F, N, D) of K tapped blocks -> features (B, F, N, D).
+
+    Each is normalised, then they are summed with shares softmax(`weights` (K,)), as ELMo does (arXiv 1802.05365).
+    """
+    device = taps[-1].device  # parts may lie on several (device_map)
+    shares = weights.softmax(0).to(device)  # (K,)
+    normalised = [F.layer_norm(tap.to(device), tap.shape[-1:], eps=eps) for tap in taps]
+    return sum(share * tap for share, tap in zip(shares, normalised, strict=True))  # type: ignore[return-value]  # never the 0 of nothing
+
+
 class AttentionProcessor:
     """Self- or cross-attention through diffusers' dispatcher, so that `set_attention_backend` reaches every layer."""
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
@@ -19,11 +18,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
+from jog3r.models.feature_tap import check_layers
 from jog3r.models.layers import (
     Attention,
     FeedForward,
     PositionTable,
     TimestepProjection,
+    fuse_features,
     grid_positions,
     modulate,
 )
@@ -147,7 +148,7 @@ class Jog3rTransformer3DModel(ModelSavingMixin, ModelMixin, ConfigMixin, Attenti
         feature_layers: list[int] | None = None,
     ):
         super().__init__()
-        _check_feature_layers([feature_layer] if feature_layers is None else feature_layers, num_layers)
+        check_layers([feature_layer] if feature_layers is None else feature_layers, num_layers)
         if feature_layers is not None and feature_layers[-1] != feature_layer:
             raise ValueError(f"feature_layer must be the last of feature_layers={list(feature_layers)}, got {feature_layer}")
         if out_channels not in (in_channels, 2 * in_channels):
@@ -214,7 +215,7 @@ class Jog3rTransformer3DModel(ModelSavingMixin, ModelMixin, ConfigMixin, Attenti
             ValueError: for blocks that are not there or not in ascending order.
         """
         layers = [int(layer) for layer in layers]
-        _check_feature_layers(layers, self.config.num_layers)
+        check_layers(layers, self.config.num_layers)
         if layers == self.feature_layers:
             return  # keep what the fusion has learned
         several = len(layers) > 1
@@ -329,10 +330,7 @@ class Jog3rTransformer3DModel(ModelSavingMixin, ModelMixin, ConfigMixin, Attenti
         """Outputs (B, F, N, D) of the tapped blocks -> features (B, F, N, D)."""
         if self.feature_weights is None:
             return taps[0]
-        device = taps[-1].device  # parts may lie on several (device_map)
-        shares = self.feature_weights.softmax(0).to(device)  # (K,)
-        normalised = [F.layer_norm(tap.to(device), (self.width,), eps=self.config.norm_eps) for tap in taps]
-        return sum(share * tap for share, tap in zip(shares, normalised, strict=True))  # type: ignore[return-value]  # never the 0 of nothing
+        return fuse_features(taps, self.feature_weights, self.config.norm_eps)
 
     def _run_block(self, block: nn.Module, *arguments: Any) -> torch.Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
@@ -349,12 +347,3 @@ class Jog3rTransformer3DModel(ModelSavingMixin, ModelMixin, ConfigMixin, Attenti
         tokens = self.proj_out(modulate(tokens, shift, scale))  # (B, F, N, p*p*C)
         tokens = tokens.unflatten(-1, (patch, patch, -1)).unflatten(2, grid)  # (B, F, h/p, w/p, p, p, C)
         return tokens.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)  # (B, C, F, h, w)
-
-
-def _check_feature_layers(layers: Sequence[int], num_layers: int) -> None:
-    name = "feature_layer" if len(layers) == 1 else "feature_layers"
-    got = layers[0] if len(layers) == 1 else list(layers)
-    if not layers or any(not 1 <= layer <= num_layers for layer in layers):
-        raise ValueError(f"{name} counts blocks from 1 to num_layers={num_layers}, got {got}")
-    if list(layers) != sorted(set(layers)):
-        raise ValueError(f"feature_layers must ascend without repetition, got {got}")
