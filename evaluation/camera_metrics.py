@@ -177,14 +177,22 @@ def pose_metrics_by_bin(
         raise ValueError(f'by must be "baseline" or "motion_deg", got {by!r}')
     if len(edges) < 2 or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
         raise ValueError(f"bin edges must rise and be at least two, got {list(edges)}")
-    rows: list[dict[str, float | int | str]] = []
+    return [
+        {"bin": name, **pose_metrics([errors[k].select(mask) for k, mask in masks.items()])}
+        for name, masks in masks_of_bins(errors, edges, by)
+    ]
+
+
+def masks_of_bins(
+    errors: Sequence[PoseErrors], edges: Sequence[float], by: Literal["baseline", "motion_deg"]
+) -> Iterator[tuple[str, dict[int, np.ndarray]]]:
+    """Each bin of `pose_metrics_by_bin` that is not empty: its name, and the mask (P,) of its pairs for each clip with any."""
     for k, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
         last = k == len(edges) - 2
         masks = [(clip[by] >= low) & ((clip[by] <= high) if last else (clip[by] < high)) for clip in errors]
-        inside = [clip.select(mask) for clip, mask in zip(errors, masks, strict=True) if mask.any()]
+        inside = {number: mask for number, mask in enumerate(masks) if mask.any()}
         if inside:
-            rows.append({"bin": f"{by} {low:g} to {high:g}", **pose_metrics(inside)})
-    return rows
+            yield f"{by} {low:g} to {high:g}", inside
 
 
 def relative_poses(poses: np.ndarray, relative: Literal["first", "all"] = "first") -> np.ndarray:

@@ -8,7 +8,9 @@ is what `jog3r evaluate` calls; every keyword is a field of `EvaluationOptions`,
     v2c/config.json, v2c/000000.npz ...    cameras of held-out procedural clips
     t2vc/config.json, t2vc/000000.npz ...  generated videos with their cameras, and V2C of the same videos
     real/config.json, real/000000.npz ...  the real clips of the same captions through the VAE, and V2C of them (the ceiling)
-    results.json, results.md
+    results.json, results.md, results.tex  figures with 95 % intervals over clips
+    per_clip.npz                           what each clip contributed, for `jog3r evaluate compare`
+    timings.json                           seconds, which differ from run to run
 
 Started again with the same options it makes only what is missing; with other options that change predictions it refuses. Clip k
 is drawn and sampled with its own seed, `seed + k`: results do not depend on the number of clips or on interruptions.
@@ -32,9 +34,10 @@ from jog3r.data import Clip
 from jog3r.data.procedural import procedural_caption
 from jog3r.evaluation import report, scoring
 from jog3r.evaluation.caption_checks import parse_caption
-from jog3r.evaluation.features import FeatureNetwork, load_features
-from jog3r.evaluation.i3d import MIN_FRAMES, VideoFeatures, load_i3d
+from jog3r.evaluation.networks.features import FeatureNetwork, load_features
+from jog3r.evaluation.networks.i3d import MIN_FRAMES, VideoFeatures, load_i3d
 from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, ProceduralClips, describe_clips, pipeline_hash, write_text
+from jog3r.evaluation.statistics.per_clip import Samples, save_samples
 
 logger = logging.getLogger(__name__)
 
@@ -137,11 +140,11 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
     if config.both_directions:
         call["both_directions"] = True
     results: dict[str, Any] = {"model": config.model, "jog3r": __version__, "torch": torch.__version__}
-    reports = [f"# Evaluation of {config.model}"]
+    blocks: list[report.Block] = [report.Heading(1, f"Evaluation of {config.model}")]
     if config.task in ("v2c", "all"):
         clips = ProceduralClips(config.split, config.first, config.clips, *size)
         results["v2c"] = evaluate_v2c(pipeline, clips, out / "v2c", seed=config.seed, **call)
-        reports.append(report.v2c_report(results["v2c"]))
+        blocks += report.v2c_blocks(results["v2c"])
     if config.task in ("t2vc", "all"):
         real = ProceduralClips(config.split, config.first, config.captions, *size)
         captions = [procedural_caption(config.first + k, config.split) for k in range(config.captions)]
@@ -152,10 +155,23 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
         results["t2vc"] = evaluate_t2vc(
             pipeline, captions, out, real, seed=config.seed, features=features, fvd=fvd, sampling=sampling, **call
         )
-        reports.append(report.t2vc_report(results["t2vc"]))
-    results["markdown"] = "\n\n".join(reports)
-    write_text(out / "results.json", json.dumps(report.as_json(results), indent=2, allow_nan=False) + "\n")
+        blocks += report.t2vc_blocks(results["t2vc"])
+    return write_results(results, blocks, out)
+
+
+def write_results(results: dict[str, Any], blocks: Sequence[report.Block], out: Path) -> dict[str, Any]:
+    """Write what a run found; returns the results with the report as `markdown`."""
+    tasks = [name for name, value in results.items() if isinstance(value, dict)]
+    save_samples(out, {task: results[task]["samples"] for task in tasks})
+    timings = {task: results[task].pop("timings") for task in tasks}
+    write_text(out / "timings.json", json.dumps(report.as_json(timings), indent=2) + "\n")
+    kept = {
+        name: {k: v for k, v in value.items() if k != "samples"} if name in tasks else value for name, value in results.items()
+    }
+    write_text(out / "results.json", json.dumps(report.as_json(kept), indent=2, allow_nan=False) + "\n")
+    results["markdown"] = report.markdown(blocks)
     write_text(out / "results.md", results["markdown"])
+    write_text(out / "results.tex", report.latex(blocks))
     return results
 
 
@@ -171,7 +187,8 @@ def evaluate_v2c(pipeline: Any, clips: Sequence[Clip], out: str | Path, *, seed:
 
     Returns:
         `settings`, `first` and `all` (figures by method, for pairs with the first frame and for all pairs), `by_baseline`,
-        `by_motion`, `ratios`, `geometry`, `errors`.
+        `by_motion`, `ratios`, `geometry`, `errors`, `timings`, `samples` (what each clip contributed). A figure is a `Figure`, a
+        number with `low`, `high` and `n`.
     """
     # no text is read: with or without a text encoder the predictions are the same
     config = {"task": "v2c", **_common_config(pipeline, seed, call, TEXT_PARTS), "clips": describe_clips(clips)}
@@ -181,10 +198,11 @@ def evaluate_v2c(pipeline: Any, clips: Sequence[Clip], out: str | Path, *, seed:
         return _cameras(pipeline, clips[k].frames, seed + k, call)
 
     _export(store, len(clips), predict, "video to cameras")
-    predictions = [store.load(k) for k in range(len(clips))]
-    result = scoring.score_v2c(predictions, [clips[k] for k in range(len(clips))])
+    predictions = store.stored(len(clips))
+    result = scoring.score_v2c(predictions, clips)
     result["settings"] = _settings(config, len(clips))
     result["errors"] = _error_lines(predictions)
+    result["timings"] = _timings(predictions)
     return result
 
 
@@ -210,11 +228,11 @@ def evaluate_t2vc(
         seed: caption k uses seed + k, for sampling and for V2C.
         features: feature network for `met3r_self` and a distance to real clips; None: colours, no distance.
         fvd: I3D, for FVD.
-        sampling: arguments of the text-to-video call, such as `num_inference_steps`.
+        sampling: arguments of the text-to-video call.
         call: arguments of both calls; `both_directions` goes to V2C alone.
 
     Returns:
-        `settings`, `closed_loop`, `captions`, `consistency`, `distributions`, `errors`.
+        `settings`, `closed_loop`, `captions`, `consistency`, `distributions`, `errors`, `timings`, `samples`.
     """
     if len(captions) < 2 or (real_clips is not None and len(real_clips) != len(captions)):
         raise ValueError(
@@ -243,29 +261,35 @@ def evaluate_t2vc(
         return arrays
 
     _export(store, len(captions), generate, "text to video with cameras")
-    generated = [store.load(k) for k in range(len(captions))]
-    real = [] if real_clips is None else _export_real(pipeline, real_clips, Path(out) / "real", seed, call)
-    clips = [] if real_clips is None else [real_clips[k] for k in range(len(real_clips))]
+    generated = store.stored(len(captions))
+    clips: Sequence[Clip] = [] if real_clips is None else real_clips
+    real: Sequence[Mapping] = [] if real_clips is None else _export_real(pipeline, real_clips, Path(out) / "real", seed, call)
     attributes = _attributes(captions)
+    items = scoring.Items.one_each(len(captions))
+    samples = Samples(items.names)
     return {
         "settings": {
             **_settings(config, len(captions)),
             **sampling,
             "features": "colours" if features is None else features.name,
         },
-        "closed_loop": scoring.score_closed_loop(generated),
-        "captions": {} if attributes is None else scoring.score_captions(generated, real, clips, attributes),
-        "consistency": scoring.score_consistency(generated, real, clips, None if features is None else features.dense),
+        "closed_loop": scoring.score_closed_loop(generated, items, samples),
+        "captions": {} if attributes is None else scoring.score_captions(generated, real, clips, attributes, items, samples),
+        "consistency": scoring.score_consistency(generated, real, clips, features and features.dense, items, samples),
         "distributions": {
-            network.name: _distances(generated, real, network) for network in (features, fvd) if network is not None and real
+            network.name: _distances(generated, real, network, samples)
+            for network in (features, fvd)
+            if network is not None and real
         },
         "errors": _error_lines(generated),
+        "timings": _timings(generated),
+        "samples": samples,
     }
 
 
 def _export_real(
     pipeline: Any, clips: Sequence[Clip], folder: Path, seed: int, call: Mapping[str, Any]
-) -> list[dict[str, np.ndarray]]:
+) -> Sequence[dict[str, np.ndarray]]:
     """Real clips through the VAE and back, and V2C of the clips themselves."""
     store = Predictions(folder, {"task": "real", **_common_config(pipeline, seed, call), "clips": describe_clips(clips)})
 
@@ -277,7 +301,7 @@ def _export_real(
         return {"frames": frames, **{f"v2c_{name}": value for name, value in cameras.items()}}
 
     _export(store, len(clips), predict, "real clips")
-    return [store.load(k) for k in range(len(clips))]
+    return store.stored(len(clips))
 
 
 def _export(store: Predictions, count: int, predict: Callable[[int], dict[str, np.ndarray]], title: str) -> None:
@@ -340,14 +364,25 @@ def _attributes(captions: Sequence[str]) -> list[dict[str, Any]] | None:
         return None
 
 
-def _distances(generated: Sequence[Mapping], real: Sequence[Mapping], network: FeatureNetwork | VideoFeatures) -> dict[str, Any]:
+def _distances(
+    generated: Sequence[Mapping], real: Sequence[Mapping], network: FeatureNetwork | VideoFeatures, samples: Samples
+) -> dict[str, Any]:
     """Both sets went through the same decoder: real clips as the VAE gives them back."""
-    sets = [[item["frames"] for item in items if "error" not in item] for items in (generated, real)]
-    if min(len(videos) for videos in sets) < 2:
+    sets = [[None if "error" in item else network.clip(item["frames"]) for item in items] for items in (generated, real)]
+    counts = [sum(found is not None for found in features) for features in sets]
+    if min(counts) < 2:
         return {}
-    rows = scoring.score_distributions(*(np.stack([network.clip(frames) for frames in videos]) for videos in sets))
-    failed = len(generated) - len(sets[0])
+    blank = np.full_like(next(found for found in sets[0] if found is not None), np.nan)
+    own, true = (np.stack([blank if found is None else found for found in features]) for features in sets)
+    samples.features[network.name] = (own[:, None], true[:, None])
+    rows = scoring.score_distributions(*(features[np.isfinite(features).all(1)] for features in (own, true)))
+    failed = len(generated) - counts[0]
     return {name: {**row, "failed": 0 if "floor, " in name else failed} for name, row in rows.items()}
+
+
+def _timings(predictions: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+    seconds = [float(item["seconds"]) for item in predictions if "seconds" in item]
+    return {"seconds a clip (median)": float(np.median(seconds)) if seconds else float("nan")}
 
 
 def _common_config(pipeline: Any, seed: int, call: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:

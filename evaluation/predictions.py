@@ -81,6 +81,10 @@ class Predictions:
         with np.load(self.path(index), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
 
+    def stored(self, count: int) -> "StoredPredictions":
+        """The first `count` predictions, read when asked for."""
+        return StoredPredictions(self, count)
+
     def _refuse_change(self, stored: Mapping[str, Any]) -> None:
         changed = [key for key in sorted({*stored, *self.config}) if stored.get(key) != self.config.get(key)]
         if changed:
@@ -89,6 +93,24 @@ class Predictions:
                 f"the predictions in {self.folder} were made with another configuration ({lines}); "
                 "give a new output folder, or delete this one to make them anew"
             )
+
+
+class StoredPredictions(Sequence[dict[str, np.ndarray]]):
+    """Predictions 0 to count - 1 of a folder; one is held at a time."""
+
+    def __init__(self, store: Predictions, count: int) -> None:
+        """`Predictions.stored` makes it."""
+        self._store, self._count = store, count
+
+    def __len__(self) -> int:
+        """How many."""
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        """The arrays of prediction `index`; no slices."""
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return self._store.load(int(index))
 
 
 class ProceduralClips(Sequence[Clip]):

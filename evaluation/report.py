@@ -1,8 +1,15 @@
-"""Results as Markdown tables and JSON. Numbers of different protocols never share a column."""
+"""Results as tables for Markdown and LaTeX, and as JSON. Numbers of different protocols never share a column."""
 
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from jog3r.evaluation.predictions import write_text
+from jog3r.evaluation.statistics.intervals import Figure
 
 POSE_COLUMNS = {
     "rotation_deg": "rot deg",
@@ -35,13 +42,66 @@ CONSISTENCY_COLUMNS = {
     "N": "N",
     "failed": "failed",
 }
+INTERVALS = "In brackets: 95 % intervals over clips."
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading; 1 is the title."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One row a key of `rows`, the columns named; what a row lacks is a dash."""
+
+    rows: Mapping[str, Mapping[str, Any]]
+    columns: Mapping[str, str]
+    first: str = ""
+
+    def cells(self) -> list[list[str]]:
+        """Head and rows as texts."""
+        head = [self.first, *self.columns.values()]
+        return [head, *([name, *(cell(row.get(key)) for key in self.columns)] for name, row in self.rows.items())]
+
+
+Block = Heading | Table | str
+
+
+def write_report(out: str | Path | None, name: str, result: Mapping[str, Any], blocks: Sequence[Block]) -> str:
+    """Write `NAME.json`, `NAME.md` and `NAME.tex` into the folder `out`, if there is one; returns the Markdown."""
+    text = markdown(blocks)
+    if out is not None:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        contents = {"json": json.dumps(as_json(result), indent=2, allow_nan=False) + "\n", "md": text, "tex": latex(blocks)}
+        for suffix, content in contents.items():
+            write_text(folder / f"{name}.{suffix}", content)
+    return text
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """A report as Markdown."""
+    return "\n\n".join(_markdown_block(block) for block in blocks) + "\n"
+
+
+def latex(blocks: Sequence[Block]) -> str:
+    """A report as LaTeX: sections, paragraphs and plain `tabular`s, nothing to load."""
+    return "\n\n".join(_latex_block(block) for block in blocks) + "\n"
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], first: str = "") -> str:
-    """A Markdown table: one row a key of `rows`, the columns named; what a row lacks is a dash."""
-    lines = [f"| {first} | {' | '.join(columns.values())} |", f"|---|{'---|' * len(columns)}"]
-    lines += [f"| {name} | {' | '.join(number(row.get(key)) for key in columns)} |" for name, row in rows.items()]
-    return "\n".join(lines)
+    """A Markdown table."""
+    return _markdown_block(Table(rows, columns, first))
+
+
+def cell(value: Any) -> str:
+    """A number, with its interval where it has one."""
+    if isinstance(value, Figure) and math.isfinite(value.low):
+        return f"{number(float(value))} [{number(value.low)}, {number(value.high)}]"
+    return number(value)
 
 
 def number(value: Any) -> str:
@@ -54,7 +114,9 @@ def number(value: Any) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """Results as JSON values: numpy numbers as plain ones, NaN and infinity (no figure) as null, which JSON has no words for."""
+    """Results as JSON values: numpy numbers as plain ones, figures with their interval, NaN and infinity (no figure) as null."""
+    if isinstance(value, Figure):
+        return as_json(value.to_dict())
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -70,15 +132,15 @@ def header(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {number(value)}" for name, value in settings.items())
 
 
-def v2c_report(result: Mapping[str, Any]) -> str:
-    """Markdown of what `evaluate_v2c` returns."""
-    parts = ["## Video to cameras", header(result["settings"])]
+def v2c_blocks(result: Mapping[str, Any]) -> list[Block]:
+    """Report of what `evaluate_v2c` returns."""
+    parts: list[Block] = [Heading(2, "Video to cameras"), header(result["settings"]), INTERVALS]
     for relative, title in (("first", "pairs (first frame, frame f)"), ("all", "all pairs of frames")):
-        parts += [f"### {title}", table(result[relative], POSE_COLUMNS, "method")]
+        parts += [Heading(3, title), Table(result[relative], POSE_COLUMNS, "method")]
     ratios = result["ratios"]
     parts.append(
-        f"Rotation error over the constant pose's: {number(ratios['rotation_over_constant'])}; "
-        f"unfolded translation error over the always-forward camera's: {number(ratios['translation_over_forward'])}."
+        f"Rotation error over the constant pose's: {cell(ratios['rotation_over_constant'])}; "
+        f"unfolded translation error over the always-forward camera's: {cell(ratios['translation_over_forward'])}."
     )
     columns = {"num_pairs": "pairs", **POSE_COLUMNS}
     for key, title in (
@@ -87,28 +149,80 @@ def v2c_report(result: Mapping[str, Any]) -> str:
     ):
         by_bin = zip(*result[key].values(), strict=True)  # every method has the same pairs, and so the same bins
         rows = {f"{row['bin']}, {name}": row for bin_rows in by_bin for name, row in zip(result[key], bin_rows, strict=True)}
-        parts += [f"### {title}", table(rows, columns, "bin, method")]
-    parts += ["### geometry", table({"model": result["geometry"]}, {key: key for key in result["geometry"]})]
-    return "\n\n".join(parts) + _errors(result["errors"])
+        parts += [Heading(3, title), Table(rows, columns, "bin, method")]
+    parts += [Heading(3, "geometry"), Table({"model": result["geometry"]}, {key: key for key in result["geometry"]})]
+    return parts + _errors(result["errors"])
+
+
+def t2vc_blocks(result: Mapping[str, Any]) -> list[Block]:
+    """Report of what `evaluate_t2vc` returns."""
+    loop = result["closed_loop"]
+    parts: list[Block] = [
+        Heading(2, "Text to video with cameras"),
+        header(result["settings"]),
+        INTERVALS,
+        Heading(3, "closed loop: cameras of T2V+C against V2C of the same generated video"),
+        Table({key: loop[key] for key in ("own video", "shuffled pairs", "constant pose")}, POSE_COLUMNS, "pairing"),
+        f"Rotation error, own video over shuffled pairs: {cell(loop['rotation_over_shuffled'])}.",
+    ]
+    if result["captions"]:
+        parts += [Heading(3, "captions followed"), Table(result["captions"], CAPTION_COLUMNS, "video")]
+    parts += [Heading(3, "consistency"), Table(result["consistency"], CONSISTENCY_COLUMNS, "video and geometry")]
+    for network, rows in result["distributions"].items():
+        columns = {key: key for row in rows.values() for key in row}
+        parts += [Heading(3, f"distance to real clips through the VAE: {network}"), Table(rows, columns, "metric")]
+    return parts + _errors(result["errors"])
+
+
+def v2c_report(result: Mapping[str, Any]) -> str:
+    """Markdown of what `evaluate_v2c` returns."""
+    return markdown(v2c_blocks(result))
 
 
 def t2vc_report(result: Mapping[str, Any]) -> str:
     """Markdown of what `evaluate_t2vc` returns."""
-    parts = ["## Text to video with cameras", header(result["settings"])]
-    loop = result["closed_loop"]
-    parts += [
-        "### closed loop: cameras of T2V+C against V2C of the same generated video",
-        table({key: loop[key] for key in ("own video", "shuffled pairs", "constant pose")}, POSE_COLUMNS, "pairing"),
-        f"Rotation error, own video over shuffled pairs: {number(loop['rotation_over_shuffled'])}.",
-    ]
-    if result["captions"]:
-        parts += ["### captions followed", table(result["captions"], CAPTION_COLUMNS, "video")]
-    parts += ["### consistency", table(result["consistency"], CONSISTENCY_COLUMNS, "video and geometry")]
-    for network, rows in result["distributions"].items():
-        columns = {key: key for row in rows.values() for key in row}
-        parts += [f"### distance to real clips through the VAE: {network}", table(rows, columns, "metric")]
-    return "\n\n".join(parts) + _errors(result["errors"])
+    return markdown(t2vc_blocks(result))
 
 
-def _errors(errors: Sequence[str]) -> str:
-    return "\n" if not errors else "\n\nFailed clips and frames (from 0):\n" + "\n".join(f"- {line}" for line in errors) + "\n"
+def _errors(errors: Sequence[str]) -> list[Block]:
+    return ["Failed clips and frames (from 0):\n" + "\n".join(f"- {line}" for line in errors)] if errors else []
+
+
+def _markdown_block(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"{'#' * block.level} {block.text}"
+    if isinstance(block, str):
+        return block
+    head, *rows = ([text.replace("|", "\\|") for text in line] for line in block.cells())
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def _latex_block(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"\\{('section', 'subsection', 'subsubsection')[block.level - 1]}*{{{_escaped(block.text)}}}"
+    if isinstance(block, str):
+        return _escaped(block)
+    head, *rows = ([_escaped(text) for text in line] for line in block.cells())
+    # an interval is small print beside its number
+    rows = [[re.sub(r" (\[.*\])$", r" {\\scriptsize \1}", text) for text in row] for row in rows]
+    lines = [f"{' & '.join(row)} \\\\" for row in (head, *rows)]
+    return "\n".join(
+        [
+            f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            "\\hline",
+            lines[0],
+            "\\hline",
+            *lines[1:],
+            "\\hline",
+            "\\end{tabular}",
+        ]
+    )
+
+
+def _escaped(text: str) -> str:
+    """LaTeX's own characters as text."""
+    return re.sub(r"[\\&%$#_{}~^|]", lambda found: _LATEX.get(found[0], f"\\{found[0]}"), text)
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}

@@ -1,6 +1,7 @@
 """Loop 2: scores from stored predictions and true clips. Nothing here runs a model, but for an optional feature network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -8,13 +9,19 @@ import torch
 
 from jog3r.data import Clip
 from jog3r.evaluation.baselines import constant_poses, forward_poses, shuffled_pairs
-from jog3r.evaluation.camera_metrics import PoseErrors, failed_pose_errors, pose_errors, pose_metrics, pose_metrics_by_bin
-from jog3r.evaluation.caption_checks import DetectedColours, caption_following, classify_motion, detect_colours
+from jog3r.evaluation.camera_metrics import PoseErrors, failed_pose_errors, masks_of_bins, pose_errors
+from jog3r.evaluation.caption_checks import NUM_SHUFFLES as CAPTION_SHUFFLES
+from jog3r.evaluation.caption_checks import DetectedColours, agreement_counts, classify_motion, detect_colours
 from jog3r.evaluation.consistency import FeatureFunction, met3r_self, warp_error
-from jog3r.evaluation.video_metrics import frechet_distance, kernel_distance, real_floor, spread_at_this_size
+from jog3r.evaluation.statistics.distances import floor_figure, frechet_figure, kernel_figure, pooled
+from jog3r.evaluation.statistics.intervals import Figure, figure, quotient
+from jog3r.evaluation.statistics.per_clip import Samples
+from jog3r.evaluation.statistics.pose_figures import pose_figures
+from jog3r.evaluation.video_metrics import frechet_distance, polynomial_mmd
 from jog3r.geometry.cameras import transform, unproject
 from jog3r.geometry.registration.degeneracy import pose_known
 
+METHODS = ("model", "constant pose", "always forward")
 RELATIVES: tuple[Literal["first", "all"], ...] = ("first", "all")
 BASELINE: Literal["baseline"] = "baseline"
 MOTION: Literal["motion_deg"] = "motion_deg"
@@ -24,142 +31,254 @@ NUM_SHUFFLES = 5
 Arrays = Mapping[str, np.ndarray]
 
 
-def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Items:
+    """What is scored: predictions in order, clip by clip; a clip may have several, one a seed.
+
+    Attributes:
+        names: of the N clips.
+        owners: which clip each prediction is of.
+    """
+
+    names: Sequence[str]
+    owners: Sequence[int]
+
+    @classmethod
+    def one_each(cls, count: int) -> "Items":
+        """A prediction a clip, clips named by number."""
+        return cls([str(k) for k in range(count)], range(count))
+
+
+def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip], items: Items | None = None) -> dict[str, Any]:
     """Pose figures of predicted cameras beside the two baselines, overall and in bins, and geometry figures.
 
+    Predictions and clips are read one by one, so that they may be many.
+
     Args:
-        predictions: `poses (F,4,4)`, `intrinsics (F,3,3)`, `depth (F,H,W)` and `seconds` of each clip, or `error`; optionally
+        predictions: `poses (F,4,4)` of each clip, optionally `intrinsics (F,3,3)` and `depth (F,H,W)`, or `error`; optionally
             `degenerate` (F,), see `Registration.degenerate`: pairs with a frame that has no pose count as 180 degrees.
         clips: the true ones, in the same order.
+        items: whose they are; windows of one video are one clip of the intervals. None: a clip each.
+
+    Returns:
+        Tables of figures with intervals over clips, and `samples`, what each clip contributed.
     """
-    result: dict[str, Any] = {}
+    items = Items.one_each(len(clips)) if items is None else items
+    samples = Samples(items.names)
+    errors: dict[str, dict[str, list[PoseErrors]]] = {r: {name: [] for name in METHODS} for r in RELATIVES}
+    geometry: list[tuple[float, float]] = []
+    for prediction, clip in zip(predictions, clips, strict=True):
+        true = clip.poses
+        for relative in RELATIVES:
+            found = _prediction_errors(prediction, true, relative)
+            still, ahead = (pose_errors(make(len(true)), true, relative) for make in (constant_poses, forward_poses))
+            for name, error in zip(METHODS, (found, still, ahead), strict=True):
+                errors[relative][name].append(error)
+        geometry.append(_geometry_errors(prediction, clip))
+    result: dict[str, Any] = {"samples": samples}
     for relative in RELATIVES:
-        rows: dict[str, list[PoseErrors]] = {"model": [], "constant pose": [], "always forward": []}
-        for prediction, clip in zip(predictions, clips, strict=True):
-            true = clip.poses
-            rows["model"].append(
-                failed_pose_errors(true, relative)
-                if "error" in prediction
-                else pose_errors(prediction["poses"], true, relative, known=known_poses(prediction))
-            )
-            rows["constant pose"].append(pose_errors(constant_poses(len(true)), true, relative))
-            rows["always forward"].append(pose_errors(forward_poses(len(true)), true, relative))
-        result[relative] = {name: pose_metrics(errors) for name, errors in rows.items()}
-        if relative == "first":
-            for key, by in (("by_baseline", BASELINE), ("by_motion", MOTION)):
-                edges = _quantile_edges(rows["model"], by)
-                result[key] = {name: pose_metrics_by_bin(errors, edges, by) for name, errors in rows.items()}
-    first = result["first"]
+        result[relative] = {
+            name: samples.add_poses(f"{relative}/{name}", found, items.owners) for name, found in errors[relative].items()
+        }
+    for key, by in (("by_baseline", BASELINE), ("by_motion", MOTION)):
+        result[key] = {name: _by_bin(found, by, items.owners) for name, found in errors["first"].items()}
     result["ratios"] = {
-        "rotation_over_constant": _ratio(first["model"], first["constant pose"], "rotation_deg"),
-        "translation_over_forward": _ratio(first["model"], first["always forward"], "translation_deg"),
+        "rotation_over_constant": _over(samples, "rotation_deg", "first/model", "first/constant pose"),
+        "translation_over_forward": _over(samples, "translation_deg", "first/model", "first/always forward"),
     }
-    result["geometry"] = _geometry_figures(predictions, clips)
+    focal, depth = np.array(geometry).T
+    failed = sum(error.failed for error in errors["first"]["model"])
+    result["geometry"] = {
+        "focal error %": samples.add_means("geometry", "focal error %", focal, items.owners),
+        "depth AbsRel % (one scale a clip)": samples.add_means("geometry", "depth AbsRel %", depth, items.owners),
+        "N": len(geometry) - failed,
+        "failed": failed,
+    }
     return result
 
 
-def score_closed_loop(predictions: Sequence[Arrays]) -> dict[str, Any]:
+def _prediction_errors(prediction: Arrays, true_poses: np.ndarray, relative: Literal["first", "all"]) -> PoseErrors:
+    if "error" in prediction:
+        return failed_pose_errors(true_poses, relative)
+    return pose_errors(prediction["poses"], true_poses, relative, known=known_poses(prediction))
+
+
+def _by_bin(errors: Sequence[PoseErrors], by: Literal["baseline", "motion_deg"], owners: Sequence[int]) -> list[dict[str, Any]]:
+    """Figures of each bin; edges are quantiles of the true `by`, the same for every method."""
+    return [
+        {"bin": name, **pose_figures([errors[k].select(mask) for k, mask in masks.items()], [owners[k] for k in masks])}
+        for name, masks in masks_of_bins(errors, _quantile_edges(errors, by), by)
+    ]
+
+
+def _over(samples: Samples, name: str, above: str, below: str) -> Figure:
+    """A figure of one table over that of another, with the interval of the quotient on the same clips."""
+    parts = (samples.statistics(path)[name] for path in (above, below))
+    return figure(quotient(*parts), len(samples.clips))
+
+
+def score_closed_loop(
+    predictions: Sequence[Arrays], items: Items | None = None, samples: Samples | None = None
+) -> dict[str, Any]:
     """Cameras of T2V+C against V2C of the same generated video, beside strangers' cameras and a camera that stands still.
 
     Args:
         predictions: `poses` (T2V+C) and `v2c_poses` of each clip, or `error`; optionally `degenerate` and `v2c_degenerate`.
             Failed clips and pairs with a frame that has no pose count as 180 degrees in both rows.
+        items: whose they are; None: a clip each.
+        samples: where contributions are kept; None: nowhere.
     """
-    count = len(predictions)
-    num_frames = next((len(item["poses"]) for item in predictions if "error" not in item), 2)
-    own = [_loop_errors(item, item, num_frames) for item in predictions]
+    kept = ("error", "poses", "v2c_poses", "degenerate", "v2c_degenerate")
+    cameras = [{name: item[name] for name in kept if name in item} for item in predictions]
+    count = len(cameras)
+    items = Items.one_each(count) if items is None else items
+    samples = Samples(items.names) if samples is None else samples
+    num_frames = next((len(item["poses"]) for item in cameras if "error" not in item), 2)
+    own = [_loop_errors(item, item, num_frames) for item in cameras]
     strange: list[PoseErrors] = []
-    if count >= 2:
+    if len(items.names) >= 2:
         for seed in range(NUM_SHUFFLES):
-            partner = shuffled_pairs(count, seed)
-            strange += [_loop_errors(predictions[k], predictions[partner[k]], num_frames) for k in range(count)]
+            partner = _strangers(items, seed)
+            strange += [_loop_errors(cameras[k], cameras[partner[k]], num_frames) for k in range(count)]
     still = [
-        item if "error" in item else {"poses": constant_poses(num_frames), "v2c_poses": item["v2c_poses"]} for item in predictions
+        item if "error" in item else {"poses": constant_poses(num_frames), "v2c_poses": item["v2c_poses"]} for item in cameras
     ]
     rows = {
-        "own video": pose_metrics(own),
-        "constant pose": pose_metrics([_loop_errors(a, b, num_frames) for a, b in zip(still, predictions, strict=True)]),
+        "own video": samples.add_poses("closed_loop/own video", own, items.owners),
+        "constant pose": samples.add_poses(
+            "closed_loop/constant pose",
+            [_loop_errors(a, b, num_frames) for a, b in zip(still, cameras, strict=True)],
+            items.owners,
+        ),
     }
+    ratio: float = float("nan")
     if strange:
-        rows["shuffled pairs"] = pose_metrics(strange)
-    ratio = _ratio(rows["own video"], rows["shuffled pairs"], "rotation_deg") if strange else float("nan")
+        rows["shuffled pairs"] = samples.add_poses("closed_loop/shuffled pairs", strange, [*items.owners] * NUM_SHUFFLES)
+        ratio = _over(samples, "rotation_deg", "closed_loop/own video", "closed_loop/shuffled pairs")
     return {"shuffled pairs": {}, **rows, "rotation_over_shuffled": ratio}
 
 
+def _strangers(items: Items, seed: int) -> np.ndarray:
+    """For each prediction one of another clip: the one at the same place among the other's, or its last."""
+    of_clip: dict[int, list[int]] = {}
+    for k, owner in enumerate(items.owners):
+        of_clip.setdefault(owner, []).append(k)
+    partner = shuffled_pairs(len(of_clip), seed)
+    found = []
+    for k, owner in enumerate(items.owners):
+        others = of_clip[partner[owner]]
+        found.append(others[min(of_clip[owner].index(k), len(others) - 1)])
+    return np.array(found)
+
+
 def score_captions(
-    generated: Sequence[Arrays], real: Sequence[Arrays], clips: Sequence[Clip], attributes: Sequence[Mapping[str, Any]]
-) -> dict[str, dict[str, float]]:
+    generated: Sequence[Arrays],
+    real: Sequence[Arrays],
+    clips: Sequence[Clip],
+    attributes: Sequence[Mapping[str, Any]],
+    items: Items,
+    samples: Samples,
+) -> dict[str, dict[str, Any]]:
     """Rows of the caption table: generated videos, chance, real clips through the VAE (ceiling) and as rendered.
 
     Args:
-        generated: `frames` uint8 and `v2c_poses` of each clip, or `error`.
+        generated: `frames` uint8 and `v2c_poses` of each item, or `error`.
         real: `frames` after the VAE and `v2c_poses` of the real clips; empty without real clips.
         clips: the real clips, in the same order; empty likewise.
-        attributes: what each caption asks for.
+        attributes: what each caption asks for, a clip each.
+        items: whose the generated ones are.
+        samples: where contributions are kept.
     """
-    detected = caption_following([_colours(item) for item in generated], [_motion(item) for item in generated], attributes)
-    rows = {"generated, motion by V2C": detected["followed"], "chance (other captions)": detected["chance"]}
+
+    def row(name: str, found: tuple[list, list], asked: Sequence[Mapping[str, Any]], owners: Sequence[int]) -> dict[str, Any]:
+        counts = agreement_counts(*found, asked, range(len(asked)))
+        return _caption_row(samples, name, counts, owners)
+
+    asked = [attributes[owner] for owner in items.owners]
+    detected = _detect(generated)
+    rows = {"generated, motion by V2C": row("generated", detected, asked, items.owners)}
+    tables = [agreement_counts(*detected, asked, _strangers(items, seed)) for seed in range(CAPTION_SHUFFLES)]
+    by_chance = {name: np.sum([table[name] for table in tables], axis=0) for name in tables[0]}
+    rows["chance (other captions)"] = _caption_row(samples, "chance", by_chance, items.owners)
     if real:
-        true = [clip.attributes for clip in clips]
-        ceiling = caption_following([_colours(item) for item in real], [_motion(item) for item in real], true)
-        rows["real clips through the VAE, motion by V2C"] = ceiling["followed"]
-        exact = [classify_motion(clip.poses, _mean_distance(clip)) for clip in clips]
-        rows["real clips as rendered, true motion"] = caption_following([detect_colours(c.frames) for c in clips], exact, true)[
-            "followed"
-        ]
+        true, owners = [clip.attributes for clip in clips], range(len(clips))
+        rows["real clips through the VAE, motion by V2C"] = row("real through the VAE", _detect(real), true, owners)
+        exact = [(detect_colours(clip.frames), classify_motion(clip.poses, _mean_distance(clip))) for clip in clips]
+        rendered = ([colours for colours, _ in exact], [motion for _, motion in exact])
+        rows["real clips as rendered, true motion"] = row("real as rendered", rendered, true, owners)
     return rows
 
 
+def _detect(predictions: Sequence[Arrays]) -> tuple[list[DetectedColours], list[str | None]]:
+    found = [(_colours(item), _motion(item)) for item in predictions]
+    return [colours for colours, _ in found], [motion for _, motion in found]
+
+
+def _caption_row(samples: Samples, name: str, counts: Mapping[str, np.ndarray], owners: Sequence[int]) -> dict[str, Figure]:
+    n, clips = len(samples.clips), np.asarray(owners)
+    return {
+        key: samples.add_ratio(f"captions/{name}", key, *(np.bincount(clips, part, n) for part in (100 * top, bottom)))
+        for key, (top, bottom) in counts.items()
+    }
+
+
 def score_consistency(
-    generated: Sequence[Arrays], real: Sequence[Arrays], clips: Sequence[Clip], features: FeatureFunction | None
-) -> dict[str, dict[str, float]]:
-    """Rows of the consistency table; motion stands in every row. `features` as in `met3r_self`; None: colours."""
+    generated: Sequence[Arrays],
+    real: Sequence[Arrays],
+    clips: Sequence[Clip],
+    features: FeatureFunction | None,
+    items: Items | None = None,
+    samples: Samples | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Rows of the consistency table; motion stands in every row. `features` as in `met3r_self`; None: colours.
+
+    Rows with the true geometry stand where the clips have depth. `items` and `samples` as in `score_closed_loop`.
+    """
+    items = Items.one_each(len(generated)) if items is None else items
+    samples = Samples(items.names) if samples is None else samples
+
+    def row(name: str, views: Iterable[Mapping[str, np.ndarray] | None], owners: Sequence[int]) -> dict[str, Any]:
+        return _consistency(samples, name, views, features, owners)
+
     rows = {
-        "generated, geometry of T2V+C": _consistency([None if "error" in item else _view(item) for item in generated], features),
-        "generated, geometry of V2C": _consistency(
-            [None if "error" in item else _view(item, "v2c_") for item in generated], features
-        ),
+        "generated, geometry of T2V+C": row("T2V+C", (_view(item) for item in generated), items.owners),
+        "generated, geometry of V2C": row("V2C", (_view(item, "v2c_") for item in generated), items.owners),
     }
     if real:
-        rows["real through the VAE, geometry of V2C"] = _consistency(
-            [None if "error" in item else _view(item, "v2c_") for item in real], features
-        )
-        rows["real through the VAE, true geometry"] = _consistency(
-            [
-                None
-                if "error" in item
-                else {"frames": item["frames"], "depth": clip.depth, "poses": clip.poses, "intrinsics": clip.intrinsics}
-                for item, clip in zip(real, clips, strict=True)
-            ],
-            features,
-        )
-        rows["real as rendered, true geometry"] = _consistency(
-            [{"frames": c.frames, "depth": c.depth, "poses": c.poses, "intrinsics": c.intrinsics} for c in clips], features
-        )
+        owners = range(len(real))
+        rows["real through the VAE, geometry of V2C"] = row("real, V2C", (_view(item, "v2c_") for item in real), owners)
+        if all(clip.valid.any() for clip in clips):
+            rows["real through the VAE, true geometry"] = row(
+                "real, true",
+                (None if "error" in item else _true_view(clip, item["frames"]) for item, clip in zip(real, clips, strict=True)),
+                owners,
+            )
+            rows["real as rendered, true geometry"] = row(
+                "rendered, true", (_true_view(clip, clip.frames) for clip in clips), owners
+            )
     return rows
 
 
 def score_distributions(generated_features: np.ndarray, real_features: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Fréchet and kernel distance of pooled features (N,D) to real ones (M,D), their spread, and the floor real against real.
+    """Fréchet and kernel distance of features to real ones, with intervals, and the floor real against real at the same N.
 
-    The floor splits the real set, so it is at half its size: the distance of as many generated to as many real samples stands
-    beside it. A Fréchet distance of fewer than 4 samples has no spread.
+    The floor splits the real set, so it is at half its size: the distance of as many generated to as many real clips stands
+    beside it. A Fréchet distance of fewer than 4 clips has no interval. The intervals are those of `statistics.distances`.
+
+    Args:
+        generated_features (N,D) or (N,K,D): a vector a clip, or one for each of its K frames.
+        real_features (M,D) or (M,K,D): likewise.
     """
     half = len(real_features) // 2
-    kernel = kernel_distance(generated_features, real_features)
-    size = min(len(generated_features), len(real_features))
-    distance: dict[str, Any] = {"value": frechet_distance(generated_features, real_features), "N": size}
-    if size >= 4:
-        distance["std"] = spread_at_this_size(frechet_distance, generated_features, real_features, num_resamples=50).std
     rows: dict[str, dict[str, Any]] = {
-        "Fréchet": distance,
-        "kernel (KID)": {"value": kernel.value, "std": kernel.std, "N": kernel.num_samples},
+        "Fréchet": {"distance": frechet_figure(generated_features, real_features)},
+        "kernel (KID)": {"distance": kernel_figure(generated_features, real_features)},
     }
     if half >= 2:
-        floor = real_floor(frechet_distance, real_features, half)
-        at_half = frechet_distance(generated_features[:half], real_features[:half])
-        rows["Fréchet at the floor's N"] = {"value": at_half, "N": half}
-        rows["Fréchet floor, real against real"] = {"value": floor.value, "std": floor.std, "N": floor.num_samples}
+        at_half = pooled(generated_features[:half]), pooled(real_features[:half])
+        rows["Fréchet at the floor's N"] = {"distance": Figure(frechet_distance(*at_half), np.nan, np.nan, half)}
+        rows["Fréchet floor, real against real"] = {"distance": floor_figure(frechet_distance, real_features)}
+        rows["kernel floor, real against real"] = {"distance": floor_figure(polynomial_mmd, real_features)}
     return rows
 
 
@@ -187,18 +306,32 @@ def _motion(item: Arrays) -> str | None:
     return classify_motion(item["v2c_poses"])
 
 
-def _view(item: Arrays, prefix: str = "") -> dict[str, np.ndarray]:
-    """Frames and geometry; frames without a pose have no depth here, so that their points lie nowhere."""
+def _view(item: Arrays, prefix: str = "") -> dict[str, np.ndarray] | None:
+    """Frames and geometry, None of a failed clip; frames without a pose have no depth here, so that their points lie nowhere."""
+    if "error" in item:
+        return None
     arrays = {name: item[f"{prefix}{name}"] for name in ("depth", "poses", "intrinsics")}
     arrays["depth"] = np.where(known_poses(item, prefix)[:, None, None], arrays["depth"], 0)
     return {"frames": item["frames"], **arrays}
 
 
-def _consistency(views: Sequence[Mapping[str, np.ndarray] | None], features: FeatureFunction | None) -> dict[str, float]:
+def _true_view(clip: Clip, frames: np.ndarray) -> dict[str, np.ndarray]:
+    return {"frames": frames, "depth": clip.depth, "poses": clip.poses, "intrinsics": clip.intrinsics}
+
+
+def _consistency(
+    samples: Samples,
+    name: str,
+    views: Iterable[Mapping[str, np.ndarray] | None],
+    features: FeatureFunction | None,
+    owners: Sequence[int],
+) -> dict[str, Any]:
     """Means over the clips; None for a failed one, which is counted and has no figure."""
-    sound = [view for view in views if view is not None]
-    rows = []
-    for view in sound:
+    rows: list[dict[str, float]] = []
+    sound = []
+    for view, owner in zip(views, owners, strict=True):
+        if view is None:
+            continue
         depth, poses, intrinsics = (torch.as_tensor(view[name]).float() for name in ("depth", "poses", "intrinsics"))
         points = transform(poses, unproject(depth, intrinsics))  # (F,H,W,3), world = frame 1
         own = met3r_self(view["frames"], points, intrinsics, features, valid=depth > 0)
@@ -206,33 +339,23 @@ def _consistency(views: Sequence[Mapping[str, np.ndarray] | None], features: Fea
         rows.append(
             {"met3r_self": own.score, "visibility": float(own.visibility.mean()), **own.motion, "warp_ratio": warped["ratio"]}
         )
-    figures = {key: _nanmean([row[key] for row in rows]) for key in rows[0]} if rows else {}
-    return {**figures, "N": len(sound), "failed": len(views) - len(sound)}
+        sound.append(owner)
+    path = f"consistency/{name}"
+    figures = {key: samples.add_means(path, key, [row[key] for row in rows], sound) for key in rows[0]} if rows else {}
+    return {**figures, "N": len(rows), "failed": len(owners) - len(rows)}
 
 
-def _geometry_figures(predictions: Sequence[Arrays], clips: Sequence[Clip]) -> dict[str, float]:
-    """Focal error in percent; depth error (mean absolute relative, after one scale a clip) in percent; seconds a clip.
-
-    Failed clips have none of these: they are counted beside them.
-    """
-    focal, depth, seconds = [], [], []
-    for prediction, clip in zip(predictions, clips, strict=True):
-        if "error" in prediction:
-            continue
-        focal.append(np.abs(prediction["intrinsics"][:, 0, 0] / clip.intrinsics[:, 0, 0] - 1).mean())
+def _geometry_errors(prediction: Arrays, clip: Clip) -> tuple[float, float]:
+    """Focal error and mean absolute relative error of depth after one scale, both in percent; NaN where either is unknown."""
+    focal = depth = float("nan")
+    if "error" not in prediction and "intrinsics" in prediction:
+        focal = float(np.abs(prediction["intrinsics"][:, 0, 0] / clip.intrinsics[:, 0, 0] - 1).mean())
+    if "error" not in prediction and "depth" in prediction:
         known = clip.valid & (prediction["depth"] > 0)
         if known.any():
             scale = np.median(clip.depth[known]) / np.median(prediction["depth"][known])
-            depth.append(np.abs(prediction["depth"][known] * scale / clip.depth[known] - 1).mean())
-        seconds.append(float(prediction["seconds"]))
-    return {
-        "focal error %": 100 * _nanmean(focal),
-        "focal error median %": 100 * float(np.median(focal)) if focal else float("nan"),
-        "depth AbsRel % (one scale a clip)": 100 * _nanmean(depth),
-        "seconds a clip (median)": float(np.median(seconds)) if seconds else float("nan"),
-        "N": len(seconds),
-        "failed": len(predictions) - len(seconds),
-    }
+            depth = float(np.abs(prediction["depth"][known] * scale / clip.depth[known] - 1).mean())
+    return 100 * focal, 100 * depth
 
 
 def _mean_distance(clip: Clip) -> float:
@@ -244,12 +367,3 @@ def _quantile_edges(errors: Sequence[PoseErrors], name: str) -> list[float]:
     values = np.concatenate([item[name] for item in errors])
     edges = np.unique(np.quantile(values, np.linspace(0, 1, NUM_BINS + 1)))
     return edges.tolist() if len(edges) > 1 else [float(edges[0]), float(edges[0]) + 1.0]
-
-
-def _ratio(row: Mapping[str, Any], base: Mapping[str, Any], name: str) -> float:
-    return float(row[name] / base[name]) if base[name] > 0 else float("nan")
-
-
-def _nanmean(values: Sequence[float]) -> float:
-    finite = [value for value in values if np.isfinite(value)]
-    return float(np.mean(finite)) if finite else float("nan")

@@ -15,8 +15,8 @@ from jog3r.data.files import file_hash
 from jog3r.data.procedural import procedural_caption
 from jog3r.evaluation import evaluate_t2vc, evaluate_v2c, load_features, module_path, pose_errors, pose_metrics, run_evaluation
 from jog3r.evaluation.evaluate import EvaluationOptions
-from jog3r.evaluation.i3d import I3D, load_i3d
 from jog3r.evaluation.modules import module_names
+from jog3r.evaluation.networks.i3d import I3D, load_i3d
 from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, ProceduralClips, pipeline_hash
 from jog3r.evaluation.report import as_json, number, t2vc_report, table, v2c_report
 from jog3r.evaluation.scoring import score_closed_loop, score_v2c
@@ -249,7 +249,7 @@ def test_t2vc_makes_every_table(pipe, clips, tmp_path):
     assert result["consistency"]["real as rendered, true geometry"]["met3r_self"] < 0.05
     assert all("frame_difference" in row for row in result["consistency"].values())
     assert result["distributions"] == {}
-    assert json.loads(json.dumps(result, default=float))
+    assert json.loads(json.dumps(as_json({name: part for name, part in result.items() if name != "samples"})))
     text = t2vc_report(result)
     assert "shuffled pairs" in text
     assert "num_inference_steps 2" in text
@@ -283,12 +283,15 @@ def test_run_evaluation_from_a_folder(pipe, tmp_path, dino):
     results = run_evaluation(**options)
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
     assert stored["v2c"]["first"]["model"]["num_pairs"] == 3
+    assert set(stored["v2c"]["first"]["model"]["rotation_deg"]) == {"value", "low", "high", "n"}
+    assert {path.name for path in (tmp_path / "out").glob("*.*")} == {
+        *("results.json", "results.md", "results.tex", "per_clip.npz", "timings.json")
+    }
     assert (tmp_path / "out" / "results.md").read_text() == results["markdown"]
     (network,) = results["t2vc"]["distributions"]
     assert network.startswith("vit at 32 px")
     rows = results["t2vc"]["distributions"][network]
-    assert rows["Fréchet"]["N"] == 4
-    assert rows["Fréchet floor, real against real"]["N"] == 2
+    assert rows["Fréchet"]["distance"].n == 4 and rows["kernel floor, real against real"]["distance"].n == 2
     assert results["v2c"]["settings"]["weights"] == pipeline_hash(pipe, TEXT_PARTS) != pipeline_hash(pipe)
     # video to cameras goes on from there, and reads no text encoder
     (tmp_path / "model" / "text_encoder" / "model.safetensors").write_bytes(b"damaged")

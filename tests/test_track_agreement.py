@@ -10,7 +10,7 @@ from sfm_scenes import RenderedClip, make_room, path, render
 from tiny_components import PROMPT
 
 from jog3r.commands.parser import main
-from jog3r.evaluation.track_agreement import track_agreement
+from jog3r.evaluation.judges.track_agreement import track_agreement
 
 pytest.importorskip("pycolmap")
 

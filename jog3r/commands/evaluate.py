@@ -1,19 +1,30 @@
-"""`jog3r evaluate`: held-out clips: cameras against the truth, captions against videos."""
+"""`jog3r evaluate`: held-out clips: cameras against the truth, captions against videos; two runs compared."""
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from jog3r import tiny_checkpoint
 from jog3r.commands.options import field_options, given_fields
 from jog3r.commands.output_folder import UsageError
 from jog3r.commands.running import quiet_libraries
 
+_TASKS = {
+    "v2c": "cameras of videos",
+    "t2vc": "generated videos with cameras",
+    "all": "both",
+    "compare": "A B: paired differences of two runs",
+}
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """The task, and one option for each other field of `EvaluationOptions`."""
+    """The task, its folders, and one option for each other field of `EvaluationOptions`."""
     from jog3r.evaluation.evaluate import EvaluationOptions
 
-    parser.add_argument("task", choices=("v2c", "t2vc", "all"), help="cameras of videos, generated videos, or both")
-    field_options(parser, EvaluationOptions, leave_out=("task",))
+    parser.add_argument("task", choices=_TASKS, help="; ".join(f"{name}: {text}" for name, text in _TASKS.items()))
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="of compare: what earlier runs wrote")
+    parser.add_argument("--out", metavar="DIR", help="output folder; an earlier one of the same options is resumed")
+    field_options(parser, EvaluationOptions, leave_out=("task", "out"))
     parser.set_defaults(run=run)
 
 
@@ -21,9 +32,33 @@ def run(options: argparse.Namespace) -> str:
     """Returns the report."""
     from jog3r.evaluation.evaluate import EvaluationOptions, run_evaluation
 
-    quiet_libraries()
-    values = given_fields(options, EvaluationOptions)
+    values = {name: value for name, value in given_fields(options, EvaluationOptions).items() if value is not None}
     try:
+        if options.task == "compare":
+            return _compare(options.folders, values)
+        if options.folders:
+            raise UsageError(f"{options.task} takes no folders but those of options, got {options.folders[0]}")
+        if options.out is None:
+            raise UsageError("the following arguments are required: --out (see `jog3r evaluate --help`)")
+        quiet_libraries()
         return str(run_evaluation(**{"model": tiny_checkpoint()} | values)["markdown"])
     except OSError as error:
         raise UsageError(str(error)) from error
+
+
+def _compare(folders: list[Path], values: dict[str, Any]) -> str:
+    from jog3r.evaluation.report import write_report
+    from jog3r.evaluation.statistics.compare import compare_blocks, compare_runs
+
+    _refuse_options("compare", values)
+    if len(folders) != 2:
+        raise UsageError(f"compare takes two folders that `jog3r evaluate` wrote, got {len(folders)}")
+    result = compare_runs(*folders)
+    return write_report(values.get("out"), "compare", result, compare_blocks(result))
+
+
+def _refuse_options(task: str, values: dict[str, Any]) -> None:
+    """Options of evaluations mean nothing to what only reads their results."""
+    unused = sorted(set(values) - {"task", "out"})
+    if unused:
+        raise UsageError(f"--{unused[0]} has no effect with {task}, which reads finished runs: leave it out")

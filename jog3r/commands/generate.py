@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> str:
 
 def _judge(output: Any, seed: int, folder: Path) -> Any:
     """How well tracks in the pictures agree with the model's cameras; also written into cameras.json, as `track_agreement`."""
-    from jog3r.evaluation.track_agreement import track_agreement
+    from jog3r.evaluation.judges.track_agreement import track_agreement
 
     frames = np.stack([np.asarray(frame) for frame in output.frames[0]])
     cameras = [array[0].cpu().numpy() for array in (output.poses, output.intrinsics)]

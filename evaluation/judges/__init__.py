@@ -1,0 +1,1 @@
+"""Outside judges of generated videos: feature tracks, and another pipeline's geometry."""

@@ -1,0 +1,1 @@
+"""Frozen networks whose features judge pictures and clips from outside."""

@@ -1,0 +1,1 @@
+"""What figures are made of: intervals over clips, errors of cameras by clip, what two runs differ by."""

@@ -1,0 +1,116 @@
+"""`jog3r evaluate compare A B`: figures of two runs on the same clips, and what they differ by."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jog3r.evaluation.report import Block, Heading, Table
+from jog3r.evaluation.statistics.distances import distance_difference, frechet_figure, kernel_figure
+from jog3r.evaluation.statistics.intervals import Figure, Statistic, difference, figure
+from jog3r.evaluation.statistics.per_clip import Samples, load_samples
+from jog3r.evaluation.video_metrics import frechet_distance, polynomial_mmd
+
+HIGHER_IS_BETTER = (
+    *("rra@5", "rta@5", "rta_folded@5", "maa@30", "maa_folded@30", "auc@30"),
+    *("wall", "floor", "motion", "object_precision", "object_recall", "object_f1"),
+)
+NO_SIDE = ("visibility", "frame_difference", "flow_px")  # neither direction is better
+OF_NO_MODEL = ("constant pose", "always forward", "shuffled pairs", "chance", "real as rendered", "rendered, true")  # rows
+
+
+def compare_runs(first: str | Path, second: str | Path) -> dict[str, Any]:
+    """Paired differences, first minus second, of every figure that both runs have, over the clips that both have.
+
+    Args:
+        first, second: folders that `jog3r evaluate` wrote.
+
+    Returns:
+        By task: `clips` in common, `left_out` of each, `tables`: by path and figure `first`, `second` and `difference` with
+        intervals on the same draws of the clips, and `verdict`: "first", "second" (is better: the interval leaves zero out),
+        "undecided", or "-" where neither direction is better.
+
+    Raises:
+        ValueError: no results, no task or clip in common.
+    """
+    runs = [load_samples(Path(folder)) for folder in (first, second)]
+    tasks = [task for task in runs[0] if task in runs[1]]
+    if not tasks:
+        raise ValueError(f"{first} and {second} have no task in common: {', '.join(runs[0])} and {', '.join(runs[1])}")
+    return {
+        "first": str(first),
+        "second": str(second),
+        **{task: _compare_task(task, runs[0][task], runs[1][task]) for task in tasks},
+    }
+
+
+def compare_blocks(result: dict[str, Any]) -> list[Block]:
+    """Report of what `compare_runs` returns."""
+    parts: list[Block] = [
+        Heading(1, f"{result['first']} (first) against {result['second']} (second)"),
+        "Difference: first minus second, paired, with its 95 % interval over the clips in common. Many figures are compared: of "
+        "twenty that do not differ one is called decided by chance.",
+    ]
+    columns = {"first": "first", "second": "second", "difference": "difference", "verdict": "better"}
+    for task, found in result.items():
+        if task in ("first", "second"):
+            continue
+        parts += [
+            Heading(2, task),
+            f"{found['clips']} clips in common; left out: {found['left_out'][0]} and {found['left_out'][1]}.",
+        ]
+        parts += [part for path, rows in found["tables"].items() for part in (Heading(3, path), Table(rows, columns, "figure"))]
+    return parts
+
+
+def _compare_task(task: str, first: Samples, second: Samples) -> dict[str, Any]:
+    common = [name for name in first.clips if name in set(second.clips)]
+    if not common:
+        raise ValueError(
+            f"{task}: the runs have no clip in common, {first.clips[:1]} and {second.clips[:1]} are their first ones"
+        )
+    left_out = [len(samples.clips) - len(common) for samples in (first, second)]
+    first, second = first.select(common), second.select(common)
+    tables: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in first.tables():
+        if path.rpartition("/")[2] in OF_NO_MODEL or path not in second.tables():
+            continue
+        mine, theirs = first.statistics(path), second.statistics(path)
+        tables[path] = {name: _compare(name, mine[name], theirs[name], len(common)) for name in mine if name in theirs}
+    for network, (own, real) in first.features.items():
+        if network in second.features:
+            other = second.features[network][0]
+            sound = [k for k in range(len(common)) if all(np.isfinite(values[k]).all() for values in (own, real, other))]
+            if len(sound) >= 4:
+                tables[network] = _compare_sets(own[sound], other[sound], real[sound])
+    return {"clips": len(common), "left_out": left_out, "tables": tables}
+
+
+def _compare(name: str, first: Statistic, second: Statistic, n: int) -> dict[str, Any]:
+    found = figure(difference(first, second), n)
+    return {"first": figure(first, n), "second": figure(second, n), "difference": found, "verdict": verdict(name, found)}
+
+
+def verdict(name: str, found: Figure) -> str:
+    """Which of the two is better by a difference first minus second: its interval must leave zero out."""
+    if name in NO_SIDE:
+        return "-"
+    if not (found.low > 0 or found.high < 0):
+        return "undecided"
+    return "first" if (found.low > 0) == (name in HIGHER_IS_BETTER) else "second"
+
+
+def _compare_sets(first: np.ndarray, second: np.ndarray, real: np.ndarray) -> dict[str, dict[str, Any]]:
+    rows = {}
+    for name, distance, single in (
+        ("Fréchet", frechet_distance, frechet_figure),
+        ("kernel (KID)", polynomial_mmd, kernel_figure),
+    ):
+        found = distance_difference(distance, first, second, real)
+        rows[name] = {
+            "first": single(first, real),
+            "second": single(second, real),
+            "difference": found,
+            "verdict": verdict(name, found),
+        }
+    return rows

@@ -1,0 +1,215 @@
+"""Intervals cover what they say; figures keep the values of the plain metrics; two runs are compared clip by clip."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from jog3r.commands.parser import main
+from jog3r.evaluation import pose_errors, pose_metrics
+from jog3r.evaluation.report import Heading, Table, as_json, cell, latex, markdown
+from jog3r.evaluation.statistics.compare import compare_runs, verdict
+from jog3r.evaluation.statistics.distances import distance_difference, floor_figure, frechet_figure, kernel_figure
+from jog3r.evaluation.statistics.intervals import Figure, bootstrap_weights, figure, mean_figure, ratio, student_quantile
+from jog3r.evaluation.statistics.per_clip import Samples, load_samples, save_samples
+from jog3r.evaluation.statistics.pose_figures import PairErrors, pose_figures
+from jog3r.evaluation.video_metrics import frechet_distance
+from jog3r.geometry.cameras import so3_exp
+
+
+def random_errors(generator, spread, count=12, frames=5):
+    import torch
+
+    def poses(rotation):
+        found = np.tile(np.eye(4), (frames, 1, 1))
+        found[:, :3, :3] = so3_exp(torch.tensor(rotation)).numpy()
+        return found
+
+    errors = []
+    for _ in range(count):
+        true = generator.normal(size=(frames, 3)) * 0.3
+        a, b = poses(true), poses(true + spread * generator.normal(size=(frames, 3)))
+        a[:, :3, 3] = generator.normal(size=(frames, 3))
+        b[:, :3, 3] = a[:, :3, 3] + spread * generator.normal(size=(frames, 3))
+        errors.append(pose_errors(b, a, "all"))
+    return errors
+
+
+# ---- intervals
+
+
+@pytest.mark.parametrize(("kind", "truth"), [("skewed", 4.0), ("normal", 5.0), ("share", 0.5)])
+def test_intervals_cover_the_truth_as_often_as_they_say(kind, truth):
+    """1,000 experiments of 40 clips with 15 correlated pairs each; over pairs instead of clips a third would be missed."""
+    generator, clips, pairs = np.random.default_rng(1), 40, 15
+    covered = naive = 0
+    for _ in range(1000):
+        if kind == "skewed":
+            values = generator.gamma(1, 1, (clips, pairs)) * generator.gamma(2, 2, (clips, 1))
+        elif kind == "normal":
+            values = 5 + generator.normal(size=(clips, pairs)) + 2 * generator.normal(size=(clips, 1))
+        else:
+            values = generator.binomial(1, generator.beta(2, 2, (clips, 1)), (clips, pairs)).astype(float)
+        found = figure(ratio(values.sum(1), np.full(clips, float(pairs))), clips)
+        assert found == pytest.approx(values.mean())
+        covered += found.low <= truth <= found.high
+        naive += abs(values.mean() - truth) < 1.96 * values.std() / values.size**0.5
+    assert 930 <= covered <= 970
+    assert naive < 800
+
+
+def test_an_interval_of_a_median_covers_it():
+    generator, covered = np.random.default_rng(2), 0
+    zero = np.zeros(30)
+    for _ in range(200):
+        rotation = generator.gamma(2, 2, 30)
+        table = PairErrors(rotation, zero, zero, zero > 0, np.arange(30), 30)
+        found = figure(table.statistics()["rotation_median_deg"], 30)
+        assert found == np.median(rotation)
+        covered += found.low <= 3.3567 <= found.high  # 1.67835 * 2, the median of that gamma distribution
+    assert covered >= 180
+
+
+def test_a_figure_is_its_number_and_says_its_clips():
+    found = mean_figure([1.0, np.nan, 3.0, 5.0], clips=np.array([0, 0, 1, 2]), n=3)
+    assert found == 3.0 and found.n == 3 and found.low < 3 < found.high
+    assert as_json({"a": found})["a"] == {"value": 3.0, "low": found.low, "high": found.high, "n": 3}
+    assert copy.copy(found).low == found.low
+    one = mean_figure([2.0])
+    assert one == 2.0 and one.n == 1 and np.isnan(one.low) and cell(one) == "2.00"
+    none = mean_figure([np.nan, np.nan])
+    assert np.isnan(none) and none.n == 0 and as_json(none) == {"value": None, "low": None, "high": None, "n": 0}
+    same = mean_figure([7.0] * 5)
+    assert (same.low, same.high) == (7.0, 7.0)
+
+
+def test_students_quantiles_are_those_of_the_tables():
+    for freedom, value in ((1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (30, 2.042)):
+        assert student_quantile(0.975, freedom) == pytest.approx(value, rel=0.01)
+
+
+def test_draws_are_the_same_every_time():
+    assert bootstrap_weights(7) is bootstrap_weights(7) and (bootstrap_weights(7).sum(1) == 7).all()
+
+
+# ---- figures of cameras
+
+
+def test_pose_figures_have_the_values_of_the_plain_metrics():
+    errors = random_errors(np.random.default_rng(0), 0.2)
+    found, plain = pose_figures(errors), pose_metrics(errors)
+    assert found.keys() == plain.keys() and all(found[name] == plain[name] for name in plain)
+    table = PairErrors.of(errors)
+    for name, statistic in table.statistics().items():
+        assert statistic(np.ones((1, 12)))[0] == pytest.approx(plain[name]), name
+    twice = np.ones((1, 12))
+    twice[0, 3] = 2  # a clip drawn twice is a clip given twice
+    for name, value in pose_metrics([*errors, errors[3]]).items():
+        if not name.startswith("num"):
+            assert table.statistics()[name](twice)[0] == pytest.approx(value), name
+
+
+def test_seeds_of_a_clip_do_not_count_as_clips():
+    errors = random_errors(np.random.default_rng(0), 0.2, count=6)
+    once, four = pose_figures(errors), pose_figures(errors * 4, [*range(6)] * 4)
+    assert four["rotation_deg"] == pytest.approx(once["rotation_deg"]) and four["rotation_deg"].n == 6
+    assert four["rotation_deg"].high == pytest.approx(once["rotation_deg"].high)
+
+
+# ---- two runs
+
+
+def write_run(folder, names, spread=1.0):
+    folder.mkdir()
+    samples = Samples(names)
+    generator = np.random.default_rng(5)
+    spreads = {name: spread * (0.1 + 0.05 * (int(name) % 4)) for name in names}
+    errors = [random_errors(np.random.default_rng(100 + int(name)), spreads[name], count=1)[0] for name in names]
+    samples.add_poses("first/model", errors, range(len(names)))
+    samples.add_poses("first/constant pose", errors, range(len(names)))
+    samples.add_means("consistency", "flow_px", generator.random(len(names)), range(len(names)))
+    samples.features["I3D"] = (generator.normal(size=(len(names), 1, 4)), generator.normal(size=(len(names), 1, 4)))
+    save_samples(folder, {"v2c": samples})
+    return samples
+
+
+def test_runs_are_compared_on_the_clips_they_share(tmp_path, capsys):
+    names = [str(k) for k in range(12)]
+    better, worse = tmp_path / "better", tmp_path / "worse"
+    written = write_run(better, names)
+    write_run(worse, [*names[::-1], "77"], 1.3)  # another order, one clip more
+    assert load_samples(better)["v2c"].tables() == written.tables()
+    result = compare_runs(better, worse)
+    found = result["v2c"]
+    assert (found["clips"], found["left_out"]) == (12, [0, 1])
+    row = found["tables"]["first/model"]["rotation_deg"]
+    assert row["verdict"] == "first" and row["difference"].high < 0
+    alone = [(row[k].high - row[k].low) for k in ("first", "second")]
+    assert row["difference"].high - row["difference"].low < max(alone)  # paired: clips that are hard for both cancel out
+    assert "first/constant pose" not in found["tables"]
+    assert found["tables"]["consistency"]["flow_px"]["verdict"] == "-"
+    assert set(found["tables"]["I3D"]) == {"Fréchet", "kernel (KID)"}
+    assert all(
+        line["verdict"] in ("undecided", "-") and line["difference"] == 0
+        for table in compare_runs(better, better)["v2c"]["tables"].values()
+        for line in table.values()
+    )
+    assert main(["evaluate", "compare", str(better), str(worse), "--out", str(tmp_path / "out")]) == 0
+    assert "12 clips in common" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert set(stored["v2c"]["tables"]["first/model"]["maa@30"]["difference"]) == {"value", "low", "high", "n"}
+    assert (tmp_path / "out" / "compare.tex").read_text().count("\\begin{tabular}") == len(found["tables"])
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path, capsys):
+    write_run(tmp_path / "a", ["1", "2", "3"])
+    write_run(tmp_path / "b", ["4", "5", "6"])
+    (tmp_path / "empty").mkdir()
+    for words, message in (
+        (["a", "b"], "no clip in common"),
+        (["a", "empty"], "holds no per_clip.npz"),
+        (["a"], "compare takes two folders"),
+        (["a", "b", "--clips", "3"], "--clips has no effect with compare"),
+    ):
+        assert main(["evaluate", "compare", *(str(tmp_path / w) if w in "ab empty" else w for w in words)]) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "b" / "per_clip.npz").write_bytes(b"PK")
+    assert main(["evaluate", "compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_verdicts_know_which_way_is_better():
+    up, down = Figure(1, 0.5, 1.5, 9), Figure(-1, -1.5, -0.5, 9)
+    assert [verdict("rotation_deg", up), verdict("rotation_deg", down), verdict("maa@30", up)] == ["second", "first", "first"]
+    assert verdict("maa@30", Figure(1, -0.5, 1.5, 9)) == verdict("maa@30", Figure(1, np.nan, np.nan, 1)) == "undecided"
+
+
+# ---- distances
+
+
+def test_distances_draw_whole_clips():
+    generator = np.random.default_rng(0)
+    real, near = generator.normal(size=(2, 24, 3, 5))
+    far = near + 1
+    found = frechet_figure(near, real)
+    assert found == pytest.approx(frechet_distance(near.reshape(-1, 5), real.reshape(-1, 5))) and found.n == 24
+    assert found.low < found < found.high < frechet_figure(far, real).low
+    assert kernel_figure(near, real).high < kernel_figure(far, real).low
+    assert floor_figure(frechet_distance, real).n == 12
+    better = distance_difference(frechet_distance, near, far, real)
+    assert better.high < 0 and np.isnan(distance_difference(frechet_distance, near[:3], far[:3], real[:3]).low)
+    repeated = np.repeat(near[:, :1], 3, 1)  # frames of one clip that are all alike are no more samples: the spread shows it
+    assert frechet_figure(repeated, real).high - frechet_figure(repeated, real).low > found.high - found.low
+
+
+# ---- tables
+
+
+def test_tables_for_markdown_and_latex():
+    table = Table({"a_b | c": {"x": Figure(1.0, 0.5, 2.0, 3), "y": None}}, {"x": "x %", "y": "y"}, "row")
+    text = markdown([Heading(2, "T"), "words", table])
+    assert text == "## T\n\nwords\n\n| row | x % | y |\n|---|---|---|\n| a_b \\| c | 1.00 [0.500, 2.00] | - |\n"
+    text = latex([Heading(2, "T"), "50 % & more", table])
+    assert "\\subsection*{T}" in text and "50 \\% \\& more" in text and "\\begin{tabular}{lrr}" in text
+    assert "a\\_b \\textbar{} c & 1.00 {\\scriptsize [0.500, 2.00]} & - \\\\" in text
