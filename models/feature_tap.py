@@ -216,16 +216,17 @@ class FeatureTap:
         return record
 
 
-def check_layers(layers: Sequence[int], count: int) -> None:
-    """Blocks that are there, ascending.
+def check_layers(layers: Sequence[int], count: int | None = None) -> None:
+    """Blocks that are there, ascending; `count` is their number, where it is known.
 
     Raises:
         ValueError: naming what was given.
     """
     name = "feature_layer" if len(layers) == 1 else "feature_layers"
     got = layers[0] if len(layers) == 1 else list(layers)
-    if not layers or any(not 1 <= layer <= count for layer in layers):
-        raise ValueError(f"{name} counts blocks from 1 to num_layers={count}, got {got}")
+    if not layers or any(layer < 1 or (count is not None and layer > count) for layer in layers):
+        last = "" if count is None else f" to num_layers={count}"
+        raise ValueError(f"{name} counts blocks from 1{last}, got {got}")
     if list(layers) != sorted(set(layers)):
         raise ValueError(f"feature_layers must ascend without repetition, got {got}")
 

@@ -1,8 +1,10 @@
 """The 3D head of JOG3R: DUSt3R's coupled decoders on tapped video features (arXiv 2501.01409, section 3.2; 2312.14132).
 
-Letters: B clips, F frames, P pairs, N tokens a frame, C feature channels, D decoder width, H W pixels, s patch size.
+Letters: B clips, F frames, f steps of the features in time, P pairs, N tokens a frame, C feature channels, D decoder width, H W
+pixels, s patch size, K tapped blocks.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +12,18 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
+from diffusers.models.embeddings import TimestepEmbedding
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import nn
 
-from jog3r.models.layers import Attention, FeedForward, SelfAttentionBlock, rotary_2d
+from jog3r.models.feature_tap import check_layers
+from jog3r.models.layers import Attention, FeedForward, SelfAttentionBlock, TimestepProjection, fuse_features, rotary_2d
 from jog3r.models.saving import ModelSavingMixin
 
 ATTENTIONS = ("pairwise", "global")
+MAX_TOKENS = 2**14  # tokens of up to 16 pixels that are decoded at once where no gradients are kept: 64 frames of 256 x 256
+_NOISE_CHANNELS = 256  # of the sine-cosine embedding of the noise level, which counts thousandths as the transformers do
 
 
 @dataclass
@@ -73,6 +79,16 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
         rotary_base: longest wavelength of the rotary positions (DUSt3R: 100).
         norm_eps: of the layer norms.
         feature_norm: normalise the features first; video features are a raw residual stream. False for DUSt3R's decoders.
+        frames_per_step: frames that one step of the features stands for, where the VAE compresses time (Wan and CogVideoX: 4,
+            LTX-Video: 8). The first step is frame 0 alone, so f steps are 1 + (f - 1) * frames_per_step frames; every frame of a
+            later step gets its tokens from a projection of its own.
+        noise_embedding: add an embedding of the noise level at which the features were read.
+        feature_layers: blocks of the video transformer, counted from 1, whose tokens this head reads; several are fused here with
+            learned weights. None: whoever calls it knows.
+        noise_range: lowest and highest noise level, as shares of the training schedule, at which it was trained to read; None:
+            the pipeline's.
+        generator: class of the video transformer whose features it was trained on, such as "WanTransformer3DModel"; None: not
+            told.
         trained: False marks a head, or an input layer in front of trained decoders, that is as it was initialised: the pipeline
             then warns of its geometry. Training sets it to True.
         weights_license: of weights that came from elsewhere, as the hub calls it; the card states it.
@@ -82,7 +98,7 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["PairwiseDecoderBlock", "SelfAttentionBlock"]
     _repeated_blocks = ["PairwiseDecoderBlock", "SelfAttentionBlock"]
-    _skip_layerwise_casting_patterns = ["norm", "proj_points"]
+    _skip_layerwise_casting_patterns = ["norm", "proj_points", "feature_weights"]
     _keep_in_fp32_modules = [
         "norm_out",
         "proj_points_anchor",
@@ -104,8 +120,14 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
         feature_norm: bool = True,
         trained: bool = True,  # noqa: ARG002  # in the config alone; folders saved before there was a mark are of trained heads
         weights_license: str | None = None,  # noqa: ARG002  # in the config alone
+        frames_per_step: int = 1,
+        noise_embedding: bool = False,
+        feature_layers: list[int] | None = None,
+        noise_range: tuple[float, float] | None = None,
+        generator: str | None = None,  # noqa: ARG002  # in the config alone
     ):
         super().__init__()
+        _check_reading(frames_per_step, feature_layers, noise_range)
         if attention not in ATTENTIONS:
             raise ValueError(f"attention must be one of {ATTENTIONS}, got {attention!r}")
         if hidden_dim % num_attention_heads or hidden_dim // num_attention_heads % 4:
@@ -130,6 +152,15 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
         self.norm_out = nn.LayerNorm(hidden_dim, eps=norm_eps)
         self.proj_points_anchor = nn.Linear(hidden_dim, outputs)
         self.proj_points_other = nn.Linear(hidden_dim, outputs)
+        # 4. other generators; behind all else, so that the weights above are drawn as ever
+        self.proj_frames = nn.Linear(feature_dim, frames_per_step * hidden_dim) if frames_per_step > 1 else None
+        self.noise_proj = TimestepProjection(_NOISE_CHANNELS) if noise_embedding else None
+        self.noise_embedder = TimestepEmbedding(_NOISE_CHANNELS, hidden_dim) if noise_embedding else None
+        if self.noise_embedder is not None:  # at first as if there were none
+            nn.init.zeros_(self.noise_embedder.linear_2.weight)
+            nn.init.zeros_(self.noise_embedder.linear_2.bias)
+        num_taps = len(feature_layers or [0])
+        self.feature_weights = nn.Parameter(torch.zeros(num_taps)) if num_taps > 1 else None  # softmax: equal shares
 
         self.gradient_checkpointing = False
 
@@ -143,34 +174,106 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
 
     def forward(
         self,
-        features: torch.Tensor,  # (B, F, N, C)
+        features: torch.Tensor | Sequence[torch.Tensor],  # (B, f, N, C), or K of them
         height: int,
         width: int,
         pairs: torch.Tensor | None = None,  # (P, 2)
         return_dict: bool = True,
+        noise_level: torch.Tensor | float | None = None,  # (B,)
     ) -> Pointmap3DHeadOutput | tuple:
         """Predict the pointmaps of all pairs.
 
         Args:
-            features (B, F, N, C): tapped features; N = height/s * width/s.
+            features (B, f, N, C): tapped features, N = height/s * width/s, or a list of the tokens of each of `feature_layers`;
+                f = F where `frames_per_step` is 1.
             height, width: of the pointmaps in pixels, multiples of `patch_size`.
             pairs (P, 2): frame numbers (anchor, other); None = (0, f) for f = 1..F-1. "global" takes anchor 0 only.
             return_dict: False gives a tuple in the order of `Pointmap3DHeadOutput`.
+            noise_level (B,) or one number: share 0..1 of the training schedule, for a head with `noise_embedding`.
+
+        Raises:
+            ValueError: shapes, pairs or a noise level that do not fit.
         """
+        features = self._fuse(features)
         grid = self._check_inputs(features, height, width)
-        pairs = self._check_pairs(pairs, features.shape[1], features.device)
+        num_frames = 1 + (features.shape[1] - 1) * self.config.frames_per_step
+        pairs = self._check_pairs(pairs, num_frames, features.device)
         head_dim = self.config.hidden_dim // self.config.num_attention_heads
         rotary = rotary_2d(*grid, head_dim, self.config.rotary_base, features.device)  # (2, N, head_dim)
-        tokens = self.proj_in(self.norm_features(features))  # (B, F, N, D)
-        decode = self._decode_pairs if self.config.attention == "pairwise" else self._decode_together
-        anchor, other = decode(tokens, pairs, rotary)  # (B, P, N, D) each
+        tokens = self._project_in(self.norm_features(features))  # (B, F, N, D)
+        if (noise := self._embed_noise(noise_level, tokens)) is not None:
+            tokens = tokens + noise
+        if self.config.attention == "pairwise":
+
+            def decode(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                return self._decode_pairs(tokens, chosen, rotary)
+        else:
+            states = self._decode_together(tokens, rotary)  # (B, F, N, D)
+
+            def decode(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                return states[:, :1], states[:, chosen[:, 1]]
+
+        maps = self._predict_maps(decode, pairs, tokens, grid)
+        output = Pointmap3DHeadOutput(*maps, pairs)
+        return output if return_dict else output.to_tuple()
+
+    def _project_in(self, features: torch.Tensor) -> torch.Tensor:
+        """Normalised features (B, f, N, C) -> tokens (B, F, N, D) of every frame."""
+        if self.proj_frames is None:
+            return self.proj_in(features)
+        later = self.proj_frames(features[:, 1:])  # (B, f-1, N, k*D)
+        later = later.unflatten(-1, (self.config.frames_per_step, -1)).transpose(2, 3).flatten(1, 2)  # (B, F-1, N, D)
+        return torch.cat([self.proj_in(features[:, :1]), later], dim=1)
+
+    def _embed_noise(self, noise_level: torch.Tensor | float | None, tokens: torch.Tensor) -> torch.Tensor | None:
+        """(B, 1, 1, D), or None without `noise_embedding`."""
+        if self.noise_embedder is None or self.noise_proj is None:
+            if noise_level is not None:
+                raise ValueError(f"this head has no noise_embedding, but got noise_level={noise_level}")
+            return None
+        if noise_level is None:
+            raise ValueError("this head has a noise_embedding: pass noise_level, the share 0..1 of the training schedule")
+        levels = torch.as_tensor(noise_level, dtype=torch.float32, device=tokens.device).expand(tokens.shape[0])
+        return self.noise_embedder(self.noise_proj(1000 * levels).to(tokens.dtype))[:, None, None]
+
+    def _predict_maps(
+        self,
+        decode: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+        pairs: torch.Tensor,
+        tokens: torch.Tensor,
+        grid: tuple[int, int],
+    ) -> list[torch.Tensor]:
+        """Maps of all pairs in the order of `Pointmap3DHeadOutput`; without gradients in chunks that bound the memory."""
+        size = max(1, self.config.patch_size // 16) ** 2  # larger tokens give larger maps
+        at_once = max(1, MAX_TOKENS // (tokens.shape[0] * tokens.shape[2] * size))
+        if torch.is_grad_enabled() or len(pairs) <= at_once:
+            return self._project_pairs(*decode(pairs), grid)
+        results: list[torch.Tensor] = []
+        for start in range(0, len(pairs), at_once):
+            chosen = pairs[start : start + at_once]
+            maps = self._project_pairs(*decode(chosen), grid)
+            results = results or [part.new_empty(part.shape[0], len(pairs), *part.shape[2:]) for part in maps]
+            for result, part in zip(results, maps, strict=True):
+                result[:, start : start + len(chosen)] = part
+        return results
+
+    def _project_pairs(self, anchor: torch.Tensor, other: torch.Tensor, grid: tuple[int, int]) -> list[torch.Tensor]:
+        """Tokens (B, P, N, D) of both views -> the four maps of `Pointmap3DHeadOutput`."""
         anchor_pointmaps, anchor_confidence = self._project_points(self.proj_points_anchor, anchor, grid)
         pointmaps, confidence = self._project_points(self.proj_points_other, other, grid)
         if self.config.attention == "global":  # one prediction of frame 1, shown once per pair
             anchor_pointmaps = anchor_pointmaps.expand_as(pointmaps)
             anchor_confidence = anchor_confidence.expand_as(confidence)
-        output = Pointmap3DHeadOutput(anchor_pointmaps, anchor_confidence, pointmaps, confidence, pairs)
-        return output if return_dict else output.to_tuple()
+        return [anchor_pointmaps, anchor_confidence, pointmaps, confidence]
+
+    def _fuse(self, features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+        """One tensor, or those of the K tapped blocks, to (B, f, N, C)."""
+        if isinstance(features, torch.Tensor):
+            features = [features]
+        num_taps = 1 if self.feature_weights is None else len(self.feature_weights)
+        if len(features) != num_taps:
+            raise ValueError(f"this head reads {num_taps} blocks (feature_layers), got features of {len(features)}")
+        return features[0] if self.feature_weights is None else fuse_features(list(features), self.feature_weights)
 
     def _decode_pairs(self, tokens: torch.Tensor, pairs: torch.Tensor, rotary: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Two coupled decoders: each layer of one reads the previous layer of the other."""
@@ -184,9 +287,7 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
             )
         return anchor.unflatten(0, (batch_size, num_pairs)), other.unflatten(0, (batch_size, num_pairs))
 
-    def _decode_together(
-        self, tokens: torch.Tensor, pairs: torch.Tensor, rotary: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _decode_together(self, tokens: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
         """One decoder over all frames; frame 1 is marked, as all points are in its camera."""
         num_frames = tokens.shape[1]
         mark = torch.zeros(num_frames, 1, 1, dtype=tokens.dtype, device=tokens.device)
@@ -195,8 +296,7 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
         rotary = rotary.repeat(1, num_frames, 1)  # (2, F*N, head_dim)
         for block in self.decoder_blocks:
             states = self._run_block(block, states, rotary)
-        states = states.unflatten(1, (num_frames, -1))  # (B, F, N, D)
-        return states[:, :1], states[:, pairs[:, 1]]
+        return states.unflatten(1, (num_frames, -1))  # (B, F, N, D)
 
     def _project_points(
         self, projection: nn.Linear, tokens: torch.Tensor, grid: tuple[int, int]
@@ -219,7 +319,8 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
     def _check_inputs(self, features: torch.Tensor, height: int, width: int) -> tuple[int, int]:
         size = self.config.patch_size
         if features.ndim != 4 or features.shape[-1] != self.config.feature_dim:
-            raise ValueError(f"features must be (B, F, N, {self.config.feature_dim}), got {tuple(features.shape)}")
+            letter = "F" if self.config.frames_per_step == 1 else "f"
+            raise ValueError(f"features must be (B, {letter}, N, {self.config.feature_dim}), got {tuple(features.shape)}")
         if height % size or width % size:
             raise ValueError(f"height and width must be multiples of patch_size={size}, got {height}x{width}")
         grid = (height // size, width // size)
@@ -243,3 +344,12 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
         if self.config.attention == "global" and pairs[:, 0].any():
             raise ValueError('attention="global" predicts everything in frame 0\'s camera: all pairs must be (0, f)')
         return pairs
+
+
+def _check_reading(frames_per_step: int, feature_layers: list[int] | None, noise_range: tuple[float, float] | None) -> None:
+    if isinstance(frames_per_step, bool) or not isinstance(frames_per_step, int) or frames_per_step < 1:
+        raise ValueError(f"frames_per_step must be a whole number from 1 (Wan: 4, LTX-Video: 8), got {frames_per_step!r}")
+    if feature_layers is not None:
+        check_layers(feature_layers)
+    if noise_range is not None and not (len(noise_range) == 2 and 0 <= noise_range[0] <= noise_range[1] <= 1):
+        raise ValueError(f"noise_range must be two shares of the schedule, 0 <= low <= high <= 1, got {noise_range}")

@@ -157,8 +157,9 @@ def inspect_dust3r_head(model_class: type, path: str | Path, num_layers: int | N
         num_layers: take only the first so many blocks of each decoder (JOG3R has 6 of DUSt3R's 12); None = all.
         config: of `Pointmap3DHead` what weights cannot tell: `num_attention_heads` (default: from the file's arguments, else
             12), `rotary_base`. For a warm start on video features: `feature_dim` other than the file's gives a fresh
-            input projection, `feature_norm=True` a fresh norm; both are reported as missing. With either, a copied
-            decoder or fewer blocks the head is marked `trained=False`.
+            input projection, `feature_norm=True` a fresh norm, `frames_per_step`, `noise_embedding` and `feature_layers`
+            fresh layers in front of the decoders; all are reported as missing. With any of them, a copied decoder or fewer
+            blocks the head is marked `trained=False`.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: as in `inspect_opensora`.
@@ -181,6 +182,8 @@ def inspect_dust3r_head(model_class: type, path: str | Path, num_layers: int | N
     model = _meta_model(checkpoint, model_class, sizes, config)
     conversion = Conversion(checkpoint, model, sources, ignored, filled)
     _start_fresh(conversion, ["proj_in"] * fresh_input + ["norm_features"] * bool(config["feature_norm"]))
+    _start_fresh(conversion, [name for name in ("proj_frames", "noise_embedder.linear_1") if _has(model, name)])
+    _start_at_zero(conversion, ("noise_embedder.linear_2.", "feature_weights"))
     model.register_to_config(weights_license=DUST3R_LICENSE)
     cut = num_layers is not None and num_layers < layers_in_file
     if filled or cut:  # some layer reads what it was not trained on
@@ -347,6 +350,18 @@ def _start_fresh(conversion: Conversion, modules: list[str]) -> None:
         for name, tensor in layer.state_dict().items():
             conversion.fresh[f"{module}.{name}"] = tensor
             conversion.filled[f"{module}.{name}"] = "a fresh start"
+
+
+def _has(model: torch.nn.Module, name: str) -> bool:
+    return any(key.startswith(f"{name}.") for key in model.state_dict())
+
+
+def _start_at_zero(conversion: Conversion, beginnings: tuple[str, ...]) -> None:
+    """Give weights that the file does not have, and that change nothing at first, their zeros, and say so."""
+    for name, tensor in conversion.model.state_dict().items():
+        if name.startswith(beginnings):
+            conversion.fresh[name] = torch.zeros(tensor.shape)
+            conversion.filled[name] = "a fresh start"
 
 
 def _check_settings(model: type[ModelMixin], config: dict[str, Any]) -> None:

@@ -1,0 +1,75 @@
+"""Memory of the head on features of other generators, without a GPU and without weights: the pass runs on tensors without data.
+
+    OMP_NUM_THREADS=1 python benchmarks/generator_memory.py
+
+Printed is a table in Markdown: weights of the head, and the most that features, tokens and maps hold at one time, in GiB, with
+pairs in chunks, as the head decodes them, and all at once. Generators and VAEs are not counted.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from jog3r import Pointmap3DHead
+from jog3r.models import pointmap_head
+from jog3r.training.live_memory import LiveMemory
+
+# name, width of the transformer, frames of a step, pixels of a token, frames, height, width
+CASES = (
+    ("Wan 2.1 1.3B", 1536, 4, 16, 49, 480, 832),
+    ("Wan 2.1 1.3B", 1536, 4, 16, 81, 480, 832),
+    ("Wan 2.2 5B", 3072, 4, 32, 121, 704, 1280),
+    ("CogVideoX 2B", 1920, 4, 16, 49, 480, 720),
+    ("LTX-Video 2B", 2048, 8, 32, 161, 512, 704),
+)
+
+
+def head_memory(case: tuple[Any, ...], at_once: int, dtype: torch.dtype) -> tuple[int, int, int]:
+    """Bytes of the head's weights, of the maps it returns, and the peak of all else."""
+    _, width, per_step, token, frames, height, columns = case
+    steps, tokens = 1 + (frames - 1) // per_step, (height // token) * (columns // token)
+    before, pointmap_head.MAX_TOKENS = pointmap_head.MAX_TOKENS, at_once
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            head = Pointmap3DHead(feature_dim=width, patch_size=token, frames_per_step=per_step)
+            for name, module in head.named_modules():
+                kept = name.split(".")[0] in head._keep_in_fp32_modules
+                for key, weight in module._parameters.items():
+                    if weight is not None and not kept:  # `.to` does not know tensors without data
+                        module._parameters[key] = nn.Parameter(torch.empty(weight.shape, dtype=dtype))
+            pairs = torch.stack([torch.zeros(frames - 1, dtype=torch.long), torch.arange(1, frames)], dim=-1)
+            head._check_pairs = lambda given, *_: given  # it looks at numbers, which tensors without data have not
+            features = torch.zeros(1, steps, tokens, width, dtype=dtype)
+            memory = LiveMemory()
+            memory.ignore([*head.parameters(), *head.buffers(), pairs])
+            with memory:
+                features = features.clone()
+                maps = head(features, height, columns, pairs)
+            returned = sum(map(_bytes, maps.to_tuple()[:4]))
+            weights = sum(map(_bytes, [*head.parameters(), *head.buffers()]))
+            return weights, returned, memory.peak - returned
+    finally:
+        pointmap_head.MAX_TOKENS = before
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def main() -> int:
+    """Entry point."""
+    print("| generator | frames, pixels | weights of the head | maps returned | beside them, in chunks | all pairs at once |")
+    print("|---|---|---|---|---|---|")
+    for case in CASES:
+        weights, maps, peak = head_memory(case, pointmap_head.MAX_TOKENS, torch.bfloat16)
+        *_, whole = head_memory(case, 2**62, torch.bfloat16)
+        sizes = " | ".join(f"{value / 2**30:.2f}" for value in (weights, maps, peak, whole))
+        print(f"| {case[0]} | {case[4]} of {case[5]} x {case[6]} | {sizes} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
