@@ -1,6 +1,7 @@
 """From the judged solutions to the result in the video's own pixels."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,15 @@ from jog3r.sfm.frames import Grid, rgb_frame
 from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.solving.judge import AS_GIVEN, Verdict
 from jog3r.sfm.solving.prior import FocalPrior
+from jog3r.sfm.solving.second_motion import MOVING_OBJECTS, TWO_MOTIONS
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution
-from jog3r.sfm.solving.uncertainty import camera_uncertainty
+from jog3r.sfm.solving.uncertainty import UNCERTAIN_DEG, camera_uncertainty, rivals_disagree
 from jog3r.sfm.tracked_cameras import Candidate, PointTracks, TrackedCameras, empty_tracks
 
-UNCERTAIN = "uncertain"  # the pictures leave more than 1 degree of rotation or 10 of direction open
+UNCERTAIN = "uncertain"  # the pictures leave more than 1 degree of rotation or 10 of direction open (see `UNCERTAIN_DEG`)
 MIN_FEATURES = 30  # of a frame, less is "too few points"
 _MIN_ANGLE_DEG = 0.5  # of a point's lines of sight; what is seen under less is not returned as a point
 _NO_DIRECTION_DEG = 19.1  # the offset is under three of its standard deviations
-_UNCERTAIN_DEG = (1.0, 10.0)  # standard deviation of rotation and direction
 _LEAST_INLIERS = 0.5
 
 
@@ -33,6 +34,7 @@ def finish(
     solved: tuple[Verdict | None, list[Verdict]],
     given: Given,
     interpolate: bool,
+    two_motions: bool = False,
 ) -> TrackedCameras:
     """The best solution as a result; the network's cameras if there is none.
 
@@ -44,6 +46,7 @@ def finish(
         solved: the winner and all beginnings, from `solve`.
         given: the caller's knowledge.
         interpolate: fill in poses of frames that are not registered.
+        two_motions: much of the pictures moves otherwise than the solution says.
 
     Raises:
         ValueError: there is no solution and no network's.
@@ -57,7 +60,15 @@ def finish(
         if given.initial is None:
             raise ValueError(f"no cameras from tracks: {why}")
         return network_result(grid, given, f"tracks cannot tell: {why}", candidates)
-    return _tracked(video, grid, features, tracks, best, candidates, given, interpolate)
+    if two_motions and given.initial is not None:
+        return network_result(grid, given, f"tracks cannot tell: {TWO_MOTIONS}", candidates)
+    degenerate = _degenerate(features, tracks, (best, trials), given.focal_prior(grid))
+    reason = _reason(candidates)
+    if two_motions:
+        moving = (f"{words}, {MOVING_OBJECTS}" if words else MOVING_OBJECTS for words in degenerate)
+        degenerate, reason = tuple(moving), f"{reason}; {TWO_MOTIONS}"
+    found = _tracked(video, grid, tracks, best, interpolate)
+    return replace(found, degenerate=degenerate, reason=reason, candidates=candidates)
 
 
 def _believable(tracks: Tracks, verdict: Verdict) -> bool:
@@ -107,19 +118,10 @@ def network_result(grid: Grid, given: Given, reason: str, candidates: tuple[Cand
     )
 
 
-def _tracked(
-    video: Sequence[Any],
-    grid: Grid,
-    features: np.ndarray,
-    tracks: Tracks,
-    verdict: Verdict,
-    candidates: tuple[Candidate, ...],
-    given: Given,
-    interpolate: bool,
-) -> TrackedCameras:
+def _tracked(video: Sequence[Any], grid: Grid, tracks: Tracks, verdict: Verdict, interpolate: bool) -> TrackedCameras:
+    """The solution in pixels of the video, its flags and reason still empty."""
     solution = verdict.solution
     inliers = verdict.distance < ROBUST_PX
-    degenerate = _degenerate(features, tracks, verdict, inliers, given.focal_prior(grid))
     points, kept = _finite_points(tracks, verdict, inliers)
     scene = tracks.select(kept)
     seen = np.unique(scene.point[scene.frame == int(np.flatnonzero(solution.known)[0])])
@@ -136,15 +138,15 @@ def _tracked(
         width=grid.width,
         height=grid.height,
         registered=torch.from_numpy(solution.known.copy()),
-        degenerate=degenerate,
+        degenerate=("",) * tracks.num_frames,
         num_inliers=torch.from_numpy(np.bincount(tracks.frame[inliers], minlength=tracks.num_frames)),
         reprojection_px=_float(_median_error(tracks, verdict, inliers) * grid.width / grid.small_size[0]),
         points=_float(points / unit),
         point_colors=torch.from_numpy(_colors(video, scene, xy)),
         tracks=PointTracks(torch.from_numpy(scene.point), torch.from_numpy(scene.frame), torch.from_numpy(xy)),
         chosen="tracks",
-        reason=_reason(candidates),
-        candidates=candidates,
+        reason="",
+        candidates=(),
     )
 
 
@@ -195,10 +197,11 @@ def _finite_points(tracks: Tracks, verdict: Verdict, inliers: np.ndarray) -> tup
 
 
 def _degenerate(
-    features: np.ndarray, tracks: Tracks, verdict: Verdict, inliers: np.ndarray, prior: FocalPrior
+    features: np.ndarray, tracks: Tracks, solved: tuple[Verdict, list[Verdict]], prior: FocalPrior
 ) -> tuple[str, ...]:
-    known = verdict.solution.known
-    uncertainty = camera_uncertainty(tracks, verdict, prior)
+    verdict, trials = solved
+    known, inliers = verdict.solution.known, verdict.distance < ROBUST_PX
+    uncertainty, rivals = camera_uncertainty(tracks, verdict, prior), rivals_disagree(trials)
     seen = np.bincount(tracks.frame, minlength=tracks.num_frames)
     found = np.bincount(tracks.frame[inliers], minlength=tracks.num_frames)
     words = []
@@ -210,8 +213,9 @@ def _degenerate(
             aimless = uncertainty.direction_deg[frame] > _NO_DIRECTION_DEG
             if aimless:
                 mine.append(NO_PARALLAX)
-            unsure = uncertainty.rotation_deg[frame] > _UNCERTAIN_DEG[0]
-            if unsure or (not aimless and uncertainty.direction_deg[frame] > _UNCERTAIN_DEG[1]):
+            turned, moved = rivals[frame]
+            unsure = turned or uncertainty.rotation_deg[frame] > UNCERTAIN_DEG[0]
+            if unsure or (not aimless and (moved or uncertainty.direction_deg[frame] > UNCERTAIN_DEG[1])):
                 mine.append(UNCERTAIN)
             if found[frame] < _LEAST_INLIERS * seen[frame]:
                 mine.append(POOR_FIT)

@@ -11,9 +11,11 @@ from jog3r.sfm.checks import check_given
 from jog3r.sfm.colmap import load_pycolmap, quiet
 from jog3r.sfm.frames import check_frames, frame_size, make_grid
 from jog3r.sfm.matching.features import find_features, frame_pairs, match_features
+from jog3r.sfm.matching.supported import supported_tracks
 from jog3r.sfm.matching.tracks import build_tracks
 from jog3r.sfm.result import finish
 from jog3r.sfm.solving.beginnings import solve
+from jog3r.sfm.solving.second_motion import has_two_motions
 from jog3r.sfm.tracked_cameras import TrackedCameras
 
 _STAGES = 4
@@ -75,4 +77,5 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
         bar.update()
         bar.set_description("points")
         features = np.array([len(xy) for xy in matches.xy])
-        return finish(frames, grid, features, tracks, (best, trials), given, interpolate)
+        two_motions = best is not None and has_two_motions(supported_tracks(matches), best.solution)
+        return finish(frames, grid, features, tracks, (best, trials), given, interpolate, two_motions)

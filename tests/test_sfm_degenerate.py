@@ -19,6 +19,7 @@ from jog3r.sfm.solving.judge import judge
 from jog3r.sfm.solving.prior import FocalPrior, usual_prior
 from jog3r.sfm.solving.rotation import rotating_camera
 from jog3r.sfm.solving.solution import Solution, reprojection, triangulate
+from jog3r.sfm.solving.uncertainty import rivals_disagree
 
 SIZE, FOCAL = (144, 192), 150.0
 
@@ -128,6 +129,18 @@ def test_the_judge_prefers_the_true_cameras_and_counts_missing_frames(moving: tu
     odd = judge(tracks, replace(truth, focal=2.5 * FOCAL), prior)
     assert right.cost < min(still.cost, partial.cost, odd.cost)
     assert partial.inlier_share == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_rival_that_is_about_as_likely_makes_frames_uncertain(moving: tuple[Tracks, Solution]) -> None:
+    tracks, truth = moving
+    right = judge(tracks, truth, FocalPrior(FOCAL, 0.3))
+    cameras = np.linalg.inv(path(6, sideways=0.5, forward=0.3, turn_deg=8))  # the last frame by 2 degrees, the second by 0.4
+    other = replace(right, solution=replace(truth, world_to_camera=cameras), cost=right.cost + 4)
+    assert rivals_disagree([right, other])[:, 0].tolist() == [False] * 3 + [True] * 3
+    assert not rivals_disagree([right, replace(other, cost=right.cost + 6)]).any()
+    mirrored = np.linalg.inv(path(6, sideways=-0.5, forward=0.3, turn_deg=6))
+    elsewhere = replace(other, solution=replace(truth, world_to_camera=mirrored))
+    assert rivals_disagree([right, elsewhere]).tolist() == [[False, False]] + [[False, True]] * 5
 
 
 def test_adjustment_from_a_turning_camera_finds_the_motion_and_the_focal_length(moving: tuple[Tracks, Solution]) -> None:

@@ -10,8 +10,10 @@ from jog3r.sfm.solving.judge import Verdict
 from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.solution import ROBUST_PX
 
+UNCERTAIN_DEG = (1.0, 10.0)  # of rotation and direction: more is flagged
 MAX_FRAMES, MAX_POINTS = 120, 600  # that take part: the reduced equations are dense
 _LEAST_NOISE_PX = 0.1
+_AS_LIKELY = 5.0  # difference of costs, which are logarithms of likelihoods: 1 to 150
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,36 @@ def camera_uncertainty(tracks: Tracks, verdict: Verdict, prior: FocalPrior) -> U
     rotation[known], direction[known] = np.array(sigma)[nearest].T
     rotation[known[0]] = direction[known[0]] = 0.0
     return Uncertainty(rotation, direction)
+
+
+def rivals_disagree(trials: list[Verdict]) -> np.ndarray:
+    """(F, 2) bool: another beginning ended in cameras about as likely as the best, in which this frame is turned; lies elsewhere.
+
+    Args:
+        trials: all beginnings, the winner first.
+    """
+    best = trials[0].solution.rebased()
+    differs = np.zeros((len(best.known), 2), bool)
+    if not best.world_to_camera[best.known, :3, 3].any():
+        return differs  # a camera that only turns was preferred to likelier ones
+    centres = np.linalg.inv(best.world_to_camera)[:, :3, 3]
+    for trial in trials[1:]:
+        other = trial.solution
+        if trial.cost > trials[0].cost + _AS_LIKELY or other.known.argmax() != best.known.argmax():
+            continue
+        other, both = other.rebased(), best.known & other.known
+        cosine = (np.einsum("fij,fij->f", best.world_to_camera[:, :3, :3], other.world_to_camera[:, :3, :3]) - 1) / 2
+        turned = np.degrees(np.arccos(cosine.clip(-1, 1)))
+        moved = _between_deg(centres, np.linalg.inv(other.world_to_camera)[:, :3, 3])
+        differs |= both[:, None] & (np.stack([turned, moved], 1) > UNCERTAIN_DEG)
+    return differs
+
+
+def _between_deg(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(F,) angles between vectors (F, 3); 0 where one is zero."""
+    length = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    cosine = (first * second).sum(1) / np.where(length > 0, length, 1.0)
+    return np.where(length > 0, np.degrees(np.arccos(cosine.clip(-1, 1))), 0.0)
 
 
 def _standard_deviations(covariance: np.ndarray, offset: np.ndarray) -> tuple[float, float]:
