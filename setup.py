@@ -73,6 +73,7 @@ setup(
         "jog3r": ["tiny/**", "tiny/*/*"],
         "jog3r.training": ["recipes/*.yaml", "accelerate/*.yaml"],
         "jog3r.data.procedural": ["*.json"],
+        "jog3r.evaluation": ["lists/*.json"],
         "jog3r.space": ["example_files/*"],
         "jog3r.space.look": ["*.js"],
     },

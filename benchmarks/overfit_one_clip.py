@@ -78,8 +78,8 @@ def overfit(folder: Path, clip: int = CLIP, **changes: Any) -> TrainConfig:
     size = {"num_frames": FRAMES, "height": SIZE, "width": SIZE, "num_threads": 1}
     length = Jog3rTransformer3DModel.load_config(folder / "new" / "transformer")["max_caption_length"]
     plan = PrepareConfig(
-        str(folder / "cache"), str(folder / "new"), "procedural", first_clip=clip, num_clips=1, min_frames=FRAMES,
-        caption_length=length, **size,
+        output_dir=str(folder / "cache"), model=str(folder / "new"), source="procedural", first_clip=clip, num_clips=1,
+        min_frames=FRAMES, caption_length=length, **size,
     )  # fmt: skip
     Preparation(plan).run()
     options: dict[str, Any] = dict(

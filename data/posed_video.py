@@ -36,7 +36,7 @@ class PosedFolders:
 
     Args:
         root: one such folder, or a folder of them (at any depth; a folder inside another clip's folder is not looked at).
-        size: (H, W) to resize to.
+        size: (H, W) to resize to; None leaves the frames as they are.
         captions: a json of captions by folder name, see `read_captions`; else each folder's `caption.txt`.
         resize_mode: "crop" or "stretch".
         default_caption: of folders that have none; None refuses them.
@@ -51,7 +51,7 @@ class PosedFolders:
     def __init__(
         self,
         root: str | PathLike[str],
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         captions: str | PathLike[str] | None = None,
         resize_mode: str = "crop",
         default_caption: str | None = None,
@@ -130,17 +130,24 @@ class PosedFolders:
 
     def _read_frames(self, cameras: PosedFrames) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Frames (F, H, W, 3), depth (F, H, W) with 0 where unknown, intrinsics (F, 3, 3) of the new size."""
-        frames, depths, intrinsics, straighten = [], [], [], Straightener()
+        straighten = Straightener()
+        frames: list[np.ndarray] = []
+        depths: list[np.ndarray] = []
+        intrinsics: list[np.ndarray] = []
         for number, image in _images(cameras, self._step):
             matrix = cameras.intrinsics_at(number, image.shape[0], image.shape[1])
             depth = np.zeros(image.shape[:2], np.float32)
             if cameras.depths is not None:
                 depth = _read_depth(cameras.depths[number], cameras.depth_scale, image.shape[:2])
             image, depth = straighten(image, depth, matrix, cameras.distortion[number], bool(cameras.fisheye[number]))
-            resized, transform = resize_frames(image[None], *self.size, self._mode)
-            frames.append(resized[0])
-            depths.append(_resize_depth(depth, transform, self.size))
-            intrinsics.append(transform @ matrix)
+            if self.size is not None:
+                [image], transform = resize_frames(image[None], *self.size, self._mode)
+                depth, matrix = _resize_depth(depth, transform, self.size), transform @ matrix
+            elif frames and image.shape != frames[0].shape:
+                raise ValueError(f"frame {number} is of another size than the first; give height and width")
+            frames.append(image)
+            depths.append(depth)
+            intrinsics.append(matrix)
         return np.stack(frames), np.stack(depths), np.stack(intrinsics)
 
 

@@ -29,8 +29,8 @@ class ClipSource(Protocol):
         """One unique name a video; their order is part of the data set."""
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels of every clip loaded."""
+    def size(self) -> tuple[int, int] | None:
+        """Height and width in pixels of every clip loaded; None: each has its own."""
 
     def captions(self, index: int) -> tuple[str, str]:
         """Caption of video `index` played forward and backward, found without loading it; `ValueError` if it has none."""
@@ -87,7 +87,8 @@ class ProceduralSource:
         procedural_caption(start, split), procedural_caption(start + count - 1, split)  # refuses what lies outside the split
         self.split, self.start, self.num_frames = split, start, num_frames
         self.names = [f"{split}/{index:08d}" for index in range(start, start + count)]
-        self.size = (height, width)
+        self._pixels = (height, width)
+        self.size: tuple[int, int] | None = self._pixels
 
     def captions(self, index: int) -> tuple[str, str]:
         """The caption, and that of the path walked backward."""
@@ -100,7 +101,7 @@ class ProceduralSource:
 
     def load(self, index: int) -> Clip:
         """Render scene `start + index`."""
-        return procedural_clip(self.start + index, self.split, self.num_frames, *self.size)
+        return procedural_clip(self.start + index, self.split, self.num_frames, *self._pixels)
 
     def settings(self) -> dict[str, Any]:
         """Kind, list and frames a path."""

@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jog3r.data import Clip, procedural_clip
 from jog3r.data.files import write_aside
-from jog3r.data.procedural.scene_grammar import split_size
 
 CONFIG_NAME = "config.json"
 _PROVENANCE = {"architectures", "dtype", "torch_dtype", "transformers_version", "trained"}  # of a component's config
@@ -46,21 +44,22 @@ class Predictions:
         if stored.exists():
             self._refuse_change(json.loads(stored.read_text(encoding="utf-8")))
             return
-        if self.folder.exists() and any(self.folder.iterdir()):
+        # hidden files are those that a killed run left half-written, or that another process is writing
+        if self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
             raise ValueError(
                 f"{self.folder} is not empty and holds no {CONFIG_NAME}: not a folder of predictions; give another one"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def path(self, index: int) -> Path:
-        """File of clip `index`."""
-        return self.folder / f"{index:06d}.npz"
+    def path(self, key: str) -> Path:
+        """File of the prediction `key`."""
+        return self.folder / f"{key}.npz"
 
-    def missing(self, indices: Sequence[int]) -> list[int]:
-        """The indices that have no prediction yet."""
-        return [index for index in indices if not self.path(index).exists()]
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """Those that are not there yet."""
+        return [key for key in keys if not self.path(key).exists()]
 
-    def save(self, index: int, arrays: Mapping[str, Any]) -> None:
+    def save(self, key: str, arrays: Mapping[str, Any]) -> None:
         """Write one clip's arrays; a failed clip has `error` (str) and no poses."""
         if not (self.folder / CONFIG_NAME).exists():
             write_text(self.folder / CONFIG_NAME, json.dumps(self.config, indent=2, sort_keys=True) + "\n")
@@ -70,20 +69,20 @@ class Predictions:
             with aside.open("wb") as file:
                 np.savez_compressed(file, **values)  # type: ignore[arg-type]  # numpy types every name as allow_pickle
 
-        write_aside(self.path(index), write, f"-{os.getpid()}")
+        write_aside(self.path(key), write, f"-{os.getpid()}")
 
-    def load(self, index: int) -> dict[str, np.ndarray]:
+    def load(self, key: str) -> dict[str, np.ndarray]:
         """One clip's arrays.
 
         Raises:
             FileNotFoundError: not exported yet.
         """
-        with np.load(self.path(index), allow_pickle=False) as stored:
+        with np.load(self.path(key), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
 
-    def stored(self, count: int) -> "StoredPredictions":
-        """The first `count` predictions, read when asked for."""
-        return StoredPredictions(self, count)
+    def stored(self, keys: Sequence[str]) -> "StoredPredictions":
+        """These predictions, read when asked for."""
+        return StoredPredictions(self, keys)
 
     def _refuse_change(self, stored: Mapping[str, Any]) -> None:
         changed = [key for key in sorted({*stored, *self.config}) if stored.get(key) != self.config.get(key)]
@@ -96,59 +95,26 @@ class Predictions:
 
 
 class StoredPredictions(Sequence[dict[str, np.ndarray]]):
-    """Predictions 0 to count - 1 of a folder; one is held at a time."""
+    """Predictions of a folder; one is held at a time."""
 
-    def __init__(self, store: Predictions, count: int) -> None:
+    def __init__(self, store: Predictions, keys: Sequence[str]) -> None:
         """`Predictions.stored` makes it."""
-        self._store, self._count = store, count
+        self._store, self.keys = store, keys
 
     def __len__(self) -> int:
         """How many."""
-        return self._count
+        return len(self.keys)
 
     def __getitem__(self, index: Any) -> Any:
-        """The arrays of prediction `index`; no slices."""
-        if not 0 <= index < self._count:
+        """The arrays of one; no slices."""
+        if not 0 <= index < len(self):
             raise IndexError(index)
-        return self._store.load(int(index))
+        return self._store.load(self.keys[index])
 
-
-class ProceduralClips(Sequence[Clip]):
-    """Clips first, first + 1, ... of a split, drawn when asked for."""
-
-    def __init__(self, split: str, first: int, count: int, num_frames: int, height: int, width: int) -> None:
-        """Refuse clips outside the split."""
-        size = split_size(split)
-        if count < 1 or first < 0 or first + count > size:
-            raise ValueError(f"split {split!r} has clips 0..{size - 1}, got {count} clips from {first}")
-        self.split, self.first, self.num_clips = split, first, count
-        self.size = (num_frames, height, width)
-
-    def __len__(self) -> int:
-        """Number of clips."""
-        return self.num_clips
-
-    def __getitem__(self, index: Any) -> Any:
-        """Clip `first + index`; no slices."""
-        if not 0 <= index < self.num_clips:
-            raise IndexError(index)
-        num_frames, height, width = self.size
-        return procedural_clip(self.first + int(index), self.split, num_frames, height, width)
-
-    def describe(self) -> dict[str, Any]:
-        """What decides the clips, without their number."""
-        return {"source": "procedural", "split": self.split, "first": self.first, "size": list(self.size)}
-
-
-def describe_clips(clips: Sequence[Clip]) -> dict[str, Any]:
-    """What decides the clips: their source, or a hash of frames and poses where they are simply given."""
-    if isinstance(clips, ProceduralClips):
-        return clips.describe()
-    digest = hashlib.sha256()
-    for clip in clips:
-        digest.update(np.ascontiguousarray(clip.frames).tobytes())
-        digest.update(np.ascontiguousarray(clip.poses).tobytes())
-    return {"source": "given", "sha256": digest.hexdigest()[:16]}
+    def text(self, index: int, name: str) -> str | None:
+        """A text that stands in a prediction, without reading the rest; None: it has none."""
+        with np.load(self._store.path(self.keys[index]), allow_pickle=False) as stored:
+            return str(stored[name]) if name in stored.files else None
 
 
 def pipeline_hash(pipeline: Any, without: Sequence[str] = ()) -> str:
@@ -173,7 +139,7 @@ def pipeline_hash(pipeline: Any, without: Sequence[str] = ()) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
     """Write a text file aside, then rename it."""
     write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"), f"-{os.getpid()}")
 

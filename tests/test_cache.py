@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_text_encoder().save_pretrained(folder / "model" / "text_encoder")
         tiny_tokenizer().save_pretrained(folder / "model" / "tokenizer")
     config = PrepareConfig(
-        str(folder / "cache"), str(folder / "model"), "procedural", num_clips=5, num_frames=10, height=16, width=16, min_frames=4,
-        caption_length=8, clips_per_shard=2, captions_per_shard=3,
+        output_dir=str(folder / "cache"), model=str(folder / "model"), source="procedural", num_clips=5, num_frames=10,
+        height=16, width=16, min_frames=4, caption_length=8, clips_per_shard=2, captions_per_shard=3,
     )  # fmt: skip
     Preparation(config).run()
     return folder

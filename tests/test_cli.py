@@ -353,10 +353,10 @@ def test_convert_reports_what_it_cannot_read(capsys, tmp_path):
     [
         ("prepare", "--min_frames VALUE, --min-frames VALUE shorter videos are skipped (default: 16)"),
         ("prepare", "of all videos; above it the run stops (default: 0.05)"),
-        ("evaluate", '--split validation|test of the procedural clips; "train" is refused (default: test)'),
-        ("evaluate", "--width WIDTH None: what the model was made for (default: None)"),
+        ("evaluate", '--procedural-split validation|test procedural: part of the scenes; "train" is refused'),
+        ("evaluate", "--height HEIGHT None: what the model was made for; with tracks or predictions: that of the videos"),
         ("evaluate", "--focal_per_frame, --focal-per-frame a focal length for each frame, not one for all (default: False)"),
-        ("evaluate", "--model MODEL folder or hub repository of a pipeline (default: the bundled tiny checkpoint)"),
+        ("evaluate", "of a pipeline; tracks and predictions need none (default: the bundled tiny checkpoint)"),
         ("prepare", "--dtype float32|bfloat16|float16 of the models while they run (default: float32)"),
     ],
 )

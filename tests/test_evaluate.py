@@ -14,10 +14,11 @@ from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 from jog3r.data.files import file_hash
 from jog3r.data.procedural import procedural_caption
 from jog3r.evaluation import evaluate_t2vc, evaluate_v2c, load_features, module_path, pose_errors, pose_metrics, run_evaluation
+from jog3r.evaluation.clips.clip_sets import ProceduralClips
 from jog3r.evaluation.evaluate import EvaluationOptions
 from jog3r.evaluation.modules import module_names
 from jog3r.evaluation.networks.i3d import I3D, load_i3d
-from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, ProceduralClips, pipeline_hash
+from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, pipeline_hash
 from jog3r.evaluation.report import as_json, number, t2vc_report, table, v2c_report
 from jog3r.evaluation.scoring import score_closed_loop, score_v2c
 
@@ -97,7 +98,7 @@ def test_frames_without_a_pose_count_as_failed_pairs_and_are_named(pipe, clips, 
 
     result = evaluate_v2c(Blind(), clips, tmp_path / "v2c")
     assert result["first"]["model"]["num_failed_pairs"] == 3
-    assert result["errors"][0] == "clip 0: no pose for frames 1 (too few points)"
+    assert result["errors"][0] == "clip validation/00000000: no pose for frames 1 (too few points)"
     assert "Failed clips and frames" in v2c_report(result)
 
 
@@ -191,7 +192,10 @@ def test_wrong_calls_raise_and_broken_clips_are_recorded(pipe, clips, tmp_path, 
     with caplog.at_level(logging.WARNING):
         result = evaluate_v2c(SometimesBroken(), clips, tmp_path / "b")
     assert result["first"]["model"]["num_failed"] == 2
-    assert [line for line in result["errors"] if "no pose" not in line] == ["clip 1: poses not finite", "clip 2: singular"]
+    assert [line for line in result["errors"] if "no pose" not in line] == [
+        "clip validation/00000001: poses not finite",
+        "clip validation/00000002: singular",
+    ]
     assert "singular" in caplog.text
 
 
@@ -212,7 +216,7 @@ def test_a_first_clip_that_fails_stops_nothing(pipe, clips, tmp_path):
         folder = tmp_path / str(len(failing))
         result = evaluate_v2c(FailsOn(*failing), clips, folder)
         assert result["first"]["model"]["num_failed"] == len(failing)
-        assert [line for line in result["errors"] if "broken" in line] == [f"clip {k}: broken" for k in failing]
+        assert [line for line in result["errors"] if "broken" in line] == [f"clip validation/0000000{k}: broken" for k in failing]
         assert {path.name for path in folder.iterdir()} == {"config.json", *(f"00000{k}.npz" for k in range(3))}
     with pytest.raises(ValueError, match="broken"):
         evaluate_v2c(FailsOn(0, 1, 2), clips, tmp_path / "all")
@@ -316,7 +320,7 @@ def test_fingerprint_sees_weights_and_settings(pipe):
     [
         ({"task": "t2v"}, "v2c, t2vc, all"),
         ({"split": "train"}, "held-out"),
-        ({"captions": 1}, "2 captions"),
+        ({"captions": 1}, "videos must be at least 2"),
         ({"smoothness_translation": -1.0}, "weights must be >= 0"),
         ({"smoothness_focal": 1.0}, "add focal_per_frame"),
         ({"features_sha256": "0"}, "without features"),
@@ -330,7 +334,7 @@ def test_options_refuse(change, message):
 
 def test_registration_options_reach_the_call():
     plain, paper = (
-        EvaluationOptions("all", "m", "o", **change)
+        EvaluationOptions(task="all", model="m", out="o", **change)
         for change in ({}, {"registration": "reference", "smoothness_focal": 0.1, "focal_per_frame": True})
     )
     assert plain.registration_kwargs() == {"method": "fast"}  # as in folders of predictions made before
@@ -338,7 +342,7 @@ def test_registration_options_reach_the_call():
 
 
 def test_unknown_options_and_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="unknown evaluation option clip; there are task"):
+    with pytest.raises(ValueError, match="unknown evaluation option clip; there are source"):
         run_evaluation(task="all", model="m", out="o", clip=3)
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"):
@@ -349,10 +353,10 @@ def test_unknown_options_and_files_are_refused(tmp_path):
 
 def test_predictions_leave_no_half_written_file(tmp_path):
     store = Predictions(tmp_path / "p", {"a": (1, 2)})
-    assert store.missing([0, 1]) == [0, 1]
-    store.save(0, {"x": np.arange(3)})
-    assert store.missing([0, 1]) == [1]
-    assert store.load(0)["x"].tolist() == [0, 1, 2]
+    assert store.missing(["000000", "1"]) == ["000000", "1"]
+    store.save("000000", {"x": np.arange(3)})
+    assert store.missing(["000000", "1"]) == ["1"]
+    assert store.load("000000")["x"].tolist() == [0, 1, 2]
     assert {path.name for path in store.folder.iterdir()} == {"config.json", "000000.npz"}
     Predictions(tmp_path / "p", {"a": [1, 2]})
 

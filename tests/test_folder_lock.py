@@ -128,7 +128,11 @@ def test_processes_that_accelerate_does_not_see_are_refused(tmp_path: Path, monk
     check_world(1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     check_world(2)
-    for call in (lambda: check_world(1), lambda: run_here(tmp_path), lambda: prepare(PrepareConfig(str(tmp_path), "m"))):
+    for call in (
+        lambda: check_world(1),
+        lambda: run_here(tmp_path),
+        lambda: prepare(PrepareConfig(output_dir=str(tmp_path), model="m")),
+    ):
         with pytest.raises(ValueError, match="WORLD_SIZE=2 processes were launched, but accelerate sees 1.*cpu.yaml"):
             call()
     assert not (tmp_path / "run").exists()
@@ -143,8 +147,8 @@ def _config(folder: Path) -> PrepareConfig:
         for name, part in (("vae", tiny_vae()), ("text_encoder", tiny_text_encoder()), ("tokenizer", tiny_tokenizer())):
             part.save_pretrained(model / name)
     return PrepareConfig(
-        str(folder / "cache"), str(model), "procedural", num_clips=2, num_frames=4, height=16, width=16, min_frames=4,
-        clips_per_shard=1, caption_length=8,
+        output_dir=str(folder / "cache"), model=str(model), source="procedural", num_clips=2, num_frames=4, height=16, width=16,
+        min_frames=4, clips_per_shard=1, caption_length=8,
     )  # fmt: skip
 
 

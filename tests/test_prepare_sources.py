@@ -18,11 +18,12 @@ from jog3r.data.cache import Cache
 from jog3r.data.clip import Clip
 from jog3r.data.procedural import procedural_clip
 from jog3r.data.source import ProceduralSource
+from jog3r.data.source_options import SOURCE_OPTIONS
 from jog3r.pipelines.loading.depth_model import DepthModel, load_depth_model
 from jog3r.training.clips.cached_stream import CachedStream
 from jog3r.training.preparation.component_files import weights_hash
 from jog3r.training.preparation.depth_masks import disagreement
-from jog3r.training.preparation.prepare_config import SOURCE_OPTIONS, PrepareConfig, build_source
+from jog3r.training.preparation.prepare_config import PrepareConfig, source_of
 from jog3r.training.prepare import Preparation, main
 from jog3r.training.run.step_log import read_steps
 
@@ -179,9 +180,9 @@ def test_mistakes_end_in_one_line(tmp_path: Path, model: Path, caplog: pytest.Lo
     assert "unknown option no_such" in caplog.text
     for source, missing in (("posed", "frames"), ("realestate10k", "frames")):
         with pytest.raises(ValueError, match=f"needs the option {missing}"):
-            build_source(_config(tmp_path, model, source=source))
+            source_of(_config(tmp_path, model, source=source))
     with pytest.raises(ValueError, match="needs the option cameras"):
-        build_source(_config(tmp_path, model, source="realestate10k", frames=str(tmp_path)))
+        source_of(_config(tmp_path, model, source="realestate10k", frames=str(tmp_path)))
 
 
 def test_a_model_that_is_nowhere_ends_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -218,7 +219,7 @@ def test_every_option_of_a_source_is_one_and_a_folder_has_no_splits(tmp_path: Pa
     assert {option for options in SOURCE_OPTIONS.values() for option in options} <= known
     for option in ("table_split", "table_revision"):
         with pytest.raises(ValueError, match=f"{option} means nothing to the folder"):
-            build_source(_config(tmp_path, model, source="realestate10k_table", frames=str(tmp_path), **{option: "test"}))
+            source_of(_config(tmp_path, model, source="realestate10k_table", frames=str(tmp_path), **{option: "test"}))
 
 
 def test_real_clips_go_through_twenty_joint_steps(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:

@@ -18,7 +18,7 @@ from jog3r.commands.reconstruction.known_cameras import read_true_cameras
 from jog3r.data.realestate10k import RealEstate10K, RealEstate10KChunks, RealEstate10KTable, RealEstate10KTars
 from jog3r.data.realestate10k.base import RealEstate10KSource
 from jog3r.data.realestate10k.table import open_table
-from jog3r.training.preparation.prepare_config import PrepareConfig, build_source
+from jog3r.training.preparation.prepare_config import PrepareConfig, source_of
 from jog3r.training.prepare import main
 
 SIZE = (16, 16)
@@ -303,7 +303,7 @@ def test_every_nth_frame_in_every_shape(files: Path) -> None:
         *((f"realestate10k_{kind}", {"frames": str(files / place)})
           for kind, place in (("tars", "tars"), ("table", "tars"), ("chunks", "chunks"))),
     ):  # fmt: skip
-        whole, thin = (build_source(PrepareConfig(source=source, frame_step=n, **options, **common)) for n in (1, 3))
+        whole, thin = (source_of(PrepareConfig(source=source, frame_step=n, **options, **common)) for n in (1, 3))
         assert whole.names[0] == "a"
         clip, expected = thin.load(0), whole.load(0)
         assert thin.expected_frames(0) in (None, 2)

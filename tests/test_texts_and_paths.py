@@ -21,7 +21,9 @@ def test_a_cache_and_a_run(tmp_path: Path) -> None:
     pipeline = tiny_pipeline()
     pipeline.save_pretrained(tmp_path / "init")
     size = dict(num_frames=3, height=16, width=16)
-    options = PrepareConfig(tmp_path / "cache", tmp_path / "init", "procedural", num_clips=2, min_frames=3, **size)
+    options = PrepareConfig(
+        output_dir=tmp_path / "cache", model=tmp_path / "init", source="procedural", num_clips=2, min_frames=3, **size
+    )
     assert options.model == str(tmp_path / "init")
     assert prepare(options) == tmp_path / "cache"
     for place in (tmp_path / "cache", str(tmp_path / "cache")):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import sys
 import types
 import typing
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from jog3r.data.option_checks import check_options_of, places_as_text
 from jog3r.training.option_help import describe_options
 
 Config = TypeVar("Config")
@@ -171,32 +171,6 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
         if isinstance(origin, type) and isinstance(value, origin):
             return value
     raise ValueError(f"option {name} must be {wanted}, got {value!r} ({type(value).__name__})")
-
-
-def places_as_text(config: Any) -> None:
-    """Turn paths (`pathlib.Path`) among the values of a configuration into texts: in Python both are given."""
-    for field in dataclasses.fields(config):
-        if isinstance(value := getattr(config, field.name), os.PathLike):
-            setattr(config, field.name, os.fspath(value))
-
-
-def check_options_of(config: Any, switch: str, options: dict[str, tuple[str, ...]]) -> None:
-    """Refuse options that the chosen value of a switch has no use for.
-
-    Args:
-        config: a configuration, a dataclass.
-        switch: name of the option that chooses, such as "data".
-        options: for each of its values the names of the options that only some values use.
-
-    Raises:
-        ValueError: one of the others' options has another value than its default.
-    """
-    chosen = getattr(config, switch)
-    for field in dataclasses.fields(config):
-        takers = [taker for taker, names in options.items() if field.name in names]
-        value = getattr(config, field.name)
-        if takers and chosen not in takers and value != field.default:
-            raise ValueError(f"{field.name}={value} means nothing to {switch}={chosen}; it is for {', '.join(takers)}")
 
 
 @dataclasses.dataclass

@@ -39,7 +39,16 @@ def describe_options(cls: type) -> str:
 
 
 def _fields_with_comments(cls: type) -> list[tuple[str, str, str]]:
-    """Of each field: name, comment of a line of its own above it, comment at its end."""
+    """Of each field, in their order: name, comment of a line of its own above it, comment at its end."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            found |= {entry[0]: entry for entry in _own_fields(base)}  # a field that a subclass states anew keeps its place
+    return list(found.values())
+
+
+def _own_fields(cls: type) -> list[tuple[str, str, str]]:
+    """Those that stand in the class itself."""
     source = textwrap.dedent(inspect.getsource(cls))
     comments = {
         token.start[0]: (token.string.lstrip("# "), token.line.lstrip().startswith("#"))

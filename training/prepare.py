@@ -49,7 +49,7 @@ from jog3r.training.preparation.component_files import (
 )
 from jog3r.training.preparation.depth_masks import is_constant, known_depth, median_disagreement, pose_scale
 from jog3r.training.preparation.plan import expectation, hash_texts, model_names, number_captions
-from jog3r.training.preparation.prepare_config import PrepareConfig, build_source
+from jog3r.training.preparation.prepare_config import PrepareConfig, source_of
 from jog3r.training.preparation.shards import ShardFolder, lock_cache
 from jog3r.training.preparation.survey import Survey, look_at_videos
 
@@ -79,7 +79,10 @@ class Preparation:
         self.config, self.device = config, torch.device(device)
         self.directory = Path(config.output_dir)
         self.shards = ShardFolder(self.directory, process)
-        self.source = build_source(config) if source is None else source
+        self.source = source_of(config) if source is None else source
+        if self.source.size is None:
+            raise ValueError("a cache needs frames of one size: give the source height and width")
+        self.size = self.source.size
         # 1. what can be refused without a model: a T5-XXL takes minutes to load
         self.transformer = transformer_config(config.model)  # of what is to be trained on the cache; only its sizes are read
         self.caption_length = self._choose_caption_length()
@@ -162,7 +165,7 @@ class Preparation:
         return taken if wanted is None else wanted
 
     def _check_size(self, scale: int) -> None:
-        height, width = self.source.size
+        height, width = self.size
         patch = 1 if self.transformer is None else self.transformer["patch_size"]
         if height % (scale * patch) or width % (scale * patch):
             text = f"{scale}, the VAE's" if patch == 1 else f"{scale * patch} (the VAE's {scale} times patch_size={patch})"
@@ -171,7 +174,7 @@ class Preparation:
     def _plan_of_options(self) -> dict[str, Any]:
         """What of the plan is known before the models are."""
         config = self.config
-        height, width = self.source.size
+        height, width = self.size
         return {
             "source": self.source.settings(),
             "num_videos": len(self.source.names),
@@ -189,7 +192,7 @@ class Preparation:
     def _make_plan(self) -> dict[str, Any]:
         config, vae = self.config, self.vae
         scale = vae_scale_factor(vae)
-        height, width = self.source.size
+        height, width = self.size
         depth: dict[str, Any] = {"kind": config.depth} if self.depth_model is None else {
             "kind": "model", "fingerprint": weights_hash(self.depth_model.model), "align_scale": config.align_scale
         }  # fmt: skip
@@ -222,7 +225,7 @@ class Preparation:
     @torch.no_grad()
     def _seconds_a_frame(self) -> float:
         """Time of VAE and depth model for a frame, from a few blank ones."""
-        frames = torch.zeros(_TIMED_FRAMES, *self.source.size, 3, dtype=torch.uint8)
+        frames = torch.zeros(_TIMED_FRAMES, *self.size, 3, dtype=torch.uint8)
         for count in (1, _TIMED_FRAMES):  # what comes first warms up
             begin = time.perf_counter()
             self._latents(frames[:count])

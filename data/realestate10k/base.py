@@ -27,7 +27,7 @@ class RealEstate10KSource:
     Subclasses set `names` and write `_read` and, where they can, `_own_caption` and `_cameras`.
 
     Args:
-        size: (H, W) to resize to.
+        size: (H, W) to resize to; None leaves the frames as they are.
         captions: json of captions by clip, for clips without one of their own; see `read_captions`.
         resize_mode: "stretch" (the paper's squares) or "crop".
         default_caption: of clips that have none; None refuses them.
@@ -38,7 +38,7 @@ class RealEstate10KSource:
 
     def __init__(
         self,
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         captions: str | PathLike[str] | None,
         resize_mode: str,
         default_caption: str | None,
@@ -121,14 +121,14 @@ class RealEstate10KSource:
             if shape not in (None, frame.shape):
                 raise ValueError(f"frame {count - 1} of {name!r} is of another size than the first; frames must be of one size")
             shape = frame.shape
-            if frame.shape[:2] != self.size:
+            if self.size is not None and frame.shape[:2] != self.size:
                 [frame], transform = resize_frames(frame[None], *self.size, self._mode)
             frames.append(frame)
         if shape is None or count < lines:
             raise ValueError(f"the video of {name!r} has {count} frames, its camera file {lines} lines")
         normalised = cameras.normalised[:: self._step]
         if transform is None or self._mode == "stretch":  # fx and fy are in units of the sides, whatever these are
-            return np.stack(frames), pixel_intrinsics(normalised, *self.size)
+            return np.stack(frames), pixel_intrinsics(normalised, *frames[0].shape[:2])
         return np.stack(frames), pixel_intrinsics(normalised, shape[0], shape[1], transform)
 
 

@@ -34,7 +34,7 @@ class RealEstate10KChunks(RealEstate10KSource):
 
     Args:
         folder: with `index.json` and the chunks that it names. The clips are in the order of the chunks, then of the index.
-        size: (H, W) to resize to.
+        size: (H, W) to resize to; None leaves the frames as they are.
         captions: json of captions by clip, see `read_captions`; chunks have none.
         resize_mode: "stretch" or "crop".
         default_caption: of clips that have none; None refuses them.
@@ -47,7 +47,7 @@ class RealEstate10KChunks(RealEstate10KSource):
     def __init__(
         self,
         folder: str | PathLike[str],
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         captions: str | PathLike[str] | None = None,
         resize_mode: str = "stretch",
         default_caption: str | None = None,

@@ -30,7 +30,7 @@ class RealEstate10K(RealEstate10KSource):
         cameras: folder of official camera files, `<name>.txt`.
         frames: folder that holds for each name a video of exactly the frames of its camera file, or a folder of images: named by
             their times in microseconds as in the file (more of them may be there), or as many as the file has lines.
-        size: (H, W) to resize to.
+        size: (H, W) to resize to; None leaves the frames as they are.
         captions: see `read_captions`; None if the split list has them.
         split: see `read_split`; None takes all camera files in the order of their names.
         resize_mode: "stretch" (the paper's squares) or "crop".
@@ -45,7 +45,7 @@ class RealEstate10K(RealEstate10KSource):
         self,
         cameras: str | PathLike[str],
         frames: str | PathLike[str],
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         captions: str | PathLike[str] | None = None,
         split: str | PathLike[str] | None = None,
         resize_mode: str = "stretch",

@@ -57,7 +57,7 @@ class RealEstate10KTable(RealEstate10KSource):
 
     Args:
         rows: of `open_table`, or any stream of undecoded rows of `datasets`; their order is the clips' order.
-        size: (H, W) to resize to.
+        size: (H, W) to resize to; None leaves the frames as they are.
         captions: json of captions by clip, for rows without one; see `read_captions`.
         resize_mode: "stretch" or "crop".
         default_caption: of clips that have none; None refuses them.
@@ -70,7 +70,7 @@ class RealEstate10KTable(RealEstate10KSource):
     def __init__(
         self,
         rows: Union[TableRows, "datasets.IterableDataset"],
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         captions: str | PathLike[str] | None = None,
         resize_mode: str = "stretch",
         default_caption: str | None = None,

@@ -53,7 +53,7 @@ class RealEstate10KTars(RealEstate10KSource):
 
     Args:
         folder: of `*.tar`, or one tar. The clips are in the order of the tars' names, then as they are packed.
-        size: (H, W) to resize to.
+        size: (H, W) to resize to; None leaves the frames as they are.
         captions: json of captions by clip, for samples without one; see `read_captions`.
         resize_mode: "stretch" or "crop".
         default_caption: of clips that have none; None refuses them.
@@ -66,7 +66,7 @@ class RealEstate10KTars(RealEstate10KSource):
     def __init__(
         self,
         folder: str | PathLike[str],
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         captions: str | PathLike[str] | None = None,
         resize_mode: str = "stretch",
         default_caption: str | None = None,

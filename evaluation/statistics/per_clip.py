@@ -104,6 +104,7 @@ def save_samples(folder: Path, tasks: dict[str, Samples]) -> None:
         with aside.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy types every name as allow_pickle
 
+    folder.mkdir(parents=True, exist_ok=True)
     write_aside(folder / FILE_NAME, write)
 
 

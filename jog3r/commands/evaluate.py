@@ -13,6 +13,7 @@ _TASKS = {
     "v2c": "cameras of videos",
     "t2vc": "generated videos with cameras",
     "all": "both",
+    "list": "a clip list for --clip_list, to the file --out",
     "compare": "A B: paired differences of two runs",
 }
 
@@ -23,9 +24,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("task", choices=_TASKS, help="; ".join(f"{name}: {text}" for name, text in _TASKS.items()))
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="of compare: what earlier runs wrote")
-    parser.add_argument("--out", metavar="DIR", help="output folder; an earlier one of the same options is resumed")
-    field_options(parser, EvaluationOptions, leave_out=("task", "out"))
+    parser.add_argument(
+        "--out", metavar="DIR", help="output folder, an earlier one of the same options is resumed; of list: a file"
+    )
+    parser.add_argument(
+        "--cameras",
+        action=_FolderOrMethod,
+        default=argparse.SUPPRESS,
+        metavar="FOLDER|network|tracks",
+        help="realestate10k: folder of camera files; network or tracks (may be given besides): as --cameras_from",
+    )
+    field_options(parser, EvaluationOptions, leave_out=("task", "out", "cameras"))
     parser.set_defaults(run=run)
+
+
+class _FolderOrMethod(argparse.Action):
+    """`--cameras` of `jog3r prepare` is a folder, that of `jog3r reconstruct` a method: both words are understood."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:  # noqa: ARG002  # argparse's
+        setattr(namespace, "cameras_from" if values in ("network", "tracks") else "cameras", values)
 
 
 def run(options: argparse.Namespace) -> str:
@@ -41,7 +58,9 @@ def run(options: argparse.Namespace) -> str:
         if options.out is None:
             raise UsageError("the following arguments are required: --out (see `jog3r evaluate --help`)")
         quiet_libraries()
-        return str(run_evaluation(**{"model": tiny_checkpoint()} | values)["markdown"])
+        outside = "predictions" in values or "tracks" in (values.get("cameras_from"), values.get("cameras"))
+        model = {} if outside or options.task == "list" else {"model": tiny_checkpoint()}
+        return str(run_evaluation(**model | values)["markdown"])
     except OSError as error:
         raise UsageError(str(error)) from error
 

@@ -1,0 +1,1 @@
+"""What is evaluated: windows of videos of any source, procedural scenes, fixed lists, predictions that somebody else made."""

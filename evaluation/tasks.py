@@ -1,0 +1,272 @@
+"""The tasks of an evaluation: video to cameras, and text to video with cameras; each exports, then scores."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from jog3r import __version__
+from jog3r.data import Clip
+from jog3r.evaluation import scoring
+from jog3r.evaluation.caption_checks import parse_caption
+from jog3r.evaluation.clips.clip_sets import ClipSet
+from jog3r.evaluation.clips.given_cameras import GivenCameras
+from jog3r.evaluation.exporting import NetworkCameras, TrackCameras, cameras_of_clips, export, geometry_arrays, to_uint8
+from jog3r.evaluation.networks.features import FeatureNetwork
+from jog3r.evaluation.networks.i3d import VideoFeatures
+from jog3r.evaluation.predictions import Predictions, StoredPredictions, pipeline_hash
+from jog3r.evaluation.processes import Processes
+from jog3r.evaluation.statistics.per_clip import Samples
+
+__all__ = ["Plan", "text_to_video", "video_to_cameras"]
+
+logger = logging.getLogger(__name__)
+_NEXT_SEED = 1_000_003  # between the seeds of one caption; the first keeps seed + k
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an evaluation is carried out.
+
+    Attributes:
+        seed: clip k uses seed + k.
+        seeds: videos of each caption.
+        batch_size: clips at once.
+        sampling: arguments of the text-to-video call.
+        features: feature network for `met3r_self` and a distance to real clips; None: colours, no distance.
+        networks: further ones, for distances alone, such as I3D.
+        processes: those that share the work.
+    """
+
+    seed: int = 0
+    seeds: int = 1
+    batch_size: int = 1
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    features: FeatureNetwork | None = None
+    networks: Sequence[FeatureNetwork | VideoFeatures] = ()
+    processes: Processes = field(default_factory=Processes)
+
+
+def video_to_cameras(
+    method: NetworkCameras | TrackCameras | GivenCameras, clips: ClipSet, out: str | Path, plan: Plan
+) -> dict[str, Any] | None:
+    """Cameras of clips against the true ones; what `evaluate_v2c` returns. None in all processes but the first."""
+    predictions: Sequence[Arrays]
+    config: dict[str, Any] = {"task": "v2c", "jog3r": __version__, "seed": plan.seed, "clips": clips.describe()}
+    if isinstance(method, GivenCameras):
+        config |= {"cameras": "given predictions", "call": {}}
+        predictions = method
+    else:
+        config |= method.describe()
+        store = Predictions(out, config)
+        keys = [item_key(key) for key in clips.keys]
+        # tracks may fail alike on clips that have nothing to follow; a network that does was called wrongly
+        strict = isinstance(method, NetworkCameras)
+        predict = cameras_of_clips(method, clips, plan.seed)
+        export(store, keys, predict, "video to cameras", plan.processes, plan.batch_size if strict else 1, strict)
+        predictions = store.stored(keys)
+    plan.processes.wait()
+    if not plan.processes.first:
+        return None
+    result = scoring.score_v2c(predictions, clips, scoring.Items(clips.videos, clips.owners))
+    result["settings"] = _settings(config, clips)
+    result["errors"] = [*error_lines(predictions, clips.names), *(f"left out: {line}" for line in clips.left_out)]
+    result["timings"] = _timings(predictions)
+    return result
+
+
+def text_to_video(
+    pipeline: Any, captions: Sequence[str], clips: ClipSet | None, out: str | Path, plan: Plan, call: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Videos from captions; what `evaluate_t2vc` returns. None in all processes but the first.
+
+    Args:
+        pipeline: a `Jog3rPipeline`.
+        captions: one a clip.
+        clips: the real ones; None: there are none.
+        out: folder; predictions go to its `t2vc` and `real`.
+        plan: how.
+        call: arguments of both calls; `both_directions` goes to V2C alone.
+    """
+    sampling, method = dict(plan.sampling), NetworkCameras(pipeline, call)
+    common = {"jog3r": __version__, "weights": pipeline_hash(pipeline), "seed": plan.seed, "call": call}
+    # Captions of a source follow from its clips, so that more can be added; others are listed.
+    given = list(captions) if clips is None or not clips.has_captions else clips.describe()
+    config = {"task": "t2vc", **common, "sampling": sampling, "captions": given}
+    store = Predictions(Path(out) / "t2vc", config)
+    numbers = range(len(captions)) if clips is None else clips.keys
+    places = [(k, repeat) for k in range(len(captions)) for repeat in range(plan.seeds)]
+    keys = [item_key(numbers[k], repeat) for k, repeat in places]
+
+    def generate(batch: Sequence[int]) -> list[Arrays]:
+        started = time.perf_counter()
+        texts = [captions[places[item][0]] for item in batch]
+        seeds = [plan.seed + numbers[places[item][0]] + _NEXT_SEED * places[item][1] for item in batch]
+        made = _generate(pipeline, texts, seeds, {**sampling, **{k: v for k, v in call.items() if k != "both_directions"}})
+        seconds = np.array((time.perf_counter() - started) / len(batch))
+        again = method.find([arrays["frames"] for arrays in made], seeds)
+        return [
+            {**arrays, "seconds": seconds, "caption": np.array(text), **{f"v2c_{name}": value for name, value in found.items()}}
+            for arrays, text, found in zip(made, texts, again, strict=True)
+        ]
+
+    export(store, keys, generate, "text to video with cameras", plan.processes, plan.batch_size)
+    real: Sequence[Arrays] = []
+    if clips is not None:
+        real = _export_real(
+            method, clips, Predictions(Path(out) / "real", {"task": "real", **common, "clips": clips.describe()}), plan
+        )
+    plan.processes.wait()
+    if not plan.processes.first:
+        return None
+    generated = store.stored(keys)
+    _check_captions(generated, [captions[k] for k, _ in places])
+    items = scoring.Items(clips.names if clips is not None else [str(k) for k in range(len(captions))], [k for k, _ in places])
+    result = _score(generated, real, clips, captions, items, plan)
+    result["settings"] = {
+        **_settings(config, clips, len(captions)),
+        **({} if plan.seeds == 1 else {"videos a caption": plan.seeds}),
+        **sampling,
+        "features": "colours" if plan.features is None else plan.features.name,
+    }
+    result["errors"] = error_lines(generated, [f"{items.names[k]}" + (f" seed {s}" if s else "") for k, s in places])
+    result["errors"] += [] if clips is None else [f"left out: {line}" for line in clips.left_out]
+    result["timings"] = _timings(generated)
+    return result
+
+
+def _score(
+    generated: StoredPredictions,
+    real: Sequence[Arrays],
+    clips: ClipSet | None,
+    captions: Sequence[str],
+    items: scoring.Items,
+    plan: Plan,
+) -> dict[str, Any]:
+    """All tables."""
+    samples = Samples(items.names)
+    true: Sequence[Clip] = [] if clips is None else clips
+    attributes = _attributes(captions)
+    networks = [network for network in (plan.features, *plan.networks) if network is not None and real]
+    return {
+        "closed_loop": scoring.score_closed_loop(generated, items, samples),
+        "captions": {} if attributes is None else scoring.score_captions(generated, real, true, attributes, items, samples),
+        "consistency": scoring.score_consistency(generated, real, true, plan.features and plan.features.dense, items, samples),
+        "distributions": {network.name: _distances(generated, real, network, samples) for network in networks},
+        "samples": samples,
+    }
+
+
+def _generate(pipeline: Any, texts: list[str], seeds: list[int], arguments: dict[str, Any]) -> list[Arrays]:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    prompt, generator = (texts, generators) if len(texts) > 1 else (texts[0], generators[0])
+    output = pipeline(prompt=prompt, task="t2v+c", generator=generator, output_type="np", **arguments)
+    return [{"frames": to_uint8(output.frames[place]), **geometry_arrays(output, place)} for place in range(len(texts))]
+
+
+def _export_real(method: NetworkCameras, clips: ClipSet, store: Predictions, plan: Plan) -> StoredPredictions:
+    """Real clips through the VAE and back, and V2C of the clips themselves."""
+    pipeline = method.pipeline
+
+    def predict(batch: Sequence[int]) -> list[Arrays]:
+        frames = [clips[k].frames for k in batch]
+        with torch.no_grad():
+            latents = pipeline.encode_video(pipeline.prepare_video(np.stack(frames), None, None))
+            decoded = to_uint8(pipeline.decode_latents(latents, "np"))
+        found = method.find(frames, [plan.seed + clips.keys[k] for k in batch])
+        return [{"frames": decoded[place], **{f"v2c_{n}": v for n, v in arrays.items()}} for place, arrays in enumerate(found)]
+
+    keys = [item_key(key) for key in clips.keys]
+    export(store, keys, predict, "real clips", plan.processes, plan.batch_size)
+    return store.stored(keys)
+
+
+def item_key(key: int, repeat: int = 0) -> str:
+    """Name of a prediction's file, without its ending."""
+    return f"{key:06d}" if repeat == 0 else f"{key:06d}-seed{repeat}"
+
+
+def _check_captions(generated: StoredPredictions, captions: Sequence[str]) -> None:
+    for k, caption in enumerate(captions):
+        made = generated.text(k, "caption")
+        if made not in (None, caption):
+            raise ValueError(
+                f"prediction {generated.keys[k]} was made for the caption {made!r}, not for {caption!r}: give another folder"
+            )
+
+
+def _attributes(captions: Sequence[str]) -> list[dict[str, Any]] | None:
+    """What the captions ask for; None (with a warning) if one of them is not of the procedural grammar."""
+    try:
+        return [parse_caption(caption) for caption in captions]
+    except ValueError as error:
+        logger.warning("captions are not checked for being followed: %s", error)
+        return None
+
+
+def _distances(
+    generated: Sequence[Mapping], real: Sequence[Mapping], network: FeatureNetwork | VideoFeatures, samples: Samples
+) -> dict[str, Any]:
+    """Both sets went through the same decoder: real clips as the VAE gives them back. A clip counts with all its videos."""
+
+    sets = [
+        [None if "error" in item else np.atleast_2d(network.clip(item["frames"])) for item in items]
+        for items in (generated, real)
+    ]
+    counts = [sum(found is not None for found in features) for features in sets]
+    if min(counts) < 2:
+        return {}
+    blank = np.full_like(next(found for found in sets[0] if found is not None), np.nan)
+    own, true = (np.stack([blank if found is None else found for found in features]) for features in sets)  # (M,K,D)
+    own = own.reshape(len(true), -1, own.shape[-1])  # (N,S*K,D): the videos of a caption stand behind each other
+    samples.features[network.name] = (own, true)
+    sound = [features[np.isfinite(features).all((1, 2))] for features in (own, true)]
+    if min(map(len, sound)) < 2:
+        return {}
+    rows = scoring.score_distributions(*sound)
+    failed = len(generated) - counts[0]
+    return {name: {**row, "failed": 0 if "floor, " in name else failed} for name, row in rows.items()}
+
+
+def _settings(config: Mapping[str, Any], clips: ClipSet | None, count: int | None = None) -> dict[str, Any]:
+    """What decides the figures, on one line."""
+    described: dict[str, Any] = {} if clips is None else {k: v for k, v in clips.describe().items() if k != "sha256"}
+    described |= {"V2C": "both directions"} if config["call"].get("both_directions") else {}
+    registration = config["call"].get("registration_kwargs", {})
+    described |= {f"registration {name}": value for name, value in registration.items() if (name, value) != ("method", "fast")}
+    named = {name: config[name] for name in ("cameras", "weights") if name in config}
+    described |= {"pixel_aspect": config["call"]["pixel_aspect"]} if "pixel_aspect" in config["call"] else {}
+    numbers = {"N": count if clips is None else len(clips)}
+    if clips is not None and len(clips.videos) != len(clips):
+        numbers["videos"] = len(clips.videos)
+    if clips is not None and clips.left_out:
+        numbers["left out"] = len(clips.left_out)
+    if clips is not None and clips.other_pixels:
+        numbers["clips with other pixels than the list's"] = len(clips.other_pixels)
+    return {**numbers, **described, "seed": config["seed"], **named, "jog3r": config["jog3r"]}
+
+
+def _timings(predictions: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+    seconds = [float(item["seconds"]) for item in predictions if "seconds" in item]
+    return {"seconds a clip (median)": float(np.median(seconds)) if seconds else float("nan")}
+
+
+def error_lines(predictions: Sequence[Mapping[str, np.ndarray]], names: Sequence[str]) -> list[str]:
+    """Clips without a prediction, and frames without a pose."""
+    lines = []
+    for name, item in zip(names, predictions, strict=True):
+        if "error" in item:
+            lines.append(f"clip {name}: {item['error']}")
+        for prefix, title in (("", ""), ("v2c_", "V2C: ")):
+            lost = np.flatnonzero(~scoring.known_poses(item, prefix)).tolist()
+            if lost:
+                words = sorted({str(item[f"{prefix}degenerate"][frame]) for frame in lost})
+                lines.append(f"clip {name}: {title}no pose for frames {', '.join(map(str, lost))} ({'; '.join(words)})")
+    return lines
