@@ -26,6 +26,7 @@ from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
 from jog3r.pipelines.latents import vae_scale_factor
 from jog3r.pipelines.loading.checked_weights import pipeline_shim
 from jog3r.pipelines.loading.model_card import model_card
+from jog3r.pipelines.loading.whole_component import TEXT_ENCODER_OPTIONS, load_whole
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
 logger = logging.getLogger(__name__)
@@ -164,9 +165,7 @@ def _write_vae(source: str | Path, folder: Path, latent_channels: int) -> int:
     name = _read_json(found / "config.json").get("_class_name", "AutoencoderKL")
     if name not in _VAES:
         raise ValueError(f"{source} is a {name}; the pipeline takes {' or '.join(_VAES)}")
-    vae, info = _load(lambda: _VAES[name].from_pretrained(found, output_loading_info=True, low_cpu_mem_usage=False), source)
-    if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
-        raise ValueError(f"the weights of the VAE {source} do not fit its config: {info}")
+    vae = _load(lambda: load_whole(_VAES[name], found, "vae"), source)
     if vae.config.latent_channels != latent_channels:
         raise ValueError(f"{source} has {vae.config.latent_channels} latent channels, the transformer {latent_channels}")
     vae.save_pretrained(folder)
@@ -195,9 +194,7 @@ def _write_text_encoder(source: str | Path, folder: Path) -> None:
         for file in (found / "config.json", *files, *found.glob("model.safetensors.index.json")):
             shutil.copyfile(file, folder / file.name)
     else:
-        encoder, info = _load(lambda: T5EncoderModel.from_pretrained(found, output_loading_info=True, dtype="auto"), source)
-        if info["missing_keys"]:
-            raise ValueError(f"weights of the text encoder {source} are missing: {sorted(info['missing_keys'])[:5]}")
+        encoder = _load(lambda: load_whole(T5EncoderModel, found, "text_encoder", **TEXT_ENCODER_OPTIONS), source)
         encoder.save_pretrained(folder, max_shard_size="5GB")
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from safetensors import SafetensorError
 from torch import nn
 
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
+from jog3r.pipelines.loading.whole_component import TEXT_ENCODER_OPTIONS, load_whole
 
 __all__ = ["check_parts", "load_text_models", "load_vae", "transformer_config", "weights_hash"]
 
@@ -84,7 +84,7 @@ def load_vae(model: str) -> nn.Module:
     import diffusers
 
     kind, _ = _vae_kind(model)
-    return _load_whole(getattr(diffusers, kind), model, "vae").requires_grad_(False).eval()
+    return load_whole(getattr(diffusers, kind), model, "vae", subfolder="vae").requires_grad_(False).eval()
 
 
 def load_text_models(model: str) -> tuple[Any, nn.Module]:
@@ -96,24 +96,5 @@ def load_text_models(model: str) -> tuple[Any, nn.Module]:
     from transformers import AutoTokenizer, T5EncoderModel
 
     tokenizer = AutoTokenizer.from_pretrained(model, subfolder="tokenizer")
-    encoder = _load_whole(T5EncoderModel, model, "text_encoder", dtype="auto", ignore_mismatched_sizes=True)
+    encoder = load_whole(T5EncoderModel, model, "text_encoder", subfolder="text_encoder", **TEXT_ENCODER_OPTIONS)
     return tokenizer, encoder.requires_grad_(False).eval()
-
-
-def _load_whole(kind: Any, model: str, component: str, **options: Any) -> Any:
-    """`from_pretrained` that refuses what it would fill with noise (transformers) or leave without values (diffusers).
-
-    `ignore_mismatched_sizes` of transformers lets its report reach us; weights in the file that no layer takes are allowed: a
-    text encoder may come with its decoder.
-    """
-    try:
-        loaded, report = kind.from_pretrained(model, subfolder=component, output_loading_info=True, **options)
-    except SafetensorError as error:
-        raise ValueError(f"the {component} of {model!r}: a file of weights is damaged or cut off ({error})") from error
-    except ValueError as error:
-        raise ValueError(f"the {component} of {model!r} cannot be loaded: {error}") from error
-    mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
-    for names, fault in ((report["missing_keys"], "are missing"), (mismatched, "have another shape than its config says")):
-        if names:
-            raise ValueError(f"the {component} of {model!r}: {len(names)} weights {fault}, such as {min(names)!r}")
-    return loaded
