@@ -84,7 +84,7 @@ def overfit(folder: Path, clip: int = CLIP, **changes: Any) -> TrainConfig:
     Preparation(plan).run()
     options: dict[str, Any] = dict(
         init_from=str(folder / "new"), output_dir=str(folder / "run"), data="cache", cache_dir=str(folder / "cache"),
-        edge_threshold=None, generation_batch=4, reconstruction_batch=2, pairs_per_clip=FRAMES - 1, caption_dropout=0.0,
+        edge_threshold=None, generation_batch=2, reconstruction_batch=1, pairs_per_clip=FRAMES - 1, caption_dropout=0.0,
         num_steps=STEPS, learning_rate=3e-3, warmup_steps=20, decay_fraction=0.9,
         ema_decay=0.98, reverse_probability=0.0, num_workers=0, tracker="none", checkpoint_every=10**6, sample_every=10**6,
     )  # fmt: skip

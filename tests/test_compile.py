@@ -87,7 +87,7 @@ def test_a_whole_model_compiles_once_for_all_sizes() -> None:
     baseline = Dust3rBaseline(16, 1, 2, decoder_width=16, decoder_num_layers=1, decoder_num_attention_heads=2, patch_size=8)
     parts = [torch.compile(part, backend="eager", fullgraph=True, dynamic=True) for part in (model, head, baseline.eval())]
     with torch._dynamo.config.patch(error_on_recompile=True):
-        for height, width, frames, length in ((4, 4, 3, 8), (4, 6, 3, 8), (8, 6, 4, 5)):
+        for height, width, frames, length in ((4, 6, 3, 8), (8, 4, 4, 5)):
             given, size = inputs(height, width, frames, length), (4 * height, 4 * width)
             output = parts[0](**given, return_features=True)
             torch.testing.assert_close(output.sample, model(**given).sample)

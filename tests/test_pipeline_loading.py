@@ -84,6 +84,13 @@ output = pipe("a room with blue walls", generator=torch.Generator().manual_seed(
               output_type="latent", registration=False)
 print(f"{output.frames.double().sum().item():.3f}")
 """
+GENERIC = """
+import jog3r
+from diffusers import AutoModel, DiffusionPipeline
+folder = sys.argv[2]
+print(type(AutoModel.from_pretrained(folder, subfolder="transformer")) is jog3r.Jog3rTransformer3DModel)
+print(type(DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)) is Jog3rPipeline)
+"""
 
 
 def run_fresh(code, *arguments, **environment):
@@ -97,25 +104,16 @@ def run_fresh(code, *arguments, **environment):
     return result.stdout
 
 
-def test_loads_from_an_offline_hub_cache_in_a_fresh_process(model, expected, tmp_path):
+def test_a_fresh_process_loads_from_an_offline_hub_cache_and_by_generic_loaders(model, expected, tmp_path):
     revision = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "hub" / "models--someone--jog3r-tiny"
     shutil.copytree(model, repository / "snapshots" / revision)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(revision)
-    printed = run_fresh(FRESH, "someone/jog3r-tiny", HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"))
-    assert float(printed) == pytest.approx(expected.frames.double().sum().item(), abs=0.01)
-
-
-def test_generic_loaders_find_the_classes_in_a_fresh_process(model):
-    code = (
-        "import sys, jog3r\n"
-        "from diffusers import AutoModel, DiffusionPipeline\n"
-        "print(type(AutoModel.from_pretrained(sys.argv[1], subfolder='transformer')) is jog3r.Jog3rTransformer3DModel)\n"
-        "pipe = DiffusionPipeline.from_pretrained(sys.argv[1], custom_pipeline=sys.argv[1], trust_remote_code=True)\n"
-        "print(type(pipe) is jog3r.Jog3rPipeline)\n"
-    )
-    assert run_fresh(code, model).split() == ["True", "True"]
+    places = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub")}
+    total, *found = run_fresh(FRESH + GENERIC, "someone/jog3r-tiny", model, **places).split()
+    assert float(total) == pytest.approx(expected.frames.double().sum().item(), abs=0.01)
+    assert found == ["True", "True"]
 
 
 @pytest.mark.parametrize(

@@ -81,12 +81,12 @@ def test_every_remedy_that_the_refusal_names_works(name, config):
 @pytest.mark.parametrize(("name", "config"), SCHEDULERS, ids=IDS)
 def test_samples_with_geometry_and_the_same_pixels_as_without(name, config):
     pipe = tiny_pipeline(4, scheduler=build(name, config))
-    arguments = dict(num_inference_steps=21, output_type="latent", registration=False, reconstruction_timestep=60)
+    arguments = dict(num_inference_steps=8, output_type="latent", registration=False, reconstruction_timestep=200)
     with_cameras = pipe(PROMPT, generator=seeded(), **arguments)
     without = pipe(PROMPT, task="t2v", generator=seeded(), **arguments)
     assert torch.equal(with_cameras.frames, without.frames)
     assert torch.isfinite(with_cameras.pointmaps).all() and without.pointmaps is None
-    assert 0 <= with_cameras.reconstruction_timestep <= 60
+    assert 0 <= with_cameras.reconstruction_timestep <= 200
 
 
 @pytest.mark.parametrize(("name", "config"), SCHEDULERS, ids=IDS)

@@ -63,7 +63,7 @@ def test_an_encoder_learns_which_colour_belongs_to_which_noun(tmp_path: Path) ->
         (tmp_path / name).mkdir()
     config = TextEncoderConfig("unused", "unused", num_steps=2, batch_size=32)
     before, _ = measure(pipeline, train(config, pipeline, tmp_path / "first"), count=200)
-    config = TextEncoderConfig("unused", "unused", num_steps=200, batch_size=32)
+    config = TextEncoderConfig("unused", "unused", num_steps=100, batch_size=32)
     reader = train(config, pipeline, tmp_path / "second")
     after, _ = measure(pipeline, reader, count=200)
     ids, mask, truth = read_captions(pipeline, 0, 200, "validation")

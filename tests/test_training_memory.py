@@ -1,6 +1,8 @@
 """Counted memory against what the allocator really gave, and against the optimizers' real moments."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +14,11 @@ from jog3r.training.memory import measure_step, report, step_flops, step_memory
 from jog3r.training.optimization import build_optimizers
 
 
-def small(**changes: object) -> TrainConfig:
-    """The paper's proportions do not matter here: the bundled model's folder gives the sizes."""
-    from jog3r import tiny_checkpoint
-
-    sizes = dict(num_frames=4, height=64, width=64, generation_batch=1, reconstruction_batch=1, pairs_per_clip=2)
-    return settings(**{**sizes, "init_from": tiny_checkpoint(), **changes})
+@pytest.fixture
+def small(model: Path) -> Callable[..., TrainConfig]:
+    """The paper's proportions do not matter here: the tiny random model's folder gives the sizes."""
+    sizes = dict(num_frames=4, height=64, width=64, generation_batch=1, reconstruction_batch=1, init_from=str(model))
+    return lambda **changes: settings(**{**sizes, **changes})
 
 
 @pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"trainable": "temporal"}])
@@ -32,7 +33,7 @@ def test_counted_activations_are_those_the_allocator_gives(changes: dict) -> Non
     assert counted.gradients == sum(p.grad.nbytes for p in joint.parameters() if p.requires_grad)
 
 
-def test_checkpointing_and_frozen_parts_save_memory() -> None:
+def test_checkpointing_and_frozen_parts_save_memory(small: Callable[..., TrainConfig]) -> None:
     everything = step_memory(small(trainable="all"))
     temporal, head = step_memory(small(trainable="temporal", frozen_blocks=2)), step_memory(small(trainable="none"))
     checkpointed = step_memory(small(trainable="all", gradient_checkpointing=True))
@@ -43,7 +44,7 @@ def test_checkpointing_and_frozen_parts_save_memory() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "adamw8bit"])
-def test_optimizer_bytes_are_those_of_its_moments(optimizer: str) -> None:
+def test_optimizer_bytes_are_those_of_its_moments(optimizer: str, small: Callable[..., TrainConfig]) -> None:
     if optimizer == "adamw8bit":
         pytest.importorskip("bitsandbytes")
     config = small(optimizer=optimizer, trainable="all")
@@ -62,7 +63,7 @@ def test_optimizer_bytes_are_those_of_its_moments(optimizer: str) -> None:
     assert counted == pytest.approx(sum(moments.values()), rel=0.01)
 
 
-def test_the_report_names_a_card() -> None:
+def test_the_report_names_a_card(small: Callable[..., TrainConfig]) -> None:
     config = small()
     flops = step_flops(config)
     assert step_flops(replace(config, gradient_checkpointing=True)) > flops > step_flops(replace(config, trainable="none"))
