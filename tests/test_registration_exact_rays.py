@@ -42,7 +42,7 @@ def test_cameras_are_right_however_exact_the_maps_are(kind: str) -> None:
 def test_depth_noise_on_exact_rays_hardly_moves_the_cameras(index: int, noise: float) -> None:
     for seed in (0, 1):
         case = make_case(index, noise, seed)
-        for given in ({}, {"focal_px": case.focal_px}, {"smoothness": None}):
+        for given in ({}, {"focal_px": case.focal_px[0]}, {"smoothness": None}):
             assert path_error(register_pointmaps(*case.inputs, **given), case.poses) < 0.05 + 10 * noise
 
 
