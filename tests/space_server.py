@@ -1,6 +1,8 @@
 """A running Space for tests: the random tiny pipeline behind the real page, in this process."""
 
+import functools
 import json
+import ssl
 import threading
 import time
 import urllib.request
@@ -22,6 +24,7 @@ from jog3r.space.server import Space, open_space
 PROMPT = "a room with blue walls, the camera moves forward"
 # Generous: a busy machine must not fail tests that are not about time.
 LIMITS = SpaceLimits(request_seconds=3600.0, decode_seconds=600.0)
+ssl.create_default_context = functools.cache(ssl.create_default_context)  # httpx makes one a request: a third of the time
 PATIENCE_SECONDS = 900.0  # of each single wait: a test fails by what it sees, not by how busy the machine is
 
 
