@@ -106,6 +106,15 @@ def moving() -> tuple[Tracks, Solution]:
     return tracks_of(path(6, sideways=0.5, forward=0.3, turn_deg=6))
 
 
+def test_points_of_two_frames_count_only_where_there_are_few_others() -> None:
+    point = np.array([0, 0, 0, 1, 1, 1, 2, 2, 3, 3])
+    frame = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 3])
+    tracks = Tracks(4, point, frame, np.zeros((10, 2)), np.arange(10))
+    assert tracks.confirmed(0).length.tolist() == [3, 3]
+    assert tracks.confirmed(2).frame.tolist() == [0, 1, 2, 0, 1, 2, 2, 3]  # frame 3 has nothing else
+    assert tracks.confirmed(3).num_points == 4
+
+
 def test_triangulation_finds_the_points_and_their_residuals(moving: tuple[Tracks, Solution]) -> None:
     tracks, truth = moving
     distance = reprojection(tracks, truth, triangulate(tracks, truth))

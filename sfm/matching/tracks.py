@@ -44,6 +44,16 @@ class Tracks:
         _, point = np.unique(self.point[kept], return_inverse=True)
         return Tracks(self.num_frames, point, self.frame[kept], self.xy[kept], self.feature[kept])
 
+    def confirmed(self, least: int) -> "Tracks":
+        """Without points that only two frames see, which any shift along the epipolar line leaves right.
+
+        They stay where they touch a frame that has fewer than `least` others.
+        """
+        many = self.length >= 3
+        poor = np.bincount(self.frame[many[self.point]], minlength=self.num_frames) < least
+        needed = np.bincount(self.point[poor[self.frame]], minlength=self.num_points) > 0
+        return self.select((many | needed)[self.point])
+
     def thin(self, max_points: int, seed: int) -> "Tracks":
         """At most `max_points` of the points, drawn in proportion to the number of frames that see them."""
         if self.num_points <= max_points:

@@ -11,6 +11,7 @@ from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.solution import Solution, reprojection, triangulate
 
 NOISE_PX = 0.5  # of a feature's place
+LEAST_NOISE_PX = 0.1  # however sharp the pictures: an edge's samples shift it by so much
 # Errors of one point are alike in all frames and errors of neighbouring points resemble each other: so many observations tell
 # as much about the cameras as one of independent error would.
 OBSERVATIONS_PER_FACT = 20
@@ -20,6 +21,7 @@ _START_PX, _KEEP_PX = 16.0, 4.0
 # Ceres' first trust regions. COLMAP's residual of a point behind the camera is 0, so a bold first step that turns the scene
 # inside out looks like a success; such a step is noticed and repeated with more caution.
 _RADII = (1e3, 1.0, 1e-2)
+_TOLERANCES = (1e-3, 1e-5)  # of Ceres: of all rounds but the last, and of the last
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,15 @@ def adjust(tracks: Tracks, solution: Solution, prior: FocalPrior, freedom: Freed
         The adjusted cameras, in the world of the first known frame; the beginning itself if nothing could be adjusted.
     """
     limit = _START_PX
-    for _ in range(rounds):
+    for number in range(rounds):
         points = triangulate(tracks, solution)
         fits, points = fitting(tracks, points, reprojection(tracks, solution, points) < limit)
         if fits.num_points < MIN_POINTS:
             break
         cost = robust_cost(fits, solution, points)
         for radius in _RADII:
-            tried, moved = _solve(fits, points, solution, prior, freedom, radius)
+            tolerance = _TOLERANCES[number == rounds - 1]
+            tried, moved = _solve(fits, points, solution, prior, freedom, (radius, tolerance))
             if robust_cost(fits, tried, moved) <= 1.001 * cost + 1e-3:
                 solution = tried
                 break
@@ -81,9 +84,12 @@ def euclidean(points: np.ndarray) -> np.ndarray:
 
 
 def _solve(
-    tracks: Tracks, points: np.ndarray, solution: Solution, prior: FocalPrior, freedom: Freedom, radius: float
+    tracks: Tracks, points: np.ndarray, solution: Solution, prior: FocalPrior, freedom: Freedom, steps: tuple[float, float]
 ) -> tuple[Solution, np.ndarray]:
-    """One bundle adjustment: cameras and homogeneous points (N, 4); those given if the result is not finite."""
+    """One bundle adjustment: cameras and homogeneous points (N, 4); those given if the result is not finite.
+
+    `steps`: the first trust region, and the relative fall of the cost at which it is done.
+    """
     pycolmap = load_pycolmap()
     model, config = pycolmap.Reconstruction(), pycolmap.BundleAdjustmentConfig()
     fx, fy = solution.focals
@@ -104,8 +110,7 @@ def _solve(
     solver = options.ceres.solver_options
     solver.num_threads = 1
     solver.max_num_iterations = 50
-    solver.function_tolerance = 1e-5
-    solver.initial_trust_region_radius = radius
+    solver.initial_trust_region_radius, solver.function_tolerance = steps
     pycolmap.create_default_bundle_adjuster(options, config, model).solve()
     cameras = solution.world_to_camera.copy()
     for frame in np.unique(tracks.frame).tolist():

@@ -21,6 +21,7 @@ from jog3r.sfm.solving.rotation import rotating_camera
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution
 
 TRIAL_POINTS, TRIAL_POINTS_PER_FRAME = 1000, 30  # of the tracks on which beginnings are tried, at most
+LEAST_CONFIRMED = 50  # observations that three frames confirm, of a frame that can do without others
 _OTHER_FOCALS = (0.7, 1.4)  # of the likeliest; the mapper begins with each held fast, bundle adjustment frees it
 _AGREE = 1.03  # costs of two beginnings that found the same
 _GOOD_SHARE = 0.9
@@ -49,11 +50,12 @@ def solve(
     """
     if not tracks.num_points:
         return None, []
-    some = tracks.thin(max(TRIAL_POINTS, TRIAL_POINTS_PER_FRAME * tracks.num_frames), seed)
+    sure = tracks.confirmed(LEAST_CONFIRMED)
+    some = sure.thin(max(TRIAL_POINTS, TRIAL_POINTS_PER_FRAME * tracks.num_frames), seed)
     trials = _try_beginnings(matches, some, prior, network, seed)
     if not trials:
         return None, []
-    return judge(tracks, _finish(tracks, some, trials[0], prior, aspect_open), prior), trials
+    return judge(tracks, _finish(sure, some, trials[0], prior, aspect_open), prior), trials
 
 
 def _try_beginnings(matches: Matches, tracks: Tracks, prior: FocalPrior, network: Solution | None, seed: int) -> list[Verdict]:

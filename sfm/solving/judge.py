@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jog3r.sfm.matching.tracks import Tracks
-from jog3r.sfm.solving.adjust import NOISE_PX, OBSERVATIONS_PER_FACT
+from jog3r.sfm.solving.adjust import LEAST_NOISE_PX, NOISE_PX, OBSERVATIONS_PER_FACT
 from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution, reprojection, triangulate
 
@@ -85,7 +85,7 @@ def motion_is_noise(tracks: Tracks, turning: Verdict, moving: Verdict) -> bool:
     variances = []
     for verdict, unknowns in ((turning, 2 * points + 3 * frames), (moving, 3 * points + 6 * frames)):
         squared = np.minimum(verdict.distance[here], ROBUST_PX) ** 2
-        variances.append(float(squared.sum()) / max(observed - unknowns, 1))
+        variances.append(LEAST_NOISE_PX**2 + float(squared.sum()) / max(observed - unknowns, 1))
     return variances[0] <= _SAME_VARIANCE * variances[1]
 
 

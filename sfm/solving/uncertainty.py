@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from jog3r.sfm.matching.tracks import Tracks
-from jog3r.sfm.solving.adjust import OBSERVATIONS_PER_FACT, euclidean, fitting
+from jog3r.sfm.solving.adjust import LEAST_NOISE_PX, OBSERVATIONS_PER_FACT, euclidean, fitting
 from jog3r.sfm.solving.judge import Verdict
 from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.solution import ROBUST_PX
 
 UNCERTAIN_DEG = (1.0, 10.0)  # of rotation and direction: more is flagged
 MAX_FRAMES, MAX_POINTS = 120, 600  # that take part: the reduced equations are dense
-_LEAST_NOISE_PX = 0.1
 _AS_LIKELY = 5.0  # difference of costs, which are logarithms of likelihoods: 1 to 150
 
 
@@ -113,7 +112,7 @@ def _covariance(
     _add(total, size, places[first], places[second], -solved[first] @ mixed[second].transpose(0, 2, 1))
     reduced = total.reshape(size, size)
     residual = np.minimum(verdict.distance[verdict.distance < ROBUST_PX], ROBUST_PX)
-    variance = max(float((residual**2).mean()) / 2, _LEAST_NOISE_PX**2) * OBSERVATIONS_PER_FACT * share
+    variance = max(float((residual**2).mean()) / 2, LEAST_NOISE_PX**2) * OBSERVATIONS_PER_FACT * share
     reduced[-1, -1] += variance / prior.spread**2 if prior.spread > 0 else 1e12
     centres = np.linalg.inv(verdict.solution.world_to_camera)[:, :3, 3]
     scale = np.zeros(size)
