@@ -53,7 +53,12 @@ def export(
     mine = processes.share(batches)
     missing = [batch for batch in mine if store.missing([keys[k] for k in batch])]
     held: dict[int, Arrays] = {}
-    works = not strict or len(missing) < len(mine)
+    few = min(_FEW, sum(map(len, mine)))
+
+    def any_stored() -> bool:
+        return len(store.missing(keys)) < len(keys)
+
+    works = not strict or any_stored()
     with tqdm(
         total=sum(map(len, mine)),
         initial=sum(map(len, mine)) - sum(map(len, missing)),
@@ -67,10 +72,10 @@ def export(
             if not works and len(failed) == len(found):
                 held |= dict(zip(batch, found, strict=True))
                 alike = {str(item["error"]) for item in held.values()}
-                if len(held) >= min(_FEW, len(keys)) and len(alike) == 1:
-                    raise ValueError(f"{title}: {alike.pop()}")
-                if len(held) < min(_FEW, sum(map(len, mine))):
+                if len(held) < few:
                     continue
+                if len(alike) == 1 and not any_stored():  # another process may have had better luck
+                    raise ValueError(f"{title}: {alike.pop()}")
             works = True
             for k, arrays in {**held, **dict(zip(batch, found, strict=True))}.items():
                 store.save(keys[k], arrays)
