@@ -19,6 +19,9 @@ _PUBLIC = {
     "Jog3rPipelineOutput": "jog3r.pipelines.pipeline_output",
     "Jog3rTransformer3DModel": "jog3r.models.transformer_jog3r",
     "Pointmap3DHead": "jog3r.models.pointmap_head",
+    "Jog3rWanPipeline": "jog3r.pipelines.generators.wan",
+    "Jog3rCogVideoXPipeline": "jog3r.pipelines.generators.cogvideox",
+    "Jog3rLTXPipeline": "jog3r.pipelines.generators.ltx",
     "Dust3rPipeline": "jog3r.pipelines.pipeline_dust3r",
     "Dust3rBaseline": "jog3r.models.dust3r_baseline",
     "register_pointmaps": "jog3r.geometry.registration",
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from jog3r.models.dust3r_baseline import Dust3rBaseline
     from jog3r.models.pointmap_head import Pointmap3DHead
     from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
+    from jog3r.pipelines.generators.cogvideox import Jog3rCogVideoXPipeline
+    from jog3r.pipelines.generators.ltx import Jog3rLTXPipeline
+    from jog3r.pipelines.generators.wan import Jog3rWanPipeline
     from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
     from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
     from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput

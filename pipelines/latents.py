@@ -38,9 +38,14 @@ def _shift_and_scale(vae: ImageVae, like: Tensor) -> tuple[Tensor, Tensor]:
     """Per channel where the VAE's config has statistics, else its two numbers; (1, C or 1, 1, 1, 1) each."""
     config: Any = vae.config
     mean, std = config.get("latents_mean"), config.get("latents_std")
+    factor = 1.0
+    if mean is None or std is None:  # LTX-Video has them among its weights, beside the factor
+        buffers = dict(vae.named_buffers(recurse=False))
+        mean, std = buffers.get("latents_mean"), buffers.get("latents_std")
+        factor = config.get("scaling_factor", factor)
     if mean is not None and std is not None:
         shift = torch.as_tensor(mean, dtype=like.dtype, device=like.device)
-        scale = 1 / torch.as_tensor(std, dtype=like.dtype, device=like.device)
+        scale = factor / torch.as_tensor(std, dtype=like.dtype, device=like.device)
     else:
         shift = torch.full((1,), config.get("shift_factor") or 0.0, dtype=like.dtype, device=like.device)
         scale = torch.full((1,), config.scaling_factor, dtype=like.dtype, device=like.device)

@@ -22,9 +22,9 @@ def num_train_timesteps(scheduler: Any) -> int:
     return int(scheduler.config.num_train_timesteps)
 
 
-def find_tap_step(timesteps: Tensor, max_timestep: float) -> int | None:
-    """Index of the last sampling step with 0 <= t <= `max_timestep`, the cleanest latents in range; None if there is none."""
-    inside = ((timesteps >= 0) & (timesteps <= max_timestep)).nonzero().flatten()
+def find_tap_step(timesteps: Tensor, max_timestep: float, min_timestep: float = 0) -> int | None:
+    """Index of the last sampling step with t from `min_timestep` to `max_timestep`, the cleanest latents in range, or None."""
+    inside = ((timesteps >= min_timestep) & (timesteps <= max_timestep)).nonzero().flatten()
     return int(inside[-1]) if len(inside) else None
 
 

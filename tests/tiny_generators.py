@@ -7,13 +7,21 @@ from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLLTXVideo,
     AutoencoderKLWan,
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
     CogVideoXTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler,
     LatteTransformer3DModel,
+    LTXPipeline,
     LTXVideoTransformer3DModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
     WanTransformer3DModel,
 )
-from tiny_components import WORDS, seeded, tiny_transformer
+from tiny_components import WORDS, seeded, tiny_text_encoder, tiny_tokenizer, tiny_transformer
 from transformers import UMT5Config, UMT5EncoderModel
+
+from jog3r import Jog3rCogVideoXPipeline, Jog3rLTXPipeline, Jog3rWanPipeline
 
 TEXT = 16  # channels of the text encoders
 
@@ -103,4 +111,56 @@ FEATURE_SHAPES = {
     "ltx": (2, 3, 6, 16),
     "latte": (2, 3, 4, 16),
     "jog3r": (2, 3, 4, 16),
+}
+
+
+def tiny_parent(name: str) -> Any:
+    """A pipeline of diffusers, "wan", "cogvideox", "cogvideox 1.5" or "ltx"; the same weights at every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        if name == "wan":
+            scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+            parts: dict[str, Any] = dict(transformer=tiny_wan_transformer(), vae=tiny_wan_vae(), text_encoder=tiny_umt5())
+            pipe = WanPipeline(**parts, tokenizer=tiny_tokenizer(), scheduler=scheduler)
+        elif name.startswith("cogvideox"):
+            settings = dict(prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=3.0, clip_sample=False)
+            scheduler = CogVideoXDDIMScheduler(**settings, timestep_spacing="trailing", beta_schedule="scaled_linear")
+            parts = dict(transformer=TRANSFORMERS[name](), vae=tiny_cogvideox_vae(), text_encoder=tiny_text_encoder())
+            pipe = CogVideoXPipeline(**parts, tokenizer=tiny_tokenizer(), scheduler=scheduler)
+        else:
+            parts = dict(transformer=tiny_ltx_transformer(), vae=tiny_ltx_vae(), text_encoder=tiny_text_encoder())
+            pipe = LTXPipeline(**parts, tokenizer=tiny_tokenizer(), scheduler=FlowMatchEulerDiscreteScheduler())
+        with torch.no_grad():  # the statistics of real ones are neither 0 nor 1
+            if name == "ltx":
+                pipe.vae.latents_mean.normal_()
+                pipe.vae.latents_std.uniform_(0.5, 2)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+OURS = {
+    "wan": Jog3rWanPipeline,
+    "cogvideox": Jog3rCogVideoXPipeline,
+    "cogvideox 1.5": Jog3rCogVideoXPipeline,
+    "ltx": Jog3rLTXPipeline,
+}
+
+
+def tiny_generator(name: str, **head: Any) -> Any:
+    """Our pipeline of the same components, with a random head that says it was trained."""
+    pipe = OURS[name](**tiny_parent(name).components)
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        sizes = dict(hidden_dim=16, num_layers=1, num_attention_heads=2, trained=True)
+        pipe.pointmap_head = pipe.new_head(**sizes | head).eval()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+# what a tiny pipeline is called with: the least number of frames that it takes, of 16 x 16 pixels (LTX: 32 x 64)
+CALLS: dict[str, dict[str, Any]] = {
+    "wan": dict(num_frames=5, height=16, width=16, max_sequence_length=8),
+    "cogvideox": dict(num_frames=9, height=16, width=16, max_sequence_length=8),
+    "cogvideox 1.5": dict(num_frames=9, height=16, width=16, max_sequence_length=8),
+    "ltx": dict(num_frames=9, height=32, width=64, max_sequence_length=8),
 }

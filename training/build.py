@@ -109,6 +109,11 @@ def _check_compile_backend(name: str) -> None:
 
 
 def _check_kind(pipeline: Any, config: TrainConfig) -> None:
+    if not isinstance(pipeline, Jog3rPipeline | Dust3rPipeline):
+        raise ValueError(
+            f"{config.init_from!r} is a {type(pipeline).__name__}: training takes folders of Jog3rPipeline and Dust3rPipeline, "
+            "not those of other generators"
+        )
     kind = "dust3r" if isinstance(pipeline, Dust3rPipeline) else "jog3r"
     if kind != config.model:
         raise ValueError(f"{config.init_from!r} is a {type(pipeline).__name__}: set model={kind}, got model={config.model}")

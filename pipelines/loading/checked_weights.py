@@ -31,6 +31,9 @@ def pipeline_shim(pipeline_class: type) -> str:
 class Jog3rCheckpointMixin(SavingMixin):
     """`from_pretrained`, `save_pretrained` and `push_to_hub` of the pipeline; stands before `DiffusionPipeline`."""
 
+    # weights of others may hold what their library leaves out on purpose: None checks all components, else those named
+    _checked_components: tuple[str, ...] | None = None
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
         """Load from a folder, the hub or its cache, with the arguments of `DiffusionPipeline.from_pretrained`.
@@ -50,7 +53,8 @@ class Jog3rCheckpointMixin(SavingMixin):
             kind = cls.load_config(folder).get("_class_name")  # type: ignore[attr-defined]  # of DiffusionPipeline
             raise ValueError(f"checkpoint {name!r} is a {kind} and has no component of a {cls.__name__}")
         for component, module in pipe.components.items():
-            if isinstance(module, ModelMixin | PreTrainedModel) and component not in kwargs:
+            checked = cls._checked_components is None or component in cls._checked_components
+            if checked and isinstance(module, ModelMixin | PreTrainedModel) and component not in kwargs:
                 _check_weights(component, module, Path(folder), kwargs.get("variant"))
         return pipe
 

@@ -1,0 +1,152 @@
+"""Pipelines of other generators from plain folders of diffusers, saved with the head, from other pipelines, and with LoRA."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, WanPipeline
+from peft import LoraConfig
+from tiny_components import seeded
+from tiny_generators import CALLS, OURS, tiny_generator, tiny_parent
+
+import jog3r
+from jog3r import Jog3rCogVideoXPipeline, Jog3rWanPipeline
+from jog3r.pipelines.loading.any_pipeline import load_pipeline
+from jog3r.training.build import build_model
+from jog3r.training.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = dict(num_inference_steps=2, output_type="pt", guidance_scale=1.0, reconstruction_timestep=900, registration=False)
+
+
+def made(pipe: Any, name: str, **options: Any) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe("a red room", **CALLS[name] | SETTINGS | {"generator": seeded()} | options)
+
+
+def close(first: torch.Tensor, second: torch.Tensor) -> None:
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)  # weights of a file lie elsewhere in memory
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plain")
+    for name in ("wan", "cogvideox", "ltx"):
+        tiny_parent(name).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "wan"
+    tiny_generator("wan").save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox", "ltx"])
+def test_a_plain_folder_of_diffusers_loads_without_a_head(plain: Path, name: str) -> None:
+    pipe = OURS[name].from_pretrained(plain / name)
+    assert type(pipe) is type(load_pipeline(str(plain / name))) is OURS[name] and pipe.pointmap_head is None
+    parents = {"task": "t2v", "reconstruction_timestep": None}
+    close(made(pipe, name, **parents).frames, made(tiny_generator(name), name, **parents).frames)
+    with pytest.raises(ValueError, match="loaded without"):
+        made(pipe, name, task="t2v+c")
+    pipe.pointmap_head = tiny_generator(name).pointmap_head
+    assert made(pipe, name).pointmaps.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox", "ltx"])
+def test_saved_with_the_head_it_loads_again_with_a_card_of_its_own(tmp_path: Path, name: str) -> None:
+    pipe = tiny_generator(name)
+    pipe.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["_class_name"] == OURS[name].__name__ and index["pointmap_head"] == ["jog3r", "Pointmap3DHead"]
+    card = (tmp_path / "README.md").read_text()
+    assert f"from jog3r import {OURS[name].__name__}" in card and "pointmap_head | Pointmap3DHead" in card
+    assert "own licence" in card and "Warning" not in card
+    close(made(load_pipeline(str(tmp_path)), name).pointmaps, made(pipe, name).pointmaps)
+    without = OURS[name].from_pretrained(tmp_path, pointmap_head=None)
+    assert without.pointmap_head is None and "no trained 3D head" in without.card()
+    without.save_pretrained(tmp_path / "without")
+    assert OURS[name].from_pretrained(tmp_path / "without").pointmap_head is None
+
+
+def test_a_fresh_process_loads_it_by_our_class_and_by_diffusers(saved: Path) -> None:
+    code = f"""
+import torch
+from diffusers import DiffusionPipeline
+from jog3r import Jog3rWanPipeline
+pipes = [cls.from_pretrained({str(saved)!r}) for cls in (Jog3rWanPipeline, DiffusionPipeline)]
+assert all(type(pipe) is Jog3rWanPipeline and pipe.makes_cameras for pipe in pipes)
+outputs = []
+for pipe in pipes:
+    pipe.set_progress_bar_config(disable=True)
+    outputs.append(pipe("a red room", generator=torch.Generator().manual_seed(0), **{CALLS["wan"] | SETTINGS!r}))
+torch.testing.assert_close(outputs[0].pointmaps, outputs[1].pointmaps, rtol=1e-4, atol=1e-4)
+torch.save(outputs[0].pointmaps, "maps.pt")
+"""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=saved, env=env, capture_output=True, text=True)
+    close(torch.load(saved / "maps.pt"), made(tiny_generator("wan"), "wan").pointmaps)
+
+
+def test_a_damaged_head_and_pipelines_of_others_are_refused(tmp_path: Path) -> None:
+    pipe = tiny_generator("wan")
+    pipe.save_pretrained(tmp_path)
+    config = tmp_path / "pointmap_head" / "config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"num_layers": 2}))
+    with pytest.raises(ValueError, match="'pointmap_head' do not fit its config: .* are missing"):
+        Jog3rWanPipeline.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a StableDiffusionPipeline; this works with Jog3rPipeline, .*WanPipeline"):
+        index = json.loads((tmp_path / "model_index.json").read_text())
+        (tmp_path / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionPipeline"}))
+        load_pipeline(str(tmp_path))
+
+
+def test_training_refuses_them_by_name(plain: Path) -> None:
+    with pytest.raises(ValueError, match="is a Jog3rWanPipeline: training takes folders of Jog3rPipeline and Dust3rPipeline"):
+        build_model(tiny_generator("wan"), TrainConfig(init_from=str(plain / "wan"), output_dir="run"))
+
+
+def test_from_pipe_takes_the_parents_components_and_gives_them_back() -> None:
+    parent, ours = tiny_parent("wan"), tiny_generator("wan")
+    pipe = Jog3rWanPipeline.from_pipe(parent, pointmap_head=ours.pointmap_head)
+    assert pipe.transformer is parent.transformer and pipe.pointmap_head is ours.pointmap_head
+    assert torch.equal(made(pipe, "wan").pointmaps, made(ours, "wan").pointmaps)
+    assert Jog3rWanPipeline.from_pipe(parent).pointmap_head is None
+    back = WanPipeline.from_pipe(pipe)
+    assert type(back) is WanPipeline and back.transformer is parent.transformer
+
+
+def test_the_parents_lora_loaders_work(tmp_path: Path) -> None:
+    pipe = tiny_generator("cogvideox")
+    before = made(pipe, "cogvideox").pointmaps
+    pipe.transformer.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    with_layers = made(pipe, "cogvideox").pointmaps
+    with pytest.raises(ValueError, match="LoRA layers in place"):
+        pipe.save_pretrained(tmp_path / "whole")
+    from peft.utils import get_peft_model_state_dict
+
+    Jog3rCogVideoXPipeline.save_lora_weights(tmp_path, transformer_lora_layers=get_peft_model_state_dict(pipe.transformer))
+    other = tiny_generator("cogvideox")
+    other.load_lora_weights(tmp_path)
+    close(made(other, "cogvideox").pointmaps, with_layers)
+    assert (with_layers - before).abs().max() > 1e-3
+    other.fuse_lora()
+    close(made(other, "cogvideox").pointmaps, with_layers)
+    other.unfuse_lora()
+    other.unload_lora_weights()
+    close(made(other, "cogvideox").pointmaps, before)
+
+
+def test_names_are_public_lazy_and_in_the_order_of_their_work() -> None:
+    for cls in set(OURS.values()):
+        assert getattr(jog3r, cls.__name__) is cls and cls.__name__ in jog3r.__all__
+        assert cls.model_cpu_offload_seq.endswith("vae->pointmap_head") and "pointmap_head" in cls._optional_components
+        assert issubclass(cls, DiffusionPipeline) and "video: path" in cls.__call__.__doc__
