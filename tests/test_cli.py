@@ -215,6 +215,7 @@ def test_bad_videos_are_refused(capsys, model, clips, tmp_path, video, message):
         (["generate", PROMPT, "--seed", str(2**64)], "--seed must fit into 64 bits, got 18446744073709551616"),
         (["generate", PROMPT, "--export", "obj"], "unknown --export 'obj'; choose from colmap"),
         (["generate", PROMPT, "--task", "t2v", "--export", "npz"], "--export needs cameras"),
+        (["generate", PROMPT, "--task", "t2v", "--focal_per_frame"], "finds no cameras: leave out"),
         (["generate", PROMPT, "--device", "abacus"], "--device 'abacus' cannot be used"),
         (["generate", PROMPT, "--offload"], "add --device cuda, got 'cpu'"),
         (["generate", PROMPT, "--offload", "--device", "mtia"], "--device 'mtia' cannot be used"),

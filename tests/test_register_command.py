@@ -65,6 +65,18 @@ def test_exact_geometry_of_every_form_gives_the_true_cameras(capsys, tmp_path: P
     assert (scene.frames == CLIP.frames).all()
 
 
+def test_a_video_that_zooms_has_a_focal_length_for_each_frame(tmp_path: Path) -> None:
+    intrinsics = CLIP.intrinsics.copy()
+    intrinsics[:, [0, 1], [0, 1]] *= np.linspace(1, 1.4, FRAMES)[:, None]
+    points = pointmaps_in_first_camera(*(torch.from_numpy(a) for a in (CLIP.depth, intrinsics, CLIP.poses))).numpy()
+    np.savez(tmp_path / "found.npz", **{**PAIRS, "pointmaps": points[1:]}, frames=CLIP.frames)
+    arguments = ["register", str(tmp_path / "found.npz"), "--out", str(tmp_path / "out"), "--export", "npz", "--focal_per_frame"]
+    assert main(arguments) == 0
+    scene = load_scene(tmp_path / "out")
+    np.testing.assert_allclose(scene.intrinsics, intrinsics, rtol=2e-3)
+    assert pose_errors(scene.poses, CLIP.poses)["rotation_deg"].max() < 0.2
+
+
 def test_pictures_come_from_a_video_where_the_file_has_none(capsys, tmp_path: Path) -> None:
     np.savez(tmp_path / "found.npz", **FORMS["depth"])
     longer = np.repeat(CLIP.frames, 2, 0)[:-1]  # 9 frames, every other one is meant
@@ -107,7 +119,8 @@ def changed(form: str, **arrays: object) -> dict[str, object]:
         (changed("world", pointmaps=POINTS[:, ::-1]), [], "its points do not meet their pixels; add poses"),
         (changed("world", pointmaps=POINTS[:1], confidence=None), [], "at least 2 frames"),
         (changed("pairs", pairs=PAIRS["pairs"] - 1), [], "pairs must hold frame indices"),
-        (changed("depth"), ["--registration", "reference"], "belongs to pairwise pointmaps"),
+        (changed("depth"), ["--registration", "reference"], "--registration belongs to pairwise pointmaps"),
+        (changed("world"), ["--focal_per_frame"], "--focal_per_frame belongs to pairwise pointmaps"),
         (changed("depth"), ["--stride", "2"], "--stride chooses frames of a video: add --video"),
         (changed("depth"), ["--export", "obj"], "unknown --export 'obj'"),
         (changed("depth"), ["--video", "nowhere.mp4"], "does not exist"),

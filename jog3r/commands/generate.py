@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jog3r.commands.options import option, output_options
+from jog3r.commands.options import option, output_options, registration_kwargs
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.known_cameras import doubtful_poses
 from jog3r.commands.results import check_exports, report, result_names, write_scene, write_video, written_line
@@ -39,6 +39,8 @@ def run(options: argparse.Namespace) -> str:
     if not 0 < options.fps <= MAX_FPS:  # written so that NaN is wrong, too
         raise UsageError(f"--fps must be positive and at most {MAX_FPS}, got {options.fps:g}")
     check_exports(options.export, has_geometry=options.task != "t2v")
+    if options.task == "t2v" and registration_kwargs(options) != {"method": "fast"}:
+        raise UsageError("--task t2v finds no cameras: leave out --registration and --focal_per_frame")
     expected = ["video.mp4"] if options.task == "t2v" else result_names(options.export)
     failed: dict[str, Exception] = {}
     notes: list[str] = []
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace) -> str:
             if (value := getattr(options, name)) is not None
         }
         if options.task != "t2v":
-            chosen["registration_kwargs"] = {"method": options.registration}
+            chosen["registration_kwargs"] = registration_kwargs(options)
         output = pipe(
             options.prompt,
             task=options.task,

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["field_options", "given_fields", "option", "output_options", "result_options"]
+__all__ = [
+    "field_options",
+    "given_fields",
+    "option",
+    "output_options",
+    "registration_arguments",
+    "registration_kwargs",
+    "result_options",
+]
 
 
 def option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
@@ -61,6 +69,17 @@ def result_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def registration_arguments(parser: argparse.ArgumentParser) -> None:
+    """How pointmaps become cameras."""
+    parser.add_argument("--registration", choices=("fast", "reference"), default="fast", help="how cameras are solved for")
+    option(parser, "focal_per_frame", action="store_true", help="a focal length for each frame, for videos that zoom")
+
+
+def registration_kwargs(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `register_pointmaps` that the options of `registration_arguments` stand for."""
+    return {"method": options.registration, **({"shared_focal": False} if options.focal_per_frame else {})}
+
+
 def output_options(parser: argparse.ArgumentParser) -> None:
     """What every command that runs a model and writes a folder of results takes."""
     result_options(parser)
@@ -73,7 +92,7 @@ def output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--offload", action="store_true", help="hold on the device only the network at work: less of its memory, slower"
     )
-    parser.add_argument("--registration", choices=("fast", "reference"), default="fast", help="how cameras are solved for")
+    registration_arguments(parser)
     option(
         parser, "reconstruction_timestep", type=float, default=None, metavar="T", help="noise level at which features are read"
     )

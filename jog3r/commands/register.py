@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jog3r.commands.options import result_options
+from jog3r.commands.options import registration_arguments, registration_kwargs, result_options
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.geometry_file import FORMS, read_geometry, solve
 from jog3r.commands.reconstruction.known_cameras import doubtful_poses
@@ -33,9 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("file", type=Path, help=f"npz with {', '.join(FORMS)}; names in docs/registration.md")
     result_options(parser)
-    parser.add_argument(
-        "--registration", choices=("fast", "reference"), default="fast", help="how cameras are solved for, of pairwise pointmaps"
-    )
+    registration_arguments(parser)
     parser.add_argument(
         "--video",
         type=Path,
@@ -56,8 +54,9 @@ def run(options: argparse.Namespace) -> str:
     """Returns what to print."""
     check_exports(options.export, has_geometry=True)
     form, arrays = read_geometry(options.file)
-    if options.registration != "fast" and form != "pairwise pointmaps":
-        raise UsageError(f"--registration {options.registration} belongs to pairwise pointmaps, {str(options.file)!r} has {form}")
+    for name, default in {"registration": "fast", "focal_per_frame": False}.items():
+        if getattr(options, name) != default and form != "pairwise pointmaps":
+            raise UsageError(f"--{name} belongs to pairwise pointmaps, {str(options.file)!r} has {form}")
     _refuse_selection_without_video(options)
     if options.video is None and "frames" not in arrays:
         raise UsageError(
@@ -72,7 +71,7 @@ def run(options: argparse.Namespace) -> str:
             video = read_chosen(options, (size[0], size[1]))
             frames, fps, times = video.frames, video.fps, video.times
         stage("finding the cameras")
-        found = solve(form, arrays, options.registration)
+        found = solve(form, arrays, registration_kwargs(options))
         _check_fit(options, frames, found)
         if options.cameras == "auto":
             lines, failed = _refined(options, NetworkMaps.of_registration(found, frames, np.eye(3)), folder)

@@ -67,13 +67,13 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise UsageError(f"{str(path)!r} cannot be read as an npz file ({reason}); write it with numpy.savez") from error
 
 
-def solve(form: str, arrays: dict[str, np.ndarray], method: str) -> Registration:
+def solve(form: str, arrays: dict[str, np.ndarray], given: dict[str, Any]) -> Registration:
     """The cameras and depth of a file's arrays, see `read_geometry`.
 
     Args:
         form: key of `FORMS`.
         arrays: by name.
-        method: "fast" or "reference", of pairwise pointmaps.
+        given: for `register_pointmaps`, of pairwise pointmaps.
 
     Raises:
         ValueError: shapes or values that make no sense; the message names the array.
@@ -98,9 +98,9 @@ def solve(form: str, arrays: dict[str, np.ndarray], method: str) -> Registration
         ones if confidence is None else confidence,
         tensors["pairs"],
         int(tensors["pairs"].max()) + 1,
-        method=method,
         known_poses=poses,
         intrinsics=intrinsics,
+        **given,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jog3r.commands.options import registration_kwargs
 from jog3r.commands.reconstruction.network_maps import NetworkMaps, grid_transform
 from jog3r.commands.reconstruction.spool import Spool
 from jog3r.commands.reconstruction.windows import is_long, reconstruct_windows
@@ -24,7 +25,7 @@ def run_pipeline(options: argparse.Namespace, pipe: Any, frames: np.ndarray) -> 
         video=frames,
         generator=seeded_generator(options.seed),
         reconstruction_timestep=options.reconstruction_timestep,
-        registration_kwargs={"method": options.registration},
+        registration_kwargs=registration_kwargs(options),
         both_directions=options.both_directions,
     )
 

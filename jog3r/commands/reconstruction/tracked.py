@@ -24,8 +24,8 @@ __all__ = ["camera_arguments", "refuse_options_without_effect", "run_tracked"]
 FULL_SIZE = ("colmap", "nerfstudio", "tum", "kitti", "blender")  # exports of all frames as they are; the others are of the cloud
 ONLY_TRACKS: dict[str, Any] = {"max_side": None, "focal_px": None, "pixel_aspect": None, "interpolate": False, "depth": None}
 ONLY_NETWORK: dict[str, Any] = {
-    **dict(model=None, registration="fast", reconstruction_timestep=None, height=None, width=None, both_directions=False),
-    **dict(window=None, overlap=None, close_loops=False, keyframes=None, resize="crop"),
+    **dict(model=None, registration="fast", focal_per_frame=False, reconstruction_timestep=None, height=None, width=None),
+    **dict(both_directions=False, window=None, overlap=None, close_loops=False, keyframes=None, resize="crop"),
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jog3r.commands.options import registration_kwargs
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.reconstruction.selection import chosen_cameras, open_frames
@@ -94,7 +95,7 @@ def reconstruct_windows(options: argparse.Namespace, pipe: Any, frames: Any, spo
         progress=sys.stderr.isatty(),  # so that an error is one line in a log
         generator=seeded_generator(options.seed),
         reconstruction_timestep=options.reconstruction_timestep,
-        registration_kwargs={"method": options.registration},
+        registration_kwargs=registration_kwargs(options),
         both_directions=options.both_directions,
     )
 
