@@ -9,7 +9,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 import secrets
 import shutil
 import time
@@ -20,6 +19,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from jog3r import tiny_checkpoint
+from jog3r.data.files import write_aside
 from jog3r.export.exporters import DOUBTFUL_SHARE, load_scene, result_files
 from jog3r.export.files import write_files
 from jog3r.export.formats.glb import glb_bytes
@@ -63,7 +63,7 @@ def serve_example(folder: ServerFolder) -> Example:
     for source in _FOLDER.iterdir():
         target = served / source.name
         if not target.is_file() or target.stat().st_mtime < soon:
-            os.replace(shutil.copyfile(source, served / secrets.token_hex(8)), target)  # nobody gets half a file
+            write_aside(target, functools.partial(shutil.copyfile, source), tag=secrets.token_hex(8))  # nobody gets half a file
     return _example(served)
 
 

@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
+from jog3r.data.files import replace_folder
 from jog3r.models.conversion.checkpoint_files import read_checkpoint
 from jog3r.models.conversion.convert import Conversion, inspect_dust3r_head, inspect_opensora
 from jog3r.models.pointmap_head import Pointmap3DHead
@@ -86,14 +85,14 @@ def convert_opensora(
     output = Path(output)
     if output.exists():
         raise FileExistsError(f"{output} exists; give a folder that does not")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as aside:
-        folder = Path(aside) / "pipeline"
+    report: dict[str, Any] = {}
+
+    def write(folder: Path) -> None:
         folder.mkdir()
-        report = write_opensora_pipeline(
-            checkpoint, folder, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, dust3r=dust3r, **config
-        )
-        os.replace(folder, output)
+        parts: dict[str, Any] = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "dust3r": dust3r}
+        report.update(write_opensora_pipeline(checkpoint, folder, **parts, **config))
+
+    replace_folder(output, write)
     return report
 
 
