@@ -171,6 +171,10 @@ def _load(config: EvaluationOptions, processes: Processes) -> Any:
         raise ValueError(f"{type(pipeline).__name__} generates nothing: evaluate it with task v2c, not {config.task}")
     if config.both_directions and not hasattr(pipeline, "transformer"):
         raise ValueError(f"{type(pipeline).__name__} sees pairs of images: both_directions would change nothing")
+    if config.both_directions and not hasattr(pipeline, "reconstruct_pairs"):
+        raise ValueError(f"{type(pipeline).__name__} does not read videos backwards: leave both_directions out")
+    if not getattr(pipeline, "makes_cameras", True):
+        raise ValueError(f"{config.model!r} has no trained 3D head: it makes videos and no cameras, which are what is evaluated")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

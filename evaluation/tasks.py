@@ -178,8 +178,7 @@ def _export_real(method: NetworkCameras, clips: ClipSet, store: Predictions, pla
     def predict(batch: Sequence[int]) -> list[Arrays]:
         frames = [clips[k].frames for k in batch]
         with torch.no_grad():
-            latents = pipeline.encode_video(pipeline.prepare_video(np.stack(frames), None, None))
-            decoded = to_uint8(pipeline.decode_latents(latents, "np"))
+            decoded = to_uint8(pipeline.through_vae(np.stack(frames), "np"))
         found = method.find(frames, [plan.seed + clips.keys[k] for k in batch])
         return [{"frames": decoded[place], **{f"v2c_{n}": v for n, v in arrays.items()}} for place, arrays in enumerate(found)]
 

@@ -263,6 +263,10 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             return latents
         return self.video_processor.postprocess_video(decode_frames(self.vae, latents, chunk_size), output_type=output_type)
 
+    def through_vae(self, video: Any, output_type: str = "np") -> Any:
+        """A video as the VAE gives it back: the best that a generated one can look like."""
+        return self.decode_latents(self.encode_video(self.prepare_video(video)), output_type)
+
     def predict_pointmaps(self, features: Tensor, height: int, width: int, pairs: Tensor | None = None) -> Pointmap3DHeadOutput:
         """Features (B, F, N, D) to the pointmaps of all pairs (1, f), or of the pairs (P, 2) given."""
         if is_untrained(self.pointmap_head) and not self._told_untrained:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from jog3r.data.video import resize_frames
 from jog3r.export.scene import Scene
+from jog3r.pipelines.generators.mixin import GeneratorMixin
 from jog3r.pipelines.loading.any_pipeline import load_pipeline
-from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.space.gpu import gpu
 from jog3r.space.guard.limits import GenerateSettings
@@ -110,7 +110,12 @@ def load_model(path: str, name: str | None = None, dtype: str = "float32") -> Sp
     if dtype not in DTYPES:
         raise ValueError(f"the precision of a model is one of {', '.join(DTYPES)}, got {dtype!r}")
     if path not in _models:
-        pipe: Jog3rPipeline | Dust3rPipeline = load_pipeline(path, dtype=getattr(torch, dtype))
+        pipe: Any = load_pipeline(path, dtype=getattr(torch, dtype))
+        if isinstance(pipe, GeneratorMixin):
+            raise ValueError(
+                f"{path!r} is a {type(pipe).__name__}: the Space serves JOG3R and DUSt3R models; videos of this one are made by "
+                "`jog3r generate --model`, with cameras from tracks"
+            )
         pipe.set_progress_bar_config(disable=True)
         for component in pipe.components.values():
             if isinstance(component, torch.nn.Module):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from jog3r.commands.options import option, output_options, registration_kwargs
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.known_cameras import doubtful_poses
+from jog3r.commands.reconstruction.tracked import camera_scene, describe, doubts, find_tracks, make_clouds, write_tracked
 from jog3r.commands.results import check_exports, report, result_names, write_scene, write_video, written_line
 from jog3r.commands.running import pipeline_of_options, seeded_generator, stages
 
@@ -22,6 +24,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help=f"what to show, for example '{example}'")
     output_options(parser)
     parser.add_argument("--task", choices=("t2v+c", "t2v"), default="t2v+c", help="with cameras (default) or the video alone")
+    parser.add_argument(
+        "--cameras",
+        choices=("auto", "network", "tracks"),
+        default="auto",
+        help="from the model's trained 3D head, or from feature tracks in the video where it has none (default auto)",
+    )
     option(parser, "num_frames", type=int, default=None, help="default: what the model was made for")
     option(parser, "num_inference_steps", type=int, default=30, help="sampling steps (default 30)")
     option(parser, "guidance_scale", type=float, default=None, help="how closely to follow the prompt (default: the pipeline's)")
@@ -38,6 +46,8 @@ def run(options: argparse.Namespace) -> str:
         )
     if not 0 < options.fps <= MAX_FPS:  # written so that NaN is wrong, too
         raise UsageError(f"--fps must be positive and at most {MAX_FPS}, got {options.fps:g}")
+    if options.task == "t2v" and options.cameras != "auto":
+        raise UsageError(f"--cameras {options.cameras} needs --task t2v+c: t2v is the video alone")
     check_exports(options.export, has_geometry=options.task != "t2v")
     if options.task == "t2v" and registration_kwargs(options) != {"method": "fast"}:
         raise UsageError("--task t2v finds no cameras: leave out --registration and --focal_per_frame")
@@ -47,30 +57,83 @@ def run(options: argparse.Namespace) -> str:
     with OutputFolder(options.out, options.overwrite, expected) as folder, stages(4) as stage:
         stage("loading the model")
         pipe = pipeline_of_options(options, generator=True)
+        source = _camera_source(options, pipe)
         stage("generating")
-        chosen = {
-            name: value
-            for name in ("num_frames", "height", "width", "guidance_scale", "negative_prompt", "reconstruction_timestep")
-            if (value := getattr(options, name)) is not None
-        }
-        if options.task != "t2v":
-            chosen["registration_kwargs"] = registration_kwargs(options)
-        output = pipe(
-            options.prompt,
-            task=options.task,
-            num_inference_steps=options.num_inference_steps,
-            generator=seeded_generator(options.seed),
-            **chosen,
-        )
+        output = _generate(options, pipe, "t2v+c" if source == "network" else "t2v")
         stage("writing")
-        if options.task == "t2v":
-            write_video(output.frames[0], options.fps, folder)
-        else:
+        if source == "network":
             failed = write_scene(output, (options.fps, None), options.prompt, options.export, folder)
             stage("following features")
             notes = [*doubtful_poses(output.registration[0].degenerate), f"note: {_judge(output, options.seed, folder)}"]
+        else:
+            write_video(output.frames[0], options.fps, folder)
+        if source == "tracks":
+            stage("following features")
+            notes, failed = _follow(output.frames[0], options, folder)
         names = sorted(path.name for path in folder.iterdir())
     return report("\n".join([written_line(options.out, names), *notes]), options.out, failed)
+
+
+def _camera_source(options: argparse.Namespace, pipe: Any) -> str | None:
+    """Where cameras come from: "network", "tracks", or None where none are asked for.
+
+    Raises:
+        UsageError: frames or sizes that the model does not take, a head's options without a head, or no way to cameras.
+    """
+    from jog3r.pipelines.generators.fit import check_frames, check_head
+    from jog3r.pipelines.generators.mixin import GeneratorMixin
+    from jog3r.sfm.colmap import load_pycolmap
+
+    other = isinstance(pipe, GeneratorMixin)
+    if other:
+        check_frames(pipe, *pipe.output_size(options.num_frames, options.height, options.width))
+    if options.task == "t2v":
+        return None
+    has_head = pipe.makes_cameras if other else pipe.pointmap_head is not None
+    if options.cameras == "network" or (options.cameras == "auto" and has_head):
+        if other:
+            check_head(pipe, "t2v+c")
+        return "network"
+    if options.reconstruction_timestep is not None or registration_kwargs(options) != {"method": "fast"}:
+        raise UsageError(
+            "--reconstruction_timestep, --registration and --focal_per_frame belong to a trained 3D head; these cameras come "
+            "from tracks: leave them out"
+        )
+    try:
+        load_pycolmap()
+    except ImportError as error:
+        why = "" if options.cameras == "tracks" else "this model has no trained 3D head, and "
+        raise UsageError(f"{why}{error}; or take the video alone with --task t2v") from error
+    return "tracks"
+
+
+def _generate(options: argparse.Namespace, pipe: Any, task: str) -> Any:
+    names = ("num_frames", "height", "width", "guidance_scale", "negative_prompt", "reconstruction_timestep")
+    chosen = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if task != "t2v":
+        chosen["registration_kwargs"] = registration_kwargs(options)
+    return pipe(
+        options.prompt,
+        task=task,
+        num_inference_steps=options.num_inference_steps,
+        generator=seeded_generator(options.seed),
+        output_type="pil",
+        **chosen,
+    )
+
+
+def _follow(frames: list[Any], options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, Exception]]:
+    """Cameras of the finished video, which stays in any case, from feature tracks: lines to print, and what could not be made."""
+    pictures = np.stack([np.asarray(frame) for frame in frames])
+    try:
+        found = find_tracks(pictures, None, options.seed)
+    except ValueError as error:  # nothing to follow, or nothing at rest
+        return [], {"cameras": error}
+    video = (pictures, options.fps, np.arange(len(pictures)) / options.fps)
+    cameras = replace(camera_scene(video, found, None), caption=options.prompt)
+    cameras, cloud, failed, more = make_clouds(cameras, None, None, options.device)
+    failed |= write_tracked(cameras, cloud, options.export, folder)
+    return [describe(cameras, found), *more, *doubts(cameras, found.degenerate)], failed
 
 
 def _judge(output: Any, seed: int, folder: Path) -> Any:

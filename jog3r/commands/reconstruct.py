@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> str:
         stage("loading the model")
         pipe = pipeline_of_options(options, with_text=False)
         if video is None:
-            video = _read(options, (pipe.default_size, pipe.default_size))
+            video = _read(options, pipe.output_size(None, None, None)[1:])
         if true_poses is not None:
             true_poses = chosen_cameras(options, true_poses, len(video.frames))
         stage("finding the cameras")

@@ -1,6 +1,7 @@
 """The network's part of a reconstruction: the paper's V2C on reduced frames, at once or window by window."""
 
 import argparse
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from jog3r.commands.options import registration_kwargs
+from jog3r.commands.output_folder import UsageError
 from jog3r.commands.reconstruction.network_maps import NetworkMaps, grid_transform
 from jog3r.commands.reconstruction.spool import Spool
-from jog3r.commands.reconstruction.windows import is_long, reconstruct_windows
+from jog3r.commands.reconstruction.windows import check_windows_fit, is_long, reconstruct_windows
 from jog3r.commands.running import pipeline_of_options, seeded_generator
 
 __all__ = ["KEY_FRAMES", "MAX_FRAMES", "find_maps", "run_pipeline"]
@@ -20,13 +22,21 @@ KEY_FRAMES = 64  # of a long video, whose maps are kept
 
 
 def run_pipeline(options: argparse.Namespace, pipe: Any, frames: np.ndarray) -> Any:
-    """V2C of frames (F, H, W, 3) uint8 in the network's size."""
+    """V2C of frames (F, H, W, 3) uint8 in the network's size.
+
+    Raises:
+        UsageError: `--both_directions` with a model that does not read backwards.
+    """
+    both: dict[str, Any] = {"both_directions": True} if options.both_directions else {}
+    if both and "both_directions" not in inspect.signature(type(pipe).__call__).parameters:
+        raise UsageError(f"--both_directions is for JOG3R models, --model is a {type(pipe).__name__}: leave it out")
     return pipe(
         video=frames,
         generator=seeded_generator(options.seed),
         reconstruction_timestep=options.reconstruction_timestep,
         registration_kwargs=registration_kwargs(options),
-        both_directions=options.both_directions,
+        output_type="pil",
+        **both,
     )
 
 
@@ -44,7 +54,9 @@ def find_maps(options: argparse.Namespace, frames: np.ndarray, folder: Path) -> 
     if len(frames) > MAX_FRAMES and not by_window:
         return None
     pipe = pipeline_of_options(options, with_text=False, generator=by_window)
-    height, width = (pipe.default_size,) * 2 if options.height is None else (options.height, options.width)
+    if by_window:
+        check_windows_fit(pipe)
+    height, width = pipe.output_size(None, options.height, options.width)[1:]
     if not by_window:
         reduced, transform = resize_frames(frames, height, width, options.resize)
         return NetworkMaps.of_registration(run_pipeline(options, pipe, reduced).registration[0], reduced, transform)

@@ -64,7 +64,8 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
             open_frames(options)  # a bad file is refused at once
             size = (options.height, options.width) if options.height is not None else model_size(options.model)
             pipe = pipeline_of_options(options, with_text=False, generator=True)
-        video = open_frames(options, size or (pipe.default_size, pipe.default_size))
+            check_windows_fit(pipe)
+        video = open_frames(options, size or pipe.output_size(None, None, None)[1:])
         with Spool(folder / ".spool") as spool:
             tee = Tee(video, spool)
             result = reconstruct_windows(options, pipe, tee, spool)
@@ -78,6 +79,20 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
     if true_poses is not None:
         lines.append(compare_cameras(result.poses.numpy(), pose_known(result.degenerate).numpy(), true_poses))
     return report("\n".join(lines), options.out, failed)
+
+
+def check_windows_fit(pipe: Any) -> None:
+    """Windows are joined by steps of `Jog3rPipeline` that pipelines of other generators have not.
+
+    Raises:
+        UsageError: `pipe` is one of those.
+    """
+    from jog3r.pipelines.generators.mixin import GeneratorMixin
+
+    if isinstance(pipe, GeneratorMixin):
+        raise UsageError(
+            f"windows need a JOG3R model, --model is a {type(pipe).__name__}: leave --window, --overlap and --close_loops out"
+        )
 
 
 def reconstruct_windows(options: argparse.Namespace, pipe: Any, frames: Any, spool: Spool) -> Any:
