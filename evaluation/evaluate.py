@@ -32,12 +32,13 @@ from jog3r.evaluation.clips.choosing import choose_clips, write_list
 from jog3r.evaluation.clips.clip_sets import ClipSet, as_clip_set
 from jog3r.evaluation.clips.given_cameras import GivenCameras
 from jog3r.evaluation.exporting import NetworkCameras, TrackCameras
+from jog3r.evaluation.judges.choosing import choose_judge, judge_folders
 from jog3r.evaluation.networks.features import FeatureNetwork, load_features
 from jog3r.evaluation.networks.i3d import MIN_FRAMES, VideoFeatures, load_i3d
 from jog3r.evaluation.options import EvaluationOptions
 from jog3r.evaluation.predictions import write_text
 from jog3r.evaluation.processes import Processes, join_processes
-from jog3r.evaluation.statistics.per_clip import save_samples
+from jog3r.evaluation.statistics.per_clip import Samples, save_samples
 from jog3r.evaluation.tasks import Plan, text_to_video, video_to_cameras
 
 __all__ = ["EvaluationOptions", "evaluate_t2vc", "evaluate_v2c", "run_evaluation"]
@@ -60,7 +61,8 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
     processes = join_processes(config.device)
     features = None if config.features is None else load_features(config.features, config.features_sha256)
     fvd = None if config.fvd is None else load_i3d(config.fvd, config.fvd_sha256)
-    pipeline = None if config.outside or (config.task == "list" and config.model is None) else _load(config, processes)
+    pipeline = None if config.outside or config.model is None else _load(config, processes)
+    judge = choose_judge(config, pipeline, features, processes)
     num_frames, size = config.output_size(pipeline)
     if config.task == "list":
         return {"markdown": write_list(config, num_frames, size)}
@@ -70,7 +72,10 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
         )
     results: dict[str, Any] = {"model": _name(config), "jog3r": __version__, "torch": torch.__version__}
     blocks: list[report.Block] = [report.Heading(1, f"Evaluation of {results['model']}")]
-    plan = Plan(config.seed, config.seeds, config.batch_size, {}, features, [fvd] if fvd is not None else [], processes)
+    if judge is not None and config.task == "judge":
+        return _judged(judge_folders(config, judge, processes), results, blocks, config, processes)
+    networks = [] if fvd is None else [fvd]
+    plan = Plan(config.seed, config.seeds, config.batch_size, {}, features, networks, processes, judge, config.sanity_clips)
     for task in ("v2c", "t2vc") if config.task == "all" else (config.task,):
         clips = choose_clips(config, num_frames, size, generate=task == "t2vc")
         if task == "v2c":
@@ -81,7 +86,7 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
             results[task] = found
             blocks += (report.v2c_blocks if task == "v2c" else report.t2vc_blocks)(found)
     if not processes.first:
-        return {"markdown": f"process {processes.index} of {processes.count}: done"}
+        return _share_done(processes)
     return write_results(results, blocks, Path(config.out))
 
 
@@ -157,6 +162,24 @@ def evaluate_t2vc(
     return text_to_video(pipeline, captions, clips, out, plan, call) or {}
 
 
+def _judged(
+    found: tuple[dict[str, Any], Samples] | None,
+    results: dict[str, Any],
+    blocks: list[report.Block],
+    config: EvaluationOptions,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Results of the task "judge"."""
+    if found is None:
+        return _share_done(processes)
+    results["judge"] = {**found[0], "samples": found[1], "timings": {}}
+    return write_results(results, [*blocks, *report.judge_blocks(results["judge"])], Path(config.out))
+
+
+def _share_done(processes: Processes) -> dict[str, Any]:
+    return {"markdown": f"process {processes.index} of {processes.count}: done"}
+
+
 def _load(config: EvaluationOptions, processes: Processes) -> Any:
     """The pipeline on its device."""
     from jog3r.pipelines.loading.any_pipeline import load_pipeline  # here: it brings in diffusers and transformers
@@ -183,6 +206,8 @@ def _name(config: EvaluationOptions) -> str:
     """What is evaluated."""
     if config.predictions is not None:
         return f"predictions of {Path(config.predictions).name}"
+    if config.task == "judge":
+        return f"videos of {', '.join(Path(folder).name for folder in config.judged)}"
     return "cameras from tracks" if config.cameras_from == "tracks" else str(config.model)
 
 

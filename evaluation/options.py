@@ -9,7 +9,7 @@ from jog3r.data.source_options import SOURCE_OPTIONS, SourceOptions
 
 __all__ = ["TASKS", "EvaluationOptions"]
 
-TASKS = ("v2c", "t2vc", "all", "list")
+TASKS = ("v2c", "t2vc", "all", "list", "judge")
 _METHODS = ("network", "tracks")
 _PROCEDURAL_CLIPS, _PROCEDURAL_VIDEOS, _FRAMES = 200, 64, 16
 _ONLY_PROCEDURAL_SPLITS = ("validation", "test")
@@ -19,7 +19,8 @@ _ONLY_PROCEDURAL_SPLITS = ("validation", "test")
 class EvaluationOptions(SourceOptions):
     """Options of `run_evaluation`; checked when made."""
 
-    task: str  # "v2c", "t2vc", "all", or "list", which writes a clip list
+    task: str  # "v2c", "t2vc", "all"; "list" writes a clip list, "judge" looks at folders of videos
+    judged: tuple[str, ...] = ()  # of task judge: folders of videos, a row each
     model: str | None = None  # folder or hub repository of a pipeline; tracks and predictions need none
     out: str  # output folder (of list: file); an earlier one of the same options is resumed
     # which clips
@@ -42,6 +43,10 @@ class EvaluationOptions(SourceOptions):
     cameras_from: Literal["network", "tracks"] = "network"  # video to cameras by the model, or by feature tracks
     predictions: str | None = None  # folder of anybody's cameras for the clips, see docs/evaluation.md
     pixel_aspect: float | None = None  # tracks: fy / fx of stretched videos, such as 1.185 of 16:9 stored as 3:2; None: square
+    focal_px: float | None = None  # tracks as judge: focal length in pixels of the videos, if known
+    # who judges generated videos
+    judge: str | None = None  # "sfm" (feature tracks), or the folder of a pipeline, such as a converted DUSt3R
+    sanity_clips: int = 8  # real clips on which the judge itself is judged, beside noise, frozen and shuffled ones
     # how
     seed: int = 0  # clip k uses seed + k
     seeds: int = 1  # videos of each caption, one a seed
@@ -77,6 +82,7 @@ class EvaluationOptions(SourceOptions):
         for name in ("features", "fvd"):
             if getattr(self, f"{name}_sha256") is not None and getattr(self, name) is None:
                 raise ValueError(f"{name}_sha256 is given without {name}: name the feature network too")
+        self.judged = tuple(map(str, self.judged))
         if self.task != "list" and Path(self.out).is_file():
             raise NotADirectoryError(f"{self.out} is a file; give a folder")
         check_options_of(self, "source", SOURCE_OPTIONS)
@@ -84,7 +90,7 @@ class EvaluationOptions(SourceOptions):
         self._check_clips()
 
     def _check_numbers(self) -> None:
-        for name in ("clips", "stride", "seeds", "batch_size", "height", "width", "frame_step"):
+        for name in ("clips", "stride", "seeds", "batch_size", "sanity_clips", "height", "width", "frame_step"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ("num_frames", "videos"):  # pairs of frames; strangers for the shuffled baseline
@@ -118,10 +124,25 @@ class EvaluationOptions(SourceOptions):
         for field in fields(self):
             if outside and field.name in unused and getattr(self, field.name) != field.default:
                 raise ValueError(f"{field.name} has no effect with {outside}, which need no model: leave it out")
-        if self.pixel_aspect is not None and (outside != "tracks" or self.pixel_aspect <= 0):
-            raise ValueError(f"pixel_aspect is for cameras from tracks and above 0, got {self.pixel_aspect}")
-        if outside is None and self.task != "list" and self.model is None:
+        self._check_judge(outside == "tracks")
+        if outside is None and self.task not in ("list", "judge") and self.model is None:
             raise ValueError("model is needed: name a pipeline's folder or hub repository")
+
+    def _check_judge(self, tracks: bool) -> None:
+        """Refuse what no judge looks at, and what only tracks have a use for."""
+        for name, used in (("pixel_aspect", tracks or self.judge == "sfm"), ("focal_px", self.judge == "sfm")):
+            if (value := getattr(self, name)) is not None and (not used or value <= 0):
+                raise ValueError(
+                    f"{name} is for cameras from tracks{' as judge' * (name == 'focal_px')} and above 0, got {value}"
+                )
+        if self.judge is not None and self.task not in ("t2vc", "all", "judge"):
+            raise ValueError(f"a judge looks at generated videos: judge={self.judge} means nothing to task {self.task}")
+        if self.task == "judge" and (self.judge is None or self.model is not None):
+            raise ValueError("task judge needs the option judge, sfm or a pipeline's folder, and no model")
+        if bool(self.judged) != (self.task == "judge"):
+            raise ValueError(
+                f"folders of videos belong to task judge, which needs at least one; got {self.judged} for {self.task}"
+            )
 
     def _check_clips(self) -> None:
         """Refuse choices of frames that mean nothing to the source."""

@@ -171,7 +171,28 @@ def t2vc_blocks(result: Mapping[str, Any]) -> list[Block]:
     for network, rows in result["distributions"].items():
         columns = {key: key for row in rows.values() for key in row}
         parts += [Heading(3, f"distance to real clips through the VAE: {network}"), Table(rows, columns, "metric")]
+    parts += judge_blocks(result["judge"]) if "judge" in result else []
     return parts + _errors(result["errors"])
+
+
+def judge_blocks(result: Mapping[str, Any]) -> list[Block]:
+    """Report of what a judge found."""
+    columns = {key: key for row in result["rows"].values() for key in row}
+    parts: list[Block] = [
+        Heading(3, f"outside judge: {result['settings']['judge']}"),
+        header({name: value for name, value in result["settings"].items() if name != "judge"}),
+        Table(result["rows"], columns, "video"),
+    ]
+    if result["in_order"] is not None:
+        order = (
+            "in the right order: real clips before" if result["in_order"] else "NOT in the right order: real clips are not before"
+        )
+        parts.append(f"The rows on which the judge is judged came out {order} shuffled, frozen and noise.")
+    if result["agreement"]:
+        parts += ["Cameras of the model against the judge's:", Table(result["agreement"], POSE_COLUMNS, "video")]
+    if result["differences"]:
+        parts += ["Paired differences over the clips that both rows have:", Table(result["differences"], columns, "rows")]
+    return parts
 
 
 def v2c_report(result: Mapping[str, Any]) -> str:

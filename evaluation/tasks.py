@@ -17,6 +17,7 @@ from jog3r.evaluation.caption_checks import parse_caption
 from jog3r.evaluation.clips.clip_sets import ClipSet
 from jog3r.evaluation.clips.given_cameras import GivenCameras
 from jog3r.evaluation.exporting import NetworkCameras, TrackCameras, cameras_of_clips, export, geometry_arrays, to_uint8
+from jog3r.evaluation.judges.judging import Judge, JudgedRow, judge_rows, sanity_rows
 from jog3r.evaluation.networks.features import FeatureNetwork
 from jog3r.evaluation.networks.i3d import VideoFeatures
 from jog3r.evaluation.predictions import Predictions, StoredPredictions, pipeline_hash
@@ -43,6 +44,8 @@ class Plan:
         features: feature network for `met3r_self` and a distance to real clips; None: colours, no distance.
         networks: further ones, for distances alone, such as I3D.
         processes: those that share the work.
+        judge: looks at generated videos.
+        sanity_clips: real clips on which the judge is judged.
     """
 
     seed: int = 0
@@ -52,6 +55,8 @@ class Plan:
     features: FeatureNetwork | None = None
     networks: Sequence[FeatureNetwork | VideoFeatures] = ()
     processes: Processes = field(default_factory=Processes)
+    judge: Judge | None = None
+    sanity_clips: int = 8
 
 
 def video_to_cameras(
@@ -124,11 +129,12 @@ def text_to_video(
             method, clips, Predictions(Path(out) / "real", {"task": "real", **common, "clips": clips.describe()}), plan
         )
     plan.processes.wait()
+    generated = store.stored(keys)
+    items = scoring.Items(clips.names if clips is not None else [str(k) for k in range(len(captions))], [k for k, _ in places])
+    judged = _judge(generated, real, clips, items, Path(out) / "judge", config, plan)
     if not plan.processes.first:
         return None
-    generated = store.stored(keys)
     _check_captions(generated, [captions[k] for k, _ in places])
-    items = scoring.Items(clips.names if clips is not None else [str(k) for k in range(len(captions))], [k for k, _ in places])
     result = _score(generated, real, clips, captions, items, plan)
     result["settings"] = {
         **_settings(config, clips, len(captions)),
@@ -139,7 +145,30 @@ def text_to_video(
     result["errors"] = error_lines(generated, [f"{items.names[k]}" + (f" seed {s}" if s else "") for k, s in places])
     result["errors"] += [] if clips is None else [f"left out: {line}" for line in clips.left_out]
     result["timings"] = _timings(generated)
+    if judged is not None:
+        result["judge"], judge_samples = judged
+        result["samples"].add_all("judge", judge_samples)
     return result
+
+
+def _judge(
+    generated: StoredPredictions,
+    real: Sequence[Arrays],
+    clips: ClipSet | None,
+    items: scoring.Items,
+    folder: Path,
+    config: Mapping[str, Any],
+    plan: Plan,
+) -> tuple[dict[str, Any], Samples] | None:
+    """What the judge says of generated videos, of real clips through the same decoder, and of the sanity rows."""
+    if plan.judge is None:
+        return None
+    rows = [JudgedRow("generated", lambda k: generated[k].get("frames"), items.owners, generated)]
+    if clips is not None:
+        loaded, count = clips, min(len(clips), plan.sanity_clips)
+        rows.append(JudgedRow("real through the VAE", lambda k: real[k].get("frames"), range(len(real))))
+        rows += sanity_rows(lambda k: loaded[k].frames, count)
+    return judge_rows(plan.judge, rows, items.names, folder, {"videos": dict(config)}, plan.processes)
 
 
 def _score(

@@ -13,10 +13,17 @@ from jog3r.evaluation.video_metrics import frechet_distance, polynomial_mmd
 
 HIGHER_IS_BETTER = (
     *("rra@5", "rta@5", "rta_folded@5", "maa@30", "maa_folded@30", "auc@30"),
+    *("registered %", "placed %", "all placed %", "inliers a frame", "inlier share %", "points", "track length"),
     *("wall", "floor", "motion", "object_precision", "object_recall", "object_f1"),
 )
-NO_SIDE = ("visibility", "frame_difference", "flow_px")  # neither direction is better
-OF_NO_MODEL = ("constant pose", "always forward", "shuffled pairs", "chance", "real as rendered", "rendered, true")  # rows
+NO_SIDE = (
+    "visibility",
+    "visible share",
+    "frame_difference",
+    "flow_px",
+    "motion: frame difference",
+)  # neither direction is better
+OF_NO_MODEL = ("constant pose", "always forward", "shuffled pairs", "chance", "real as rendered", "rendered, true")
 
 
 def compare_runs(first: str | Path, second: str | Path) -> dict[str, Any]:

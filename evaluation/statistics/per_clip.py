@@ -46,6 +46,11 @@ class Samples:
         self.ratios.setdefault(path, {})[name] = (top, bottom)
         return figure_of_ratio(top, bottom)
 
+    def add_all(self, path: str, others: "Samples") -> None:
+        """The tables of samples of the same clips, under `path`."""
+        self.pairs |= {f"{path}/{name}": table for name, table in others.pairs.items()}
+        self.ratios |= {f"{path}/{name}": figures for name, figures in others.ratios.items()}
+
     def tables(self) -> list[str]:
         """Paths of all tables."""
         return [*self.pairs, *self.ratios]

@@ -14,6 +14,7 @@ _TASKS = {
     "t2vc": "generated videos with cameras",
     "all": "both",
     "list": "a clip list for --clip_list, to the file --out",
+    "judge": "DIR ...: what --judge says of folders of videos",
     "compare": "A B: paired differences of two runs",
 }
 
@@ -23,7 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     from jog3r.evaluation.evaluate import EvaluationOptions
 
     parser.add_argument("task", choices=_TASKS, help="; ".join(f"{name}: {text}" for name, text in _TASKS.items()))
-    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="of compare: what earlier runs wrote")
+    parser.add_argument(
+        "folders", nargs="*", type=Path, metavar="DIR", help="of compare: what earlier runs wrote; of judge: videos"
+    )
     parser.add_argument(
         "--out", metavar="DIR", help="output folder, an earlier one of the same options is resumed; of list: a file"
     )
@@ -34,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER|network|tracks",
         help="realestate10k: folder of camera files; network or tracks (may be given besides): as --cameras_from",
     )
-    field_options(parser, EvaluationOptions, leave_out=("task", "out", "cameras"))
+    field_options(parser, EvaluationOptions, leave_out=("task", "out", "cameras", "judged"))
     parser.set_defaults(run=run)
 
 
@@ -53,13 +56,15 @@ def run(options: argparse.Namespace) -> str:
     try:
         if options.task == "compare":
             return _compare(options.folders, values)
-        if options.folders:
+        if options.task == "judge":
+            values["judged"] = tuple(map(str, options.folders))
+        elif options.folders:
             raise UsageError(f"{options.task} takes no folders but those of options, got {options.folders[0]}")
         if options.out is None:
             raise UsageError("the following arguments are required: --out (see `jog3r evaluate --help`)")
         quiet_libraries()
         outside = "predictions" in values or "tracks" in (values.get("cameras_from"), values.get("cameras"))
-        model = {} if outside or options.task == "list" else {"model": tiny_checkpoint()}
+        model = {} if outside or options.task in ("list", "judge") else {"model": tiny_checkpoint()}
         return str(run_evaluation(**model | values)["markdown"])
     except OSError as error:
         raise UsageError(str(error)) from error

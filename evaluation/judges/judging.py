@@ -1,0 +1,148 @@
+"""Judges at work: every video is looked at once, the verdicts are stored, then scored row by row with intervals over clips."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from jog3r import __version__
+from jog3r.evaluation.camera_metrics import PoseErrors, failed_pose_errors, pose_errors
+from jog3r.evaluation.consistency import video_motion
+from jog3r.evaluation.exporting import export
+from jog3r.evaluation.judges.network_judge import NetworkJudge
+from jog3r.evaluation.judges.sanity import SANITY_ROWS, sanity_video
+from jog3r.evaluation.judges.track_judge import TrackJudge
+from jog3r.evaluation.predictions import Predictions, StoredPredictions
+from jog3r.evaluation.processes import Processes
+from jog3r.evaluation.scoring import known_poses
+from jog3r.evaluation.statistics.intervals import difference, figure, ratio
+from jog3r.evaluation.statistics.per_clip import Samples
+
+__all__ = ["Judge", "JudgedRow", "judge_rows", "sanity_rows"]
+
+Judge: TypeAlias = TrackJudge | NetworkJudge
+_MOTION = "motion: frame difference"
+
+
+@dataclass(frozen=True)
+class JudgedRow:
+    """Videos that stand in one row of a judge's table.
+
+    Attributes:
+        name: of the row.
+        load: frames (F,H,W,3) uint8 of a video by its number; None of one that was never made, which counts as failed.
+        owners: whose each video is, places in the names of the clips.
+        cameras: predictions whose `poses` and `degenerate` the judge's cameras are compared with; None: there are none.
+    """
+
+    name: str
+    load: Callable[[int], np.ndarray | None]
+    owners: Sequence[int]
+    cameras: Sequence[Mapping[str, np.ndarray]] | None = field(default=None)
+
+
+def judge_rows(
+    judge: Judge, rows: Sequence[JudgedRow], names: Sequence[str], folder: Path, content: Mapping[str, Any], processes: Processes
+) -> tuple[dict[str, Any], Samples] | None:
+    """Let the judge look at all videos.
+
+    Args:
+        judge: who looks.
+        rows: what at.
+        names: of the clips that rows' owners point to.
+        folder: of the verdicts; resumed.
+        content: what decides the videos, for restarts.
+        processes: those that share the work.
+
+    Returns:
+        By row the figures, `agreement` with the cameras of rows that have any, `settings`, `in_order` (whether the sanity rows
+        came out in the right order; None without them or for a judge that has no order), `differences` between rows; and what
+        each clip contributed. None in all processes but the first.
+    """
+    stored: dict[str, StoredPredictions] = {}
+    for number, row in enumerate(rows):
+        config = {"task": "judge", "jog3r": __version__, "row": row.name, **judge.describe(), **content}
+        store = Predictions(folder / f"row{number}", config)
+        keys = [f"{k:06d}" for k in range(len(row.owners))]
+        export(store, keys, _look(judge, row), f"{judge.name}: {row.name}", processes, strict=False)
+        stored[row.name] = store.stored(keys)
+    processes.wait()
+    if not processes.first:
+        return None
+    samples = Samples(names)
+    tables = {row.name: _row(samples, row, stored[row.name]) for row in rows}
+    agreement = {row.name: _agreement(samples, row, stored[row.name]) for row in rows if row.cameras is not None}
+    result = {"rows": tables, "agreement": agreement, "settings": judge.describe(), "in_order": _in_order(judge, tables)}
+    return result | {"differences": row_differences(samples, [row.name for row in rows if row.name not in SANITY_ROWS])}, samples
+
+
+def sanity_rows(load: Callable[[int], np.ndarray], count: int) -> list[JudgedRow]:
+    """Rows on which the judge itself is judged, from `count` real clips."""
+
+    def row(name: str) -> JudgedRow:
+        return JudgedRow(name, lambda k: sanity_video(name, k, count, load), range(count))
+
+    return [row(name) for name in SANITY_ROWS]
+
+
+def row_differences(samples: Samples, rows: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Each row minus the first one, paired, over the clips that both have."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in rows[1:]:
+        first, other = samples.ratios.get(rows[0], {}), samples.ratios.get(name, {})
+        differences = {}
+        for key in (key for key in first if key in other):
+            both = (first[key][1] > 0) & (other[key][1] > 0)
+            if both.any():
+                pair = [ratio(top[both], bottom[both]) for top, bottom in (other[key], first[key])]
+                differences[key] = figure(difference(*pair), int(both.sum()))
+        found[f"{name} minus {rows[0]}"] = differences
+    return found
+
+
+def _look(judge: Judge, row: JudgedRow) -> Callable[[Sequence[int]], list[dict[str, np.ndarray]]]:
+    def look(batch: Sequence[int]) -> list[dict[str, np.ndarray]]:
+        found = []
+        for k in batch:
+            frames = row.load(k)
+            if frames is None:
+                raise ValueError("there is no video")
+            motion = np.array(video_motion(frames)["frame_difference"])
+            found.append({**judge.look(frames, k), f"figure {_MOTION}": motion})
+        return found
+
+    return look
+
+
+def _row(samples: Samples, row: JudgedRow, verdicts: StoredPredictions) -> dict[str, Any]:
+    """Means over the clips; a video that was never made has no figures, and is counted."""
+    items = [dict(item) for item in verdicts]
+    names = dict.fromkeys(name for item in items for name in item if name.startswith("figure "))
+    figures: dict[str, Any] = {}
+    for name in names:
+        values = [float(item.get(name, np.nan)) for item in items]
+        figures[name.removeprefix("figure ")] = samples.add_means(row.name, name.removeprefix("figure "), values, row.owners)
+    return {**figures, "N": len(items), "without video": sum("error" in item for item in items)}
+
+
+def _agreement(samples: Samples, row: JudgedRow, verdicts: StoredPredictions) -> dict[str, Any]:
+    """Cameras of the row's model against the judge's; frames that either has no camera for count as 180 degrees."""
+    errors: list[PoseErrors] = []
+    # a failed one counts with as many pairs as a sound one has
+    length = next((len(item["poses"]) for item in (*(row.cameras or ()), *verdicts) if "poses" in item), 2)
+    for verdict, own in zip(verdicts, row.cameras or (), strict=True):
+        if "error" in verdict or "error" in own:
+            errors.append(failed_pose_errors(np.tile(np.eye(4), (length, 1, 1))))
+        else:
+            errors.append(pose_errors(own["poses"], verdict["poses"], known=known_poses(own) & known_poses(verdict)))
+    return samples.add_poses(f"agreement, {row.name}", errors, row.owners)
+
+
+def _in_order(judge: Judge, tables: Mapping[str, Mapping[str, Any]]) -> bool | None:
+    """Whether real clips come before everything that only a fooled judge likes."""
+    if not judge.order or not all(name in tables for name in SANITY_ROWS):
+        return None
+    real, *others = (tuple(float(tables[name][key]) for key in judge.order) for name in SANITY_ROWS)
+    return all(real > other for other in others)

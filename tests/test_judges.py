@@ -1,0 +1,127 @@
+"""Outside judges: tracks put real clips first and are not fooled; a pipeline's scores are what its own geometry gives."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+import torch
+from sfm_scenes import make_room, path, render
+from tiny_components import tiny_pipeline
+
+from jog3r.commands.parser import main
+from jog3r.data.procedural import procedural_clip
+from jog3r.evaluation import met3r_pairs
+from jog3r.evaluation.judges.choosing import choose_judge
+from jog3r.evaluation.judges.judging import JudgedRow, judge_rows, sanity_rows
+from jog3r.evaluation.judges.network_judge import NetworkJudge
+from jog3r.evaluation.judges.sanity import SANITY_ROWS, sanity_video
+from jog3r.evaluation.judges.track_judge import TrackJudge
+from jog3r.evaluation.options import EvaluationOptions
+from jog3r.evaluation.processes import Processes
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return [render(make_room(seed), path(3, sideways=0.5, forward=0.5, turn_deg=8), (144, 192), 150.0) for seed in (1, 2)]
+
+
+def test_tracks_like_real_clips_alone(clips, tmp_path):
+    pytest.importorskip("pycolmap")
+    still = np.tile(np.eye(4), (3, 1, 1))
+    cameras = [{"poses": clips[0].poses, "degenerate": np.array([""] * 3)}, {"error": np.array("broke")}]
+    rows = [
+        JudgedRow("generated", lambda k: clips[0].frames if k == 0 else None, range(2), cameras),
+        *(JudgedRow(row, lambda k, row=row: sanity_video(row, k, 2, lambda n: clips[n].frames), [0]) for row in SANITY_ROWS),
+    ]
+    judge = TrackJudge(focal_px=150.0)
+    result, samples = judge_rows(judge, rows, ["a", "b"], tmp_path, {}, Processes())
+    table = result["rows"]
+    assert result["in_order"] is True
+    assert table["real clips"]["placed %"] == 100 and table["real clips"]["points"] > 50
+    assert table["frozen video"]["registered %"] == 100 and table["frozen video"]["placed %"] == 0  # all found, nothing shown
+    assert table["noise"]["failed %"] == 100 and "reprojection px" not in table["noise"]
+    assert table["generated"]["without video"] == 1 and table["generated"]["points"].n == 1
+    agreement = result["agreement"]["generated"]
+    assert agreement["num_failed"] == 1 and agreement["rra@5"] == 50  # the failed one counts with as many pairs
+    assert set(samples.tables()) == {*table, "agreement, generated"}
+    before = {file.name: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npz")}
+    rows[0] = JudgedRow("generated", lambda k: 1 / 0, range(2), [{**cameras[0], "poses": still}, cameras[1]])
+    again, _ = judge_rows(judge, rows, ["a", "b"], tmp_path, {}, Processes())  # nothing is looked at twice
+    assert again["rows"] == table and {file.name: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npz")} == before
+    assert again["agreement"]["generated"]["rotation_deg"] > agreement["rotation_deg"] + 1
+    assert [row.name for row in sanity_rows(lambda k: clips[k].frames, 2)] == list(SANITY_ROWS)
+    with pytest.raises(ValueError, match="focal_px"):
+        judge_rows(TrackJudge(151.0), rows, ["a", "b"], tmp_path, {}, Processes())
+
+
+def test_sanity_videos_are_what_they_say(clips):
+    def video(row):
+        return sanity_video(row, 0, 2, lambda k: clips[k].frames)
+
+    real, shuffled, frozen, noise = (video(row) for row in SANITY_ROWS)
+    np.testing.assert_array_equal(real, clips[0].frames)
+    assert (frozen == real[0]).all() and noise.shape == real.shape and 120 < noise.mean() < 135
+    sources = [k for frame in shuffled for k in range(2) if any((frame == other).all() for other in clips[k].frames)]
+    assert sorted(sources) == [0, 0, 1]
+    np.testing.assert_array_equal(video(SANITY_ROWS[1]), shuffled)
+
+
+def test_a_pipeline_judges_by_its_own_geometry(tmp_path):
+    pipe = tiny_pipeline()
+    frames = procedural_clip(0, "validation", 4, 16, 16).frames
+
+    def features(pictures):
+        return torch.cat((pictures, pictures.flip(1)), 1)
+
+    judge = NetworkJudge(pipe, features, "stand-in")
+    found = judge.look(frames, 0)
+    pairs = pipe(video=frames, generator=torch.Generator().manual_seed(0)).pairwise
+    maps = features(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255)
+    expected = met3r_pairs(
+        torch.stack([maps[pairs.pairs[:, side]] for side in (0, 1)], 1),
+        torch.stack((pairs.anchor_pointmaps[0], pairs.pointmaps[0]), 1),
+        torch.stack((pairs.anchor_confidence[0], pairs.confidence[0]), 1),
+    )
+    assert found["figure met3r_pairs"] == pytest.approx(float(expected.score.mean()))
+    still = judge.look(np.repeat(frames[:1], 4, 0), 0)
+    assert set(still) == set(found) and "poses" in still
+    assert "figure met3r_pairs" not in NetworkJudge(pipe, None, "colours").look(frames, 0)
+    pipe.save_pretrained(tmp_path / "m")
+    options = EvaluationOptions(task="t2vc", model="m", out="o", judge=str(tmp_path / "m"))
+    with pytest.raises(ValueError, match="it would praise itself"):
+        choose_judge(options, pipe, None, Processes())
+    assert isinstance(choose_judge(options, None, None, Processes()), NetworkJudge)
+
+
+def test_folders_of_videos_are_judged(clips, tmp_path, capsys):
+    pytest.importorskip("pycolmap")
+    for name, frames in (("real", clips[0].frames), ("grey", np.full_like(clips[0].frames, 128))):
+        (tmp_path / name).mkdir()
+        with av.open(str(tmp_path / name / "a.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=8, options={"crf": "10"})
+            stream.width, stream.height, stream.pix_fmt = 192, 144, "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(stream.encode())
+    folders = [str(tmp_path / name) for name in ("real", "grey")]
+    assert main(["evaluate", "judge", *folders, "--judge", "sfm", "--focal_px", "150", "--out", str(tmp_path / "out")]) == 0
+    assert "grey minus real" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["judge"]["rows"]
+    assert rows["real"]["placed %"]["value"] == 100 and rows["grey"]["failed %"]["value"] == 100
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "judge"}, "needs the option judge"),
+        ({"task": "judge", "judge": "sfm"}, "needs at least one"),
+        ({"task": "v2c", "model": "m", "judge": "sfm"}, "a judge looks at generated videos"),
+        ({"task": "t2vc", "model": "m", "focal_px": 3.0}, "focal_px is for cameras from tracks as judge"),
+        ({"task": "t2vc", "model": "m", "judge": "sfm", "focal_px": -3.0}, "above 0, got -3.0"),
+        ({"task": "t2vc", "model": "m", "judged": ("x",)}, "folders of videos belong to task judge"),
+    ],
+)
+def test_options_of_judges_that_make_no_sense_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationOptions(**{"out": "o", **change})
