@@ -21,16 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
 
 from jog3r import tiny_checkpoint
 from jog3r.space.clips import EXAMPLE_CLIPS, EXAMPLE_PROMPTS, write_example
 from jog3r.space.example import serve_example
-from jog3r.space.guard.clients import Clients
-from jog3r.space.guard.gate import Gate
-from jog3r.space.guard.leftovers import SESSIONS, Leftovers, spare_sessions
+from jog3r.space.guard.leftovers import SESSIONS
 from jog3r.space.guard.limits import GenerateSettings, Refused, SpaceLimits, check_whole
-from jog3r.space.guard.upload_quota import UploadQuota
 from jog3r.space.guard.uploads import decode_upload
 from jog3r.space.jobs import Done, Failed, Step, stop_running
 from jog3r.space.look.html_pieces import (
@@ -53,7 +49,7 @@ from jog3r.space.look.style import CSS, HEAD, theme
 from jog3r.space.look.texts import ABOUT, INTRODUCTION, NO_VIDEOS, PROMPT_HINT, TINY_WORDS, compare_note, limits_note
 from jog3r.space.model import BUNDLED_STEPS, GENERATED_FPS, find_cameras, generate_video
 from jog3r.space.results import write_clip, write_colmap, write_consistency, write_correspondences, write_scene_files
-from jog3r.space.server import Space, follow, mcp_is_on, one_sentence, open_space
+from jog3r.space.server import Space, follow, guard, one_sentence, open_space
 from jog3r.space.tracks import TRACK_SIDE, can_track
 
 Updates = Iterator[tuple[Any, ...]]
@@ -434,18 +430,13 @@ def build(space: Space) -> gr.Blocks:
 def launch(space: Space, host: str | None = None, port: int | None = None, block: bool = True) -> gr.Blocks:
     """Serve the page; returns it when `block` is False."""
     page = build(space)
-    spare_sessions(page)
-    quota = UploadQuota(space.folder, space.limits)
-    clients = Clients(page, space.limits)
-    size, tidy = space.limits.upload_bytes, Leftovers(page)
-    gate = Middleware(Gate, upload_bytes=size, quota=quota, clients=clients, tidy=tidy, mcp=mcp_is_on())
     page.launch(
         server_name=host,
         server_port=port,
         prevent_thread_lock=not block,
         max_file_size=space.limits.upload_bytes,
         state_session_capacity=SESSIONS,
-        app_kwargs={"middleware": [gate]},
+        app_kwargs={"middleware": [guard(page, space, host)]},
         theme=theme(),
         css=CSS,
         head=HEAD,

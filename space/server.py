@@ -13,16 +13,21 @@ from typing import Any
 import gradio as gr
 import gradio.mcp
 import gradio.processing_utils
+from starlette.middleware import Middleware
 
-from jog3r.space.guard.leftovers import bound_gradio
+from jog3r.space.guard.clients import Clients
+from jog3r.space.guard.connections import allowed_hosts, bound_connections
+from jog3r.space.guard.gate import Gate
+from jog3r.space.guard.leftovers import Leftovers, bound_gradio, spare_sessions
 from jog3r.space.guard.limits import Refused, SpaceLimits
 from jog3r.space.guard.storage import ServerFolder
 from jog3r.space.guard.upkeep import few_arenas, start_upkeep
+from jog3r.space.guard.upload_quota import UploadQuota
 from jog3r.space.jobs import WRONG, Done, Failed, Step
 from jog3r.space.look.html_pieces import progress
 from jog3r.space.model import SpaceModel, load_model
 
-__all__ = ["Space", "follow", "mcp_is_on", "one_sentence", "open_space"]
+__all__ = ["Space", "follow", "guard", "mcp_is_on", "one_sentence", "open_space"]
 
 _log = logging.getLogger(__name__)
 _SHOWN_SECONDS = 1.0  # between two steps that are shown: each update costs server and browser some hundredths of a second
@@ -89,6 +94,21 @@ def open_space(
     # Where it finds ffmpeg it would look into every video that it hands out, also a stranger's, and convert it, without a bound.
     gradio.processing_utils.ffmpeg_installed = lambda: False
     return Space(first, second, model == bundled, limits, folder)
+
+
+def guard(page: gr.Blocks, space: Space, host: str | None) -> Middleware:
+    """The gate in front of a page that is about to be served at `host`, and bounds for its connections and sessions."""
+    bound_connections()
+    spare_sessions(page)
+    return Middleware(
+        Gate,
+        upload_bytes=space.limits.upload_bytes,
+        quota=UploadQuota(space.folder, space.limits),
+        clients=Clients(page, space.limits),
+        tidy=Leftovers(page),
+        mcp=mcp_is_on(),
+        hosts=allowed_hosts(host),
+    )
 
 
 def mcp_is_on() -> bool:

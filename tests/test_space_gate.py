@@ -43,6 +43,7 @@ def _ask(
     quota: UploadQuota | None = None,
     query: str = "",
     mcp: bool = False,
+    hosts: frozenset[str] | None = None,
 ) -> tuple[int, bytes]:
     """Status and body that the gate answers, 200 where it lets through, 499 where it breaks the connection."""
     chunks = [body] if isinstance(body, bytes) else body
@@ -70,7 +71,8 @@ def _ask(
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {"type": "http", "path": path, "method": method, "headers": pairs, "root_path": "", "query_string": query.encode()}
     quota = quota or UploadQuota(_folder, LIMITS)
-    asyncio.run(Gate(behind, upload_bytes=10_000, quota=quota, clients=CLIENTS, tidy=lambda: None, mcp=mcp)(scope, receive, send))
+    gate = Gate(behind, upload_bytes=10_000, quota=quota, clients=CLIENTS, tidy=lambda: None, mcp=mcp, hosts=hosts)
+    asyncio.run(gate(scope, receive, send))
     return sent[0]["status"], sent[1]["body"]
 
 
@@ -125,6 +127,32 @@ def test_the_gate_reads_requests_before_gradio_does(value, status):
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 5000, b"[" * 40 + b"]" * 40, b"NaN", b"[1e999]", b"-1e999"])
 def test_the_gate_refuses_what_is_no_json(body):
     assert _ask("/gradio_api/queue/join", "POST", body)[0] == 400
+
+
+LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@pytest.mark.parametrize("host, method, origin, status", [
+    ("localhost:7860", "GET", None, 200), ("127.0.0.1", "GET", "http://evil.example", 200), ("[::1]:7860", "GET", None, 200),
+    ("localhost:7860", "POST", "http://localhost:7860", 200), ("LOCALHOST", "POST", None, 200),
+    ("evil.example", "GET", None, 403), ("", "GET", None, 403), ("[", "GET", None, 403),
+    ("localhost.evil.example", "GET", None, 403),
+    ("localhost:7860", "POST", "http://evil.example", 403), ("localhost:7860", "POST", "null", 403),
+    ("localhost:7860", "POST", "http://localhost:3000", 403),
+])  # fmt: skip
+def test_a_server_of_one_machine_answers_to_its_names_and_its_own_page(host, method, origin, status):
+    headers = {"host": host} | ({"origin": origin} if origin else {})
+    assert _ask("/gradio_api/queue/join" if method == "POST" else "/config", method, b"", headers, hosts=LOCAL)[0] == status
+    if origin != "null":
+        assert _ask("/config", "GET", b"", headers)[0] == 200  # a public server has any name
+
+
+@pytest.mark.parametrize("headers, status", [
+    ({"range": "bytes=0-9"}, 200), ({"range": "bytes=0-1,3-4"}, 416),
+    ({"content-type": "multipart/form-data; boundary=" + "b" * 300}, 400),
+])  # fmt: skip
+def test_headers_over_which_gradio_fails_are_refused(headers, status):
+    assert _ask("/gradio_api/file=/tmp/x/a.mp4", headers=headers)[0] == status
 
 
 def test_the_gate_refuses_large_uploads_by_their_header():

@@ -86,6 +86,26 @@ def _open(request: urllib.request.Request | str) -> tuple[int, str]:
         return error.code, error.read().decode(errors="replace")
 
 
+# Requests over which Gradio fails
+
+
+@pytest.mark.parametrize(
+    "path, value, status",
+    [
+        ("/gradio_api/queue/data?session_hash=abc", None, 200),
+        ("/gradio_api/call/generate/0a", None, 200),
+        ("/gradio_api/queue/join", {"data": [], "fn_index": 9999, "session_hash": "aa"}, 400),
+        ("/gradio_api/api/nothing", {"data": [1]}, 400),
+        ("/gradio_api/call/v2/generate", {"x": [1]}, 400),
+    ],
+)
+def test_what_names_nothing_there_is_answered_and_costs_one_line(running: Running, caplog, path: str, value: Any, status: int):
+    asked = _open(f"{running.url.rstrip('/')}{path}") if value is None else _post(running, path, value)
+    assert asked[0] == status and "Traceback" not in asked[1]
+    lines = [record for record in caplog.records if record.name.startswith("jog3r")]
+    assert len(lines) == 1 and not lines[0].exc_info and "\n" not in lines[0].getMessage()
+
+
 # Values
 
 BAD_VALUES = {

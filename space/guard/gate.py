@@ -1,7 +1,8 @@
 """The gate in front of Gradio: lets through what the page and its clients need, and nothing else.
 
 Gradio's server can do more than this Space offers: fetch addresses on behalf of a visitor, convert recordings, record runs. It
-also reads a whole request before it looks at it. The gate refuses by path, size and content first.
+also reads a whole request before it looks at it. The gate refuses by path, size and content first. Where Gradio fails over a
+request all the same, the gate answers, and the log gets one line.
 """
 
 import asyncio
@@ -10,10 +11,11 @@ import logging
 import math
 import re
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import anyio
 import anyio.to_thread
@@ -45,6 +47,7 @@ _MCP_BYTES = 4 * 2**20  # MCP has no uploads: a clip comes inside the JSON
 _MULTIPART_BYTES = 4096  # what a form adds to the file itself
 _PART = b"content-disposition:"  # begins each of them
 _UPLOAD_SECONDS = 120.0
+_BOUNDARY_BYTES = 256  # between the parts of a form: what its parser takes
 _ADDRESS_BYTES = 1024  # of the path, and of what follows the question mark
 # Gradio keeps what it is told under these names, so they must not be as long as a request.
 _NAMES = ("session_hash", "event_id", "trigger_id")
@@ -62,6 +65,8 @@ class Gate:
         clients: Who is asking.
         tidy: Called every few seconds on the event loop, between requests.
         mcp: Whether the way to the MCP server is open.
+        hosts: By which names the server may be called, None by any. A page of somebody else whose name was made to lead to this
+            machine (DNS rebinding) calls it by that name.
     """
 
     def __init__(
@@ -72,8 +77,10 @@ class Gate:
         clients: Clients,
         tidy: Callable[[], None],
         mcp: bool = False,
+        hosts: frozenset[str] | None = None,
     ) -> None:
-        self.app = app
+        self.app = _Answered(app)
+        self.hosts = hosts
         self.upload_bytes = upload_bytes
         self.quota = quota
         self.clients = clients
@@ -146,10 +153,27 @@ class Gate:
             raise _Refusal(404, "There is no such page.")
         if path.startswith(_FILE) and _leads_out(path.removeprefix(_FILE)):
             raise _Refusal(403, "Only files of this Space's own requests are served.")
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        self._check_origin(headers, _has_body(scope))
+        if "," in headers.get(b"range", ""):
+            raise _Refusal(416, "One range of a file can be asked for at a time.")
+        if len(headers.get(b"content-type", "")) > _BOUNDARY_BYTES:
+            raise _Refusal(400, "The boundary of the form is too long.")
         limit = self._limit(path)
-        length = dict(scope["headers"]).get(b"content-length", b"0")
+        length = headers.get(b"content-length", "0")
         if _has_body(scope) and (not length.isdigit() or int(length) > limit):
             raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
+
+    def _check_origin(self, headers: dict[bytes, str], changes: bool) -> None:
+        """Whoever is bound to one machine answers to its names alone, and takes nothing from pages of others."""
+        if self.hosts is None:
+            return
+        host = headers.get(b"host", "")
+        if _name(f"//{host}") not in self.hosts:
+            raise _Refusal(403, f"This server answers to {', '.join(sorted(self.hosts))} alone; JOG3R_HOSTS allows other names.")
+        origin = headers.get(b"origin")
+        if changes and origin is not None and origin.partition("//")[2].lower() != host.lower():
+            raise _Refusal(403, "Pages of other servers may not ask this one.")
 
     def _is_clip_for_mcp(self, scope: Scope) -> bool:
         """Whether a request to MCP may hold a clip, which Gradio will write to the disk; those that do not say their size may."""
@@ -163,6 +187,35 @@ class Gate:
         return _MCP_BYTES if path.startswith(_MCP) else _JSON_BYTES
 
 
+class _Answered:
+    """An application that answers when it fails: once it has begun by ending there, else by one sentence.
+
+    Gradio fails over requests that name sessions, events or functions that are not there, with 70 lines of traceback each.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception as error:  # noqa: BLE001  # whatever a stranger's request leads to
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            name = _path(scope).partition("=")[0]  # without the names of files
+            _log.warning("%s %s: %s at %s:%d", scope["method"], name, type(error).__name__, place.filename, place.lineno or 0)
+            if has_begun:
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                raise _Refusal(400, "The request names something that is not there, or its values do not fit.") from None
+
+
 class _Refusal(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -171,6 +224,14 @@ class _Refusal(Exception):
 
 def _path(scope: Scope) -> str:
     return scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+
+
+def _name(address: str) -> str | None:
+    """The host of an address, without its port."""
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
 
 
 def _leads_out(file: str) -> bool:
