@@ -2,16 +2,26 @@
 
     OMP_NUM_THREADS=1 python benchmarks/generator_memory.py
 
-Printed is a table in Markdown: weights of the head, and the most that features, tokens and maps hold at one time, in GiB, with
-pairs in chunks, as the head decodes them, and all at once. Generators and VAEs are not counted.
+Printed are two tables in Markdown, in GiB: the weights of each part of some generators, of which model offloading holds one at a
+time; and of the head its weights, and the most that features, tokens and maps hold at one time, with pairs in chunks, as the head
+decodes them, and all at once. What the generators themselves hold while they compute is not counted.
 """
 
 import sys
 from typing import Any
 
 import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    AutoencoderKLLTXVideo,
+    AutoencoderKLWan,
+    CogVideoXTransformer3DModel,
+    LTXVideoTransformer3DModel,
+    WanTransformer3DModel,
+)
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 from jog3r import Pointmap3DHead
 from jog3r.models import pointmap_head
@@ -25,6 +35,25 @@ CASES = (
     ("CogVideoX 2B", 1920, 4, 16, 49, 480, 720),
     ("LTX-Video 2B", 2048, 8, 32, 161, 512, 704),
 )
+
+
+_XXL = dict(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
+
+
+def parts() -> list[tuple[str, nn.Module, nn.Module, nn.Module]]:
+    """Name, transformer, VAE and text encoder by their published configurations; to be called on the meta device."""
+    umt5 = UMT5EncoderModel(UMT5Config(vocab_size=256384, **_XXL))
+    t5 = T5EncoderModel(T5Config(vocab_size=32128, **_XXL))
+    wan_vae, cogvideox_vae, ltx_vae = AutoencoderKLWan(), AutoencoderKLCogVideoX(), AutoencoderKLLTXVideo()
+    small = WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=30, text_dim=4096)
+    large_cogvideox = CogVideoXTransformer3DModel(num_attention_heads=48, num_layers=42, use_rotary_positional_embeddings=True)
+    return [
+        ("Wan 2.1 1.3B", small, wan_vae, umt5),
+        ("Wan 2.1 14B", WanTransformer3DModel(text_dim=4096), wan_vae, umt5),
+        ("CogVideoX 2B", CogVideoXTransformer3DModel(), cogvideox_vae, t5),
+        ("CogVideoX 5B", large_cogvideox, cogvideox_vae, t5),
+        ("LTX-Video 2B", LTXVideoTransformer3DModel(), ltx_vae, t5),
+    ]
 
 
 def head_memory(case: tuple[Any, ...], at_once: int, dtype: torch.dtype) -> tuple[int, int, int]:
@@ -61,6 +90,12 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 def main() -> int:
     """Entry point."""
+    print("| generator | transformer | VAE | text encoder |\n|---|---|---|---|")
+    with torch.device("meta"):
+        for name, *modules in parts():
+            sizes = (2 * sum(weight.numel() for weight in module.parameters()) for module in modules)  # bfloat16
+            print(f"| {name} | {' | '.join(f'{size / 2**30:.2f}' for size in sizes)} |")
+    print()
     print("| generator | frames, pixels | weights of the head | maps returned | beside them, in chunks | all pairs at once |")
     print("|---|---|---|---|---|---|")
     for case in CASES:
