@@ -25,6 +25,8 @@ _PUBLIC = {
     "FeatureNetwork": "networks.features",
     "load_features": "networks.features",
     "load_i3d": "networks.i3d",
+    "load_inception": "networks.torchscript",
+    "load_scripted_i3d": "networks.torchscript",
     "caption_following": "caption_checks",
     "classify_motion": "caption_checks",
     "detect_colours": "caption_checks",

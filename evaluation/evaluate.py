@@ -35,11 +35,12 @@ from jog3r.evaluation.exporting import NetworkCameras, TrackCameras
 from jog3r.evaluation.judges.choosing import choose_judge, judge_folders
 from jog3r.evaluation.networks.features import FeatureNetwork, load_features
 from jog3r.evaluation.networks.i3d import MIN_FRAMES, VideoFeatures, load_i3d
+from jog3r.evaluation.networks.torchscript import is_torchscript, load_inception, load_scripted_i3d
 from jog3r.evaluation.options import EvaluationOptions
 from jog3r.evaluation.predictions import write_text
 from jog3r.evaluation.processes import Processes, join_processes
 from jog3r.evaluation.statistics.per_clip import Samples, save_samples
-from jog3r.evaluation.tasks import Plan, text_to_video, video_to_cameras
+from jog3r.evaluation.tasks import DistanceNetwork, Plan, text_to_video, video_to_cameras
 
 __all__ = ["EvaluationOptions", "evaluate_t2vc", "evaluate_v2c", "run_evaluation"]
 
@@ -60,13 +61,13 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
     config = EvaluationOptions(**options)
     processes = join_processes(config.device)
     features = None if config.features is None else load_features(config.features, config.features_sha256)
-    fvd = None if config.fvd is None else load_i3d(config.fvd, config.fvd_sha256)
+    networks = _networks(config)
     pipeline = None if config.outside or config.model is None else _load(config, processes)
     judge = choose_judge(config, pipeline, features, processes)
     num_frames, size = config.output_size(pipeline)
     if config.task == "list":
         return {"markdown": write_list(config, num_frames, size)}
-    if fvd is not None and config.task != "v2c" and num_frames < MIN_FRAMES:
+    if config.fvd is not None and config.task != "v2c" and num_frames < MIN_FRAMES:
         raise ValueError(
             f"FVD needs clips of at least {MIN_FRAMES} frames, these have {num_frames}: raise num_frames or leave out fvd"
         )
@@ -74,7 +75,6 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
     blocks: list[report.Block] = [report.Heading(1, f"Evaluation of {results['model']}")]
     if judge is not None and config.task == "judge":
         return _judged(judge_folders(config, judge, processes), results, blocks, config, processes)
-    networks = [] if fvd is None else [fvd]
     plan = Plan(config.seed, config.seeds, config.batch_size, {}, features, networks, processes, judge, config.sanity_clips)
     for task in ("v2c", "t2vc") if config.task == "all" else (config.task,):
         clips = choose_clips(config, num_frames, size, generate=task == "t2vc")
@@ -160,6 +160,17 @@ def evaluate_t2vc(
     plan = Plan(seed=seed, sampling=dict(sampling or {}), features=features, networks=[] if fvd is None else [fvd])
     clips = None if real_clips is None else as_clip_set(real_clips)
     return text_to_video(pipeline, captions, clips, out, plan, call) or {}
+
+
+def _networks(config: EvaluationOptions) -> list[DistanceNetwork]:
+    """Those for distances alone."""
+    found: list[DistanceNetwork] = []
+    if config.inception is not None:
+        found.append(load_inception(config.inception, config.inception_sha256))
+    if config.fvd is not None:
+        load = load_scripted_i3d if is_torchscript(config.fvd) else load_i3d
+        found.append(load(config.fvd, config.fvd_sha256))
+    return found
 
 
 def _judged(

@@ -59,7 +59,9 @@ class EvaluationOptions(SourceOptions):
     both_directions: bool = False  # video to cameras reads each video backwards, too (see `Jog3rPipeline.__call__`)
     features: str | None = None  # folder or hub id of a feature network (DINO); None: met3r_self on colours, no distances with it
     features_sha256: str | None = None  # pinned hash of its weights; a must for a hub id
-    fvd: str | None = None  # weights file of I3D; None: no FVD
+    inception: str | None = None  # TorchScript file of Inception; None: no FID and KID of frames
+    inception_sha256: str | None = None  # pinned hash of that file
+    fvd: str | None = None  # I3D, a weights file or TorchScript; None: no FVD
     fvd_sha256: str | None = None  # pinned hash of that file
     device: str = "cpu"  # where the pipeline runs
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the networks
@@ -79,7 +81,7 @@ class EvaluationOptions(SourceOptions):
             raise ValueError(f"smoothness weights must be >= 0, got {self.smoothness_focal} and {self.smoothness_translation}")
         if self.smoothness_focal > 0 and not self.focal_per_frame:
             raise ValueError("smoothness_focal does nothing with one focal length for all frames: add focal_per_frame")
-        for name in ("features", "fvd"):
+        for name in ("features", "inception", "fvd"):
             if getattr(self, f"{name}_sha256") is not None and getattr(self, name) is None:
                 raise ValueError(f"{name}_sha256 is given without {name}: name the feature network too")
         self.judged = tuple(map(str, self.judged))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,16 +20,18 @@ from jog3r.evaluation.exporting import NetworkCameras, TrackCameras, cameras_of_
 from jog3r.evaluation.judges.judging import Judge, JudgedRow, judge_rows, sanity_rows
 from jog3r.evaluation.networks.features import FeatureNetwork
 from jog3r.evaluation.networks.i3d import VideoFeatures
+from jog3r.evaluation.networks.torchscript import PictureNetwork, ScriptedVideoNetwork
 from jog3r.evaluation.predictions import Predictions, StoredPredictions, pipeline_hash
 from jog3r.evaluation.processes import Processes
 from jog3r.evaluation.statistics.per_clip import Samples
 
-__all__ = ["Plan", "text_to_video", "video_to_cameras"]
+__all__ = ["DistanceNetwork", "Plan", "text_to_video", "video_to_cameras"]
 
 logger = logging.getLogger(__name__)
 _NEXT_SEED = 1_000_003  # between the seeds of one caption; the first keeps seed + k
 
 Arrays = dict[str, np.ndarray]
+DistanceNetwork: TypeAlias = FeatureNetwork | VideoFeatures | PictureNetwork | ScriptedVideoNetwork
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Plan:
         batch_size: clips at once.
         sampling: arguments of the text-to-video call.
         features: feature network for `met3r_self` and a distance to real clips; None: colours, no distance.
-        networks: further ones, for distances alone, such as I3D.
+        networks: further ones, for distances alone: Inception, I3D.
         processes: those that share the work.
         judge: looks at generated videos.
         sanity_clips: real clips on which the judge is judged.
@@ -53,7 +55,7 @@ class Plan:
     batch_size: int = 1
     sampling: Mapping[str, Any] = field(default_factory=dict)
     features: FeatureNetwork | None = None
-    networks: Sequence[FeatureNetwork | VideoFeatures] = ()
+    networks: Sequence[DistanceNetwork] = ()
     processes: Processes = field(default_factory=Processes)
     judge: Judge | None = None
     sanity_clips: int = 8
@@ -240,7 +242,7 @@ def _attributes(captions: Sequence[str]) -> list[dict[str, Any]] | None:
 
 
 def _distances(
-    generated: Sequence[Mapping], real: Sequence[Mapping], network: FeatureNetwork | VideoFeatures, samples: Samples
+    generated: Sequence[Mapping], real: Sequence[Mapping], network: DistanceNetwork, samples: Samples
 ) -> dict[str, Any]:
     """Both sets went through the same decoder: real clips as the VAE gives them back. A clip counts with all its videos."""
 
