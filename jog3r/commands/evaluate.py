@@ -16,6 +16,7 @@ _TASKS = {
     "list": "a clip list for --clip_list, to the file --out",
     "judge": "DIR ...: what --judge says of folders of videos",
     "compare": "A B: paired differences of two runs",
+    "tables": "RUN ...: tables 1 and 2 of the paper with these runs beside",
 }
 
 
@@ -25,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("task", choices=_TASKS, help="; ".join(f"{name}: {text}" for name, text in _TASKS.items()))
     parser.add_argument(
-        "folders", nargs="*", type=Path, metavar="DIR", help="of compare: what earlier runs wrote; of judge: videos"
+        "folders", nargs="*", type=Path, metavar="DIR", help="of compare and tables: what earlier runs wrote; of judge: videos"
     )
     parser.add_argument(
         "--out", metavar="DIR", help="output folder, an earlier one of the same options is resumed; of list: a file"
@@ -54,8 +55,8 @@ def run(options: argparse.Namespace) -> str:
 
     values = {name: value for name, value in given_fields(options, EvaluationOptions).items() if value is not None}
     try:
-        if options.task == "compare":
-            return _compare(options.folders, values)
+        if options.task in ("compare", "tables"):
+            return _of_finished_runs(options.task, options.folders, values)
         if options.task == "judge":
             values["judged"] = tuple(map(str, options.folders))
         elif options.folders:
@@ -70,11 +71,15 @@ def run(options: argparse.Namespace) -> str:
         raise UsageError(str(error)) from error
 
 
-def _compare(folders: list[Path], values: dict[str, Any]) -> str:
+def _of_finished_runs(task: str, folders: list[Path], values: dict[str, Any]) -> str:
     from jog3r.evaluation.report import write_report
     from jog3r.evaluation.statistics.compare import compare_blocks, compare_runs
+    from jog3r.evaluation.statistics.paper_tables import paper_tables, tables_blocks
 
-    _refuse_options("compare", values)
+    _refuse_options(task, values)
+    if task == "tables":
+        tables = paper_tables(folders)
+        return write_report(values.get("out"), "tables", tables, tables_blocks(tables))
     if len(folders) != 2:
         raise UsageError(f"compare takes two folders that `jog3r evaluate` wrote, got {len(folders)}")
     result = compare_runs(*folders)
