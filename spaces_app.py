@@ -81,7 +81,7 @@ def generate(space: Space, prompt: str, seed: float, steps: float, guidance: flo
         yield _writing(7)
         with space.folder.request() as folder:
             files = write_scene_files(result.scene, folder)
-            code = generate_code(_public_path(space), settings, space.model.dtype)
+            code = generate_code(_public_path(space), settings, space.model.dtype, space.model.names)
             cut = cut_note([space.model.part_read(settings.prompt)])
             cloud = point_view(space.folder.serve(Path(files.cloud)), result)
             shown = (files.video, cloud, files.path_picture, files.strips)
@@ -108,7 +108,7 @@ def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
             raise Refused("The upload has expired; give the video again.")
         begin = time.monotonic()
         count = check_whole("The number of frames", frames, 2, space.model.max_video_frames)
-        size = (space.model.size, space.model.size)
+        size = space.model.frame_size
         yield _starting(9)
         large = TRACK_SIDE if can_track() and space.model.size < TRACK_SIDE else 0
         upload = yield from follow(decode_upload(Path(video), count, size, space.limits, folder, large), 9)
@@ -119,9 +119,7 @@ def reconstruct(space: Space, video: str | None, frames: float) -> Updates:
         matches = write_correspondences(result.scene, folder)
         side = upload.frames.shape[1]
         model = space.model
-        code = reconstruct_code(
-            _public_path(space), upload.numbers, model.size, model.dtype, side, makes_videos=model.makes_videos
-        )
+        code = reconstruct_code(_public_path(space), upload.numbers, model.frame_size, model.dtype, side, names=model.names)
         cloud = point_view(space.folder.serve(Path(files.cloud)), result)
         shown = (files.video, cloud, files.path_picture, files.strips)
         rest = (code, matches, pose_table(result))
@@ -164,7 +162,8 @@ def compare(space: Space, prompt: str, seed: float, steps: float, guidance: floa
             shown[number], shown[number + 2] = write_clip(clip, GENERATED_FPS, folder, f"video_{side}"), picture
             differences.append(f"{side} {maps.mean:.1f} over {maps.seen.mean():.0%} of the pixels")
         paths = (_public_path(space), space.compare.path if space.compare else _public_path(space))
-        code = compare_code(paths, seeds, settings, GENERATED_FPS, space.model.dtype)
+        names = (models[0].names, models[1].names)
+        code = compare_code(paths, seeds, settings, GENERATED_FPS, space.model.dtype, names)
         done = f"Done. Mean difference to frame 1, of 255: {', '.join(differences)}."
         cut = cut_note([model.part_read(settings.prompt) for model in models])
         yield finished(f"{done} {cut}".strip()), *shown, code
@@ -324,8 +323,9 @@ def _generate_tab(space: Space) -> tuple[gr.Button, gr.Video]:
                     gr.Markdown(TINY_WORDS)
             with gr.Accordion("Settings", open=False):
                 settings = _settings(space)
-                most = space.model.max_frames
-                frames = gr.Slider(min(space.limits.min_frames, most - 1), most, most, step=1, label="Frames")
+                most, apart = space.model.max_frames, space.model.frame_step
+                least = min(space.model.least_frames(space.limits.min_frames), most - apart)
+                frames = gr.Slider(least, most, most, step=apart, label="Frames")
             start, stop = _buttons("Generate")
             status = gr.HTML(IDLE, label="Status", elem_classes="status")
             note = gr.HTML(label="Example")
@@ -363,9 +363,11 @@ def _reconstruct_tab(space: Space) -> gr.Video:
                         api_visibility="private",
                     )
             usual, most = space.model.max_frames, space.model.max_video_frames
-            frames = gr.Slider(
-                2, most, usual, step=1, label="Frames", info="taken evenly over the clip, its centre cropped square"
+            crop = "taken evenly over the clip, its centre cropped " + (
+                "to the model's shape" if space.model.is_other else "square"
             )
+            least, apart = space.model.least_frames(2), space.model.frame_step
+            frames = gr.Slider(least, most, usual, step=apart, label="Frames", info=crop)
             start, stop = _buttons("Find the cameras")
             status = gr.HTML(IDLE, label="Status", elem_classes="status")
         with gr.Column(scale=3, min_width=300):

@@ -1,5 +1,6 @@
 """The models of the Space and what is computed with them."""
 
+import inspect
 import io
 import os
 from collections.abc import Generator
@@ -14,9 +15,10 @@ from jog3r.data.video import resize_frames
 from jog3r.export.scene import Scene
 from jog3r.pipelines.generators.mixin import GeneratorMixin
 from jog3r.pipelines.loading.any_pipeline import load_pipeline
+from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.space.gpu import gpu
-from jog3r.space.guard.limits import GenerateSettings
+from jog3r.space.guard.limits import GenerateSettings, Refused
 from jog3r.space.jobs import Done, Failed, Job, Step, run_job, watch
 from jog3r.space.tracks import tracked_scene
 
@@ -50,12 +52,22 @@ class SpaceModel:
 
     name: str
     path: str
-    pipe: Any  # `Jog3rPipeline` or `Dust3rPipeline`
+    pipe: Any  # `Jog3rPipeline`, `Dust3rPipeline`, or that of another generator
 
     @property
     def makes_videos(self) -> bool:
         """Whether it is a video generator; a DUSt3R baseline finds cameras alone."""
-        return isinstance(self.pipe, Jog3rPipeline)
+        return not isinstance(self.pipe, Dust3rPipeline)
+
+    @property
+    def is_other(self) -> bool:
+        """Whether it is one of diffusers' generators, with sizes and lengths of its own."""
+        return isinstance(self.pipe, GeneratorMixin)
+
+    @property
+    def names(self) -> str:
+        """What a program of one's own imports for it."""
+        return "Jog3rPipeline, tiny_checkpoint" if isinstance(self.pipe, Jog3rPipeline) else type(self.pipe).__name__
 
     @property
     def max_frames(self) -> int:
@@ -65,28 +77,56 @@ class SpaceModel:
     @property
     def max_video_frames(self) -> int:
         """Frames that are taken of a video: some more than the model was made for."""
-        return min(4 * self.max_frames, self.pipe.max_video_frames)
+        most = min(4 * self.max_frames, self.pipe.max_video_frames)
+        return most - (most - 1) % self.frame_step
+
+    @property
+    def frame_step(self) -> int:
+        """Numbers of frames that the model takes are this apart, from 1."""
+        return int(getattr(self.pipe, "frame_multiple", 1))
+
+    def least_frames(self, low: int) -> int:
+        """The smallest number of frames from `low` on that the model takes."""
+        return low if self.frame_step == 1 else 1 + self.frame_step
+
+    def check_frames(self, count: int) -> None:
+        """Refuse a number of frames that the model does not take.
+
+        Raises:
+            Refused: Naming those that it takes.
+        """
+        if count < self.least_frames(1) or (count - 1) % self.frame_step:
+            raise Refused(f"This model takes 1 more than a multiple of {self.frame_step} frames, not {count}.")
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        _, height, width = self.pipe.output_size(None, None, None)
+        return int(height), int(width)
 
     @property
     def size(self) -> int:
-        """Height and width in pixels."""
-        return int(self.pipe.default_size)
+        """The shorter side in pixels."""
+        return min(self.frame_size)
 
     @property
     def has_geometry(self) -> bool:
-        """Whether it finds cameras; a generation-only checkpoint has no pointmap head."""
-        return not self.makes_videos or self.pipe.pointmap_head is not None
+        """Whether it finds cameras; a generation-only checkpoint has no pointmap head, most other generators no trained one."""
+        return self.pipe.makes_cameras if self.is_other else not self.makes_videos or self.pipe.pointmap_head is not None
 
     @property
     def dtype(self) -> str:
         """Precision of the weights, as torch calls it."""
-        network = self.pipe.transformer if self.makes_videos else self.pipe.baseline
+        network = self.pipe.baseline if not self.makes_videos else getattr(self.pipe, "main_transformer", self.pipe.transformer)
         return str(network.dtype).removeprefix("torch.")
 
     def part_read(self, prompt: str) -> str | None:
-        """The beginning of a prompt that the model reads, as it reads it (lower case); None if that is all of it."""
-        tokenizer, most = self.pipe.tokenizer, self.pipe.transformer.config.max_caption_length
-        text = prompt.lower()
+        """The beginning of a prompt that the model reads, as it reads it (ours: lower case); None if that is all of it."""
+        tokenizer, text = self.pipe.tokenizer, prompt
+        if self.is_other:
+            most = inspect.signature(type(self.pipe).__call__).parameters["max_sequence_length"].default
+        else:
+            most, text = self.pipe.transformer.config.max_caption_length, prompt.lower()
         if len(tokenizer(text, verbose=False).input_ids) <= most:
             return None
         tokens = tokenizer(text, max_length=most, truncation=True).input_ids
@@ -111,11 +151,6 @@ def load_model(path: str, name: str | None = None, dtype: str = "float32") -> Sp
         raise ValueError(f"the precision of a model is one of {', '.join(DTYPES)}, got {dtype!r}")
     if path not in _models:
         pipe: Any = load_pipeline(path, dtype=getattr(torch, dtype))
-        if isinstance(pipe, GeneratorMixin):
-            raise ValueError(
-                f"{path!r} is a {type(pipe).__name__}: the Space serves JOG3R and DUSt3R models; videos of this one are made by "
-                "`jog3r generate --model`, with cameras from tracks"
-            )
         pipe.set_progress_bar_config(disable=True)
         for component in pipe.components.values():
             if isinstance(component, torch.nn.Module):
@@ -145,12 +180,16 @@ def generate_video(
     Yields:
         Steps with previews, then `Done`: a `Result`, or the frames (F, H, W, 3) uint8 without cameras; or `Failed`.
     """
-    pipe = load_model(path).pipe
+    model = load_model(path)
+    pipe = model.pipe
 
     def work(job: Job) -> Any:
+        model.check_frames(settings.frames)
+
         def on_step_end(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             total = pipe.num_timesteps
-            wanted = step % max(1, total // _PREVIEWS) == 0
+            # a single latent step of the other generators is no picture, and their VAEs take longer than a step of ours
+            wanted = step % max(1, total // _PREVIEWS) == 0 and not model.is_other
             preview = _preview(pipe, tensors["latents"]) if wanted else None
             job.report(Step(f"step {step + 1} of {total}", (step + 1) / total, preview))
             return {}
@@ -163,6 +202,7 @@ def generate_video(
             guidance_scale=settings.guidance,
             generator=torch.Generator().manual_seed(settings.seed),
             callback_on_step_end=on_step_end,
+            output_type="pil",
         )
         if not with_cameras:
             return np.stack([np.asarray(frame) for frame in output.frames[0]])
@@ -191,14 +231,16 @@ def find_cameras(
     Yields:
         None while it works, then `Done` with a `Result`, or `Failed`.
     """
-    pipe = load_model(path).pipe
+    model = load_model(path)
+    pipe = model.pipe
 
     def work(job: Job) -> Result:
+        model.check_frames(len(frames))
         job.report(Step("finding the cameras", 0.3))
-        size = pipe.default_size
-        is_large = min(frames.shape[1:3]) > size
-        reduced = resize_frames(frames, size, size)[0] if is_large else frames
-        of_network = _result(output := pipe(video=reduced, generator=torch.Generator().manual_seed(0)), fps, "", times)
+        is_large = min(frames.shape[1:3]) > model.size
+        reduced = resize_frames(frames, *model.frame_size)[0] if is_large else frames
+        output = pipe(video=reduced, generator=torch.Generator().manual_seed(0), output_type="pil")
+        of_network = _result(output, fps, "", times)
         if not is_large:
             return of_network
         job.report(Step("following features", 0.5))

@@ -81,6 +81,11 @@ def open_space(
     logging.getLogger(_PROMPT_LOGGER).setLevel(logging.ERROR)
     first = load_model(model, "bundled tiny model" if model == bundled else None, dtype)
     if not first.has_geometry:
+        if first.is_other:
+            raise ValueError(
+                f"{model!r} has no trained 3D head, and the Space shows cameras: its videos, with cameras from tracks, are "
+                "made by `jog3r generate --model`"
+            )
         raise ValueError(f"{model!r} has no pointmap head; the Space needs one that finds cameras (the other goes to compare)")
     second = load_model(compare, dtype=dtype) if compare else None
     for one in (first, second) if second else ():

@@ -141,4 +141,4 @@ def test_evaluate_takes_them(capsys, folders: Path, tmp_path: Path) -> None:
 def test_the_space_says_what_it_serves(capsys, folders: Path) -> None:
     pytest.importorskip("gradio")
     code, _, lines = run(capsys, "serve", "--model", folders / "plain")
-    assert code == 2 and "is a Jog3rWanPipeline: the Space serves JOG3R and DUSt3R models" in lines[-1]
+    assert code == 2 and "has no trained 3D head, and the Space shows cameras" in lines[-1]

@@ -39,6 +39,7 @@ NO_POINTS = '<div class="empty">Points and cameras appear here.</div>'
 IDLE = '<job-status class="progress" say=""></job-status>'
 _SHOWN_CHARACTERS = 30  # of a prompt that was cut, before the cut
 _LOCAL_MODEL = "path/to/your/model"
+_OURS = "Jog3rPipeline, tiny_checkpoint"
 
 
 def progress(step: Step) -> str:
@@ -168,18 +169,19 @@ def pose_table(result: Result) -> str:
     )
 
 
-def generate_code(model: str, settings: GenerateSettings, dtype: str = "float32") -> str:
+def generate_code(model: str, settings: GenerateSettings, dtype: str = "float32", names: str = _OURS) -> str:
     """Python that gives the same clip; the prompt goes in as a literal.
 
     Args:
         model: Folder or hub id; empty for the bundled checkpoint. A folder is not named.
         settings: Of the request.
         dtype: Of the model.
+        names: What is imported, the pipeline's class first.
     """
     return f"""import torch
-from jog3r import Jog3rPipeline, tiny_checkpoint
+from jog3r import {names}
 
-pipe = Jog3rPipeline.from_pretrained({_model_literal(model)}{_precision(dtype)})
+pipe = {names.split(",")[0]}.from_pretrained({_model_literal(model)}{_precision(dtype)})
 out = pipe(
     {settings.prompt!a},
     num_frames={settings.frames},
@@ -187,29 +189,35 @@ out = pipe(
     guidance_scale={settings.guidance!r},
     generator=torch.Generator().manual_seed({settings.seed}),
 )
-out.frames[0]  # PIL images
+out.frames[0]  # the pictures
 out.poses[0], out.intrinsics[0], out.pointmaps[0]  # cameras and points
 """
 
 
 def reconstruct_code(  # noqa: PLR0913  # what the lines are made of
-    model: str, numbers: Sequence[int], size: int, dtype: str = "float32", side: int = 0, *, makes_videos: bool = True
+    model: str,
+    numbers: Sequence[int],
+    size: int | tuple[int, int],
+    dtype: str = "float32",
+    side: int = 0,
+    *,
+    names: str = _OURS,
 ) -> str:
     """Python that finds the cameras of a video: of the frames with these numbers.
 
     Args:
         model: As of `generate_code`.
         numbers: Of the frames.
-        size: Side of the square that the model sees.
+        size: Side of the square that the model sees, or height and width.
         dtype: Of the model.
         side: Of the square that was cut out; in a larger one features are followed.
-        makes_videos: The model is a video generator, else a DUSt3R baseline.
+        names: As of `generate_code`.
     """
-    names = "Jog3rPipeline, tiny_checkpoint" if makes_videos else "Dust3rPipeline"
+    height, width = (size, size) if isinstance(size, int) else size
     pipeline = f"{names.split(',')[0]}.from_pretrained({_model_literal(model)}{_precision(dtype)})"
     strides = set(np.diff(numbers).tolist())
     chosen = f"range({numbers[0]}, {numbers[-1] + 1}, {strides.pop()})" if len(strides) == 1 else str(list(numbers))
-    if side > size:
+    if side > min(height, width):
         return f"""import torch
 from jog3r import {names}
 from jog3r.data.video import read_frames, resize_frames
@@ -217,7 +225,7 @@ from jog3r.sfm import track_cameras
 
 pipe = {pipeline}
 clip = read_frames("my_video.mp4", {chosen}, size=({side}, {side}), resize_mode="crop")
-small = resize_frames(clip.frames, {size}, {size})[0]
+small = resize_frames(clip.frames, {height}, {width})[0]
 out = pipe(video=small, generator=torch.Generator().manual_seed(0))
 found = track_cameras(clip.frames, initial=out)
 found.chosen, found.poses, found.intrinsics, found.points  # tracks or network; camera-to-world, pixels, world points
@@ -227,14 +235,19 @@ from jog3r import {names}
 from jog3r.data.video import read_frames
 
 pipe = {pipeline}
-clip = read_frames("my_video.mp4", {chosen}, size=({size}, {size}), resize_mode="crop")
+clip = read_frames("my_video.mp4", {chosen}, size=({height}, {width}), resize_mode="crop")
 out = pipe(video=clip.frames, generator=torch.Generator().manual_seed(0))
 out.poses[0], out.intrinsics[0], out.depth[0]  # camera-to-world, pixels, z
 """
 
 
 def compare_code(
-    models: tuple[str, str], seeds: tuple[int, int], settings: GenerateSettings, fps: float, dtype: str = "float32"
+    models: tuple[str, str],
+    seeds: tuple[int, int],
+    settings: GenerateSettings,
+    fps: float,
+    dtype: str = "float32",
+    names: tuple[str, str] = (_OURS, _OURS),
 ) -> str:
     """Python that makes the two clips and says by how much each contradicts the geometry that the first model finds in it.
 
@@ -244,16 +257,20 @@ def compare_code(
         settings: Of the request, but for the seed.
         fps: Frames per second of the clips.
         dtype: Of the models.
+        names: What is imported for each, the pipeline's class first.
     """
-    sides = ", ".join(f"({_model_literal(model)}, {seed})" for model, seed in zip(models, seeds, strict=True))
+    classes = [name.split(",")[0] for name in names]
+    triples = zip(classes, models, seeds, strict=True)
+    sides = ", ".join(f"({name}, {_model_literal(model)}, {seed})" for name, model, seed in triples)
+    imported = ", ".join(dict.fromkeys(", ".join(names).split(", ")))
     return f"""import torch
-from jog3r import Jog3rPipeline, tiny_checkpoint
+from jog3r import {imported}
 from jog3r.export.pictures.consistency import consistency_maps
 from jog3r.export.scene import Scene
 
-judge = Jog3rPipeline.from_pretrained({_model_literal(models[0])}{_precision(dtype)})
-for model, seed in [{sides}]:
-    clip = Jog3rPipeline.from_pretrained(model{_precision(dtype)})(
+judge = {classes[0]}.from_pretrained({_model_literal(models[0])}{_precision(dtype)})
+for pipeline, model, seed in [{sides}]:
+    clip = pipeline.from_pretrained(model{_precision(dtype)})(
         {settings.prompt!a},
         task="t2v",
         num_frames={settings.frames},
