@@ -1,5 +1,6 @@
 """The joint training: what a step computes and what it trains."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from jog3r.training.clips.step_batches import draw_step_noise
 from jog3r.training.config import TrainConfig
 from jog3r.training.joint_model import JointModel
 from jog3r.training.losses import generation_loss, pointmap_loss
-from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
+from jog3r.training.optimization import BatchedMuon, build_optimizers, learning_rate_factor, reconstruction_weight
 
 ROOT = Path(__file__).resolve().parents[1]
 settings = partial(training_cases.settings, reconstruction_batch=2)
@@ -141,6 +142,24 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest(joint: JointModel) -> Non
     for name, parameter in trained:
         assert (id(parameter) in in_muon) == ("blocks." in name and parameter.ndim == 2 and name.endswith("weight"))
     assert len(build_optimizers(trained, settings())) == 1
+
+
+def test_matrices_taken_by_their_shapes_move_as_torch_moves_them() -> None:
+    start = [torch.randn(*shape) for shape in ((8, 8), (8, 24), (24, 8), (8, 8), (8, 24))]
+    ours, theirs = ([torch.nn.Parameter(value.clone()) for value in start] for _ in range(2))
+    settings = {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = BatchedMuon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    for step in range(4):
+        for first, second in zip(ours, theirs, strict=True):
+            first.grad = None if step == 1 and first is ours[0] else torch.randn_like(first)
+            second.grad = None if first.grad is None else first.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        if step == 2:  # one takes the other's state
+            optimizers[0].load_state_dict(copy.deepcopy(optimizers[1].state_dict()))
+    for first, second, before in zip(ours, theirs, start, strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-4)
+        assert (first - before).abs().max() > 0.005
 
 
 def test_schedules() -> None:

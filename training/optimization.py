@@ -1,9 +1,13 @@
 """Optimizers and learning-rate schedule."""
 
+import math
+from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jog3r.training.config import TrainConfig
 
@@ -27,7 +31,7 @@ def build_optimizers(parameters: list[tuple[str, nn.Parameter]], config: TrainCo
     adamw = _adamw_8bit() if config.optimizer == "adamw8bit" else partial(torch.optim.AdamW, fused=True)
     optimizers: list[torch.optim.Optimizer] = [adamw(groups, lr=config.learning_rate, betas=(0.9, 0.95))]
     if matrices:
-        muon = torch.optim.Muon(
+        muon = BatchedMuon(
             matrices, lr=config.matrix_learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         optimizers.append(muon)
@@ -65,3 +69,60 @@ def reconstruction_weight(step: int, config: TrainConfig) -> float:
     if config.reconstruction_warmup_steps == 0:
         return config.reconstruction_weight
     return config.reconstruction_weight * min(1.0, (step + 1) / config.reconstruction_warmup_steps)
+
+
+class BatchedMuon(torch.optim.Muon):
+    """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, and its state; only the order of the work differs.
+
+    A transformer has few shapes of matrices and many matrices of each: torch's five iterations for one after the other are
+    hundreds of small products. Momentum and update are one call for all matrices, too.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of the optimizer; returns the closure's loss."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            parameters: list[Tensor] = []
+            gradients: list[Tensor] = []
+            moments: list[Tensor] = []
+            self._init_group(group, parameters, gradients, moments)
+            if not parameters:
+                continue
+            rate, momentum = float(group["lr"]), group["momentum"]
+            torch._foreach_lerp_(moments, gradients, 1 - momentum)
+            updates = list(torch._foreach_lerp(gradients, moments, momentum)) if group["nesterov"] else moments
+            same_shape: dict[Any, list[int]] = defaultdict(list)
+            for number, parameter in enumerate(parameters):
+                same_shape[parameter.shape, parameter.device].append(number)
+            torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+            for (shape, _), numbers in same_shape.items():
+                whole = torch.stack([updates[number] for number in numbers])  # (matrices, rows, columns)
+                steps = orthogonalise(whole, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                steps = steps.to(parameters[numbers[0]].dtype)
+                scale = 0.2 * math.sqrt(max(shape)) * rate  # steps as large as AdamW's (Moonlight, arXiv 2502.16982)
+                torch._foreach_add_([parameters[number] for number in numbers], list(steps), alpha=-scale)
+        return loss
+
+
+def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float], num_steps: int = 5, eps: float = 1e-7) -> Tensor:
+    """Bring the singular values of matrices (M, rows, columns) near 1, by Newton-Schulz iterations in bfloat16.
+
+    Args:
+        matrices: any type.
+        coefficients: of the polynomial a x + b x^3 + c x^5 of the singular values.
+        num_steps: iterations.
+        eps: smallest norm that is divided by.
+
+    Returns:
+        (M, rows, columns) bfloat16.
+    """
+    a, b, c = coefficients
+    x = matrices.bfloat16()
+    if is_tall := x.shape[-2] > x.shape[-1]:
+        x = x.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)  # no singular value above 1
+    for _ in range(num_steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if is_tall else x
