@@ -10,7 +10,8 @@ from tqdm import tqdm
 from jog3r.sfm.checks import check_given
 from jog3r.sfm.colmap import load_pycolmap, quiet
 from jog3r.sfm.frames import check_frames, frame_size, make_grid
-from jog3r.sfm.matching.features import find_features, frame_pairs, match_features
+from jog3r.sfm.matching.features import all_pairs, find_features, match_features
+from jog3r.sfm.matching.learned import learned_matches, load_matcher
 from jog3r.sfm.matching.supported import supported_tracks
 from jog3r.sfm.matching.tracks import build_tracks
 from jog3r.sfm.result import finish
@@ -18,7 +19,9 @@ from jog3r.sfm.solving.beginnings import solve
 from jog3r.sfm.solving.second_motion import has_two_motions
 from jog3r.sfm.tracked_cameras import TrackedCameras
 
-_STAGES = 4
+MOST_SEEN = 600  # points that a frame of a long video has on average: time and memory stay in proportion to the frames
+_STAGES = ("features", "matches", "cameras", "points")
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
 
 
 def track_cameras(  # noqa: PLR0913  # the public contract's signature
@@ -29,6 +32,7 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
     known_intrinsics: Any = None,
     pixel_aspect: float | None = None,
     max_side: int = 640,
+    matcher: str | None = None,
     interpolate: bool = False,
     seed: int = 0,
     progress: bool = False,
@@ -44,6 +48,8 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
         known_intrinsics: (3, 3) or (F, 3, 3) in pixels of the video, if known; not with focal_px or pixel_aspect.
         pixel_aspect: ratio fy / fx of the frames, such as 1.185 for 16:9 squeezed to 3:2; None means 1.
         max_side: features are found in frames reduced so that their longer side is at most this.
+        matcher: folder or hub repository of a matcher of transformers to use instead of SIFT: SuperPoint + LightGlue or
+            EfficientLoFTR.
         interpolate: give frames that could not be registered a pose between their neighbours'; they stay flagged.
         seed: of everything that draws; same seed, same result, on any number of cores.
         progress: show the stages.
@@ -61,21 +67,26 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
     given = check_given(frame_size(frames), len(frames), initial, focal_px, known_intrinsics, pixel_aspect)
     if max_side < 64:
         raise ValueError(f"max_side must be at least 64 pixels, got {max_side}")
+    network = None if matcher is None else load_matcher(matcher)
     grid = make_grid(len(frames), frame_size(frames), max_side, given.pixel_aspect or 1.0, given.intrinsics)
     prior = given.focal_prior(grid)
-    bar = tqdm(total=_STAGES, disable=not progress)
+    bar = tqdm(total=len(_STAGES), disable=not progress, bar_format=_BAR)
     with quiet(pycolmap), bar, tempfile.TemporaryDirectory(prefix="jog3r_sfm_") as folder:
-        bar.set_description("features")
-        database = find_features(frames, grid, Path(folder), prior.focal, seed)
-        bar.update()
-        bar.set_description("matches")
-        matches = match_features(database, grid, frame_pairs(len(frames)), prior.known, seed)
-        tracks = build_tracks(matches)
-        bar.update()
-        bar.set_description("beginnings")
+        bar.set_description(_STAGES[0])
+        database = find_features(frames, grid, Path(folder), prior.focal, seed, bar.update)
+        pairs = all_pairs(database, len(frames), seed)
+        bar.set_description(_STAGES[1])
+        if network is None:
+            matches = match_features(database, grid, pairs, prior.known, seed, bar.update)
+        else:
+            other = Path(folder) / "learned"
+            other.mkdir()
+            matches = learned_matches(frames, grid, other, pairs, network, (prior.focal, prior.known), seed, bar.update)
+        tracks = build_tracks(matches).limited(MOST_SEEN, seed)
+        bar.set_description(_STAGES[2])
         best, trials = solve(matches, tracks, prior, given.network(prior), given.aspect_open, seed)
         bar.update()
-        bar.set_description("points")
+        bar.set_description(_STAGES[3])
         features = np.array([len(xy) for xy in matches.xy])
         two_motions = best is not None and has_two_motions(supported_tracks(matches), best.solution)
         return finish(frames, grid, features, tracks, (best, trials), given, interpolate, two_motions)

@@ -1,5 +1,8 @@
 """Cameras from tracks on rendered scenes with known cameras: accuracy, pixel conventions, determinism, refusals."""
 
+import os
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +74,29 @@ def test_same_seed_same_result(clip: RenderedClip, found: TrackedCameras) -> Non
     again = track_cameras([Image.fromarray(frame) for frame in clip.frames])
     assert torch.equal(again.poses, found.poses) and torch.equal(again.points, found.points)
     assert again.candidates == found.candidates
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_the_number_of_cores_changes_nothing(clip: RenderedClip, found: TrackedCameras) -> None:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        alone = track_cameras(clip.frames)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert torch.equal(alone.poses, found.poses) and torch.equal(alone.points, found.points)
+
+
+def test_frames_of_8000_pixels_are_reduced_one_at_a_time() -> None:
+    small = render(make_room(1), path(5, sideways=0.6), (40, 400), 300.0, samples=1)
+    frames = small.frames.repeat(20, axis=1).repeat(20, axis=2)  # (5, 800, 8000, 3)
+    tracemalloc.start()
+    found = track_cameras(frames, focal_px=6000.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * frames[0].nbytes  # a frame on its way from array to picture and back
+    assert (found.width, found.height) == (8000, 800) and found.intrinsics[0, 0, 0] == 6000
+    assert float(found.tracks.xy[:, 0].max()) > 4000
 
 
 def test_known_focal_is_kept(clip: RenderedClip) -> None:

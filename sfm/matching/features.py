@@ -1,5 +1,6 @@
 """Features of all frames and their verified matches, found by pycolmap in a database of its own."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,21 @@ from PIL import Image
 
 from jog3r.sfm.colmap import load_pycolmap
 from jog3r.sfm.frames import Grid, rgb_frame
+from jog3r.sfm.matching.retrieval import loop_pairs
 
 PEAK_THRESHOLD = 0.002  # a third of COLMAP's: walls and compressed video have few strong corners
 MAX_FEATURES = 2048
+MAX_FEATURES_LONG = 1024  # of a frame of a video of more than `LONG` frames
+LONG = 100
 EXHAUSTIVE_FRAMES = 32
 NEIGHBOURS = 4  # following frames to which each frame of a longer video is matched; then 8, 16, 32, ... ahead
+_FRAMES_AT_ONCE, _PAIRS_AT_ONCE = 64, 1024
+
+Advance = Callable[[float], Any]
+
+
+def no_progress(share: float) -> None:  # noqa: ARG001  # nobody looks
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -53,69 +64,143 @@ def frame_pairs(num_frames: int) -> np.ndarray:
     return np.stack([first, second], 1)
 
 
-def find_features(video: Any, grid: Grid, folder: Path, focal_px: float, seed: int) -> Path:
-    """Write a database with the features of all frames, in work pixels; returns its path."""
+def all_pairs(database: Path, num_frames: int, seed: int) -> np.ndarray:
+    """Pairs (P, 2) to match: those of `frame_pairs`, and of a long video frames that look alike, wherever they are."""
+    near = frame_pairs(num_frames)
+    again = loop_pairs(database, num_frames, seed)
+    return np.unique(np.concatenate([near, again]), axis=0) if len(again) else near
+
+
+def find_features(video: Any, grid: Grid, folder: Path, focal_px: float, seed: int, advance: Advance = no_progress) -> Path:
+    """Write a database with the features of all frames, in small pixels; returns its path.
+
+    Args:
+        video: the frames.
+        grid: of them.
+        folder: for the database and, a few at a time, the reduced frames.
+        focal_px: in work pixels.
+        seed: of all draws.
+        advance: is told the share that was done since it was told last.
+    """
     pycolmap = load_pycolmap()
-    images = folder / "images"
+    images, database = folder / "images", folder / "database.db"
     images.mkdir()
+    options = pycolmap.FeatureExtractionOptions()
+    options.use_gpu = False
+    options.sift.peak_threshold = PEAK_THRESHOLD
+    options.sift.max_num_features = MAX_FEATURES if len(video) <= LONG else MAX_FEATURES_LONG
+    pycolmap.set_random_seed(seed)
+    for start in range(0, len(video), _FRAMES_AT_ONCE):
+        names = write_frames(video, grid, images, range(start, min(start + _FRAMES_AT_ONCE, len(video))))
+        reader = import_frames(database, images, names, grid, focal_px)
+        pycolmap.extract_features(
+            database,
+            images,
+            image_names=names,
+            camera_mode=pycolmap.CameraMode.SINGLE,
+            reader_options=reader,
+            extraction_options=options,
+        )
+        for name in names:
+            (images / name).unlink()
+        advance(len(names) / len(video))
+    return database
+
+
+def write_frames(video: Any, grid: Grid, folder: Path, frames: range) -> list[str]:
+    """Write reduced grey frames as PNG; returns their names, which sort as the frames."""
     names = []
-    for index in range(len(video)):
+    for index in frames:
         frame = rgb_frame(video, index)
         if frame.size != grid.small_size:
             frame = frame.resize(grid.small_size, Image.Resampling.LANCZOS, reducing_gap=3.0)
         names.append(f"{index:06d}.png")
-        frame.convert("L").save(images / names[-1], compress_level=1)
-    options = pycolmap.FeatureExtractionOptions()
-    options.use_gpu = False
-    options.sift.peak_threshold = PEAK_THRESHOLD
-    options.sift.max_num_features = MAX_FEATURES
+        frame.convert("L").save(folder / names[-1], compress_level=1)
+    return names
+
+
+def import_frames(database: Path, images: Path, names: list[str], grid: Grid, focal_px: float) -> Any:
+    """Add frames to the database in their order, all of one camera; returns the reader's options.
+
+    Else images are numbered as threads happen to end, and the mapper's draws depend on the numbers.
+    """
+    pycolmap = load_pycolmap()
     reader = pycolmap.ImageReaderOptions()
     reader.camera_model = "SIMPLE_PINHOLE"
     reader.camera_params = f"{focal_px},{grid.small_size[0] / 2},{grid.small_size[1] / 2}"
-    database = folder / "database.db"
-    pycolmap.set_random_seed(seed)
-    # Imported first, images are numbered in their order, not in that in which threads happen to end: the mapper's draws depend
-    # on it.
-    pycolmap.Database.open(database).close()
-    single = pycolmap.CameraMode.SINGLE
-    pycolmap.import_images(database, images, camera_mode=single, image_names=names, options=reader)
-    pycolmap.extract_features(
-        database, images, image_names=names, camera_mode=single, reader_options=reader, extraction_options=options
-    )
-    return database
+    with pycolmap.Database.open(database) as opened:
+        if opened.num_images():
+            reader.existing_camera_id = opened.read_all_cameras()[0].camera_id
+    pycolmap.import_images(database, images, camera_mode=pycolmap.CameraMode.SINGLE, image_names=names, options=reader)
+    return reader
 
 
-def match_features(database: Path, grid: Grid, pairs: np.ndarray, focal_known: bool, seed: int) -> Matches:
-    """Match the features of the pairs given and keep what one rigid scene explains."""
+def match_features(
+    database: Path, grid: Grid, pairs: np.ndarray, focal_known: bool, seed: int, advance: Advance = no_progress
+) -> Matches:
+    """Match the features of the pairs given and keep what one rigid scene explains.
+
+    Args:
+        database: with all features, in small pixels; they are brought to work pixels.
+        grid: of the frames.
+        pairs: (P, 2) frames.
+        focal_known: the focal length in the database is right.
+        seed: of all draws.
+        advance: is told the share that was done since it was told last.
+    """
+    pycolmap = load_pycolmap()
+    names, ids, xy, small_xy = to_work_pixels(database, grid, focal_known)
+    matching = pycolmap.FeatureMatchingOptions()
+    matching.use_gpu = False
+    for listed, share in listed_pairs(database, names, pairs):
+        pairing = pycolmap.ImportedPairingOptions()
+        pairing.match_list_path = listed
+        pycolmap.match_image_pairs(
+            database, matching_options=matching, pairing_options=pairing, verification_options=verification(seed)
+        )
+        advance(share)
+    return read_matches(database, ids, xy, small_xy, not focal_known)
+
+
+def verification(seed: int) -> Any:
+    """Settings of COLMAP's geometric verification."""
+    options = load_pycolmap().TwoViewGeometryOptions()
+    options.ransac.random_seed = seed
+    return options
+
+
+def listed_pairs(database: Path, names: list[str], pairs: np.ndarray) -> Iterator[tuple[Path, float]]:
+    """Files of pairs by name beside the database, as many pairs as are matched at once, and their share of all."""
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        some = pairs[start : start + _PAIRS_AT_ONCE]
+        listed = database.with_name("pairs.txt")
+        listed.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in some))
+        yield listed, len(some) / len(pairs)
+
+
+def to_work_pixels(database: Path, grid: Grid, focal_known: bool) -> tuple[list[str], list[int], tuple, tuple]:
+    """Bring the database's features to work pixels: names and numbers of its images, places in work and in small pixels."""
     pycolmap = load_pycolmap()
     offset = np.array(grid.small_size) / 2
     with pycolmap.Database.open(database) as opened:
         images = sorted(opened.read_all_images(), key=lambda image: image.name)
-        ids = [image.image_id for image in images]
         small_xy, xy = [], []
-        for frame, image_id in enumerate(ids):
-            keypoints = np.array(opened.read_keypoints(image_id), dtype=np.float32)  # (K, 6): place and affine shape
-            keypoints = keypoints.reshape(-1, 6)
+        for frame, image in enumerate(images):
+            keypoints = np.array(opened.read_keypoints(image.image_id), dtype=np.float32)  # (K, 6): place and affine shape
+            keypoints = keypoints.reshape(len(keypoints), -1) if keypoints.size else keypoints.reshape(0, 6)
             small_xy.append(keypoints[:, :2].astype(np.float64))
             xy.append(grid.to_work(small_xy[-1], frame))
             keypoints[:, :2] = xy[-1] + offset
-            opened.update_keypoints(image_id, keypoints)
+            opened.update_keypoints(image.image_id, keypoints)
         camera = opened.read_all_cameras()[0]
         camera.has_prior_focal_length = focal_known
         opened.update_camera(camera)
-    listed = database.with_name("pairs.txt")
-    listed.write_text("".join(f"{images[i].name} {images[j].name}\n" for i, j in pairs))
-    pairing = pycolmap.ImportedPairingOptions()
-    pairing.match_list_path = listed
-    matching = pycolmap.FeatureMatchingOptions()
-    matching.use_gpu = False
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = seed
-    pycolmap.match_image_pairs(database, matching_options=matching, pairing_options=pairing, verification_options=verification)
-    return _read_matches(pycolmap, database, ids, tuple(xy), tuple(small_xy), not focal_known)
+    return [image.name for image in images], [image.image_id for image in images], tuple(xy), tuple(small_xy)
 
 
-def _read_matches(pycolmap: Any, database: Path, ids: list[int], xy: tuple, small_xy: tuple, focal_free: bool) -> Matches:
+def read_matches(database: Path, ids: list[int], xy: tuple, small_xy: tuple, focal_free: bool) -> Matches:
+    """The verified matches of a database whose images, in the order of the frames, have these numbers."""
+    pycolmap = load_pycolmap()
     frame_of = {image_id: frame for frame, image_id in enumerate(ids)}
     found = []
     with pycolmap.Database.open(database) as opened:

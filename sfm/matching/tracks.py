@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jog3r.sfm.matching.features import Matches
+from jog3r.sfm.matching.features import EXHAUSTIVE_FRAMES, Matches
 
 _SAME_PLACE_PX = 1.0  # SIFT gives one corner two features if two orientations are likely
 
@@ -53,6 +53,11 @@ class Tracks:
         poor = np.bincount(self.frame[many[self.point]], minlength=self.num_frames) < least
         needed = np.bincount(self.point[poor[self.frame]], minlength=self.num_points) > 0
         return self.select((many | needed)[self.point])
+
+    def limited(self, per_frame: int, seed: int) -> "Tracks":
+        """So many points that a frame sees `per_frame` on average; all of a short clip."""
+        wanted = per_frame * self.num_frames / max(len(self.point), 1)
+        return self if self.num_frames <= EXHAUSTIVE_FRAMES or wanted >= 1 else self.thin(round(wanted * self.num_points), seed)
 
     def thin(self, max_points: int, seed: int) -> "Tracks":
         """At most `max_points` of the points, drawn in proportion to the number of frames that see them."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from jog3r.sfm.matching.features import Matches
+from jog3r.sfm.matching.features import EXHAUSTIVE_FRAMES, Matches
 from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.solving.adjust import Freedom, adjust
 from jog3r.sfm.solving.judge import AS_GIVEN, Verdict, judge, motion_is_noise
@@ -21,6 +21,7 @@ from jog3r.sfm.solving.rotation import rotating_camera
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution
 
 TRIAL_POINTS, TRIAL_POINTS_PER_FRAME = 1000, 30  # of the tracks on which beginnings are tried, at most
+TRIAL_SEEN = 250  # of them, seen by a frame of a long video
 LEAST_CONFIRMED = 50  # observations that three frames confirm, of a frame that can do without others
 _OTHER_FOCALS = (0.7, 1.4)  # of the likeliest; the mapper begins with each held fast, bundle adjustment frees it
 _AGREE = 1.03  # costs of two beginnings that found the same
@@ -51,7 +52,7 @@ def solve(
     if not tracks.num_points:
         return None, []
     sure = tracks.confirmed(LEAST_CONFIRMED)
-    some = sure.thin(max(TRIAL_POINTS, TRIAL_POINTS_PER_FRAME * tracks.num_frames), seed)
+    some = sure.thin(max(TRIAL_POINTS, TRIAL_POINTS_PER_FRAME * tracks.num_frames), seed).limited(TRIAL_SEEN, seed)
     trials = _try_beginnings(matches, some, prior, network, seed)
     if not trials:
         return None, []
@@ -69,7 +70,9 @@ def _try_beginnings(matches: Matches, tracks: Tracks, prior: FocalPrior, network
     verdicts = mapped(1.0, False)  # held: at the given focal length, or the likeliest
     turning = rotating_camera(tracks, prior)
     if turning is not None:
-        verdicts += [judge(tracks, turning, prior), adjusted(_named(turning, "small motion"))]
+        verdicts.append(judge(tracks, turning, prior))
+        if tracks.num_frames <= EXHAUSTIVE_FRAMES or not _settled(verdicts):
+            verdicts.append(adjusted(_named(turning, "small motion")))
     if network is not None:
         verdicts += [judge(tracks, _named(network, AS_GIVEN), prior), adjusted(network)]
     verdicts.sort(key=lambda verdict: verdict.cost)
@@ -113,8 +116,10 @@ def _has_first_shot(verdict: Verdict, best: Verdict) -> bool:
 
 
 def _settled(verdicts: list[Verdict]) -> bool:
-    """Whether two beginnings found the same good cameras of all frames; of a long video, which has only one, that one."""
-    best = verdicts[:2]
+    """Whether two beginnings found the same good cameras of all frames; of a long video, which shows more, whether one did."""
+    best = sorted(verdicts, key=lambda verdict: verdict.cost)[:2]
+    if best and len(best[0].solution.known) > EXHAUSTIVE_FRAMES:
+        best = best[:1]
     return (
         bool(best)
         and best[-1].cost <= _AGREE * best[0].cost

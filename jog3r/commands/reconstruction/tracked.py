@@ -22,7 +22,15 @@ from jog3r.commands.running import TINY_NOTE, stages
 __all__ = ["camera_arguments", "refuse_options_without_effect", "run_tracked"]
 
 FULL_SIZE = ("colmap", "nerfstudio", "tum", "kitti", "blender")  # exports of all frames as they are; the others are of the cloud
-ONLY_TRACKS: dict[str, Any] = {"max_side": None, "focal_px": None, "pixel_aspect": None, "interpolate": False, "depth": None}
+ONLY_TRACKS: dict[str, Any] = {
+    "max_side": None,
+    "focal_px": None,
+    "pixel_aspect": None,
+    "interpolate": False,
+    "depth": None,
+    "matcher": None,
+}
+TRACK_OPTIONS = ("max_side", "focal_px", "pixel_aspect", "interpolate", "matcher")  # as `track_cameras` calls them
 ONLY_NETWORK: dict[str, Any] = {
     **dict(model=None, registration="fast", focal_per_frame=False, reconstruction_timestep=None, height=None, width=None),
     **dict(both_directions=False, window=None, overlap=None, close_loops=False, keyframes=None, resize="crop"),
@@ -47,6 +55,13 @@ def camera_arguments(parser: argparse.ArgumentParser) -> None:
     option(parser, "max_side", type=int, default=None, metavar="PIXELS", help="features are found in frames of at most this side")
     option(parser, "focal_px", type=float, default=None, metavar="PIXELS", help="focal length in pixels of the video, if known")
     option(parser, "pixel_aspect", type=float, default=None, help="fy / fx of a stretched video, such as 1.78 (default: square)")
+    option(
+        parser,
+        "matcher",
+        default=None,
+        metavar="MODEL",
+        help="SuperPoint + LightGlue or EfficientLoFTR of transformers instead of SIFT (folder or hub repository)",
+    )
     option(parser, "interpolate", action="store_true", help="lay poses of frames without one between their neighbours'")
 
 
@@ -76,6 +91,8 @@ def run_tracked(options: argparse.Namespace) -> str:
     true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
     if options.depth not in (None, "network"):
         check_depth(options.depth)
+    if options.matcher is not None:
+        _check_matcher(options.matcher)
     missing = _missing_pycolmap(options.cameras)
     notes = [] if missing is None else [f"note: {missing}; these cameras are the network's"]
     with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder, stages(5) as stage:
@@ -99,7 +116,7 @@ def run_tracked(options: argparse.Namespace) -> str:
             initial = maps if options.cameras == "auto" else None
             found = None
             if missing is None:
-                chosen = {name: getattr(options, name) for name in ("max_side", "focal_px", "pixel_aspect", "interpolate")}
+                chosen = {name: getattr(options, name) for name in TRACK_OPTIONS}
                 found = find_tracks(frames, initial, options.seed, chosen)
             cameras = camera_scene((frames, fps, times), found, maps, options.interpolate)
             stage("finding depth")
@@ -114,6 +131,16 @@ def run_tracked(options: argparse.Namespace) -> str:
     if true_poses is not None:
         lines.append(compare_cameras(cameras.poses, cameras.pose_known, true_poses))
     return report("\n".join(lines), options.out, failed)
+
+
+def _check_matcher(name: str) -> None:
+    """Refuse early a `--matcher` that is none."""
+    from jog3r.sfm.matching.learned import check_matcher
+
+    try:
+        check_matcher(name)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
 
 
 def _missing_pycolmap(wanted: str) -> str | None:
