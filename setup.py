@@ -42,7 +42,7 @@ EXTRAS = {
     "clean": ["ftfy>=6.1", "beautifulsoup4>=4.12"],  # clean_caption=True, as OpenSora cleans its captions
     "evaluate": ["evaluate>=0.4", "datasets>=3.0"],
     "convert": ["sentencepiece>=0.2", "protobuf>=5.0"],  # T5 tokenizers that are published as spiece.model alone
-    "sfm": ["pycolmap>=4.2"],  # cameras from feature tracks
+    "sfm": ["pycolmap>=4.0"],  # cameras from feature tracks
     "viewer": ["viser>=1.0"],
     "demo": ["gradio>=6.31"],
     "mcp": ["gradio>=6.31", "mcp>=1.21,<2"],  # not gradio[mcp]: that asks for an older pydantic
