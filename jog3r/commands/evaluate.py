@@ -63,9 +63,10 @@ def run(options: argparse.Namespace) -> str:
             raise UsageError(f"{options.task} takes no folders but those of options, got {options.folders[0]}")
         if options.out is None:
             raise UsageError("the following arguments are required: --out (see `jog3r evaluate --help`)")
-        quiet_libraries()
         outside = "predictions" in values or "tracks" in (values.get("cameras_from"), values.get("cameras"))
         model = {} if outside or options.task in ("list", "judge") else {"model": tiny_checkpoint()}
+        if model or values.get("judge", "sfm") != "sfm":
+            quiet_libraries()  # it imports them, which takes seconds
         return str(run_evaluation(**model | values)["markdown"])
     except OSError as error:
         raise UsageError(str(error)) from error
