@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from jog3r.geometry.cameras import so3_exp, so3_log
-from jog3r.geometry.registration.degeneracy import NO_OVERLAP, NO_PARALLAX, POOR_FIT, TOO_FEW_POINTS
+from jog3r.geometry.registration.degeneracy import NO_OVERLAP, NO_PARALLAX, PLANAR_SCENE, POOR_FIT, TOO_FEW_POINTS
 from jog3r.sfm.checks import Given
 from jog3r.sfm.frames import Grid, rgb_frame
 from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.solving.judge import AS_GIVEN, Verdict
+from jog3r.sfm.solving.planar import scene_is_planar
 from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.second_motion import MOVING_OBJECTS, TWO_MOTIONS
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution
@@ -202,6 +203,7 @@ def _degenerate(
     verdict, trials = solved
     known, inliers = verdict.solution.known, verdict.distance < ROBUST_PX
     uncertainty, rivals = camera_uncertainty(tracks, verdict, prior), rivals_disagree(trials)
+    planar = scene_is_planar(tracks, verdict)
     seen = np.bincount(tracks.frame, minlength=tracks.num_frames)
     found = np.bincount(tracks.frame[inliers], minlength=tracks.num_frames)
     words = []
@@ -213,6 +215,8 @@ def _degenerate(
             aimless = uncertainty.direction_deg[frame] > _NO_DIRECTION_DEG
             if aimless:
                 mine.append(NO_PARALLAX)
+            elif planar:
+                mine.append(PLANAR_SCENE)
             turned, moved = rivals[frame]
             unsure = turned or uncertainty.rotation_deg[frame] > UNCERTAIN_DEG[0]
             if unsure or (not aimless and (moved or uncertainty.direction_deg[frame] > UNCERTAIN_DEG[1])):

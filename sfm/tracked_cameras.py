@@ -58,10 +58,11 @@ class TrackedCameras:
     degenerate: tuple[str, ...]
     """Per frame why its pose deserves no trust, joined by ", "; the words of `Registration.degenerate`: "no overlap" and "too few
     points" for a frame that is not registered, "no parallax" where the direction of its translation means nothing (rotating or
-    still camera), "uncertain" where the pictures leave more than a degree of its rotation or ten of its direction open
-    (one standard deviation, the focal length's own included; or two beginnings ended apart and are about as likely), "poor
-    fit" where most of its features disagree with the pose, "moving objects" (all frames) where much of the pictures' border moves
-    otherwise: the cameras may be relative to an object that moves by itself; "" for a sound frame."""
+    still camera), "planar scene" where all that is seen lies in one plane, "uncertain" where the pictures leave more than a
+    degree of its rotation or ten of its direction open (one standard deviation, the focal length's own included; or two
+    beginnings ended apart and are about as likely), "poor fit" where most of its features disagree with the pose, "moving
+    objects" (all frames) where much of the pictures' border moves otherwise: the cameras may be relative to an object that moves
+    by itself; "" for a sound frame."""
     num_inliers: Tensor
     """(F,) int64 features within 2 pixels (of the reduced frames) of their points."""
     reprojection_px: Tensor

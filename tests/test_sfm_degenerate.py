@@ -13,9 +13,10 @@ from jog3r.geometry.registration import Registration
 from jog3r.sfm import track_cameras
 from jog3r.sfm.frames import make_grid
 from jog3r.sfm.matching.tracks import Tracks
-from jog3r.sfm.result import fill_poses, video_intrinsics
+from jog3r.sfm.result import _degenerate, fill_poses, video_intrinsics
 from jog3r.sfm.solving.adjust import Freedom, adjust
 from jog3r.sfm.solving.judge import judge
+from jog3r.sfm.solving.planar import scene_is_planar
 from jog3r.sfm.solving.prior import FocalPrior, usual_prior
 from jog3r.sfm.solving.rotation import rotating_camera
 from jog3r.sfm.solving.solution import Solution, reprojection, triangulate
@@ -89,10 +90,12 @@ def test_the_network_is_the_answer_where_tracks_cannot_tell() -> None:
         track_cameras(np.full((3, 96, 128, 3), 127, np.uint8), initial={})
 
 
-def tracks_of(poses: np.ndarray, count: int = 200, noise_px: float = 0.2) -> tuple[Tracks, Solution]:
-    """Exact tracks of points of a scene with noise, in the work grid, and the true cameras."""
+def tracks_of(poses: np.ndarray, count: int = 200, noise_px: float = 0.2, slope: float | None = None) -> tuple[Tracks, Solution]:
+    """Exact tracks of points of a scene with noise, in the work grid, and the true cameras; with a slope, of a plane."""
     rng, frames = np.random.default_rng(0), len(poses)
     points = rng.uniform([-1.5, -1, 2], [1.5, 1, 6], (count, 3))
+    if slope is not None:
+        points[:, 2] = 4 + slope * points[:, 0]
     world_to_camera = np.linalg.inv(poses)
     local = np.einsum("fij,nj->nfi", world_to_camera[:, :3, :3], points) + world_to_camera[:, :3, 3]
     xy = FOCAL * local[..., :2] / local[..., 2:] + rng.normal(0, noise_px, (count, frames, 2))
@@ -150,6 +153,19 @@ def test_a_rival_that_is_about_as_likely_makes_frames_uncertain(moving: tuple[Tr
     mirrored = np.linalg.inv(path(6, sideways=-0.5, forward=0.3, turn_deg=6))
     elsewhere = replace(other, solution=replace(truth, world_to_camera=mirrored))
     assert rivals_disagree([right, elsewhere]).tolist() == [[False, False]] + [[False, True]] * 5
+
+
+def test_a_scene_in_one_plane_is_recognised(moving: tuple[Tracks, Solution]) -> None:
+    prior = FocalPrior(FOCAL, 0.3)
+    assert not scene_is_planar(moving[0], judge(*moving, prior))
+    for slope in (0.0, 0.8):
+        tracks, truth = tracks_of(path(6, sideways=0.5, forward=0.3, turn_deg=6), slope=slope)
+        verdict = judge(tracks, truth, prior)
+        assert scene_is_planar(tracks, verdict)
+    features = np.full(6, 200)
+    assert all("planar scene" in words for words in _degenerate(features, tracks, (verdict, [verdict]), prior)[1:])
+    turning = tracks_of(path(6, turn_deg=6))
+    assert not scene_is_planar(turning[0], judge(*turning, prior))
 
 
 def test_adjustment_from_a_turning_camera_finds_the_motion_and_the_focal_length(moving: tuple[Tracks, Solution]) -> None:
