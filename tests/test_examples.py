@@ -4,7 +4,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tiny_generators import tiny_parent
+
+from jog3r import Jog3rWanPipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = {"video.mp4", "pointcloud.ply", "pointcloud.glb", "cameras.json", "trajectory.png"}
@@ -41,6 +45,18 @@ def test_text_to_video_with_cameras(run, model):
     printed = run("generate_with_cameras.py", "--model", model, "--steps", 20)
     assert {path.name for path in Path("scene").iterdir()} == RESULTS
     assert "camera  4 at" in printed and "features read at t = 0" in printed
+
+
+def test_a_head_for_another_generator(run, tmp_path, capsys):
+    tiny_parent("wan").save_pretrained(tmp_path / "plain")
+    arguments = (tmp_path / "plain", "--out", "with_head", "--width", 64, "--frames", 5, "--size", 16, "--steps", 3)
+    assert "a head trained for 3 steps" in run("train_generator_head.py", *arguments)
+    pipe = Jog3rWanPipeline.from_pretrained("with_head")
+    assert pipe.makes_cameras and pipe.pointmap_head.config.feature_layers == [2]
+    assert pipe(video=np.zeros((5, 16, 16, 3), np.uint8), registration=False).pointmaps.shape == (1, 5, 16, 16, 3)
+    with pytest.raises(SystemExit):
+        run("train_generator_head.py", *arguments)
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_video_to_cameras(run, model, capsys):

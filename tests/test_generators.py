@@ -188,7 +188,7 @@ def test_cogvideox_1_5_puts_a_copy_of_the_first_latent_in_front(pipes: dict) -> 
     pipe = pipes["cogvideox 1.5"]
     latents = torch.randn(1, 4, 3, 2, 2, generator=seeded())
     with torch.no_grad():
-        inputs = pipe._transformer_inputs(latents, torch.tensor([300.0]), {"max_sequence_length": 8})
+        inputs = pipe.transformer_inputs(latents, torch.tensor([300.0]), {"max_sequence_length": 8})
     assert torch.equal(inputs["hidden_states"], torch.cat([latents[:, :, :1], latents], dim=2).transpose(1, 2))
     assert (pipe.frames_per_step, pipe.frame_multiple) == (8, 8)
 
@@ -389,6 +389,15 @@ def test_a_head_that_is_missing_untrained_or_of_another_generator_is_refused_by_
         assert made(pipe, "wan").pointmaps is None and made(pipe, "wan").frames.shape == (1, 5, 3, 16, 16)
         assert caplog.text.count("no trained 3D head") == 1
     assert good["feature_layers"] == [2]
+
+
+@pytest.mark.parametrize("name", ["wan", "cogvideox", "ltx"])
+def test_the_caption_of_videos_can_be_encoded_once(pipes: dict, name: str) -> None:
+    pipe, options = pipes[name], dict(registration=False, reconstruction_timestep=300)
+    caption = pipe.caption_of_videos()
+    assert list(caption) == ["prompt_embeds", "prompt_attention_mask"][: 2 if name == "ltx" else 1]
+    given, plain = (pipe(video=video(name), generator=seeded(), **options, **more).pointmaps for more in (caption, {}))
+    torch.testing.assert_close(given, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_texts_without_their_encoder_are_refused_and_embeddings_do(pipes: dict) -> None:

@@ -65,13 +65,14 @@ class Jog3rCogVideoXPipeline(GeneratorMixin, CogVideoXPipeline):
             config.sample_width * factor if width is None else width,
         )
 
-    def _transformer_inputs(self, latents: Tensor, t: Tensor, given: dict[str, Any]) -> dict[str, Any]:
+    def transformer_inputs(self, latents: Tensor, t: Tensor, given: dict[str, Any]) -> dict[str, Any]:
+        """Noisy latents (B, C, f, h, w) at the time steps (B,) as the transformer's arguments; see `GeneratorMixin`."""
         model = self.transformer
         texts, _ = self.encode_prompt(
             None if given.get("prompt_embeds") is not None else [""] * len(latents),
             do_classifier_free_guidance=False,
             prompt_embeds=given.get("prompt_embeds"),
-            max_sequence_length=given.get("max_sequence_length", model.config.max_text_seq_length),
+            max_sequence_length=self._argument(given, "max_sequence_length"),
             device=latents.device,
         )
         latents = latents.transpose(1, 2).to(model.dtype)  # (B, f, C, h, w)

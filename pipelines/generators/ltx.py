@@ -41,14 +41,15 @@ class Jog3rLTXPipeline(GeneratorMixin, LTXPipeline):
     def _compression(self) -> tuple[int, int]:
         return self.vae_temporal_compression_ratio, self.vae_spatial_compression_ratio
 
-    def _transformer_inputs(self, latents: Tensor, t: Tensor, given: dict[str, Any]) -> dict[str, Any]:
+    def transformer_inputs(self, latents: Tensor, t: Tensor, given: dict[str, Any]) -> dict[str, Any]:
+        """Noisy latents (B, C, f, h, w) at the time steps (B,) as the transformer's arguments; see `GeneratorMixin`."""
         model, (per_step, pixels) = self.transformer, self._compression
         texts, mask, *_ = self.encode_prompt(
             None if given.get("prompt_embeds") is not None else [""] * len(latents),
             do_classifier_free_guidance=False,
             prompt_embeds=given.get("prompt_embeds"),
             prompt_attention_mask=given.get("prompt_attention_mask"),
-            max_sequence_length=given.get("max_sequence_length", 128),
+            max_sequence_length=self._argument(given, "max_sequence_length"),
             device=latents.device,
         )
         steps, height, width = latents.shape[-3:]

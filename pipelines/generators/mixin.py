@@ -110,8 +110,14 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
         """The transformer that denoises a time step."""
         return self.transformer
 
-    def _transformer_inputs(self, latents: Tensor, t: Tensor, given: dict[str, Any]) -> dict[str, Any]:
-        """Noisy latents (B, C, f, h, w) at the time steps (B,) as the transformer's arguments, with the empty caption."""
+    def transformer_inputs(self, latents: Tensor, t: Tensor, given: dict[str, Any]) -> dict[str, Any]:
+        """Noisy latents (B, C, f, h, w) at the time steps (B,) as the transformer's arguments.
+
+        Args:
+            latents: as `encode_video` gives them, noised.
+            t: in steps of the training schedule.
+            given: arguments of the pipeline's call that concern a video; without `prompt_embeds` the empty caption is encoded.
+        """
         raise NotImplementedError
 
     # --- sizes ---
@@ -200,6 +206,18 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
     def _decoder_inputs(self, latents: Tensor) -> tuple:  # noqa: ARG002  # of VAEs that take more
         return ()
 
+    def caption_of_videos(self) -> dict[str, Tensor]:
+        """The caption under which videos are read, the empty one, as arguments of a call: for many videos it is encoded once."""
+        parameters = inspect.signature(type(self).__call__).parameters
+        encoded = self.encode_prompt(
+            "",
+            do_classifier_free_guidance=False,
+            max_sequence_length=parameters["max_sequence_length"].default,
+            device=self._execution_device,
+        )
+        names = [name for name in ("prompt_embeds", "prompt_attention_mask") if name in parameters]
+        return dict(zip(names, encoded, strict=False))  # the negative ones come behind
+
     def extract_features(
         self, latents: Tensor, timestep: float, generator: Any = None, given: dict[str, Any] | None = None
     ) -> list[Tensor]:
@@ -216,7 +234,7 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
         noisy = reconstruction.noise_latents(self.scheduler, latents, noise, timestep)
         model = self._transformer_at(timestep)
         t = torch.full((latents.shape[0],), float(timestep), device=latents.device)
-        inputs = self._transformer_inputs(noisy, t, given or {})
+        inputs = self.transformer_inputs(noisy, t, given or {})
         head: Any = self.pointmap_head
         with FeatureTap(model, list(head.config.feature_layers), stop=True) as tap:
             model(**inputs, return_dict=False)
