@@ -24,7 +24,7 @@ from jog3r.data.procedural import procedural_clip
 from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.geometry.pointmaps import mean_distance, pointmaps_in_first_camera
 from jog3r.training.build import build_model
-from jog3r.training.clips.step_batches import draw_step_noise
+from jog3r.training.clips.step_batches import BatchShare, draw_step_noise
 from jog3r.training.clips.streams import build_stream
 from jog3r.training.config import TrainConfig
 from jog3r.training.preparation.prepare_config import PrepareConfig
@@ -101,10 +101,10 @@ def all_valid(points: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def generation_losses(pipeline: Jog3rPipeline, config: TrainConfig, count: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses (count,) of the clip under `count` draws of noise that training has not seen, and their time steps (count,)."""
-    asked = dataclasses.replace(config, generation_batch=1, reconstruction_batch=0, seed=config.seed + 1)
+    asked = dataclasses.replace(config, generation_batch=1, reconstruction_batch=0, num_steps=count, seed=config.seed + 1)
     joint = build_model(pipeline, asked)
     length, steps = pipeline.transformer.config.max_caption_length, pipeline.scheduler.config.num_train_timesteps
-    stream = build_stream(asked, pipeline, length, count)
+    stream = build_stream(asked, pipeline, length, BatchShare(1, 0))
     losses, timesteps = [], []
     for position in range(count):
         batch = {name: value[None] for name, value in stream[position].items()}

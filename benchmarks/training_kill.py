@@ -1,6 +1,6 @@
 """Kill -9 a tiny joint training at random moments, writing included: its result must be that of an undisturbed run, bit for bit.
 
-    python benchmarks/training_kill.py [--kills 30] [--steps 60] [--processes 1]
+    python benchmarks/training_kill.py [--kills 30] [--steps 60] [--processes 1] [--data procedural|stream] [--workers 0]
 
 Every second kill waits until a checkpoint is being written. Compared are the final weights, and the clips of every step with
 those planned. Prints a line a kill and the verdict; exit code 1 if anything differs.
@@ -19,6 +19,8 @@ import torch
 from training_runs import TINY, TrainingProcesses, wait_until, weights_of
 
 from jog3r import tiny_checkpoint
+from jog3r.training.preparation.prepare_config import PrepareConfig
+from jog3r.training.prepare import Preparation
 from jog3r.training.run.step_log import read_steps
 
 
@@ -66,17 +68,32 @@ def same_result(whole: Path, killed: Path, clips_per_step: int) -> list[str]:
     return complaints
 
 
+def prepare_shards(model: Path, folder: Path) -> dict[str, object]:
+    """Options that stream from a new cache of 16 procedural videos in 8 shards."""
+    Preparation(
+        PrepareConfig(
+            output_dir=str(folder), model=str(model), source="procedural", num_clips=16, num_frames=6, height=TINY["height"],
+            width=TINY["width"], min_frames=TINY["num_frames"], clips_per_shard=2,
+        )
+    ).run()  # fmt: skip
+    return {"data": "stream", "dataset": folder, "open_shards": 2}
+
+
 def main() -> int:
     """Compare the undisturbed run with the one that was killed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--data", choices=["procedural", "stream"], default="procedural")
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--model", type=Path, default=tiny_checkpoint)
     options = parser.parse_args()
     chance = random.Random(0)
-    settings = {"num_steps": options.steps, "checkpoint_every": 3}
+    settings: dict[str, object] = {"num_steps": options.steps, "checkpoint_every": 3, "num_workers": options.workers}
     with tempfile.TemporaryDirectory() as scratch:
+        if options.data == "stream":
+            settings |= prepare_shards(options.model, Path(scratch) / "cache")
         whole, killed = Path(scratch) / "whole", Path(scratch) / "killed"
         run = TrainingProcesses(options.model, whole, options.processes, **settings)
         if run.wait(3600) != 0:

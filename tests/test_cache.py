@@ -17,6 +17,7 @@ from jog3r.data.frame_choice import take_frames
 from jog3r.data.source import ProceduralSource
 from jog3r.training.clips.cached_stream import CachedStream
 from jog3r.training.clips.clip_stream import ProceduralStream
+from jog3r.training.clips.step_batches import BatchShare
 from jog3r.training.clips.streams import build_stream
 from jog3r.training.preparation.depth_masks import DepthChecks
 from jog3r.training.preparation.prepare_config import PrepareConfig
@@ -176,7 +177,7 @@ def test_captions_of_another_text_encoder_are_refused_where_they_are_read(folder
 
     def start(pipeline, **options: object) -> CachedStream:
         changes = {"data": "cache", "cache_dir": str(folder / "cache"), "num_frames": 4, **options}
-        return build_stream(settings(**changes), pipeline, 8, 10)
+        return build_stream(settings(**changes), pipeline, 8, BatchShare(1, 1))
 
     own = T5EncoderModel.from_pretrained(folder / "model" / "text_encoder")
     start(tiny_pipeline(vae=vae, text_encoder=own))
@@ -199,7 +200,7 @@ def test_a_cache_without_depth_or_videos_trains_no_head(folder: Path, vae, tmp_p
     def start(**options: object) -> CachedStream:
         (cache / "manifest.json").write_text(json.dumps(manifest))
         pipeline = tiny_pipeline(vae=vae, text_encoder=None, tokenizer=None)
-        return build_stream(settings(data="cache", cache_dir=str(cache), num_frames=4, **options), pipeline, 8, 10)
+        return build_stream(settings(data="cache", cache_dir=str(cache), num_frames=4, **options), pipeline, 8, BatchShare(1, 1))
 
     start()
     manifest["plan"]["depth"]["kind"] = "none"

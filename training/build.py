@@ -48,7 +48,7 @@ def build_model(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig) -
         return build_image_model(pipeline.baseline, config)
     pipeline.vae.requires_grad_(False).eval()
     # T5-XXL is six times the rest: with a cache of captions it stays off the training's device
-    text_encoder = None if config.data == "cache" and not config.train_text_encoder else pipeline.text_encoder
+    text_encoder = None if config.data != "procedural" and not config.train_text_encoder else pipeline.text_encoder
     joint = build_joint_model(pipeline.transformer, pipeline.pointmap_head, text_encoder, pipeline.scheduler, config)
     pipeline.register_modules(pointmap_head=joint.pointmap_head)
     return joint

@@ -17,17 +17,19 @@ Config = TypeVar("Config")
 LEAST_VALUES = {  # of the options of `TrainConfig` that count or weigh something
     1: (
         "num_steps", "num_frames", "height", "width", "checkpoint_every", "keep_checkpoints", "gradient_accumulation_steps",
-        "sample_steps", "num_threads",
+        "sample_steps", "num_threads", "open_shards",
     ),
     0: (
-        "seed", "first_clip", "num_workers", "loader_timeout", "sample_every", "max_grad_norm", "frozen_blocks",
+        "seed", "first_clip", "num_workers", "stream_retries", "loader_timeout", "sample_every", "max_grad_norm", "frozen_blocks",
         "max_reconstruction_timestep", "reconstruction_weight", "reconstruction_warmup_steps", "confidence_alpha",
         "learning_rate", "matrix_learning_rate", "weight_decay", "warmup_steps", "stop_after_minutes",
     ),
 }  # fmt: skip
+_PREPARED = ("edge_threshold", "agreement_threshold", "max_missing_share", "reverse_probability")
 DATA_OPTIONS = {  # what each kind of clips takes; to the other the option would mean nothing, so it is refused
     "procedural": ("first_clip",),
-    "cache": ("edge_threshold", "agreement_threshold", "max_missing_share", "reverse_probability"),
+    "cache": ("cache_dir", *_PREPARED),
+    "stream": ("dataset", "dataset_revision", "open_shards", "stream_retries", *_PREPARED),
 }
 _NOTHING = ("", "~", "null", "Null", "NULL")  # as yaml writes None
 
@@ -196,12 +198,16 @@ class TrainConfig:
     head_attention: Literal["pairwise", "global"] | None = None  # another than init_from's starts a fresh head
     train_text_encoder: bool = False  # with the generation loss
     # data
-    data: Literal["procedural", "cache"] = "procedural"  # clips to train on: scenes drawn as it goes, or a prepared cache
-    cache_dir: str | None = None  # with data=cache: a folder that `jog3r prepare` filled
-    edge_threshold: float | None = 0.1  # with data=cache: relative depth step beside which depth is not believed
-    agreement_threshold: float | None = None  # with data=cache: relative disagreement with other frames
-    max_missing_share: float = 0.05  # with data=cache: of its list, videos that `prepare` skipped, or too short for a clip
-    reverse_probability: float = 0.5  # with data=cache: share of the clips that run backward
+    data: Literal["procedural", "cache", "stream"] = "procedural"  # scenes drawn as it goes, or what was prepared
+    cache_dir: str | None = None  # with data=cache: a folder that `jog3r prepare` filled, read at random
+    dataset: str | None = None  # with data=stream: such a folder, OWNER/NAME of the hub, or another address
+    dataset_revision: str | None = None  # of a repository of the hub: branch, tag or commit
+    open_shards: int = 4  # with data=stream: that a worker takes its clips from in turn
+    stream_retries: int = 6  # with data=stream: after a lost connection, 1, 2, 4, ... seconds apart
+    edge_threshold: float | None = 0.1  # with prepared data: relative depth step beside which depth is not believed
+    agreement_threshold: float | None = None  # with prepared data: relative disagreement with other frames
+    max_missing_share: float = 0.05  # with prepared data: of its list, videos that `prepare` skipped, or too short for a clip
+    reverse_probability: float = 0.5  # with prepared data: share of the clips that run backward
     num_frames: int = 16  # of each clip
     height: int = 64  # of the clips, in pixels
     width: int = 64  # likewise
@@ -258,8 +264,9 @@ class TrainConfig:
             raise ValueError(f"reconstruction needs pairs of frames: num_frames={self.num_frames} with reconstruction_batch > 0")
         if self.reconstruction_batch and self.pairs_per_clip < 1:
             raise ValueError(f"pairs_per_clip must be at least 1, got {self.pairs_per_clip}")
-        if (self.data == "cache") != (self.cache_dir is not None):
-            raise ValueError(f"data=cache and cache_dir belong together, got data={self.data} and cache_dir={self.cache_dir!r}")
+        for data, place in (("cache", "cache_dir"), ("stream", "dataset")):
+            if (self.data == data) != ((value := getattr(self, place)) is not None):
+                raise ValueError(f"data={data} and {place} belong together, got data={self.data} and {place}={value!r}")
         for name in ("caption_dropout", "decay_fraction", "max_missing_share", "reverse_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share between 0 and 1, got {getattr(self, name)}")
@@ -297,7 +304,7 @@ class TrainConfig:
             raise ValueError("the reconstruction half reads no captions: train_text_encoder=true needs generation_batch > 0")
         if self.trainable == "lora" and self.train_text_encoder:
             raise ValueError("a LoRA file holds layers of the transformer alone: trainable=lora goes not with train_text_encoder")
-        if self.model == "dust3r" and (self.generation_batch or self.data == "cache"):
+        if self.model == "dust3r" and (self.generation_batch or self.data != "procedural"):
             raise ValueError(
                 "a DUSt3R generates nothing and reads frames, no latents: model=dust3r needs generation_batch=0 and "
                 f"data=procedural, got {self.generation_batch} and {self.data}"

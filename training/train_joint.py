@@ -93,8 +93,7 @@ class Run:
         self.caption_length = self.pipeline.transformer.config.max_caption_length if generator else 1
         self.num_train_timesteps = self.pipeline.scheduler.config.num_train_timesteps if generator else 1
         # 3. data
-        length = config.num_steps * sum(self.share.clips_per_step)
-        self.stream = build_stream(config, self.pipeline, self.caption_length, length)
+        self.stream = build_stream(config, self.pipeline, self.caption_length, self.share)
         # 4. optimization, distribution; schedules stay ours, as they count steps and not processes
         trained = select_trainable(self.joint, config)
         optimizers = build_optimizers(trained, config)

@@ -27,7 +27,7 @@ class CachedStream(Dataset):
     The item of a position is a pure function of (seed, position) and the cache. Latents cannot be mirrored, so nothing is.
 
     Args:
-        directory: what `jog3r prepare` wrote.
+        cache: what `jog3r prepare` wrote, or its folder.
         vae: of the run; a cache made by another one is refused.
         caption_length: tokens every caption is padded to.
         size: (F, H, W) of a clip.
@@ -42,7 +42,7 @@ class CachedStream(Dataset):
 
     def __init__(
         self,
-        directory: str | Path,
+        cache: Cache | str | Path,
         vae: nn.Module,
         caption_length: int,
         size: tuple[int, int, int],
@@ -52,7 +52,8 @@ class CachedStream(Dataset):
         reverse_probability: float = REVERSE_PROBABILITY,
         checks: DepthChecks | None = None,
     ):
-        self.cache = Cache(directory)
+        self.cache = cache if isinstance(cache, Cache) else Cache(cache)
+        place = self.cache.directory
         self.cache.check_model("vae", weights_hash(vae), _name(vae))
         self.num_frames, self.caption_length = size[0], caption_length
         self.length, self.seed = length, seed
@@ -60,7 +61,7 @@ class CachedStream(Dataset):
         self.checks = checks
         if size[1:] != (self.cache.height, self.cache.width):
             raise ValueError(
-                f"the cache {directory} is {self.cache.height} x {self.cache.width} pixels, the run {size[1]} x {size[2]}: "
+                f"the cache {place!r} is {self.cache.height} x {self.cache.width} pixels, the run {size[1]} x {size[2]}: "
                 "set height and width, or prepare another cache"
             )
         if caption_length < self.cache.caption_length:
@@ -69,11 +70,11 @@ class CachedStream(Dataset):
                 "prepare it with caption_length of the model"
             )
         if not len(self.cache):
-            raise ValueError(f"the cache {str(directory)!r} holds no video: its {REPORT} says why each was skipped")
+            raise ValueError(f"the cache {place!r} holds no video: its {REPORT} says why each was skipped")
         self.min_frames = (self.num_frames - 1) * min(STRIDES) + 1
         self.videos = [index for index in range(len(self.cache)) if self.cache.num_frames(index) >= self.min_frames]
         if not self.videos:
-            raise ValueError(f"no video of the cache {str(directory)!r} has the {self.min_frames} frames that a clip takes")
+            raise ValueError(f"no video of the cache {place!r} has the {self.min_frames} frames that a clip takes")
 
     def __len__(self) -> int:
         return self.length
@@ -90,7 +91,7 @@ class CachedStream(Dataset):
         """
         if self.cache.caption_channels != caption_channels:
             raise ValueError(
-                f"the captions of the cache {str(self.cache.directory)!r} have {self.cache.caption_channels} channels, the "
+                f"the captions of the cache {self.cache.directory!r} have {self.cache.caption_channels} channels, the "
                 f"transformer takes {caption_channels}; prepare it with the model's text encoder"
             )
         if text_encoder is not None:
@@ -104,15 +105,19 @@ class CachedStream(Dataset):
         """
         if self.cache.manifest["plan"]["depth"]["kind"] == "none":
             raise ValueError(
-                f"the cache {str(self.cache.directory)!r} was prepared with depth=none, and the 3D head learns from depth: "
+                f"the cache {self.cache.directory!r} was prepared with depth=none, and the 3D head learns from depth: "
                 "prepare it with a depth model, or set reconstruction_batch=0"
             )
 
     def selection(self, position: int) -> tuple[int, FrameSelection]:
         """Which video of the cache, and which of its frames, stand at `position`; nothing is read for it."""
-        video = self.videos[shuffled_index(position, len(self.videos), self.seed)]
+        video = self.video_at(position)
         available = self.cache.num_frames(video)
         return video, select_frames(available, self.num_frames, self.seed, position, reverse_probability=self.reverse_probability)
+
+    def video_at(self, position: int) -> int:
+        """Number in the cache of the video at `position`."""
+        return self.videos[shuffled_index(position, len(self.videos), self.seed)]
 
     def describe(self) -> dict[str, Any]:
         """What decides which clip stands where; a run goes on with the same alone."""

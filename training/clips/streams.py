@@ -9,8 +9,11 @@ from typing import Any, TypeAlias
 import torch
 from torch.utils.data import DataLoader
 
+from jog3r.data.cache import Cache, open_place
 from jog3r.training.clips.cached_stream import CachedStream
 from jog3r.training.clips.clip_stream import ProceduralStream
+from jog3r.training.clips.shard_deal import Readers
+from jog3r.training.clips.shard_stream import ShardStream
 from jog3r.training.clips.step_batches import BatchShare, ShareOfStream
 from jog3r.training.config import TrainConfig
 from jog3r.training.preparation.depth_masks import DepthChecks
@@ -20,16 +23,29 @@ __all__ = ["build_loader", "build_stream", "end_workers"]
 ClipStream: TypeAlias = ProceduralStream | CachedStream
 
 
-def build_stream(config: TrainConfig, pipeline: Any, caption_length: int, length: int) -> ClipStream:
-    """The whole stream, `length` positions; nothing is read yet."""
+def build_stream(config: TrainConfig, pipeline: Any, caption_length: int, share: BatchShare) -> ClipStream:
+    """The whole stream of a run; of its clips nothing is read yet.
+
+    Args:
+        config: the options.
+        pipeline: what is trained.
+        caption_length: tokens every caption is padded to.
+        share: of this process.
+    """
     size = (config.num_frames, config.height, config.width)
-    if config.data == "cache":
-        checks = DepthChecks(config.edge_threshold, config.agreement_threshold)
-        folder = Path(str(config.cache_dir))
-        stream = CachedStream(
-            folder, pipeline.vae, caption_length, size, length, config.seed,
-            reverse_probability=config.reverse_probability, checks=checks,
-        )  # fmt: skip
+    length = config.num_steps * sum(share.clips_per_step)
+    if config.data in ("cache", "stream"):
+        options: dict[str, Any] = {
+            "vae": pipeline.vae, "caption_length": caption_length, "size": size, "length": length, "seed": config.seed,
+            "reverse_probability": config.reverse_probability,
+            "checks": DepthChecks(config.edge_threshold, config.agreement_threshold),
+        }  # fmt: skip
+        if config.data == "stream":
+            cache = Cache(open_place(str(config.dataset), config.dataset_revision), 2 * config.open_shards + 2)
+            readers = Readers(share, max(1, config.num_workers))
+            stream: CachedStream = ShardStream(cache, readers, config.open_shards, config.stream_retries, **options)
+        else:
+            stream = CachedStream(Path(str(config.cache_dir)), **options)
         if config.generation_batch:
             # One that is trained embeds the captions itself, and is no longer the cache's after its first step.
             text_encoder = None if config.train_text_encoder else pipeline.text_encoder

@@ -14,15 +14,18 @@ from jog3r.training.run.step_log import read_steps
 __all__ = ["PLACES", "named_places", "source_version", "training_section"]
 
 ROOT = Path(__file__).resolve().parents[2]
-PLACES = ("init_from", "output_dir", "cache_dir")  # options that are folders
+PLACES = ("init_from", "output_dir", "cache_dir", "dataset")  # options that are, or may be, folders
 _NOT_TOLD = (*PLACES, "num_threads", "num_workers", "loader_timeout", "hub_model_id", "push_to_hub", "hub_private")
 _LAST = 100  # steps whose mean loss is told
 
 
 def named_places(config: TrainConfig) -> dict[str, Any]:
-    """The options, with folders by their own names: the rest of a path says nothing elsewhere."""
+    """The options, with folders by their own names: the rest of a path says nothing elsewhere. A data set of the hub is whole."""
     values = dataclasses.asdict(config)
-    return values | {name: Path(values[name]).name for name in PLACES if values[name] is not None}
+    folders = [name for name in PLACES if values[name] is not None]
+    if config.dataset is not None and not Path(config.dataset).is_absolute() and not Path(config.dataset).exists():
+        folders.remove("dataset")
+    return values | {name: Path(values[name]).name for name in folders}
 
 
 def source_version() -> str:
@@ -53,7 +56,9 @@ def training_section(config: TrainConfig, recipe: str | None, progress: dict[str
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     changed = {name: value for name, value in values.items() if name not in _NOT_TOLD and value != defaults[name]}
     generation, reconstruction = progress["clips_per_step"]
-    data = {"data": values["data"], **progress["data"]} | ({"cache": values["cache_dir"]} if values["cache_dir"] else {})
+    data = {"data": values["data"], **progress["data"]} | {
+        name: values[name] for name in ("cache_dir", "dataset") if values[name] is not None
+    }
     rows = {
         "recipe": "none, options alone" if recipe is None else Path(recipe).name,
         "options that are not the defaults": _listed(changed),

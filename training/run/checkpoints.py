@@ -193,7 +193,9 @@ def check_same_data(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> l
             "x processes is the same, or name a new output_dir"
         )
     if saved["data"] != now["data"]:
-        raise ValueError(f"{str(path)!r} was made with other data: {saved['data']}, now {now['data']}; name a new output_dir")
+        names = [name for name in {**saved["data"], **now["data"]} if saved["data"].get(name) != now["data"].get(name)]
+        texts = [f"{name} {saved['data'].get(name)}, now {now['data'].get(name)}" for name in names]
+        raise ValueError(f"{str(path)!r} was made with other data: {'; '.join(texts)}: go on with that, or name a new output_dir")
     before, after = saved["settings"], json.loads(json.dumps(now["settings"]))  # json has lists for tuples
     names = [name for name in after if name in before and before[name] != after[name] and name != "output_dir"]
     if "optimizer" in names:

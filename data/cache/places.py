@@ -1,0 +1,192 @@
+"""Where the files of a cache lie: a folder, a dataset repository of the hub, or any other address that fsspec reads."""
+
+import os
+import re
+from importlib import import_module
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["FolderPlace", "Place", "RemotePlace", "connection_errors", "first_line", "open_place"]
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^/]+))?(?:/(?P<folder>.*))?")
+_BLOCK = {"clips": 1 << 22, "captions": 1 << 16}  # bytes asked for at once: shards are read on, captions picked out
+
+
+class Place(Protocol):
+    """A folder of files, here or elsewhere."""
+
+    address: str
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a small file; None if there is none."""
+
+    def check_size(self, name: str, size: int) -> None:
+        """Refuse with `ValueError` a file that is missing or of another size, where that can be seen without asking for it."""
+
+    def url(self, name: str) -> str:
+        """What `datasets` opens it by."""
+
+    def parquet(self, name: str, size: int) -> Any:
+        """`pyarrow.parquet.ParquetFile`; `ValueError` if the file is missing, has another `size` in bytes or is damaged."""
+
+
+class FolderPlace:
+    """A folder of this machine."""
+
+    def __init__(self, folder: str | PathLike[str]):
+        self.folder = Path(folder)
+        self.address = str(folder)
+
+    def read(self, name: str) -> bytes | None:
+        """See `Place`."""
+        path = self.folder / name
+        return path.read_bytes() if path.is_file() else None
+
+    def check_size(self, name: str, size: int) -> None:
+        """See `Place`."""
+        path = self.folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            raise ValueError(f"{str(path)!r} is missing or damaged: {found} bytes, expected {size}")
+
+    def url(self, name: str) -> str:
+        """See `Place`."""
+        return str(self.folder / name)
+
+    def parquet(self, name: str, size: int) -> Any:
+        """See `Place`."""
+        import pyarrow
+        import pyarrow.parquet as pq
+
+        self.check_size(name, size)  # again: hours may lie between the start and this
+        try:
+            return pq.ParquetFile(self.folder / name)
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"{str(self.folder / name)!r} is damaged: {first_line(error)}") from error
+
+
+class RemotePlace:
+    """What fsspec opens: `hf://`, `s3://`, `gs://`, `https://` ... Safe to hand to a forked process: each opens anew.
+
+    Args:
+        address: of the folder, in the words of fsspec.
+        name: for messages; None is the address.
+    """
+
+    def __init__(self, address: str, name: str | None = None):
+        self.folder = address.rstrip("/")
+        self.address = name or address
+        self._opened: tuple[int, Any, str] | None = None
+
+    def read(self, name: str) -> bytes | None:
+        """See `Place`."""
+        filesystem, root = self._filesystem()
+        try:
+            return filesystem.cat_file(f"{root}/{name}")
+        except FileNotFoundError:
+            return None
+
+    def check_size(self, name: str, size: int) -> None:
+        """Nothing: a question for each of thousands of files takes minutes. `parquet` asks when it opens one."""
+
+    def url(self, name: str) -> str:
+        """See `Place`."""
+        return f"{self.folder}/{name}"
+
+    def parquet(self, name: str, size: int) -> Any:
+        """See `Place`."""
+        import pyarrow
+        import pyarrow.parquet as pq
+
+        filesystem, root = self._filesystem()
+        what = f"{name} of {self.address!r}"
+        try:
+            file = filesystem.open(f"{root}/{name}", "rb", block_size=_BLOCK.get(name.split("-")[0]))
+        except FileNotFoundError as error:
+            if isinstance(error.__cause__, connection_errors()) and not isinstance(error.__cause__, FileNotFoundError):
+                raise ConnectionError(first_line(error.__cause__)) from error  # fsspec takes a server that is gone for this, too
+            raise ValueError(f"{what} is missing, though the manifest names it") from error
+        if file.size != size:
+            file.close()
+            raise ValueError(f"{what} is damaged: {file.size} bytes, expected {size}")
+        try:
+            return pq.ParquetFile(file)
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"{what} is damaged: {first_line(error)}") from error
+
+    def _filesystem(self) -> tuple[Any, str]:
+        """The file system and the folder's path in it. One with a thread of its own does not survive a fork."""
+        import fsspec
+
+        if self._opened is None or self._opened[0] != os.getpid():
+            filesystem, root = fsspec.core.url_to_fs(self.folder, skip_instance_cache=True)
+            self._opened = (os.getpid(), filesystem, root.rstrip("/"))
+        return self._opened[1], self._opened[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+
+def open_place(address: str | PathLike[str], revision: str | None = None) -> Place:
+    """The place that an address names.
+
+    Args:
+        address: a folder, OWNER/NAME of a dataset repository, or an address of fsspec (`hf://datasets/OWNER/NAME`, `s3://...`).
+        revision: of a repository: branch, tag or commit; None is its main branch. It is resolved to the commit of now, so that
+            all files are of one state.
+
+    Raises:
+        ValueError: no such folder, repository or revision, an address that fsspec cannot open, or no connection.
+    """
+    text = os.fspath(address)
+    hub = _HUB.fullmatch(text)
+    if hub is None and "://" not in text and not Path(text).exists() and _REPOSITORY.fullmatch(text):
+        hub = _HUB.fullmatch(f"hf://datasets/{text}")
+    if hub is not None:
+        return _hub_place(hub["name"], revision or hub["revision"], hub["folder"] or "")
+    if revision is not None:
+        raise ValueError(f"a revision is for dataset repositories, and {text!r} is none; got revision {revision!r}")
+    if "://" not in text:
+        return FolderPlace(text)
+    place = RemotePlace(text)
+    try:
+        place._filesystem()  # names a protocol that fsspec lacks
+    except (ValueError, ImportError, OSError) as error:
+        raise ValueError(f"{text!r} cannot be opened: {first_line(error)}") from error
+    return place
+
+
+def connection_errors() -> tuple[type[Exception], ...]:
+    """What a lost connection, or a disk that hiccups, raises in the libraries that read."""
+    found: list[type[Exception]] = [OSError]
+    for library, name in (("aiohttp", "ClientError"), ("httpx", "HTTPError")):
+        if find_spec(library) is not None:
+            found.append(getattr(import_module(library), name))
+    return tuple(found)
+
+
+def _hub_place(name: str, revision: str | None, folder: str) -> RemotePlace:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        commit = HfApi().dataset_info(name, revision=revision).sha
+    except RevisionNotFoundError as error:
+        raise ValueError(f"the dataset repository {name!r} has no revision {revision!r}") from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"{name!r} is no folder here, and the hub shows no dataset repository of that name; a private one needs "
+            "`hf auth login` or the variable HF_TOKEN"
+        ) from error
+    except connection_errors() as error:
+        raise ValueError(f"the hub cannot be asked for the dataset repository {name!r}: {first_line(error)}") from error
+    root = f"hf://datasets/{name}@{commit}" + (f"/{folder}" if folder else "")
+    return RemotePlace(root, f"{name}@{commit if commit is None else commit[:12]}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without what may follow."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,82 @@
+"""Training clips out of the shards of a cache that lies anywhere, each shard read from its front to its end once an epoch."""
+
+import logging
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+
+from jog3r.data.cache import Cache
+from jog3r.data.cache.places import connection_errors, first_line
+from jog3r.data.source import list_hash
+from jog3r.training.clips.cached_stream import CachedStream
+from jog3r.training.clips.shard_deal import Readers, ShardDeal
+
+__all__ = ["ShardStream"]
+
+logger = logging.getLogger(__name__)
+_LONGEST_PAUSE = 60.0  # seconds between two tries
+
+
+class ShardStream(CachedStream):
+    """`CachedStream` in the order of the shards: no shuffle buffer, whose content no checkpoint could hold.
+
+    Which clip stands at a position depends on the shards, the seed and the readers alone, and stride, start and direction of
+    its frames are drawn as those of `CachedStream`: nothing else is needed to go on after a kill. Positions are meant to be
+    read in the order of `Readers`; another order gives the same clips and takes longer.
+
+    Args:
+        cache: the shards, see `jog3r.data.cache.open_place`.
+        readers: who takes which position.
+        open_shards: of a reader at once.
+        retries: after a lost connection, before giving up: 1, 2, 4, ... seconds apart.
+        options: of `CachedStream`, by name.
+
+    Raises:
+        ValueError: as `CachedStream`.
+    """
+
+    def __init__(self, cache: Cache, readers: Readers, open_shards: int, retries: int, **options: Any):
+        super().__init__(cache, **options)
+        self.readers, self.retries = readers, retries
+        # shards and their videos in the order of the files; those without a video that is long enough are none
+        counts = list(Counter(self.cache.part(video) for video in self.videos).values())
+        self._firsts = [sum(counts[:shard]) for shard in range(len(counts))]
+        self.deal = ShardDeal(counts, readers.count, open_shards, self.seed)
+
+    def video_at(self, position: int) -> int:
+        """Number in the cache of the video at `position`."""
+        shard, place = self.deal.at(*self.readers.locate(position))
+        return self.videos[self._firsts[shard] + place]
+
+    def describe(self) -> dict[str, Any]:
+        """What decides which clip stands where; a run goes on with the same alone."""
+        order = {
+            "processes": self.readers.share.num_processes,
+            "workers (num_workers, at least 1)": self.readers.workers,
+            "micro_steps": self.readers.share.micro_steps,
+            "open_shards": self.deal.open_shards,
+            "shards_sha256": list_hash([f"{self.cache.part(video)} {self.cache.name(video)}" for video in self.videos]),
+        }
+        return {**super().describe(), "kind": "stream", **order}
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        """As `CachedStream`; a lost connection is waited for.
+
+        Raises:
+            ValueError: a shard is damaged.
+            ConnectionError: still lost after all tries.
+        """
+        for attempt in range(self.retries + 1):
+            try:
+                return super().__getitem__(position)
+            except connection_errors() as error:
+                self.cache.close()
+                text = f"{self.cache.part(self.video_at(position))} of {self.cache.directory!r}: {first_line(error)}"
+                if attempt == self.retries:
+                    raise ConnectionError(f"{text} (after {self.retries} retries, stream_retries)") from error
+                pause = min(_LONGEST_PAUSE, 2.0**attempt)
+                logger.warning("%s; trying again in %g s", text, pause)
+                time.sleep(pause)
+        raise AssertionError  # the last try returns or raises
