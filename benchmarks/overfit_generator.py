@@ -1,6 +1,6 @@
 """Do a generator of diffusers' classes and the head learn together? Small random ones are trained on one clip of 17 frames alone.
 
-    OMP_NUM_THREADS=1 python benchmarks/overfit_generator.py [--generator wan|cogvideox] [--steps 800] [--clip 2]
+    OMP_NUM_THREADS=1 python benchmarks/overfit_generator.py [--generator wan|cogvideox] [--steps N] [--clip 2]
 
 Transformer (4 blocks, width 96) and head learn jointly, as in the paper: L_gen as the family was trained (flow matching with a
 shift of 3 for Wan, v-prediction for CogVideoX), L_rec on features that `FeatureTap` reads behind block 2 at a noise of 0 to 20 %,
@@ -33,6 +33,7 @@ from jog3r.pipelines.reconstruction import is_flow_matching, noise_latents
 from jog3r.training.losses import generation_target, pointmap_loss
 
 FRAMES, SIZE, TEXT, TAP, SHIFT = 17, 64, 32, 2, 3.0
+STEPS = {"wan": 800, "cogvideox": 1200}
 
 
 def new_generator(name: str) -> Any:
@@ -143,18 +144,19 @@ def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generator", choices=("wan", "cogvideox"), default="wan")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=None, help="default: 800 for wan, 1200 for cogvideox")
     parser.add_argument("--clip", type=int, default=2)
     options = parser.parse_args()
+    num_steps = STEPS[options.generator] if options.steps is None else options.steps
     pipe = new_generator(options.generator)
     clip = Clip(pipe, options.clip)
     before, start = mean_losses(pipe, clip), time.perf_counter()
-    train(pipe, clip, options.steps)
+    train(pipe, clip, num_steps)
     seconds, after = time.perf_counter() - start, mean_losses(pipe, clip)
     found = pipe(video=clip.frames, generator=torch.Generator().manual_seed(1), **clip.texts)
     errors = pose_errors(found.poses[0].double().numpy(), clip.poses)
     rotation, translation = (float(errors[name].mean()) for name in ("rotation_deg", "translation_deg"))
-    print(f"{options.generator}, clip {options.clip}, {options.steps} steps in {seconds:.0f} s")
+    print(f"{options.generator}, clip {options.clip}, {num_steps} steps in {seconds:.0f} s")
     print(f"L_gen {before[0]:.3f} -> {after[0]:.3f}, L_rec {before[1]:.3f} -> {after[1]:.3f}")
     print(f"cameras of {FRAMES} frames: rotation {rotation:.2f} deg, direction of the translation {translation:.2f} deg")
     return int(not (after[0] < before[0] and after[1] < before[1] and rotation < 1 and translation < 5))

@@ -7,12 +7,13 @@ import pytest
 
 pytest.importorskip("gradio")
 from space_server import running_space
-from tiny_generators import tiny_generator
+from tiny_generators import tiny_generator, tiny_parent
 
 from jog3r.space.guard.limits import GenerateSettings
 from jog3r.space.jobs import Done, Failed
 from jog3r.space.look.html_pieces import compare_code, generate_code, reconstruct_code
 from jog3r.space.model import find_cameras, generate_video, load_model
+from jog3r.space.server import open_space
 
 SECONDS = 3600.0
 NAME = "Jog3rCogVideoXPipeline"
@@ -63,3 +64,9 @@ def test_the_page_offers_lengths_that_it_takes_and_code_of_its_class(folder: str
     assert all(ast.parse(code) and f"{NAME}.from_pretrained('owner/model'" in code for code in codes[:2])
     assert "from jog3r import Jog3rCogVideoXPipeline\n" in codes[0] and "size=(32, 64)" in codes[1]
     assert "from jog3r import Jog3rCogVideoXPipeline, Jog3rPipeline, tiny_checkpoint\n" in codes[2]
+
+
+def test_one_without_a_trained_head_is_refused(tmp_path) -> None:
+    tiny_parent("wan").save_pretrained(tmp_path / "plain")
+    with pytest.raises(ValueError, match="no trained 3D head, and the Space shows cameras: .*jog3r generate --model"):
+        open_space(str(tmp_path / "plain"), None, bundled="")
