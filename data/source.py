@@ -13,7 +13,7 @@ import numpy as np
 
 from jog3r.data.clip import Clip
 from jog3r.data.direction_words import reversed_words
-from jog3r.data.procedural import procedural_caption, procedural_clip
+from jog3r.data.procedural import procedural_caption, procedural_clip, scene_names
 from jog3r.data.recordings import pictures
 
 __all__ = ["ClipSource", "ProceduralSource", "check_frame_step", "check_resize_mode", "list_hash", "read_image", "step_setting"]
@@ -79,20 +79,23 @@ class ProceduralSource:
         count: number of scenes.
         num_frames: F, samples of each path.
         height, width: H and W in pixels.
+        style: "rooms" or "varied", see `procedural_clip`.
     """
 
-    def __init__(self, split: str, start: int, count: int, num_frames: int, height: int, width: int):
+    def __init__(  # noqa: PLR0913  # what a clip is a function of
+        self, split: str, start: int, count: int, num_frames: int, height: int, width: int, style: str = "rooms"
+    ):
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
         procedural_caption(start, split), procedural_caption(start + count - 1, split)  # refuses what lies outside the split
-        self.split, self.start, self.num_frames = split, start, num_frames
-        self.names = [f"{split}/{index:08d}" for index in range(start, start + count)]
+        self.split, self.start, self.num_frames, self.style = split, start, num_frames, style
+        self.names = scene_names(split, start, count, style)
         self._pixels = (height, width)
         self.size: tuple[int, int] | None = self._pixels
 
     def captions(self, index: int) -> tuple[str, str]:
         """The caption, and that of the path walked backward."""
-        caption = procedural_caption(self.start + index, self.split)
+        caption = procedural_caption(self.start + index, self.split) if self.style == "rooms" else ""
         return caption, reversed_words(caption)
 
     def expected_frames(self, index: int) -> int:  # noqa: ARG002  # the same of all
@@ -101,7 +104,7 @@ class ProceduralSource:
 
     def load(self, index: int) -> Clip:
         """Render scene `start + index`."""
-        return procedural_clip(self.start + index, self.split, self.num_frames, *self._pixels)
+        return procedural_clip(self.start + index, self.split, self.num_frames, *self._pixels, self.style)
 
     def settings(self) -> dict[str, Any]:
         """Kind, list and frames a path."""

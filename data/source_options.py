@@ -18,7 +18,7 @@ SOURCE_OPTIONS = {  # what each source takes; to another one the option would me
     "realestate10k_table": (*_VIDEOS, "table_split", "table_revision"),
     "realestate10k_chunks": _VIDEOS,
     "posed": (*_VIDEOS, "image_folder"),
-    "procedural": ("procedural_split", "first_clip"),
+    "procedural": ("procedural_split", "procedural_style", "first_clip"),
 }
 
 
@@ -40,6 +40,7 @@ class SourceOptions:
     image_folder: str | None = None  # posed: such as images_4 of DL3DV-10K
     frame_step: int = 1  # of real videos: take every n-th frame, which saves time and space
     procedural_split: Literal["train", "validation", "test"] = "train"  # procedural: part of the scenes
+    procedural_style: Literal["rooms", "varied"] = "rooms"  # procedural: varied has textures, other lenses and paths, no captions
     first_clip: int = 0  # procedural: first scene
     # what becomes of them
     resize_mode: Literal["stretch", "crop"] = "stretch"  # stretch all of the frame, or cut the middle of its aspect ratio
@@ -60,7 +61,8 @@ def build_source(config: SourceOptions, size: tuple[int, int] | None, num_clips:
     if config.source == "procedural":
         if size is None:
             raise ValueError("source=procedural has no size of its own: give height and width")
-        return ProceduralSource(config.procedural_split, config.first_clip, num_clips, num_frames, *size)
+        scenes = (config.procedural_split, config.first_clip, num_clips)
+        return ProceduralSource(*scenes, num_frames, *size, config.procedural_style)
     if config.frames is None:
         raise ValueError(f"source={config.source} needs the option frames, the folder of the videos")
     common: dict[str, Any] = {

@@ -154,6 +154,8 @@ class EvaluationOptions(SourceOptions):
             raise ValueError(
                 f"{chosen[0]} means nothing to source=procedural, whose clips are made with their frames; leave it out"
             )
+        if self.procedural_style == "varied" and self.task in ("t2vc", "all"):
+            raise ValueError(f"varied scenes have no captions to make videos of: task v2c takes them, got {self.task}")
         if self.task == "list" and self.source == "procedural":
             raise ValueError("procedural clips need no list: split, first_clip and clips say which they are")
 
@@ -192,6 +194,7 @@ def _choices() -> dict[str, tuple[str, ...]]:
     return {
         "registration": ("fast", "reference"),
         "procedural_split": _ONLY_PROCEDURAL_SPLITS,
+        "procedural_style": ("rooms", "varied"),
         "cameras_from": _METHODS,
         "windows": ("first", "all"),
         "dtype": ("float32", "bfloat16", "float16"),

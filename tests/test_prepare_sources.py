@@ -208,7 +208,7 @@ def test_a_model_that_is_nowhere_ends_in_one_line(tmp_path: Path, caplog: pytest
     ],
 )
 def test_options_that_a_source_ignores_are_refused(tmp_path: Path, model: Path, source: str, option: str, value: object) -> None:
-    takers = [name for name, options in SOURCE_OPTIONS.items() if option in options]
+    takers = [name for name, options in SOURCE_OPTIONS.items() if option in options] or ["procedural"]  # of prepare's own
     with pytest.raises(ValueError, match=f"^{option}={value} means nothing to source={source}; it is for {', '.join(takers)}$"):
         _config(tmp_path, model, source=source, **{option: value})
     _config(tmp_path, model, source=takers[0], **{option: value})

@@ -4,6 +4,7 @@ A ray's direction has length 1 along the camera's z, so its parameter t is the z
 four for the colour (a regular 2 x 2 grid, averaged) and one through its centre for the depth. Letters: R rays of a frame.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from jog3r.data.procedural.room_surfaces import RoomStyle, shade_room
 from jog3r.data.procedural.scene_layout import Layout, PlacedObject
 from jog3r.data.procedural.scene_objects import Solid
+from jog3r.data.procedural.varied_scenes import SurfaceTexture
 
 _OFFSETS = np.array([[-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25], [0.0, 0.0]], np.float32)
 _CENTRE = 4
@@ -39,7 +41,13 @@ class _Turned:
 
 
 def render(
-    layout: Layout, style: RoomStyle, cam_to_room: np.ndarray, focal_px: np.ndarray, height: int, width: int
+    layout: Layout,
+    style: RoomStyle,
+    cam_to_room: np.ndarray,
+    focal_px: np.ndarray,
+    height: int,
+    width: int,
+    draw_texture: Callable[[int], SurfaceTexture] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a scene.
 
@@ -50,6 +58,7 @@ def render(
         focal_px: (F,) focal lengths in pixels; the principal point is (W/2, H/2), pixel centres are integers.
         height: H in pixels.
         width: W in pixels.
+        draw_texture: number of surfaces -> what their colours are multiplied by.
 
     Returns:
         Frames (F, H, W, 3) uint8 and z depth (F, H, W) float32.
@@ -60,6 +69,7 @@ def render(
         first_colour.append(len(colours))
         colours += [solid.colour for solid in item.furniture.solids]
     table = np.array(colours, np.float32)
+    texture = None if draw_texture is None else draw_texture(len(table))
     windows = [_solid_windows(item, cam_to_room, focal_px, height, width) for item in layout.objects]
     frames = np.empty((len(cam_to_room), height, width, 3), np.uint8)
     depth = np.empty((len(cam_to_room), height, width), np.float32)
@@ -72,6 +82,12 @@ def render(
         shade_room(layout, style, frame.origin, frame.direction, frame.depth, wall, frame.colour, frame.shade)
         rgb = table[frame.colour[:_CENTRE]]  # (4, H, W, 3)
         rgb *= frame.shade[:_CENTRE, ..., None]
+        if texture is not None:
+            reach = frame.depth[:_CENTRE]
+            points = np.stack(
+                [np.float32(o) + d[:_CENTRE] * reach for o, d in zip(frame.origin, frame.direction, strict=True)], -1
+            )
+            rgb *= texture.factor(points, frame.colour[:_CENTRE], reach / np.float32(focal))
         frames[number] = np.minimum(rgb.sum(0) * 0.25 + 0.5, 255.0).astype(np.uint8)
         depth[number] = frame.depth[_CENTRE]
     return frames, depth

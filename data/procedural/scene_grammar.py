@@ -88,6 +88,10 @@ class Draw:
         """One of `values`, each as likely."""
         return values[int(float(self._generator.random()) * len(values))]
 
+    def array(self, *shape: int) -> np.ndarray:
+        """Numbers in [0, 1), float64."""
+        return self._generator.random(shape)
+
     def sign(self) -> float:
         """-1.0 or 1.0."""
         return -1.0 if self.chance(0.5) else 1.0

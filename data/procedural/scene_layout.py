@@ -209,9 +209,16 @@ def _visible_share(objects: list[PlacedObject], path: CameraPath) -> np.ndarray:
     return np.stack([(owner == number).mean(-1) for number in range(len(objects))], -1)
 
 
-def draw_layout(draw: Draw, words: SceneWords) -> Layout:
-    """A layout in which every object of `words` is seen in the clip and the camera keeps its clearance."""
-    path = draw_path(draw, words.motion)
+def draw_layout(draw: Draw, words: SceneWords, path: CameraPath | None = None, spare: float = 1.0) -> Layout:
+    """A layout in which every object of `words` is seen in the clip and the camera keeps its clearance.
+
+    Args:
+        draw: source of chance.
+        words: what is in the room.
+        path: of the camera; None draws one.
+        spare: most metres between what the room must hold and each wall.
+    """
+    path = path or draw_path(draw, words.motion)
     furniture = [build_furniture(draw, kind, PALETTE["objects"][colour]) for colour, kind in words.objects]
     furniture.sort(key=lambda _: draw.uniform(0.0, 1.0))
     positions = path.cam_to_room(np.linspace(0.0, 1.0, _PATH_STEPS))[:, :3, 3]
@@ -231,19 +238,19 @@ def draw_layout(draw: Draw, words: SceneWords) -> Layout:
             break
     if not best:
         raise RuntimeError(f"no free place was found for {words.objects}: widen _place's ranges")
-    low, high = _room_around(draw, best, positions)
+    low, high = _room_around(draw, best, positions, spare)
     return Layout(low, high, tuple(best), path)
 
 
-def _room_around(draw: Draw, objects: list[PlacedObject], positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _room_around(draw: Draw, objects: list[PlacedObject], positions: np.ndarray, spare: float) -> tuple[np.ndarray, np.ndarray]:
     """x, y, z range of a room that holds the path and the objects, with random space left over."""
     corners = np.concatenate([_corners(item) for item in objects])
     path = positions[:, [0, 2]]
     low = np.minimum(path.min(0) - _WALL_CLEARANCE, corners.min(0) - 0.04)
     high = np.maximum(path.max(0) + _WALL_CLEARANCE, corners.max(0) + 0.04)
     for axis in range(2):
-        low[axis] -= draw.uniform(0.0, 1.0)
-        high[axis] += draw.uniform(0.0, 1.0)
+        low[axis] -= draw.uniform(0.0, spare)
+        high[axis] += draw.uniform(0.0, spare)
         missing = max(0.0, draw.uniform(3.2, 4.2) - (high[axis] - low[axis]))
         share = draw.uniform(0.2, 0.8)
         low[axis] -= missing * share

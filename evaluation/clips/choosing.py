@@ -29,7 +29,8 @@ def choose_clips(options: EvaluationOptions, num_frames: int, size: tuple[int, i
     count = options.count(generate)
     if options.source == "procedural":
         height, width = size or (64, 64)
-        return ProceduralClips(options.procedural_split, options.first_clip, count or 1, num_frames, height, width)
+        scenes = (options.procedural_split, options.first_clip, count or 1)
+        return ProceduralClips(*scenes, num_frames, height, width, options.procedural_style)
     source = _source(options, size, num_frames, generate)
     rule = WindowRule(num_frames, options.stride, options.windows)
     settings: dict[str, Any] = {**_source_settings(source), "size": "the videos'" if size is None else list(size)}

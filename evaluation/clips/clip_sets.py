@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jog3r.data import Clip, procedural_clip
-from jog3r.data.procedural import procedural_caption
+from jog3r.data.procedural import procedural_caption, scene_names
 from jog3r.data.procedural.scene_grammar import split_size
 
 __all__ = ["ClipSet", "GivenClips", "ProceduralClips", "as_clip_set"]
@@ -60,20 +60,22 @@ class ClipSet(Sequence[Clip]):
 class ProceduralClips(ClipSet):
     """Clips first, first + 1, ... of a split, drawn when asked for."""
 
-    def __init__(self, split: str, first: int, count: int, num_frames: int, height: int, width: int) -> None:
+    def __init__(  # noqa: PLR0913  # what a clip is a function of
+        self, split: str, first: int, count: int, num_frames: int, height: int, width: int, style: str = "rooms"
+    ) -> None:
         """Refuse clips outside the split."""
         size = split_size(split)
         if count < 1 or first < 0 or first + count > size:
             raise ValueError(f"split {split!r} has clips 0..{size - 1}, got {count} clips from {first}")
-        self.split, self.first = split, first
+        self.split, self.first, self.style = split, first, style
         self.size = (num_frames, height, width)
         self.keys = self.owners = range(count)
-        self.names = self.videos = [f"{split}/{index:08d}" for index in range(first, first + count)]
+        self.names = self.videos = scene_names(split, first, count, style)
 
     def load(self, index: int) -> Clip:
         """Clip `first + index`."""
         num_frames, height, width = self.size
-        return procedural_clip(self.first + index, self.split, num_frames, height, width)
+        return procedural_clip(self.first + index, self.split, num_frames, height, width, self.style)
 
     def caption(self, index: int) -> str:
         """The scene's."""
@@ -81,7 +83,8 @@ class ProceduralClips(ClipSet):
 
     def describe(self) -> dict[str, Any]:
         """Split, first and size."""
-        return {"source": "procedural", "split": self.split, "first": self.first, "size": list(self.size)}
+        style = {} if self.style == "rooms" else {"style": self.style}
+        return {"source": "procedural", "split": self.split, "first": self.first, "size": list(self.size), **style}
 
 
 class GivenClips(ClipSet):
