@@ -10,7 +10,7 @@ from tqdm import tqdm
 from jog3r.sfm.checks import check_given
 from jog3r.sfm.colmap import load_pycolmap, quiet
 from jog3r.sfm.frames import check_frames, frame_size, make_grid
-from jog3r.sfm.matching.features import all_pairs, find_features, match_features
+from jog3r.sfm.matching.features import EXHAUSTIVE_FRAMES, all_pairs, find_features, match_features
 from jog3r.sfm.matching.learned import learned_matches, load_matcher
 from jog3r.sfm.matching.supported import supported_tracks
 from jog3r.sfm.matching.tracks import build_tracks
@@ -82,7 +82,9 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
             other = Path(folder) / "learned"
             other.mkdir()
             matches = learned_matches(frames, grid, other, pairs, network, (prior.focal, prior.known), seed, bar.update)
-        tracks = build_tracks(matches).limited(MOST_SEEN, seed)
+        tracks = build_tracks(matches)
+        if len(frames) > EXHAUSTIVE_FRAMES:
+            tracks = tracks.limited(MOST_SEEN, seed)
         bar.set_description(_STAGES[2])
         best, trials = solve(matches, tracks, prior, given.network(prior), given.aspect_open, seed)
         bar.update()

@@ -13,10 +13,8 @@ from jog3r.sfm.frames import Grid, rgb_frame
 from jog3r.sfm.matching.retrieval import loop_pairs
 
 PEAK_THRESHOLD = 0.002  # a third of COLMAP's: walls and compressed video have few strong corners
-MAX_FEATURES = 2048
-MAX_FEATURES_LONG = 1024  # of a frame of a video of more than `LONG` frames
-LONG = 100
-EXHAUSTIVE_FRAMES = 32
+MAX_FEATURES = 1200
+EXHAUSTIVE_FRAMES = 24
 NEIGHBOURS = 4  # following frames to which each frame of a longer video is matched; then 8, 16, 32, ... ahead
 _FRAMES_AT_ONCE, _PAIRS_AT_ONCE = 64, 1024
 
@@ -88,7 +86,7 @@ def find_features(video: Any, grid: Grid, folder: Path, focal_px: float, seed: i
     options = pycolmap.FeatureExtractionOptions()
     options.use_gpu = False
     options.sift.peak_threshold = PEAK_THRESHOLD
-    options.sift.max_num_features = MAX_FEATURES if len(video) <= LONG else MAX_FEATURES_LONG
+    options.sift.max_num_features = MAX_FEATURES
     pycolmap.set_random_seed(seed)
     for start in range(0, len(video), _FRAMES_AT_ONCE):
         names = write_frames(video, grid, images, range(start, min(start + _FRAMES_AT_ONCE, len(video))))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jog3r.sfm.matching.features import EXHAUSTIVE_FRAMES, Matches
+from jog3r.sfm.matching.features import Matches
 
 _SAME_PLACE_PX = 1.0  # SIFT gives one corner two features if two orientations are likely
 
@@ -55,9 +55,9 @@ class Tracks:
         return self.select((many | needed)[self.point])
 
     def limited(self, per_frame: int, seed: int) -> "Tracks":
-        """So many points that a frame sees `per_frame` on average; all of a short clip."""
+        """At most so many points that a frame sees `per_frame` on average."""
         wanted = per_frame * self.num_frames / max(len(self.point), 1)
-        return self if self.num_frames <= EXHAUSTIVE_FRAMES or wanted >= 1 else self.thin(round(wanted * self.num_points), seed)
+        return self if wanted >= 1 else self.thin(round(wanted * self.num_points), seed)
 
     def thin(self, max_points: int, seed: int) -> "Tracks":
         """At most `max_points` of the points, drawn in proportion to the number of frames that see them."""

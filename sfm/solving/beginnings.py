@@ -20,8 +20,7 @@ from jog3r.sfm.solving.resection import add_frames
 from jog3r.sfm.solving.rotation import rotating_camera
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution
 
-TRIAL_POINTS, TRIAL_POINTS_PER_FRAME = 1000, 30  # of the tracks on which beginnings are tried, at most
-TRIAL_SEEN = 250  # of them, seen by a frame of a long video
+TRIAL_SEEN = 300  # points that a frame sees on average in the tracks on which beginnings are tried, at most
 LEAST_CONFIRMED = 50  # observations that three frames confirm, of a frame that can do without others
 _OTHER_FOCALS = (0.7, 1.4)  # of the likeliest; the mapper begins with each held fast, bundle adjustment frees it
 _AGREE = 1.03  # costs of two beginnings that found the same
@@ -47,12 +46,12 @@ def solve(
 
     Returns:
         The winner, finished over all tracks, None if no two frames have enough in common; and all beginnings, best first, as
-        judged on at most `TRIAL_POINTS` tracks.
+        judged on some of the tracks.
     """
     if not tracks.num_points:
         return None, []
     sure = tracks.confirmed(LEAST_CONFIRMED)
-    some = sure.thin(max(TRIAL_POINTS, TRIAL_POINTS_PER_FRAME * tracks.num_frames), seed).limited(TRIAL_SEEN, seed)
+    some = sure.limited(TRIAL_SEEN, seed)
     trials = _try_beginnings(matches, some, prior, network, seed)
     if not trials:
         return None, []

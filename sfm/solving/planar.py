@@ -10,6 +10,7 @@ from jog3r.sfm.solving.solution import ROBUST_PX, Solution, reprojection
 _RATIO = 1.5  # of the deviations, as in `jog3r.geometry.registration`
 _MOST_POINTS, _LEAST_POINTS = 400, 20
 _TRIALS = 50
+_LEAST_ON_IT = 0.97  # of the observations
 
 
 def scene_is_planar(tracks: Tracks, verdict: Verdict) -> bool:
@@ -35,7 +36,7 @@ def scene_is_planar(tracks: Tracks, verdict: Verdict) -> bool:
         LEAST_NOISE_PX**2 + float((distance**2).sum()) / max(numbers - unknowns, 1)
         for distance, unknowns in ((flat, 2 * len(kept) + 3), (free, 3 * len(kept)))
     ]
-    return variances[0] <= _RATIO**2 * variances[1]
+    return variances[0] <= _RATIO**2 * variances[1] and float((flat < ROBUST_PX).mean()) >= _LEAST_ON_IT
 
 
 def _best_plane(tracks: Tracks, solution: Solution, points: np.ndarray) -> np.ndarray:
