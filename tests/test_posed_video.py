@@ -9,6 +9,7 @@ import pytest
 import torch
 from patch_matching import corner_matches
 from PIL import Image
+from seven_scenes import as_transforms
 
 from jog3r.data.camera_formats import find_cameras, read_posed_frames
 from jog3r.data.camera_formats.lenses import undistortion_grid
@@ -256,28 +257,12 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, truth: Clip) -> None:
     assert find_cameras(tmp_path / "empty") is None
 
 
-def _as_transforms(scene: Path, folder: Path) -> None:
-    """A clip of the shared data as a nerfstudio folder that points at its images and depth."""
-    document = json.loads((scene / "scene.json").read_text())
-    frames = []
-    for number, frame in enumerate(document["frames"]):
-        matrix = np.linalg.inv(np.array(frame["w2c"])) @ OPENGL
-        camera = dict(zip(("fl_x", "fl_y", "cx", "cy"), frame["K"], strict=True))
-        entry = {"file_path": f"images/{number:03d}.jpg", "depth_file_path": f"depth/{number:03d}.png"}
-        frames.append({**entry, **camera, "transform_matrix": matrix.tolist()})
-    folder.mkdir()
-    for name in ("images", "depth"):
-        (folder / name).symlink_to(scene / name)
-    size = {"w": document["width"], "h": document["height"]}
-    (folder / "transforms.json").write_text(json.dumps({**size, "frames": frames}))
-
-
 def test_real_rgbd_frames_agree_across_frames(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     """Points of frame 1 of 7-Scenes, seen from later cameras, fall on the corners that patch matching finds there."""
     folder = shared_data("sevenscenes_redkitchen")
     errors, moved = [], []
     for scene in sorted(folder.glob("clip_*"))[:3]:
-        _as_transforms(scene, tmp_path / scene.name)
+        as_transforms(scene, tmp_path / scene.name)
         clip = PosedFolders(tmp_path / scene.name, (192, 256), default_caption="").load(0)
         assert 0.5 < clip.valid.mean() < 1
         depth, intrinsics, poses = (torch.from_numpy(getattr(clip, name)) for name in ("depth", "intrinsics", "poses"))

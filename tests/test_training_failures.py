@@ -176,7 +176,7 @@ class Hanging(Dataset):
 def test_a_run_that_breaks_off_does_not_wait_for_a_worker_that_stalls(tmp_path: Path) -> None:
     code = f"""
 from test_training_failures import BatchShare, Hanging, TrainConfig, build_loader
-config = TrainConfig("a", {str(tmp_path)!r}, generation_batch=1, reconstruction_batch=0, num_steps=3)
+config = TrainConfig(init_from="a", output_dir={str(tmp_path)!r}, generation_batch=1, reconstruction_batch=0, num_steps=3)
 batches = iter(build_loader(Hanging(), BatchShare(1, 0), config, 0))
 next(batches)
 raise SystemExit(3)
@@ -186,7 +186,9 @@ raise SystemExit(3)
 
 
 def test_a_loader_that_stalls_or_fails_says_so(tmp_path: Path) -> None:
-    config = TrainConfig("a", str(tmp_path), generation_batch=1, reconstruction_batch=0, num_steps=3, loader_timeout=2.0)
+    config = TrainConfig(
+        init_from="a", output_dir=str(tmp_path), generation_batch=1, reconstruction_batch=0, num_steps=3, loader_timeout=2.0
+    )
     clips = Hanging()
     batches = iter(build_loader(clips, BatchShare(1, 0), config, 0))
     assert clips.hangs.wait(300)  # the worker has started, which may take longer than a step may wait, and given clip 0

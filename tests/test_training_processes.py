@@ -69,8 +69,8 @@ def test_shares_cover_the_stream_once_and_keep_both_halves_apart(processes: int,
 def test_a_clip_has_its_noise_whoever_computes_it() -> None:
     latents = torch.zeros(6, 4, 2, 3, 3)
     settings = {"num_frames": 5, "pairs_per_clip": 2, "seed": 3}
-    whole = TrainConfig("a", "b", generation_batch=4, reconstruction_batch=2, **settings)
-    half = TrainConfig("a", "b", generation_batch=2, reconstruction_batch=1, **settings)
+    whole = TrainConfig(init_from="a", output_dir="b", generation_batch=4, reconstruction_batch=2, **settings)
+    half = TrainConfig(init_from="a", output_dir="b", generation_batch=2, reconstruction_batch=1, **settings)
     together = draw_step_noise(whole, 7, list(range(6)), latents, 8, 1000)
     for process in range(2):
         slots = BatchShare(2, 1, 1, process, 2).slots(0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from jog3r.data.option_checks import check_options_of, places_as_text
+from jog3r.data.source_options import SOURCE_OPTIONS, SourceOptions
 from jog3r.training.option_help import describe_options
 
 Config = TypeVar("Config")
@@ -29,6 +30,7 @@ _PREPARED = ("edge_threshold", "agreement_threshold", "max_missing_share", "reve
 DATA_OPTIONS = {  # what each kind of clips takes; to the other the option would mean nothing, so it is refused
     "procedural": ("first_clip",),
     "cache": ("cache_dir", *_PREPARED),
+    "videos": (*(field.name for field in dataclasses.fields(SourceOptions) if field.name != "first_clip"), *_PREPARED),
     "stream": ("dataset", "dataset_revision", "open_shards", "stream_retries", *_PREPARED),
 }
 _NOTHING = ("", "~", "null", "Null", "NULL")  # as yaml writes None
@@ -175,8 +177,8 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
     raise ValueError(f"option {name} must be {wanted}, got {value!r} ({type(value).__name__})")
 
 
-@dataclasses.dataclass
-class TrainConfig:
+@dataclasses.dataclass(kw_only=True)
+class TrainConfig(SourceOptions):
     """Options of `train_joint.py`.
 
     The reconstruction half of a step is switched on by `reconstruction_batch` > 0, the generation half by `generation_batch` > 0.
@@ -198,16 +200,16 @@ class TrainConfig:
     head_attention: Literal["pairwise", "global"] | None = None  # another than init_from's starts a fresh head
     train_text_encoder: bool = False  # with the generation loss
     # data
-    data: Literal["procedural", "cache", "stream"] = "procedural"  # scenes drawn as it goes, or what was prepared
+    data: Literal["procedural", "cache", "stream", "videos"] = "procedural"  # scenes drawn as it goes, prepared, or a source
     cache_dir: str | None = None  # with data=cache: a folder that `jog3r prepare` filled, read at random
     dataset: str | None = None  # with data=stream: such a folder, OWNER/NAME of the hub, or another address
     dataset_revision: str | None = None  # of a repository of the hub: branch, tag or commit
     open_shards: int = 4  # with data=stream: that a worker takes its clips from in turn
     stream_retries: int = 6  # with data=stream: after a lost connection, 1, 2, 4, ... seconds apart
-    edge_threshold: float | None = 0.1  # with prepared data: relative depth step beside which depth is not believed
-    agreement_threshold: float | None = None  # with prepared data: relative disagreement with other frames
-    max_missing_share: float = 0.05  # with prepared data: of its list, videos that `prepare` skipped, or too short for a clip
-    reverse_probability: float = 0.5  # with prepared data: share of the clips that run backward
+    edge_threshold: float | None = 0.1  # not of procedural scenes: relative depth step beside which depth is not believed
+    agreement_threshold: float | None = None  # not of procedural scenes: relative disagreement with other frames
+    max_missing_share: float = 0.05  # not of procedural scenes: of its list, videos that are missing, skipped or too short
+    reverse_probability: float = 0.5  # not of procedural scenes: share of the clips that run backward
     num_frames: int = 16  # of each clip
     height: int = 64  # of the clips, in pixels
     width: int = 64  # likewise
@@ -275,6 +277,18 @@ class TrainConfig:
         self._check_what_is_trained_and_kept()
         self._check_bounds()
         check_options_of(self, "data", DATA_OPTIONS)
+        if self.data == "videos":
+            self._check_source()
+
+    def _check_source(self) -> None:
+        if self.source == "procedural":
+            raise ValueError("scenes drawn as it goes are data=procedural, got data=videos with source=procedural")
+        check_options_of(self, "source", SOURCE_OPTIONS)
+        if self.source.startswith("realestate10k") and self.reconstruction_batch:
+            raise ValueError(
+                f"source={self.source} has no depth, from which the 3D head learns: `jog3r prepare` it with a depth model, or "
+                f"set reconstruction_batch=0, got {self.reconstruction_batch}"
+            )
 
     def _check_bounds(self) -> None:
         values = {name: value for name, value in vars(self).items() if isinstance(value, (int, float))}
@@ -304,10 +318,10 @@ class TrainConfig:
             raise ValueError("the reconstruction half reads no captions: train_text_encoder=true needs generation_batch > 0")
         if self.trainable == "lora" and self.train_text_encoder:
             raise ValueError("a LoRA file holds layers of the transformer alone: trainable=lora goes not with train_text_encoder")
-        if self.model == "dust3r" and (self.generation_batch or self.data != "procedural"):
+        if self.model == "dust3r" and (self.generation_batch or self.data in ("cache", "stream")):
             raise ValueError(
                 "a DUSt3R generates nothing and reads frames, no latents: model=dust3r needs generation_batch=0 and "
-                f"data=procedural, got {self.generation_batch} and {self.data}"
+                f"data=procedural or videos, got {self.generation_batch} and {self.data}"
             )
         jog3r_only = self.trainable != "all" or self.feature_layers is not None or self.head_attention is not None
         if self.model == "dust3r" and (jog3r_only or self.train_text_encoder):

@@ -34,12 +34,12 @@ from jog3r.data.cache import (
 from jog3r.data.clip import Clip
 from jog3r.data.files import write_aside
 from jog3r.data.source import ClipSource
-from jog3r.pipelines.captions import embed_texts
 from jog3r.pipelines.latents import encode_frames, vae_scale_factor
 from jog3r.pipelines.loading.depth_model import DepthModel, check_depth_model, load_depth_model
 from jog3r.training.config import load_config
 from jog3r.training.folder_lock import check_world
 from jog3r.training.last_words import say_why
+from jog3r.training.preparation.caption_embeddings import embed_captions
 from jog3r.training.preparation.component_files import (
     check_parts,
     load_text_models,
@@ -249,7 +249,8 @@ class Preparation:
         texts = self.texts[first : first + self.config.captions_per_shard]
         captions: list[CachedCaption] = []
         for start in range(0, len(texts), self.config.batch_size):
-            captions += self._embed(texts[start : start + self.config.batch_size])
+            some = texts[start : start + self.config.batch_size]
+            captions += embed_captions(self.tokenizer, self.text_encoder, some, self.caption_length, self.device)
         table = caption_rows(first, captions)
 
         def write(aside: Path) -> None:
@@ -258,17 +259,6 @@ class Preparation:
 
         write_aside(self.shards.data("captions", number), write)
         self.shards.seal("captions", number, {"captions": len(texts)})
-
-    @torch.no_grad()
-    def _embed(self, texts: list[str]) -> list[CachedCaption]:
-        length = self.caption_length
-        embeds, mask = embed_texts(self.tokenizer, self.text_encoder, texts, length, self.device)
-        ids = self.tokenizer([text.lower().strip() for text in texts], truncation=True, max_length=length).input_ids
-        # Trimmed to the tokens: most captions have ten, and padding would be nine tenths of the file.
-        return [
-            CachedCaption(text, torch.tensor(ids[row]).numpy(), embeds[row, mask[row]].half().cpu().numpy())
-            for row, text in enumerate(texts)
-        ]
 
     def _write_clips(self, number: int, bar: tqdm, skipped_before: int) -> int:
         """Write one shard; the number of videos skipped."""

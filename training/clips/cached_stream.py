@@ -13,6 +13,7 @@ from jog3r.data.cache import REPORT, Cache, CachedFrames
 from jog3r.data.frame_choice import REVERSE_PROBABILITY, STRIDES, FrameSelection, select_frames, shuffled_index
 from jog3r.data.poses import rebase_poses
 from jog3r.data.source import list_hash
+from jog3r.training.preparation.caption_embeddings import caption_item
 from jog3r.training.preparation.component_files import weights_hash
 from jog3r.training.preparation.depth_masks import DepthChecks
 
@@ -157,7 +158,7 @@ class CachedStream(Dataset):
         video, selection = self.selection(position)
         frames = self.cache.frames(video, selection.indices.tolist())
         caption_id = self.cache.caption_ids(video)[int(selection.reversed)]
-        return {**self._tensors(frames), **self._caption(caption_id)}
+        return {**self._tensors(frames), **caption_item(self.cache.caption(caption_id), self.caption_length)}
 
     def _tensors(self, frames: CachedFrames) -> dict[str, torch.Tensor]:
         depth, valid = torch.from_numpy(frames.depth), torch.from_numpy(frames.valid)
@@ -172,16 +173,6 @@ class CachedStream(Dataset):
             "intrinsics": intrinsics,
             "poses": poses,
         }
-
-    def _caption(self, caption_id: int) -> dict[str, Any]:
-        caption = self.cache.caption(caption_id)
-        count = len(caption.ids)
-        ids = torch.zeros(self.caption_length, dtype=torch.long)  # T5 pads with 0
-        mask = torch.zeros(self.caption_length, dtype=torch.long)
-        embeddings = torch.zeros(self.caption_length, self.cache.caption_channels)  # (L, D)
-        ids[:count], mask[:count] = torch.from_numpy(caption.ids), 1
-        embeddings[:count] = torch.from_numpy(caption.embeddings.astype(np.float32))
-        return {"caption_ids": ids, "caption_mask": mask, "caption_embeds": embeddings}
 
 
 def _name(model: nn.Module) -> str:

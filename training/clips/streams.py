@@ -10,17 +10,21 @@ import torch
 from torch.utils.data import DataLoader
 
 from jog3r.data.cache import Cache, open_place
+from jog3r.data.source_options import build_source
 from jog3r.training.clips.cached_stream import CachedStream
 from jog3r.training.clips.clip_stream import ProceduralStream
 from jog3r.training.clips.shard_deal import Readers
 from jog3r.training.clips.shard_stream import ShardStream
 from jog3r.training.clips.step_batches import BatchShare, ShareOfStream
+from jog3r.training.clips.video_stream import VideoStream
 from jog3r.training.config import TrainConfig
+from jog3r.training.preparation.caption_embeddings import embed_captions
 from jog3r.training.preparation.depth_masks import DepthChecks
 
 __all__ = ["build_loader", "build_stream", "end_workers"]
 
-ClipStream: TypeAlias = ProceduralStream | CachedStream
+ClipStream: TypeAlias = ProceduralStream | CachedStream | VideoStream
+_CAPTIONS_AT_ONCE = 16
 
 
 def build_stream(config: TrainConfig, pipeline: Any, caption_length: int, share: BatchShare) -> ClipStream:
@@ -54,8 +58,34 @@ def build_stream(config: TrainConfig, pipeline: Any, caption_length: int, share:
             stream.check_depth()
         stream.check_missing(config.max_missing_share)
         return stream
+    if config.data == "videos":
+        return _video_stream(config, pipeline, caption_length, length)
     vae, tokenizer = getattr(pipeline, "vae", None), getattr(pipeline, "tokenizer", None)  # a DUSt3R has neither
     return ProceduralStream(vae, tokenizer, caption_length, size, config.first_clip, length, config.seed)
+
+
+def _video_stream(config: TrainConfig, pipeline: Any, caption_length: int, length: int) -> VideoStream:
+    source = build_source(config, (config.height, config.width), 0, config.num_frames)
+    stream = VideoStream(
+        source, config.num_frames, length, config.seed, vae=getattr(pipeline, "vae", None),
+        reverse_probability=config.reverse_probability, checks=DepthChecks(config.edge_threshold, config.agreement_threshold),
+        needs_depth=config.reconstruction_batch > 0,
+    )  # fmt: skip
+    stream.check_missing(config.max_missing_share)
+    if config.generation_batch:
+        tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
+        if tokenizer is None or encoder is None:
+            raise ValueError(
+                f"init_from={config.init_from!r} has no text encoder or no tokenizer to embed captions with: add them, or "
+                "set generation_batch=0"
+            )
+        texts, captions = stream.caption_texts(), []
+        for start in range(0, len(texts), _CAPTIONS_AT_ONCE):
+            captions += embed_captions(
+                tokenizer, encoder, texts[start : start + _CAPTIONS_AT_ONCE], caption_length, encoder.device
+            )
+        stream.keep_captions(captions, caption_length)
+    return stream
 
 
 def build_loader(stream: ClipStream, share: BatchShare, config: TrainConfig, first_step: int) -> DataLoader:

@@ -14,7 +14,16 @@ from jog3r.training.run.step_log import read_steps
 __all__ = ["PLACES", "named_places", "source_version", "training_section"]
 
 ROOT = Path(__file__).resolve().parents[2]
-PLACES = ("init_from", "output_dir", "cache_dir", "dataset")  # options that are, or may be, folders
+PLACES = (
+    "init_from",
+    "output_dir",
+    "cache_dir",
+    "dataset",
+    "frames",
+    "cameras",
+    "captions",
+    "split",
+)  # options that are, or may be, folders
 _NOT_TOLD = (*PLACES, "num_threads", "num_workers", "loader_timeout", "hub_model_id", "push_to_hub", "hub_private")
 _LAST = 100  # steps whose mean loss is told
 
@@ -23,8 +32,9 @@ def named_places(config: TrainConfig) -> dict[str, Any]:
     """The options, with folders by their own names: the rest of a path says nothing elsewhere. A data set of the hub is whole."""
     values = dataclasses.asdict(config)
     folders = [name for name in PLACES if values[name] is not None]
-    if config.dataset is not None and not Path(config.dataset).is_absolute() and not Path(config.dataset).exists():
-        folders.remove("dataset")
+    for name in ("dataset", "frames"):
+        if name in folders and not Path(values[name]).is_absolute() and not Path(values[name]).exists():
+            folders.remove(name)
     return values | {name: Path(values[name]).name for name in folders}
 
 
