@@ -2,9 +2,9 @@
 
     python benchmarks/sfm_long.py [--frames 125 250 500 1000] [--size 640 360] [--turns 1.15]
 
-A camera walks round a textured hall, a little more than once, at the same pace for every length: the longest walk sees its first
-places again. Frames are rendered to a file first; each length is solved in a process of its own, whose largest memory of its own
-(without the frames' file) is printed with its processor seconds.
+A camera walks round a textured hall with panels in it, a little more than once, at the same pace for every length: the longest
+walk sees its first places again. Frames are rendered to a file first; each length is solved in a process of its own, whose
+largest memory of its own (without the frames' file) is printed with its processor seconds.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.geometry.cameras import pixel_rays
 
 TEXELS = 2048  # of a wall, across and down
+PANELS, PANEL_SIZE = 24, (1.2, 1.6)  # that stand around, near the walls; how wide and high
 
 
 def main() -> int:
@@ -101,6 +102,7 @@ def look(walls: list[list[np.ndarray]], ways: np.ndarray, centre: np.ndarray, fo
     distance = far[np.arange(len(far)), axis]
     hit = (centre + distance[:, None] * ways) / half  # -1..1 on the walls
     values = np.empty(len(ways), np.float32)
+    nearest = distance.copy()
     level_of = np.log2(np.maximum(distance * TEXELS / (2 * half.mean() * focal_px), 1)).round().astype(int).clip(0, 4)
     for wall in range(6):
         here = np.flatnonzero((axis == wall // 2) & (np.sign(ways[np.arange(len(ways)), axis]) == 2 * (wall % 2) - 1))
@@ -108,6 +110,19 @@ def look(walls: list[list[np.ndarray]], ways: np.ndarray, centre: np.ndarray, fo
         for level in np.unique(level_of[here]).tolist():
             some = level_of[here] == level
             values[here[some]] = between(walls[wall][level], (place[some] + 1) / 2)
+    for number in range(PANELS):
+        angle = 2 * np.pi * number / PANELS
+        middle = np.array([4.4 * np.cos(angle), 0.8 * np.sin(5 * angle), 3.7 * np.sin(angle)], np.float32)
+        across, down = np.array([np.sin(2 * angle), 0, np.cos(2 * angle)], np.float32), np.array([0, 1, 0], np.float32)
+        normal = np.cross(across, down)
+        with np.errstate(divide="ignore"):
+            away = ((middle - centre) @ normal) / (ways @ normal)
+        near = np.flatnonzero((away > 0) & (away < nearest))
+        offset = centre + away[near, None] * ways[near] - middle
+        place = np.stack([offset @ down / PANEL_SIZE[1], offset @ across / PANEL_SIZE[0]], 1) + 0.5
+        inside = ((place > 0) & (place < 1)).all(1)
+        nearest[near[inside]] = away[near[inside]]
+        values[near[inside]] = between(walls[number % 6][2][: TEXELS // 8, : TEXELS // 8], place[inside])
     return values
 
 
