@@ -44,7 +44,7 @@ Examples:
 
     >>> pipe = Jog3rPipeline.from_pretrained(tiny_checkpoint())
     >>> prompt = "a room with blue walls and a brown floor, with a red sofa, the camera moves forward"
-    >>> result = pipe(prompt, generator=torch.Generator().manual_seed(0))
+    >>> result = pipe(prompt, num_inference_steps=30, generator=torch.Generator().manual_seed(0))
     >>> frames = result.frames[0]  # PIL images
     >>> result.poses.shape, result.pointmaps.shape  # camera-to-world; one world point a pixel
     (torch.Size([1, 16, 4, 4]), torch.Size([1, 16, 64, 64, 3]))

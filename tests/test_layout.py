@@ -1,6 +1,7 @@
 """Guards the design: who may import whom, how long files and functions may be, what importing the package does."""
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -35,6 +36,11 @@ SOURCES = sorted(
 ) + [ROOT / "setup.py", ROOT / "spaces_app.py"]
 
 
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _owner(path: Path) -> str:
     relative = path.relative_to(ROOT)
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
@@ -43,7 +49,7 @@ def _owner(path: Path) -> str:
 def _imported(path: Path) -> set[str]:
     """Sub-packages of ours that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_tree(path)):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -68,7 +74,7 @@ def test_imports_follow_the_allowed_arrows(path: Path) -> None:
 def test_files_and_functions_stay_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_FILE
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.FunctionDef):
             limit = MAX_CALL if node.name == "__call__" else MAX_FUNCTION
             length = (node.end_lineno or 0) - node.lineno + 1
@@ -88,7 +94,7 @@ def _module_files() -> dict[str, Path]:
 def _imported_modules(path: Path, modules: dict[str, Path]) -> set[str]:
     """Modules of ours that a file's imports run: those named, also inside functions and for type checkers, and their packages."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

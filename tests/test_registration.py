@@ -473,7 +473,7 @@ def test_maps_without_a_pixel_to_tell_the_aspect_are_finite() -> None:
 
 
 def test_hostile_inputs_never_crash_hang_or_return_nan() -> None:
-    outcomes = {run_case(index).split(" ")[0] for index in range(100)}
+    outcomes = {run_case(index).split(" ")[0] for index in range(50)}
     assert outcomes == {"sound", "flagged", "refused"}
 
 
