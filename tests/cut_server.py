@@ -1,10 +1,33 @@
-"""A server on loopback that gives out a folder with ranges, and hangs up in the middle of every n-th answer if asked to."""
+"""A server on loopback that gives out a folder with ranges, and hangs up in the middle of every n-th answer if asked to.
 
+The same folder is the dataset repository `me/set` in the words of the hub, as far as reading one takes them.
+"""
+
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Lock, Thread
+
+COMMIT = "a" * 40
+
+
+def _hub_answer(folder: Path, place: str) -> tuple[int, str, bytes]:
+    """Status, kind of error and json that the hub has for a path of its programming interface."""
+    facts = {"id": "me/set", "sha": COMMIT, "siblings": []}
+    files = [{"type": "file", "path": path.name, "size": path.stat().st_size, "oid": COMMIT} for path in folder.glob("*.*")]
+    known = {"": facts, f"/revision/{COMMIT}": facts, f"/tree/{COMMIT}": files}
+    name, _, rest = place.partition("/api/datasets/me/set")
+    if name or rest not in known:
+        return 404, "RepoNotFound" if name else "RevisionNotFound", b"{}"
+    return 200, "", json.dumps(known[rest]).encode()
+
+
+def _range(header: str | None, size: int) -> tuple[int, int]:
+    """First and last byte that are asked for."""
+    begin, _, end = (header or "bytes=0-").removeprefix("bytes=").partition("-")
+    return int(begin), min(int(end or size), size - 1)
 
 
 @contextmanager
@@ -26,19 +49,21 @@ def serve(folder: Path, cut_every: int = 0) -> Iterator[tuple[str, list[str]]]:
             if closed.is_set():  # connections that were kept open are served by threads of their own
                 self.close_connection = True
                 return
-            path = folder / self.path.lstrip("/")
+            place = self.path.split("?")[0]
+            if place.startswith("/api/"):
+                self._api(place)
+                return
+            path = folder / place.removeprefix(f"/datasets/me/set/resolve/{COMMIT}").lstrip("/")
             if not path.is_file():
                 self.send_error(404)
                 return
             content = path.read_bytes()
-            first, last = 0, len(content) - 1
             wanted = self.headers.get("Range")
-            if wanted:
-                begin, end = wanted.removeprefix("bytes=").split("-")
-                first, last = int(begin), min(int(end or last), last)
+            first, last = _range(wanted, len(content))
             body = content[first : last + 1]
             self.send_response(206 if wanted else 200)
             self.send_header("Accept-Ranges", "bytes")
+            self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("Content-Length", str(len(body)))
             if wanted:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
@@ -52,6 +77,15 @@ def serve(folder: Path, cut_every: int = 0) -> Iterator[tuple[str, list[str]]]:
                 cuts.append(self.path)
                 self.close_connection = True
                 body = body[: len(body) // 2]
+            self.wfile.write(body)
+
+        def _api(self, place: str) -> None:
+            status, error, body = _hub_answer(folder, place)
+            self.send_response(status)
+            if error:
+                self.send_header("X-Error-Code", error)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cut_server import serve
+from cut_server import COMMIT, serve
 from diffusers import AutoencoderKL
 from tiny_components import tiny_text_encoder, tiny_tokenizer, tiny_vae
+from training_cases import settings
 
 from jog3r.data.cache import Cache, open_place, stream_frames
 from jog3r.data.cache.places import FolderPlace
@@ -17,6 +18,7 @@ from jog3r.training.clips.cached_stream import CachedStream
 from jog3r.training.clips.shard_deal import Readers, ShardDeal
 from jog3r.training.clips.shard_stream import ShardStream
 from jog3r.training.clips.step_batches import BatchShare, ShareOfStream
+from jog3r.training.clips.streams import build_loader
 from jog3r.training.preparation.prepare_config import PrepareConfig
 from jog3r.training.prepare import Preparation
 
@@ -171,6 +173,30 @@ def test_places_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             Cache(address)
     with pytest.raises(ValueError, match="a revision is for dataset repositories"):
         open_place(tmp_path, "main")
+
+
+def test_a_repository_of_the_hub_is_read_at_the_commit_of_now(folder: Path, vae, monkeypatch: pytest.MonkeyPatch) -> None:
+    share = BatchShare(1, 1)
+    with serve(folder / "cache") as (address, _):
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        place = open_place("me/set")
+        assert place.address == f"me/set@{COMMIT[:12]}" and place.url("x") == f"hf://datasets/me/set@{COMMIT}/x"
+        assert open_place("hf://datasets/me/set", COMMIT).url("x") == place.url("x")
+        stream, local = _stream(Cache(place), vae), _stream(Cache(folder / "cache"), vae)
+        assert torch.equal(stream[0]["latents"], local[0]["latents"])
+        config = settings(num_workers=1, num_steps=4, generation_batch=1, reconstruction_batch=1)
+        for step, batch in enumerate(build_loader(stream, share, config, 1), 1):  # in a forked process
+            for half in range(2):
+                item = local[2 * step + half]
+                assert all(torch.equal(batch[name][half], item[name]) for name in item)
+        with pytest.raises(ValueError, match="the dataset repository 'me/set' has no revision 'v9'"):
+            open_place("me/set", "v9")
+        with pytest.raises(ValueError, match="'me/other' is no folder here, and the hub shows no dataset repository"):
+            open_place("me/other")
+    with pytest.raises(ValueError, match="the hub cannot be asked for the dataset repository 'me/set': "):
+        open_place("me/set")
 
 
 def test_a_server_that_hangs_up_costs_nothing_but_time(folder: Path, vae, monkeypatch: pytest.MonkeyPatch) -> None:

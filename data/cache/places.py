@@ -162,9 +162,12 @@ def open_place(address: str | PathLike[str], revision: str | None = None) -> Pla
 def connection_errors() -> tuple[type[Exception], ...]:
     """What a lost connection, or a disk that hiccups, raises in the libraries that read."""
     found: list[type[Exception]] = [OSError]
-    for library, name in (("aiohttp", "ClientError"), ("httpx", "HTTPError")):
+    for library, module, name in (
+        ("aiohttp", "aiohttp", "ClientError"),
+        ("huggingface_hub", "huggingface_hub.errors", "HTTPError"),
+    ):
         if find_spec(library) is not None:
-            found.append(getattr(import_module(library), name))
+            found.append(getattr(import_module(module), name))
     return tuple(found)
 
 
