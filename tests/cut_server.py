@@ -21,7 +21,7 @@ def _hub_answer(folder: Path, place: str) -> tuple[int, str, bytes]:
     name, _, rest = place.partition("/api/datasets/me/set")
     if name or rest not in known:
         return 404, "RepoNotFound" if name else "RevisionNotFound", b"{}"
-    return 200, "", json.dumps(known[rest]).encode()
+    return 200, "none", json.dumps(known[rest]).encode()
 
 
 def _range(header: str | None, size: int) -> tuple[int, int]:
@@ -30,75 +30,84 @@ def _range(header: str | None, size: int) -> tuple[int, int]:
     return int(begin), min(int(end or size), size - 1)
 
 
+class _Handler(BaseHTTPRequestHandler):
+    server: "_Server"
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(head=True)
+
+    def do_GET(self) -> None:
+        self._answer(head=False)
+
+    def _answer(self, head: bool) -> None:
+        if self.server.closed.is_set():  # connections that were kept open are served by threads of their own
+            self.close_connection = True
+            return
+        place = self.path.split("?")[0]
+        if place.startswith("/api/"):
+            self._api(place)
+            return
+        path = self.server.folder / place.removeprefix(f"/datasets/me/set/resolve/{COMMIT}").lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content = path.read_bytes()
+        wanted = self.headers.get("Range")
+        first, last = _range(wanted, len(content))
+        body = content[first : last + 1]
+        self.send_response(206 if wanted else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(body)))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.end_headers()
+        if not head:
+            self.wfile.write(self._cut(body))
+
+    def _cut(self, body: bytes) -> bytes:
+        with self.server.lock:
+            self.server.asked += 1
+            whole = not self.server.cut_every or self.server.asked % self.server.cut_every != 0
+        if whole:
+            return body
+        self.server.cuts.append(self.path)
+        self.close_connection = True
+        return body[: len(body) // 2]
+
+    def _api(self, place: str) -> None:
+        status, error, body = _hub_answer(self.server.folder, place)
+        self.send_response(status)
+        self.send_header("X-Error-Code", error)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, folder: Path, cut_every: int):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.folder, self.cut_every = folder, cut_every
+        self.cuts: list[str] = []
+        self.asked, self.lock, self.closed = 0, Lock(), Event()
+
+
 @contextmanager
 def serve(folder: Path, cut_every: int = 0) -> Iterator[tuple[str, list[str]]]:
     """Address of `folder`, and the paths of the answers that were cut off."""
-    cuts: list[str] = []
-    asked, lock, closed = [0], Lock(), Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self._answer(head=True)
-
-        def do_GET(self) -> None:
-            self._answer(head=False)
-
-        def _answer(self, head: bool) -> None:
-            if closed.is_set():  # connections that were kept open are served by threads of their own
-                self.close_connection = True
-                return
-            place = self.path.split("?")[0]
-            if place.startswith("/api/"):
-                self._api(place)
-                return
-            path = folder / place.removeprefix(f"/datasets/me/set/resolve/{COMMIT}").lstrip("/")
-            if not path.is_file():
-                self.send_error(404)
-                return
-            content = path.read_bytes()
-            wanted = self.headers.get("Range")
-            first, last = _range(wanted, len(content))
-            body = content[first : last + 1]
-            self.send_response(206 if wanted else 200)
-            self.send_header("Accept-Ranges", "bytes")
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("Content-Length", str(len(body)))
-            if wanted:
-                self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
-            self.end_headers()
-            if head:
-                return
-            with lock:
-                asked[0] += 1
-                cut = bool(cut_every) and asked[0] % cut_every == 0
-            if cut:
-                cuts.append(self.path)
-                self.close_connection = True
-                body = body[: len(body) // 2]
-            self.wfile.write(body)
-
-        def _api(self, place: str) -> None:
-            status, error, body = _hub_answer(folder, place)
-            self.send_response(status)
-            if error:
-                self.send_header("X-Error-Code", error)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(folder, cut_every)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", cuts
+        yield f"http://127.0.0.1:{server.server_address[1]}", server.cuts
     finally:
-        closed.set()
+        server.closed.set()
         server.shutdown()
         server.server_close()
         thread.join()
