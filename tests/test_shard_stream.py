@@ -195,7 +195,9 @@ def test_a_repository_of_the_hub_is_read_at_the_commit_of_now(folder: Path, vae,
             open_place("me/set", "v9")
         with pytest.raises(ValueError, match="'me/other' is no folder here, and the hub shows no dataset repository"):
             open_place("me/other")
-    with pytest.raises(ValueError, match="the hub cannot be asked for the dataset repository 'me/set': "):
+    with pytest.raises(
+        ValueError, match="'me/set' is no folder here, and the hub cannot be asked for a dataset repository of that name: "
+    ):
         open_place("me/set")
 
 

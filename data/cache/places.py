@@ -185,7 +185,9 @@ def _hub_place(name: str, revision: str | None, folder: str) -> RemotePlace:
             "`hf auth login` or the variable HF_TOKEN"
         ) from error
     except connection_errors() as error:
-        raise ValueError(f"the hub cannot be asked for the dataset repository {name!r}: {first_line(error)}") from error
+        raise ValueError(
+            f"{name!r} is no folder here, and the hub cannot be asked for a dataset repository of that name: {first_line(error)}"
+        ) from error
     root = f"hf://datasets/{name}@{commit}" + (f"/{folder}" if folder else "")
     return RemotePlace(root, f"{name}@{commit if commit is None else commit[:12]}")
 
