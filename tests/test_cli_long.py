@@ -32,7 +32,9 @@ def options(video: Path, model: Path, out: Path, *arguments: str) -> argparse.Na
     shared = dict(video=video, out=out, overwrite=False, export=[], model=str(model), seed=0, device="cpu", registration="fast")
     placed = dict(dtype="float32", offload=False)
     sizes = dict(reconstruction_timestep=None, height=16, width=16, start=0, stop=None, stride=1, frames=None, resize="crop")
-    return argparse.Namespace(**vars(parsed), **shared, **placed, **sizes, true_cameras=None, both_directions=False)
+    return argparse.Namespace(
+        **vars(parsed), **shared, **placed, **sizes, true_cameras=None, both_directions=False, focal_per_frame=False
+    )
 
 
 def test_results_are_complete(tmp_path: Path) -> None:
