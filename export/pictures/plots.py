@@ -15,6 +15,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import ConnectionPatch, Ellipse
+from PIL import Image
 
 from jog3r.export.conventions import camera_size, frustum_corners, time_colors
 from jog3r.export.pictures.correspondences import reciprocal_matches
@@ -345,12 +346,13 @@ def image_rows(figure: Figure, rows: dict[str, np.ndarray], titles: list[str], f
 
 def figure_png(figure: Figure) -> bytes:
     """PNG bytes of a figure."""
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     layout = figure.get_layout_engine()
     if layout is not None:
         layout.execute(figure)
-        figure.set_layout_engine("none")  # or saving lays out twice more
+        figure.set_layout_engine("none")  # or drawing lays out once more
+    canvas.draw()  # once, where `savefig` draws twice
     buffer = io.BytesIO()
     # No software version or date inside: the same scene gives the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(buffer, "PNG")
     return buffer.getvalue()

@@ -90,8 +90,8 @@ def render_points(
     visible = (z > _NEAR) & (np.abs(xy) < 1e6).all(1)
     owner = _nearest_owner(xy, z, np.clip(half, 0, 8 * oversampling).round().astype(int), visible, (height, width))
     seen = owner >= 0
-    image = np.where(seen[..., None], colors[owner], np.array(background)).astype(np.float64)
-    shade = _eye_dome(np.where(seen, z[owner], np.inf), shading, oversampling)
+    image = np.where(seen[..., None], colors[owner], np.array(background, colors.dtype)).astype(np.float32)
+    shade = _eye_dome(np.where(seen, z.astype(np.float32)[owner], np.float32(np.inf)), shading, oversampling)
     image *= shade[..., None]
     small = image.reshape(view.size[0], oversampling, view.size[1], oversampling, 3).mean((1, 3))
     return small.round().astype(np.uint8)
@@ -266,9 +266,9 @@ def turntable_video(
 def _eye_dome(depth: np.ndarray, strength: float, reach: int) -> np.ndarray:
     """Factor (H, W) in (0, 1]: darker the further a pixel lies behind those `reach` pixels away; background stays 1."""
     seen = np.isfinite(depth)
-    log_depth = np.where(seen, np.log(np.where(seen, depth, 1)), np.nan)
-    behind = np.zeros(depth.shape)
+    log_depth = np.where(seen, np.log(np.where(seen, depth, np.float32(1))), np.float32(np.nan))
+    behind = np.zeros_like(depth)
     for shift, axis in ((reach, 0), (-reach, 0), (reach, 1), (-reach, 1)):
         gap = log_depth - np.roll(log_depth, shift, axis)
         behind += np.clip(np.nan_to_num(gap, nan=0.0), 0, 0.05)
-    return np.where(seen, np.exp(-strength * 20 * behind), 1.0)
+    return np.where(seen, np.exp(np.float32(-strength * 20) * behind), np.float32(1))
