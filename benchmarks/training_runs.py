@@ -25,8 +25,10 @@ TINY: dict[str, Any] = {
     "num_steps": 6, "warmup_steps": 2, "checkpoint_every": 2, "sample_every": 1000, "num_threads": 1, "num_workers": 0,
     "tracker": "none", "ema_decay": 0.9,
 }  # fmt: skip
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["jog3r.training.train_joint", "diffusers.pipelines", "peft", "jog3r.pipelines.pipeline_jog3r"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload([
+    "jog3r.training.train_joint", "jog3r.evaluation.evaluate", "diffusers.pipelines", "peft", "jog3r.pipelines.pipeline_jog3r",
+])  # fmt: skip
 
 
 class TrainingProcesses:
@@ -60,7 +62,7 @@ class TrainingProcesses:
         self.processes: list[BaseProcess] = []
         for environment in environments:
             arguments = (words, {**environment, "MASTER_PORT": port}, self.log, sharded, file_limit)
-            process = _CONTEXT.Process(target=_run, args=arguments)
+            process = CONTEXT.Process(target=_run, args=arguments)
             process.start()
             self.processes.append(process)
 

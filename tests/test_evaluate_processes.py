@@ -1,7 +1,6 @@
 """One process, two, one that is killed again and again, batches and seeds: the same figures."""
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -9,6 +8,7 @@ import time
 
 import pytest
 from tiny_components import tiny_pipeline
+from training_runs import CONTEXT
 
 from jog3r.evaluation import evaluate_v2c
 from jog3r.evaluation.clips.clip_sets import ProceduralClips
@@ -17,7 +17,6 @@ from jog3r.evaluation.exporting import NetworkCameras
 from jog3r.evaluation.processes import Processes, join_processes
 from jog3r.evaluation.tasks import Plan, text_to_video, video_to_cameras
 
-FORK = multiprocessing.get_context("fork")  # children need not import everything again
 SIZE = (4, 16, 16)
 
 
@@ -50,7 +49,8 @@ def run_here(environment, options):
 
 
 def start(options, **environment):
-    process = FORK.Process(target=run_here, args=(environment, options))
+    """Not forked from this process: whoever is killed would take locks along that both share."""
+    process = CONTEXT.Process(target=run_here, args=(environment, options))
     process.start()
     return process
 
