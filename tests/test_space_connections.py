@@ -44,7 +44,7 @@ def connect(server: uvicorn.Server, source: str = "127.0.0.1") -> socket.socket:
 
 
 def is_open(server: uvicorn.Server, one: socket.socket) -> bool:
-    return any(connection.client == one.getsockname() for connection in server.server_state.connections)
+    return any(connection.client == one.getsockname() for connection in list(server.server_state.connections))
 
 
 def answer(one: socket.socket) -> bytes:
@@ -110,12 +110,15 @@ def test_where_all_are_taken_the_one_that_waited_longest_goes(server: uvicorn.Se
     monkeypatch.setattr(connections, "IN_ALL", 3)
     monkeypatch.setattr(connections, "PER_ADDRESS", 1)
     monkeypatch.setenv("SPACE_ID", "owner/space")
-    with connect(server) as busy, connect(server) as oldest, connect(server) as second:
+    with connect(server) as busy, connect(server) as oldest:
+        wait_for(lambda: is_open(server, oldest))
+        second = connect(server)
         busy.sendall(REQUEST.replace(b"/ ", b"/slow "))
         wait_for(lambda: len(server.server_state.tasks) == 1 and len(server.server_state.connections) == 3)
         with connect(server) as new:
             assert answer(new).startswith(b"HTTP/1.1 200")
         assert [is_open(server, one) for one in (busy, oldest, second)] == [True, False, True]
+        second.close()
 
 
 def test_servers_to_come_use_it_and_may_open_as_many_files_as_the_system_lets_them(monkeypatch) -> None:

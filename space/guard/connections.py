@@ -4,6 +4,7 @@ uvicorn bounds none of these. Gradio starts uvicorn itself, so the protocol belo
 """
 
 import asyncio
+import itertools
 import os
 import resource
 from typing import Any, cast
@@ -19,6 +20,7 @@ HEAD_SECONDS = 10.0  # in which they must have come
 PER_ADDRESS = 256  # connections; on Spaces all come from the proxy, which bounds its clients itself
 IN_ALL = 4096
 _DESCRIPTORS_LEFT = 256  # for files, the model and what else the process opens
+_numbers = itertools.count()  # of connections, in their order
 
 
 def bound_connections() -> None:
@@ -49,7 +51,7 @@ class BoundedProtocol(H11Protocol):
         super().__init__(*args, **options)
         self.conn = h11.Connection(h11.SERVER, HEAD_BYTES)
         self._late: asyncio.TimerHandle | None = None
-        self._opened = self.loop.time()
+        self._number = next(_numbers)  # clocks of event loops stand still for a millisecond
 
     @property
     def is_waiting(self) -> bool:
@@ -66,7 +68,7 @@ class BoundedProtocol(H11Protocol):
             transport.abort()
             return
         if len(others) >= _most_connections():
-            min((one for one in (*others, self) if one.is_waiting), key=lambda one: one._opened).transport.abort()
+            min((one for one in (*others, self) if one.is_waiting), key=lambda one: one._number).transport.abort()
         self._watch()
 
     def data_received(self, data: bytes) -> None:
