@@ -50,12 +50,12 @@ def test_text_to_video_with_cameras(run, model):
 def test_a_head_for_another_generator(run, tmp_path, capsys):
     tiny_parent("wan").save_pretrained(tmp_path / "plain")
     arguments = (tmp_path / "plain", "--out", "with_head", "--width", 64, "--frames", 5, "--size", 16, "--steps", 3)
-    assert "a head trained for 3 steps" in run("train_generator_head.py", *arguments)
+    assert "a head trained for 3 steps" in run("with_weights/train_generator_head.py", *arguments)
     pipe = Jog3rWanPipeline.from_pretrained("with_head")
     assert pipe.makes_cameras and pipe.pointmap_head.config.feature_layers == [2]
     assert pipe(video=np.zeros((5, 16, 16, 3), np.uint8), registration=False).pointmaps.shape == (1, 5, 16, 16, 3)
     with pytest.raises(SystemExit):
-        run("train_generator_head.py", *arguments)
+        run("with_weights/train_generator_head.py", *arguments)
     assert "exists already" in capsys.readouterr().err
 
 
