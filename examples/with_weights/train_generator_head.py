@@ -1,6 +1,6 @@
 """Train a 3D head on a frozen generator of diffusers, such as Wan, on rooms drawn in code; the result is a pipeline folder.
 
-python examples/with_weights/train_generator_head.py Wan-AI/Wan2.1-T2V-1.3B-Diffusers --out wan_with_head --steps 2000 --device cuda
+python examples/with_weights/train_generator_head.py Wan-AI/Wan2.1-T2V-1.3B-Diffusers --out wan_with_head --device cuda
 """
 
 import argparse
