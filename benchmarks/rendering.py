@@ -1,6 +1,6 @@
 """How fast procedural clips are rendered on one core.
 
-    OMP_NUM_THREADS=1 python benchmarks/rendering.py --clips 40 --size 64 --num_frames 16
+    OMP_NUM_THREADS=1 python benchmarks/rendering.py --clips 40 --size 64 --num_frames 16 --style varied
 
 Prints CPU seconds a clip for rendering, and for the caption alone.
 """
@@ -12,6 +12,7 @@ import time
 import numpy as np
 
 from jog3r.data.procedural import procedural_caption, procedural_clip
+from jog3r.data.procedural.clips import STYLES
 
 
 def main() -> None:
@@ -20,12 +21,14 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--size", type=int, default=64, help="height and width in pixels")
     parser.add_argument("--num_frames", type=int, default=16)
+    parser.add_argument("--style", choices=STYLES, default="rooms")
     options = parser.parse_args()
-    procedural_clip(0, "validation", options.num_frames, options.size, options.size)
+    shape = (options.num_frames, options.size, options.size, options.style)
+    procedural_clip(0, "validation", *shape)
     seconds = []
     for index in range(options.clips):
         start = time.process_time()
-        procedural_clip(index, "validation", options.num_frames, options.size, options.size)
+        procedural_clip(index, "validation", *shape)
         seconds.append(time.process_time() - start)
     start = time.process_time()
     for index in range(1000):

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_components import tiny_pipeline, tiny_text_encoder, tiny_tokenizer, tiny_transformer, tiny_vae
+from cache_cases import make_cache
+from tiny_components import tiny_pipeline, tiny_tokenizer, tiny_transformer, tiny_vae
 from torch.utils.data import DataLoader
 from training_cases import settings
 
@@ -20,8 +21,6 @@ from jog3r.training.clips.clip_stream import ProceduralStream
 from jog3r.training.clips.step_batches import BatchShare
 from jog3r.training.clips.streams import build_stream
 from jog3r.training.preparation.depth_masks import DepthChecks
-from jog3r.training.preparation.prepare_config import PrepareConfig
-from jog3r.training.prepare import Preparation
 
 SIZE = (4, 16, 16)
 
@@ -29,18 +28,7 @@ SIZE = (4, 16, 16)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and the cache of five procedural videos of 10 frames made with it."""
-    folder = tmp_path_factory.mktemp("cached")
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        tiny_vae().save_pretrained(folder / "model" / "vae")
-        tiny_text_encoder().save_pretrained(folder / "model" / "text_encoder")
-        tiny_tokenizer().save_pretrained(folder / "model" / "tokenizer")
-    config = PrepareConfig(
-        output_dir=str(folder / "cache"), model=str(folder / "model"), source="procedural", num_clips=5, num_frames=10,
-        height=16, width=16, min_frames=4, caption_length=8, clips_per_shard=2, captions_per_shard=3,
-    )  # fmt: skip
-    Preparation(config).run()
-    return folder
+    return make_cache(tmp_path_factory.mktemp("cached"), num_clips=5, num_frames=10)
 
 
 @pytest.fixture

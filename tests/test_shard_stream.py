@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cache_cases import make_cache
 from cut_server import COMMIT, serve
 from diffusers import AutoencoderKL
-from tiny_components import tiny_text_encoder, tiny_tokenizer, tiny_vae
 from training_cases import settings
 
 from jog3r.data.cache import Cache, open_place, stream_frames
@@ -19,8 +19,6 @@ from jog3r.training.clips.shard_deal import Readers, ShardDeal
 from jog3r.training.clips.shard_stream import ShardStream
 from jog3r.training.clips.step_batches import BatchShare, ShareOfStream
 from jog3r.training.clips.streams import build_loader
-from jog3r.training.preparation.prepare_config import PrepareConfig
-from jog3r.training.prepare import Preparation
 
 SIZE = (4, 16, 16)
 
@@ -28,18 +26,7 @@ SIZE = (4, 16, 16)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and a cache of eleven procedural videos of 9 frames in six shards made with it."""
-    folder = tmp_path_factory.mktemp("shards")
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        tiny_vae().save_pretrained(folder / "model" / "vae")
-        tiny_text_encoder().save_pretrained(folder / "model" / "text_encoder")
-        tiny_tokenizer().save_pretrained(folder / "model" / "tokenizer")
-    config = PrepareConfig(
-        output_dir=str(folder / "cache"), model=str(folder / "model"), source="procedural", num_clips=11, num_frames=9,
-        height=16, width=16, min_frames=4, caption_length=8, clips_per_shard=2, captions_per_shard=3,
-    )  # fmt: skip
-    Preparation(config).run()
-    return folder
+    return make_cache(tmp_path_factory.mktemp("shards"), num_clips=11, num_frames=9)
 
 
 @pytest.fixture(scope="module")

@@ -129,6 +129,23 @@ def test_the_gate_refuses_what_is_no_json(body):
     assert _ask("/gradio_api/queue/join", "POST", body)[0] == 400
 
 
+@pytest.mark.parametrize("error, status", [(KeyError("9999"), 400), (TypeError("x"), 400), (RuntimeError("broken"), 500)])
+def test_a_failure_behind_the_gate_is_answered_in_one_sentence(caplog, error, status):
+    async def behind(scope, receive, send):
+        raise error
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/config", "method": "GET", "headers": [], "root_path": "", "query_string": b""}
+    gate = Gate(behind, upload_bytes=1, quota=UploadQuota(_folder, LIMITS), clients=CLIENTS, tidy=lambda: None)
+    asyncio.run(gate(scope, None, send))
+    assert sent[0]["status"] == status and str(error).strip("'").encode() not in sent[1]["body"]
+    assert f"GET /config: {type(error).__name__} at " in caplog.text and len(caplog.records) == 1
+
+
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 

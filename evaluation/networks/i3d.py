@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from jog3r.data.files import file_hash
 from jog3r.evaluation.consistency import as_video
+from jog3r.evaluation.networks.pinned import pinned_hash
 
 PICTURE_SIZE = 224
 MIN_FRAMES = 9  # the network halves time three times and pools pairs: fewer frames leave nothing to pool
@@ -94,11 +94,7 @@ def load_i3d(path: str | Path, sha256: str | None = None) -> VideoFeatures:
         ValueError: no such file, a hash that differs, names or shapes that are not I3D's.
     """
     file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"{file} is no file; give the I3D weights (.safetensors, .pt or .pth)")
-    digest = file_hash(file)
-    if sha256 is not None and digest != sha256.lower():
-        raise ValueError(f"{file.name} has SHA-256 {digest}, expected {sha256}: not the network that was pinned")
+    digest = pinned_hash(file, sha256, "the I3D weights (.safetensors, .pt or .pth)")
     state = _read(file)
     if "logits.conv3d.weight" not in state:
         raise ValueError(

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jog3r.data.files import file_hash
 from jog3r.evaluation.networks.i3d import MIN_FRAMES
+from jog3r.evaluation.networks.pinned import pinned_hash
 
 __all__ = ["PictureNetwork", "ScriptedVideoNetwork", "is_torchscript", "load_inception", "load_scripted_i3d"]
 
@@ -97,11 +97,7 @@ def is_torchscript(path: str | Path) -> bool:
 
 def _load(path: str | Path, sha256: str | None, what: str) -> tuple[Any, str]:
     file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"{file} is no file; give {what}'s TorchScript file")
-    digest = file_hash(file)
-    if sha256 is not None and digest != sha256.lower():
-        raise ValueError(f"{file.name} has SHA-256 {digest}, expected {sha256}: not the network that was pinned")
+    digest = pinned_hash(file, sha256, f"{what}'s TorchScript file")
     if not is_torchscript(file):
         raise ValueError(f"{file.name} is no TorchScript file: pickles run code when they are read; give {what}'s .pt archive")
     try:

@@ -68,13 +68,7 @@ class Jog3rCogVideoXPipeline(GeneratorMixin, CogVideoXPipeline):
     def transformer_inputs(self, latents: Tensor, t: Tensor, given: dict[str, Any]) -> dict[str, Any]:
         """Noisy latents (B, C, f, h, w) at the time steps (B,) as the transformer's arguments; see `GeneratorMixin`."""
         model = self.transformer
-        texts, _ = self.encode_prompt(
-            None if given.get("prompt_embeds") is not None else [""] * len(latents),
-            do_classifier_free_guidance=False,
-            prompt_embeds=given.get("prompt_embeds"),
-            max_sequence_length=self._argument(given, "max_sequence_length"),
-            device=latents.device,
-        )
+        texts, _ = self._caption(given, latents)
         latents = latents.transpose(1, 2).to(model.dtype)  # (B, f, C, h, w)
         together = model.config.patch_size_t or 1
         if missing := -latents.shape[1] % together:  # the first token is frame 0, as where the pipeline generates

@@ -44,14 +44,7 @@ class Jog3rLTXPipeline(GeneratorMixin, LTXPipeline):
     def transformer_inputs(self, latents: Tensor, t: Tensor, given: dict[str, Any]) -> dict[str, Any]:
         """Noisy latents (B, C, f, h, w) at the time steps (B,) as the transformer's arguments; see `GeneratorMixin`."""
         model, (per_step, pixels) = self.transformer, self._compression
-        texts, mask, *_ = self.encode_prompt(
-            None if given.get("prompt_embeds") is not None else [""] * len(latents),
-            do_classifier_free_guidance=False,
-            prompt_embeds=given.get("prompt_embeds"),
-            prompt_attention_mask=given.get("prompt_attention_mask"),
-            max_sequence_length=self._argument(given, "max_sequence_length"),
-            device=latents.device,
-        )
+        texts, mask, *_ = self._caption(given, latents, prompt_attention_mask=given.get("prompt_attention_mask"))
         steps, height, width = latents.shape[-3:]
         packed = self._pack_latents(latents, self.transformer_spatial_patch_size, self.transformer_temporal_patch_size)
         return {

@@ -342,6 +342,18 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
             return taps
         return [tap[: len(tap) // 2] for tap in taps]
 
+    def _caption(self, given: dict[str, Any], latents: Tensor, **more: Any) -> tuple:
+        """What `encode_prompt` gives for B clips: the caption of the call's `prompt_embeds`, else the empty one."""
+        embeds = given.get("prompt_embeds")
+        return self.encode_prompt(
+            [""] * len(latents) if embeds is None else None,
+            do_classifier_free_guidance=False,
+            prompt_embeds=embeds,
+            max_sequence_length=self._argument(given, "max_sequence_length"),
+            device=latents.device,
+            **more,
+        )
+
     def _argument(self, given: dict[str, Any], name: str) -> Any:
         """What was given, else the parent's default."""
         return given.get(name, inspect.signature(type(self).__call__).parameters[name].default)

@@ -58,13 +58,7 @@ class Jog3rWanPipeline(GeneratorMixin, WanPipeline):
     def transformer_inputs(self, latents: Tensor, t: Tensor, given: dict[str, Any]) -> dict[str, Any]:
         """Noisy latents (B, C, f, h, w) at the time steps (B,) as the transformer's arguments; see `GeneratorMixin`."""
         model = self._transformer_at(float(t[0]))
-        texts, _ = self.encode_prompt(
-            None if given.get("prompt_embeds") is not None else [""] * len(latents),
-            do_classifier_free_guidance=False,
-            prompt_embeds=given.get("prompt_embeds"),
-            max_sequence_length=self._argument(given, "max_sequence_length"),
-            device=latents.device,
-        )
+        texts, _ = self._caption(given, latents)
         if self.config.expand_timesteps:  # Wan 2.2 5B: a time step for every token
             _, p_h, p_w = model.config.patch_size
             tokens = latents.shape[2] * (latents.shape[3] // p_h) * (latents.shape[4] // p_w)

@@ -26,8 +26,9 @@ _numbers = itertools.count()  # of connections, in their order
 def bound_connections() -> None:
     """Let servers that start from now on use `BoundedProtocol`, and let the process open as many files as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = IN_ALL + _DESCRIPTORS_LEFT if hard == resource.RLIM_INFINITY else hard  # macOS refuses to raise it without end
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedProtocol.__name__}"
 
 
@@ -102,4 +103,5 @@ class BoundedProtocol(H11Protocol):
 
 
 def _most_connections() -> int:
-    return min(IN_ALL, max(PER_ADDRESS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _DESCRIPTORS_LEFT))
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return IN_ALL if descriptors == resource.RLIM_INFINITY else min(IN_ALL, max(PER_ADDRESS, descriptors - _DESCRIPTORS_LEFT))

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import anyio
 import anyio.to_thread
+from gradio.route_utils import FnIndexInferError
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -53,6 +54,7 @@ _ADDRESS_BYTES = 1024  # of the path, and of what follows the question mark
 _NAMES = ("session_hash", "event_id", "trigger_id")
 _NAME = re.compile(r"[\w-]{1,64}")
 _TIDY_SECONDS = 5.0
+_UNKNOWN = (LookupError, TypeError, ValueError, FnIndexInferError)  # of Gradio, about what a request names
 
 
 class Gate:
@@ -212,8 +214,10 @@ class _Answered:
             _log.warning("%s %s: %s at %s:%d", scope["method"], name, type(error).__name__, place.filename, place.lineno or 0)
             if has_begun:
                 await send({"type": "http.response.body", "body": b""})
-            else:
+            elif isinstance(error, _UNKNOWN):
                 raise _Refusal(400, "The request names something that is not there, or its values do not fit.") from None
+            else:
+                raise _Refusal(500, "The request could not be answered.") from None
 
 
 class _Refusal(Exception):
