@@ -1,4 +1,4 @@
-# make demo, make test, make tiny: each sets up what it needs in .venv first; the second time it starts at once.
+# make demo, make test, make tiny, make study: each sets up what it needs in .venv first; the second time it starts at once.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,8 +7,9 @@ STAMP := $(VENV)/.installed
 export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 4294967296
 export TOKENIZERS_PARALLELISM ?= false
+unexport PYTHONDONTWRITEBYTECODE # the tests start many processes
 
-.PHONY: demo test tiny lint clean
+.PHONY: demo test tiny study lint clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py --out outputs/demo
@@ -16,11 +17,15 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy jog3r models pipelines geometry data training evaluation export sfm space
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/mypy jog3r models pipelines geometry data training evaluation export sfm space & types=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	wait $$types && exit $$tests
 
 tiny: $(STAMP)
 	$(BIN)/python training/tiny_model/train_tiny.py
+
+study: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/study.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -29,7 +29,7 @@ CORE = [
 EXTRAS = {
     "train": [
         "filelock>=3.30",
-        "datasets>=4.0",
+        "datasets>=4.2",
         "pyarrow>=15",
         "peft>=0.17",
         "tensorboard>=2.16",
@@ -74,8 +74,9 @@ setup(
         "jog3r.training": ["recipes/*.yaml", "accelerate/*.yaml"],
         "jog3r.data.procedural": ["*.json"],
         "jog3r.evaluation": ["lists/*.json"],
+        "jog3r.export": ["web/*"],
         "jog3r.space": ["example_files/*"],
-        "jog3r.space.look": ["*.js"],
+        "jog3r.space.look": ["*.css", "*.js"],
     },
     install_requires=CORE,
     extras_require=EXTRAS,

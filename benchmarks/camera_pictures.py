@@ -17,10 +17,10 @@ from sfm_scenes import RenderedClip, make_room, path, render
 from jog3r.commands.reconstruction.dense import aligned_scene
 from jog3r.commands.reconstruction.network_maps import NetworkMaps
 from jog3r.commands.reconstruction.tracked import camera_scene, find_tracks
-from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.export.files import write_file
 from jog3r.export.pictures import overview_picture
 from jog3r.export.scene import Scene
+from jog3r.geometry.camera_metrics import pose_errors
 
 FRAMES, SIZE, FOCAL = 10, (240, 320), 260.0
 

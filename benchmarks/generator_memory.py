@@ -1,31 +1,32 @@
-"""Memory of the head on features of other generators, without a GPU and without weights: the pass runs on tensors without data.
+"""Memory of the head on other generators, and of training it, without a GPU and without weights: tensors hold no data.
 
-    OMP_NUM_THREADS=1 python benchmarks/generator_memory.py
+    OMP_NUM_THREADS=1 python benchmarks/generator_memory.py [--training]
 
-Printed are two tables in Markdown, in GiB: the weights of each part of some generators, of which model offloading holds one at a
-time; and of the head its weights, and the most that features, tokens and maps hold at one time, with pairs in chunks, as the head
-decodes them, and all at once. What the generators themselves hold while they compute is not counted.
+Printed are three tables in Markdown, in GiB: the weights of each part of some generators, of which model offloading holds one at
+a time; of the head its weights, and the most that features, tokens and maps hold at one time, with pairs in chunks, as the head
+decodes them, and all at once (what the generators themselves hold while they compute is not counted); and a step of each training
+recipe, with and without gradient checkpointing, with the operations of a micro-step and the hours of a run at 40 % of an A100's
+peak. `--training` prints the last one alone.
 """
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKLCogVideoX,
-    AutoencoderKLLTXVideo,
-    AutoencoderKLWan,
-    CogVideoXTransformer3DModel,
-    LTXVideoTransformer3DModel,
-    WanTransformer3DModel,
-)
+from diffusers import CogVideoXTransformer3DModel, WanTransformer3DModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 from jog3r import Pointmap3DHead
 from jog3r.models import pointmap_head
+from jog3r.training.config import TrainConfig, load_config
+from jog3r.training.generators.options import GENERATORS
+from jog3r.training.generators.without_weights import pipeline_without_weights
 from jog3r.training.live_memory import LiveMemory
+from jog3r.training.memory import CUDA_BYTES, USABLE, step_flops, step_memory
 
 # name, width of the transformer, frames of a step, pixels of a token, frames, height, width
 CASES = (
@@ -37,6 +38,10 @@ CASES = (
 )
 
 
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = ("wan_1_3b_head", "wan_1_3b_lora", "cogvideox_2b_lora", "ltx_lora")
+CARDS_GB = (24, 40, 80)
+A100_TERAFLOPS = 312  # in bf16
 _XXL = dict(d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu")
 
 
@@ -44,15 +49,14 @@ def parts() -> list[tuple[str, nn.Module, nn.Module, nn.Module]]:
     """Name, transformer, VAE and text encoder by their published configurations; to be called on the meta device."""
     umt5 = UMT5EncoderModel(UMT5Config(vocab_size=256384, **_XXL))
     t5 = T5EncoderModel(T5Config(vocab_size=32128, **_XXL))
-    wan_vae, cogvideox_vae, ltx_vae = AutoencoderKLWan(), AutoencoderKLCogVideoX(), AutoencoderKLLTXVideo()
-    small = WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=30, text_dim=4096)
+    wan, cogvideox, ltx = (pipeline_without_weights(kind, None) for kind in GENERATORS)
     large_cogvideox = CogVideoXTransformer3DModel(num_attention_heads=48, num_layers=42, use_rotary_positional_embeddings=True)
     return [
-        ("Wan 2.1 1.3B", small, wan_vae, umt5),
-        ("Wan 2.1 14B", WanTransformer3DModel(text_dim=4096), wan_vae, umt5),
-        ("CogVideoX 2B", CogVideoXTransformer3DModel(), cogvideox_vae, t5),
-        ("CogVideoX 5B", large_cogvideox, cogvideox_vae, t5),
-        ("LTX-Video 2B", LTXVideoTransformer3DModel(), ltx_vae, t5),
+        ("Wan 2.1 1.3B", wan.transformer, wan.vae, umt5),
+        ("Wan 2.1 14B", WanTransformer3DModel(text_dim=4096), wan.vae, umt5),
+        ("CogVideoX 2B", cogvideox.transformer, cogvideox.vae, t5),
+        ("CogVideoX 5B", large_cogvideox, cogvideox.vae, t5),
+        ("LTX-Video 2B", ltx.transformer, ltx.vae, t5),
     ]
 
 
@@ -84,12 +88,40 @@ def head_memory(case: tuple[Any, ...], at_once: int, dtype: torch.dtype) -> tupl
         pointmap_head.MAX_TOKENS = before
 
 
+def training_rows() -> Iterator[str]:
+    """A step of each recipe, on one device and with cached clips."""
+    for name in RECIPES:
+        for checkpointing in (True, False):
+            words = ["--config", str(ROOT / "training" / "recipes" / f"{name}.yaml")]
+            config = load_config(TrainConfig, [*words, "--gradient_checkpointing", str(checkpointing).lower()])
+            memory, steps = step_memory(config), config.gradient_accumulation_steps * config.num_steps
+            sizes = (memory.parameters, memory.gradients + memory.optimizer + memory.average, memory.activations, memory.total)
+            fits = [card for card in CARDS_GB if memory.total + CUDA_BYTES <= USABLE * card * 1e9]
+            teraflops = step_flops(config) / 1e12
+            numbers = " | ".join(f"{size / 2**30:.2f}" for size in sizes)
+            yield (
+                f"| `{name}` | {'yes' if checkpointing else 'no'} | {numbers} | {', '.join(map(str, fits)) or 'none'} | "
+                f"{teraflops:.0f} | {teraflops * steps / (0.4 * A100_TERAFLOPS) / 3600:.0f} |"
+            )
+
+
 def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Entry point."""
+    if arguments != ["--training"]:
+        inference()
+    print("| recipe | checkpointing | weights | gradients, moments, average | activations | total | fits | TFLOP | hours |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in training_rows():
+        print(row, flush=True)
+    return 0
+
+
+def inference() -> None:
+    """The first two tables."""
     print("| generator | transformer | VAE | text encoder |\n|---|---|---|---|")
     with torch.device("meta"):
         for name, *modules in parts():
@@ -103,8 +135,8 @@ def main() -> int:
         *_, whole = head_memory(case, 2**62, torch.bfloat16)
         sizes = " | ".join(f"{value / 2**30:.2f}" for value in (weights, maps, peak, whole))
         print(f"| {case[0]} | {case[4]} of {case[5]} x {case[6]} | {sizes} |")
-    return 0
+    print()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,14 +2,16 @@
 
     OMP_NUM_THREADS=1 python benchmarks/overfit_generator.py [--generator wan|cogvideox] [--steps N] [--clip 2]
 
-Transformer (4 blocks, width 96) and head learn jointly, as in the paper: L_gen as the family was trained (flow matching with a
-shift of 3 for Wan, v-prediction for CogVideoX), L_rec on features that `FeatureTap` reads behind block 2 at a noise of 0 to 20 %,
-with the blocks behind it left out. The VAE has random weights and is frozen. Printed are both losses at the start and at the end
-under noise that training has not seen, and the errors of the cameras that `pipe(video=...)` finds, means over the 16 frames
-behind the first. Wanted: both losses fall, rotation within 1 deg, direction of the translation within 5 deg. Exit code 1 if not.
+Transformer (4 blocks, width 96) and head learn jointly, by the losses, draws and optimizer of `train_joint.py`: L_gen as the
+family was trained (flow matching with a shift of 3 for Wan, v-prediction for CogVideoX), L_rec on features that `FeatureTap`
+reads behind block 2 at a noise of 0 to 20 %, with the blocks behind it left out. The VAE has random weights and is frozen.
+Printed are both losses at the start and at the end under noise that training has not seen, and the errors of the cameras that
+`pipe(video=...)` finds, means over the 16 frames behind the first. Wanted: both losses fall, rotation within 1 deg, direction
+of the translation within 5 deg. Exit code 1 if not.
 """
 
 import argparse
+import dataclasses
 import sys
 import time
 from typing import Any
@@ -26,11 +28,14 @@ from diffusers import (
 
 from jog3r import Jog3rCogVideoXPipeline, Jog3rWanPipeline
 from jog3r.data.procedural import procedural_clip
-from jog3r.evaluation.camera_metrics import pose_errors
-from jog3r.geometry.pointmaps import pointmaps_in_first_camera
-from jog3r.models import FeatureTap
-from jog3r.pipelines.reconstruction import is_flow_matching, noise_latents
-from jog3r.training.losses import generation_target, pointmap_loss
+from jog3r.geometry.camera_metrics import pose_errors
+from jog3r.training.build import select_trainable
+from jog3r.training.clips.step_batches import draw_step_noise
+from jog3r.training.config import TrainConfig
+from jog3r.training.generators.build import prepare_generator
+from jog3r.training.generators.inputs import describe_inputs
+from jog3r.training.generators.model import GeneratorModel
+from jog3r.training.optimization import build_optimizers, learning_rate_factor
 
 FRAMES, SIZE, TEXT, TAP, SHIFT = 17, 64, 32, 2, 3.0
 STEPS = {"wan": 800, "cogvideox": 1200}
@@ -72,7 +77,7 @@ def new_generator(name: str) -> Any:
 
 
 class Clip:
-    """One clip as both losses want it: latents of zero mean and unit spread, its caption's embedding, its true points."""
+    """One clip as training reads it, once for each half: latents of zero mean and unit spread, a caption, depth, cameras."""
 
     def __init__(self, pipe: Any, number: int):
         clip = procedural_clip(number, "train", FRAMES, SIZE, SIZE)
@@ -85,59 +90,60 @@ class Clip:
                 pipe.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
             else:  # this family has one factor
                 pipe.vae.register_to_config(scaling_factor=float(1 / raw.std()))
-            self.latents = pipe.encode_video(video)  # (1, C, f, h, w)
+            latents = pipe.encode_video(video)  # (1, C, f, h, w)
         self.texts = {"prompt_embeds": torch.randn(1, 8, TEXT)}
-        depth, intrinsics, poses = (torch.from_numpy(value)[None].float() for value in (clip.depth, clip.intrinsics, clip.poses))
-        self.points = pointmaps_in_first_camera(depth, intrinsics, poses)[0]  # (F, H, W, 3)
-        self.valid = torch.from_numpy(clip.valid)
+        item = {name: torch.from_numpy(getattr(clip, name))[None] for name in ("depth", "valid", "intrinsics", "poses")}
+        item |= {"latents": latents, "caption_embeds": self.texts["prompt_embeds"], "caption_mask": torch.ones(1, 8)}
+        self.batch = {name: value.expand(2, *value.shape[1:]) for name, value in item.items()}  # one for each half
 
 
-def losses(pipe: Any, clip: Clip, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """L_gen at a random time step, and L_rec at a low one from a pass that stops behind the tap."""
-    steps = pipe.scheduler.config.num_train_timesteps
-    noise = torch.randn(clip.latents.shape, generator=generator)
-    share = torch.rand(1, generator=generator)
-    flow = is_flow_matching(pipe.scheduler)
-    t = steps * SHIFT * share / (1 + (SHIFT - 1) * share) if flow else (steps * share).long()
-    noisy = noise_latents(pipe.scheduler, clip.latents, noise, t)
-    sample = pipe.transformer(**pipe.transformer_inputs(noisy, t.float(), clip.texts), return_dict=False)[0]
-    target = generation_target(clip.latents, noise, t.long(), pipe.scheduler)
-    generation = (sample - (target if flow else target.transpose(1, 2))).square().mean()
+class Training:
+    """The training's own losses on one clip, under draws that are a function of the step.
 
-    low = torch.rand(1, generator=generator) * 0.2 * steps
-    noisy = noise_latents(pipe.scheduler, clip.latents, torch.randn(clip.latents.shape, generator=generator), low)
-    with FeatureTap(pipe.transformer, [TAP], stop=True) as tap:
-        pipe.transformer(**pipe.transformer_inputs(noisy, low, clip.texts), return_dict=False)
-    maps = pipe.pointmap_head(tap.taps, SIZE, SIZE)
-    predicted = [value.flatten(0, 1) for value in maps.to_tuple()[:4]]
-    first = clip.points[:1].expand_as(clip.points[1:])
-    valid = (clip.valid[:1].expand_as(clip.valid[1:]), clip.valid[1:])
-    return generation, pointmap_loss(*predicted, first, clip.points[1:], *valid)
+    Args:
+        pipe: what is trained; its head gets the range of noise that it reads at.
+        clip: to train on.
+        config: of the run.
+    """
+
+    def __init__(self, pipe: Any, clip: Clip, config: TrainConfig):
+        prepare_generator(pipe, config)
+        self.joint, self.batch = GeneratorModel(pipe, clip.texts), clip.batch
+        self.times = describe_inputs(pipe, config).times
+        self.config, self.trained = config, select_trainable(self.joint, config)
+
+    def losses(self, step: int, config: TrainConfig) -> dict[str, torch.Tensor]:
+        """L_gen at a random time step, and L_rec at a low one from a pass that stops behind the tap."""
+        draws = draw_step_noise(config, step, [0, 1], self.batch["latents"], 8, self.times)
+        return self.joint(self.batch, draws, config)
+
+    @torch.no_grad()
+    def mean_losses(self, count: int = 32) -> list[float]:
+        """Of `count` draws that training has not seen."""
+        unseen = dataclasses.replace(self.config, seed=self.config.seed + 1)
+        values = torch.tensor([[value.item() for value in self.losses(step, unseen).values()] for step in range(count)])
+        return values.mean(0).tolist()
+
+    def run(self) -> None:
+        """All steps, with the training's own optimizer, warm-up and decay."""
+        [optimizer] = build_optimizers(self.trained, self.config)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.config))
+        for step in range(self.config.num_steps):
+            torch.stack(list(self.losses(step, self.config).values())).sum().backward()
+            torch.nn.utils.clip_grad_norm_([parameter for _, parameter in self.trained], self.config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
 
 
-@torch.no_grad()
-def mean_losses(pipe: Any, clip: Clip, count: int = 32) -> tuple[float, float]:
-    """Of `count` draws that training has not seen."""
-    generator = torch.Generator().manual_seed(10**6)
-    values = torch.tensor([losses(pipe, clip, generator) for _ in range(count)])
-    return float(values[:, 0].mean()), float(values[:, 1].mean())
-
-
-def train(pipe: Any, clip: Clip, num_steps: int) -> None:
-    """Adam on everything but the VAE, with a warm-up and a decay to zero."""
-    trained = [*pipe.transformer.parameters(), *pipe.pointmap_head.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=2e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 20, (num_steps - step) / (0.7 * num_steps))
-    )
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(num_steps):
-        sum(losses(pipe, clip, generator)).backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-    pipe.pointmap_head.register_to_config(trained=True)
+def options_of(name: str, num_steps: int) -> TrainConfig:
+    """Transformer and head, one clip a half, all pairs, noise of 0 to 20 % for the head."""
+    return TrainConfig(
+        init_from="", output_dir="", model=name, num_frames=FRAMES, height=SIZE, width=SIZE, generation_batch=1,
+        reconstruction_batch=1, pairs_per_clip=FRAMES - 1, caption_dropout=0.0, max_reconstruction_timestep=200,
+        timestep_sampling="uniform" if name == "wan" else None, learning_rate=2e-3, warmup_steps=20, decay_fraction=0.7,
+        num_steps=num_steps,
+    )  # fmt: skip
 
 
 def main() -> int:
@@ -150,9 +156,10 @@ def main() -> int:
     num_steps = STEPS[options.generator] if options.steps is None else options.steps
     pipe = new_generator(options.generator)
     clip = Clip(pipe, options.clip)
-    before, start = mean_losses(pipe, clip), time.perf_counter()
-    train(pipe, clip, num_steps)
-    seconds, after = time.perf_counter() - start, mean_losses(pipe, clip)
+    training = Training(pipe, clip, options_of(options.generator, num_steps))
+    before, start = training.mean_losses(), time.perf_counter()
+    training.run()
+    seconds, after = time.perf_counter() - start, training.mean_losses()
     found = pipe(video=clip.frames, generator=torch.Generator().manual_seed(1), **clip.texts)
     errors = pose_errors(found.poses[0].double().numpy(), clip.poses)
     rotation, translation = (float(errors[name].mean()) for name in ("rotation_deg", "translation_deg"))

@@ -1,9 +1,9 @@
 """`jog3r prepare` on 200 procedural clips, a corrupt one among them: killed ten times, it must give an undisturbed run's bytes.
 
-    python benchmarks/prepare_kill.py [--clips 200] [--kills 10] [--processes 1] [--model FOLDER]
+    python benchmarks/prepare_kill.py [--clips 200] [--kills 10] [--processes 1] [--model FOLDER [--window_frames N]]
 
-The corrupt one is a video file cut in half beside real ones, so that decoding is what fails. Prints one line a kill and the
-verdict; exit code 1 if the outputs differ.
+The corrupt one is a video file cut in half beside real ones, so that decoding is what fails. `--window_frames`, up to 10, is
+for models that compress time. Prints one line a kill and the verdict; exit code 1 if the outputs differ.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from jog3r.data.procedural import procedural_clip
 from jog3r.export.video import encode_video
 
 ROOT = Path(__file__).resolve().parents[1]
-FRAMES, SIZE = 8, 32
+FRAMES, SIZE = 10, 32
 
 
 def write_dataset(folder: Path, clips: int, corrupt: int) -> None:
@@ -47,13 +47,15 @@ def write_dataset(folder: Path, clips: int, corrupt: int) -> None:
     (folder / "captions.json").write_text(json.dumps(captions))
 
 
-def start(dataset: Path, output: Path, model: str, processes: int) -> subprocess.Popen:
+def start(dataset: Path, output: Path, model: str, processes: int, window_frames: int | None) -> subprocess.Popen:
     """One run of the real command, in its own process group."""
     options = {
         "output_dir": output, "model": model, "source": "realestate10k", "cameras": dataset / "cameras",
         "frames": dataset / "frames", "captions": dataset / "captions.json", "height": SIZE, "width": SIZE,
         "min_frames": FRAMES, "depth": "none", "clips_per_shard": 4, "captions_per_shard": 16, "num_threads": 1,
     }  # fmt: skip
+    if window_frames is not None:
+        options |= {"window_frames": window_frames, "windows_per_video": 2}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     launch = [sys.executable]
     if processes > 1:
@@ -77,7 +79,7 @@ def kill_often(dataset: Path, output: Path, options: argparse.Namespace) -> None
     """Kill -9 at random moments, spread over the work, each time after at least one shard more."""
     shards = -(-options.clips // 4)
     for kill in range(options.kills):
-        process = start(dataset, output, options.model, options.processes)
+        process = start(dataset, output, options.model, options.processes, options.window_frames)
         goal = min(done_shards(output) + max(1, shards // (options.kills + 1)), shards - 1)
         while process.poll() is None and done_shards(output) < goal:
             time.sleep(0.001)
@@ -89,7 +91,7 @@ def kill_often(dataset: Path, output: Path, options: argparse.Namespace) -> None
         process.wait()
         torn = len(list(output.rglob(".*partial*")))
         print(f"kill {kill + 1}: {done_shards(output)} shards complete, {torn} half-written files", flush=True)
-    if start(dataset, output, options.model, options.processes).wait() != 0:
+    if start(dataset, output, options.model, options.processes, options.window_frames).wait() != 0:
         raise SystemExit("the last run failed")
 
 
@@ -100,13 +102,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--model", default=str(tiny_checkpoint()))
+    parser.add_argument("--window_frames", type=int, default=None)
     options = parser.parse_args()
     random.seed(0)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_dataset(folder / "dataset", options.clips, corrupt=options.clips // 3)
         begin = time.monotonic()
-        if start(folder / "dataset", folder / "whole", options.model, 1).wait() != 0:
+        if start(folder / "dataset", folder / "whole", options.model, 1, options.window_frames).wait() != 0:
             raise SystemExit("the undisturbed run failed")
         seconds = time.monotonic() - begin
         kill_often(folder / "dataset", folder / "killed", options)

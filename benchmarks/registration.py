@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jog3r import Registration, register_pointmaps
-from jog3r.evaluation.camera_metrics import pose_errors
+from jog3r.geometry.camera_metrics import pose_errors
 from jog3r.geometry.cameras import invert, pose_from, transform, umeyama_sim3, unproject
 from jog3r.geometry.registration.checks import check_inputs
 from jog3r.geometry.registration.dense import dense_depth

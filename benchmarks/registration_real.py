@@ -10,7 +10,7 @@ from registration_scenes import smooth_noise
 from torch import Tensor
 
 from jog3r import register_pointmaps
-from jog3r.evaluation.camera_metrics import pose_errors
+from jog3r.geometry.camera_metrics import pose_errors
 from jog3r.geometry.cameras import invert, pose_from, transform, unproject
 from jog3r.geometry.registration.checks import check_inputs
 from jog3r.geometry.registration.joint_fit.initialisation import robust_camera_pose

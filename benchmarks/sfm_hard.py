@@ -21,7 +21,7 @@ from PIL import Image
 from sfm_clips import read_clips
 from sfm_scenes import RenderedClip, make_room, path, render
 
-from jog3r.evaluation.camera_metrics import pose_errors
+from jog3r.geometry.camera_metrics import pose_errors
 from jog3r.sfm import TrackedCameras, track_cameras
 
 Version = tuple[np.ndarray, np.ndarray, np.ndarray]  # frames, true poses, mask of frames that belong to frame 1's shot

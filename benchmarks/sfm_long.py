@@ -20,7 +20,7 @@ import numpy as np
 from long_video_scene import ROOM, LoopWalk
 from sfm_scenes import noise_texture
 
-from jog3r.evaluation.camera_metrics import pose_errors
+from jog3r.geometry.camera_metrics import pose_errors
 from jog3r.geometry.cameras import pixel_rays
 
 TEXELS = 2048  # of a wall, across and down

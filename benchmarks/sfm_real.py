@@ -22,7 +22,7 @@ from sfm_clips import TrueClip, read_clips
 from jog3r import tiny_checkpoint
 from jog3r.data.video import resize_frames
 from jog3r.evaluation.baselines import constant_poses, forward_poses
-from jog3r.evaluation.camera_metrics import pose_errors, pose_metrics
+from jog3r.geometry.camera_metrics import pose_errors, pose_metrics
 from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.sfm import track_cameras
 from jog3r.sfm.colmap import load_pycolmap, quiet

@@ -27,7 +27,7 @@ DEVICES: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 900}},
     "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
 }
-_PATIENCE_MS = 120_000
+_PATIENCE_MS = 600_000
 _PAGE_OPENINGS = 3
 
 
@@ -113,6 +113,10 @@ def _wait_until_visible(page: Any, panel: Any) -> None:
     panel.locator("point-view[data-drawn]").wait_for()
     for video in panel.locator("video").all():
         page.wait_for_function("video => video.readyState >= 2", arg=video.element_handle())
+    _wait_for_pictures(page, panel)
+
+
+def _wait_for_pictures(page: Any, panel: Any) -> None:
     for picture in panel.locator("img[alt]").all():
         page.wait_for_function("image => image.complete", arg=picture.element_handle())
 
@@ -137,6 +141,8 @@ def _photograph_all(page: Any, folder: Path, ending: str) -> None:
     panel = _tab(page, "Compare")
     panel.get_by_role("button", name="Compare").click()
     panel.get_by_text("Mean difference to frame 1").wait_for()
+    panel.locator(".depth canvas[data-frame]").nth(1).wait_for()
+    _wait_for_pictures(page, panel)
     _save(page, folder / f"space_compare{ending}.png")
     _tab(page, "About")
     _save(page, folder / f"space_about{ending}.png")

@@ -63,6 +63,7 @@ head_attention_heads: 2
 def start(runs: Path, recipes: Path) -> subprocess.Popen:
     """One `make tiny` in a process group of its own."""
     command = [sys.executable, "training/tiny_model/train_tiny.py", "--runs", str(runs), "--recipes", str(recipes)]
+    command += ["--clips", "1", "--videos", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True

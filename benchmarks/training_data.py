@@ -1,6 +1,7 @@
 """How long the trainer waits for prepared data, whether memory stays flat over many clips, and what streaming costs.
 
     python benchmarks/training_data.py [--steps 60] [--clips 10000] [--workers 1] [--model FOLDER] [--data cache stream]
+        [--videos 40] [--frames 16] [--frames_per_group 16] [--clips_per_shard 16]
 
 Prepares a cache of procedural clips, trains the model on it and prints the share of the time spent waiting, without the first ten
 steps, in which the workers start; then reads clips alone, printing the memory of the loader processes on the way. At last both
@@ -20,13 +21,14 @@ import psutil
 import torch
 from torch.utils.data import DataLoader
 
+import jog3r.training.prepare
 from jog3r import tiny_checkpoint
+from jog3r.data.cache import FRAMES_PER_GROUP
 from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.training.clips.step_batches import BatchShare
 from jog3r.training.clips.streams import build_loader, build_stream
 from jog3r.training.config import TrainConfig
 from jog3r.training.preparation.prepare_config import PrepareConfig
-from jog3r.training.prepare import Preparation
 from jog3r.training.run.processes import start_accelerator
 from jog3r.training.train_joint import Run
 
@@ -82,13 +84,13 @@ def print_memory(config: TrainConfig) -> float:
 
 def print_ratio(cached: TrainConfig, streamed: TrainConfig, rounds: int = 5) -> float:
     """Read all clips both ways in turn, without workers; clips a second of processor time, streamed over at random."""
-    speeds: dict[str, list[float]] = {"cache": [], "stream": []}
+    loaders = {config.data: open_loader(dataclasses.replace(config, num_workers=0)) for config in (cached, streamed)}
+    speeds: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in range(rounds):
-        for config in (cached, streamed):
-            loader = open_loader(dataclasses.replace(config, num_workers=0))
+        for name, loader in loaders.items():
             begin = time.process_time()
             clips = sum(2 for _ in loader)
-            speeds[config.data].append(clips / (time.process_time() - begin))
+            speeds[name].append(clips / (time.process_time() - begin))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     print(", ".join(f"{name}: {value:.0f} clips/s of processor time" for name, value in medians.items()))
     return medians["stream"] / medians["cache"]
@@ -101,7 +103,9 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=10_000)
     parser.add_argument("--videos", type=int, default=40)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--clips_per_shard", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=16, help="of a video; a clip takes 16")
+    parser.add_argument("--frames_per_group", type=int, default=FRAMES_PER_GROUP)
+    parser.add_argument("--clips_per_shard", type=int, default=16)
     parser.add_argument("--model", type=Path, default=tiny_checkpoint)
     parser.add_argument("--data", nargs="+", choices=["cache", "stream"], default=["cache", "stream"])
     options = parser.parse_args()
@@ -109,9 +113,10 @@ def main() -> int:
     good = True
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        size = {"num_frames": 16, "height": 64, "width": 64, "caption_length": 32, "num_threads": 1}
+        size = {"num_frames": options.frames, "height": 64, "width": 64, "caption_length": 32, "num_threads": 1}
         size["clips_per_shard"] = options.clips_per_shard
-        Preparation(
+        jog3r.training.prepare.FRAMES_PER_GROUP = options.frames_per_group
+        jog3r.training.prepare.Preparation(
             PrepareConfig(
                 output_dir=str(folder / "cache"), model=str(options.model), source="procedural", num_clips=options.videos, **size
             )

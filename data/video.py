@@ -129,5 +129,5 @@ def _too_many(stream: FrameStream, count: str, max_frames: int) -> ValueError:
     return ValueError(
         f"{str(stream.path)!r} gives {count} frames, more than max_frames={max_frames}; cut it with start and stop, "
         "subsample it with stride (of jog3r.data.video.read_video or of the command line), or go window by window "
-        "(docs/long_videos.md; on the command line --window 16)"
+        "(docs/long_videos.md; on the command line --window)"
     )

@@ -6,34 +6,35 @@ The public names are loaded on first use: importing this package costs nothing a
 from importlib import import_module
 
 _PUBLIC = {
-    "PoseErrors": "camera_metrics",
-    "failed_pose_errors": "camera_metrics",
-    "pose_errors": "camera_metrics",
-    "pose_metrics": "camera_metrics",
-    "pose_metrics_by_bin": "camera_metrics",
-    "constant_poses": "baselines",
-    "forward_poses": "baselines",
-    "shuffled_pairs": "baselines",
-    "spread_at_this_size": "video_metrics",
-    "frechet_distance": "video_metrics",
-    "kernel_distance": "video_metrics",
-    "real_floor": "video_metrics",
-    "met3r_pairs": "consistency",
-    "met3r_self": "consistency",
-    "video_motion": "consistency",
-    "warp_error": "consistency",
-    "FeatureNetwork": "networks.features",
-    "load_features": "networks.features",
-    "load_i3d": "networks.i3d",
-    "load_inception": "networks.torchscript",
-    "load_scripted_i3d": "networks.torchscript",
-    "caption_following": "caption_checks",
-    "classify_motion": "caption_checks",
-    "detect_colours": "caption_checks",
-    "evaluate_t2vc": "evaluate",
-    "evaluate_v2c": "evaluate",
-    "run_evaluation": "evaluate",
-    "module_path": "modules",
+    "PoseErrors": "geometry.camera_metrics",
+    "failed_pose_errors": "geometry.camera_metrics",
+    "pose_errors": "geometry.camera_metrics",
+    "pose_metrics": "geometry.camera_metrics",
+    "pose_metrics_by_bin": "geometry.camera_metrics",
+    "constant_poses": "evaluation.baselines",
+    "forward_poses": "evaluation.baselines",
+    "shuffled_pairs": "evaluation.baselines",
+    "spread_at_this_size": "evaluation.video_metrics",
+    "frechet_distance": "evaluation.video_metrics",
+    "kernel_distance": "evaluation.video_metrics",
+    "real_floor": "evaluation.video_metrics",
+    "met3r_pairs": "evaluation.consistency",
+    "met3r_self": "evaluation.consistency",
+    "video_motion": "evaluation.consistency",
+    "warp_error": "evaluation.consistency",
+    "FeatureNetwork": "evaluation.networks.features",
+    "load_features": "evaluation.networks.features",
+    "load_i3d": "evaluation.networks.i3d",
+    "load_text_network": "evaluation.networks.text_network",
+    "load_inception": "evaluation.networks.torchscript",
+    "load_scripted_i3d": "evaluation.networks.torchscript",
+    "caption_following": "evaluation.caption_checks",
+    "classify_motion": "evaluation.caption_checks",
+    "detect_colours": "evaluation.caption_checks",
+    "evaluate_t2vc": "evaluation.evaluate",
+    "evaluate_v2c": "evaluation.evaluate",
+    "run_evaluation": "evaluation.evaluate",
+    "module_path": "evaluation.modules",
 }
 __all__ = list(_PUBLIC)
 
@@ -41,7 +42,7 @@ __all__ = list(_PUBLIC)
 def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'jog3r.evaluation' has no attribute {name!r}; it offers {', '.join(__all__)}")
-    return getattr(import_module(f"jog3r.evaluation.{_PUBLIC[name]}"), name)
+    return getattr(import_module(f"jog3r.{_PUBLIC[name]}"), name)
 
 
 def __dir__() -> list[str]:

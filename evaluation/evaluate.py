@@ -17,6 +17,7 @@ is drawn and sampled with its own seed, `seed + k`: results do not depend on the
 interruptions.
 """
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -35,6 +36,7 @@ from jog3r.evaluation.exporting import NetworkCameras, TrackCameras
 from jog3r.evaluation.judges.choosing import choose_judge, judge_folders
 from jog3r.evaluation.networks.features import FeatureNetwork, load_features
 from jog3r.evaluation.networks.i3d import MIN_FRAMES, VideoFeatures, load_i3d
+from jog3r.evaluation.networks.text_network import load_text_network
 from jog3r.evaluation.networks.torchscript import is_torchscript, load_inception, load_scripted_i3d
 from jog3r.evaluation.options import EvaluationOptions
 from jog3r.evaluation.predictions import write_text
@@ -62,6 +64,7 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
     processes = join_processes(config.device)
     features = None if config.features is None else load_features(config.features, config.features_sha256)
     networks = _networks(config)
+    text_network = None if config.text_network is None else load_text_network(config.text_network, config.text_network_sha256)
     pipeline = None if config.outside or config.model is None else _load(config, processes)
     judge = choose_judge(config, pipeline, features, processes)
     num_frames, size = config.output_size(pipeline)
@@ -75,7 +78,9 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
     blocks: list[report.Block] = [report.Heading(1, f"Evaluation of {results['model']}")]
     if judge is not None and config.task == "judge":
         return _judged(judge_folders(config, judge, processes), results, blocks, config, processes)
-    plan = Plan(config.seed, config.seeds, config.batch_size, {}, features, networks, processes, judge, config.sanity_clips)
+    plan = Plan(
+        config.seed, config.seeds, config.batch_size, {}, features, networks, text_network, processes, judge, config.sanity_clips
+    )
     for task in ("v2c", "t2vc") if config.task == "all" else (config.task,):
         clips = choose_clips(config, num_frames, size, generate=task == "t2vc")
         if task == "v2c":
@@ -150,7 +155,7 @@ def evaluate_t2vc(
         call: arguments of both calls; `both_directions` goes to V2C alone.
 
     Returns:
-        `settings`, `closed_loop`, `captions`, `consistency`, `distributions`, `errors`, `timings`, `samples`.
+        `settings`, `closed_loop`, `captions`, `text agreement`, `consistency`, `distributions`, `errors`, `timings`, `samples`.
     """
     if len(captions) < 2 or (real_clips is not None and len(real_clips) != len(captions)):
         raise ValueError(
@@ -205,7 +210,7 @@ def _load(config: EvaluationOptions, processes: Processes) -> Any:
         raise ValueError(f"{type(pipeline).__name__} generates nothing: evaluate it with task v2c, not {config.task}")
     if config.both_directions and not hasattr(pipeline, "transformer"):
         raise ValueError(f"{type(pipeline).__name__} sees pairs of images: both_directions would change nothing")
-    if config.both_directions and not hasattr(pipeline, "reconstruct_pairs"):
+    if config.both_directions and "both_directions" not in inspect.signature(type(pipeline).__call__).parameters:
         raise ValueError(f"{type(pipeline).__name__} does not read videos backwards: leave both_directions out")
     if not getattr(pipeline, "makes_cameras", True):
         raise ValueError(f"{config.model!r} has no trained 3D head: it makes videos and no cameras, which are what is evaluated")

@@ -12,6 +12,7 @@ __all__ = ["TASKS", "EvaluationOptions"]
 TASKS = ("v2c", "t2vc", "all", "list", "judge")
 _METHODS = ("network", "tracks")
 _PROCEDURAL_CLIPS, _PROCEDURAL_VIDEOS, _FRAMES = 200, 64, 16
+REDRAW_LEVEL = 0.3
 _ONLY_PROCEDURAL_SPLITS = ("validation", "test")
 
 
@@ -45,7 +46,8 @@ class EvaluationOptions(SourceOptions):
     pixel_aspect: float | None = None  # tracks: fy / fx of stretched videos, such as 1.185 of 16:9 stored as 3:2; None: square
     focal_px: float | None = None  # tracks as judge: focal length in pixels of the videos, if known
     # who judges generated videos
-    judge: str | None = None  # "sfm" (feature tracks), or the folder of a pipeline, such as a converted DUSt3R
+    judge: str | None = None  # "sfm" (feature tracks), "renderer" (procedural clips), or a pipeline's folder, such as a DUSt3R
+    redraw_level: float = REDRAW_LEVEL  # of judge renderer: share of the schedule to which clips are noised and drawn anew
     sanity_clips: int = 8  # real clips on which the judge itself is judged, beside noise, frozen and shuffled ones
     # how
     seed: int = 0  # clip k uses seed + k
@@ -59,6 +61,8 @@ class EvaluationOptions(SourceOptions):
     both_directions: bool = False  # video to cameras reads each video backwards, too (see `Jog3rPipeline.__call__`)
     features: str | None = None  # folder or hub id of a feature network (DINO); None: met3r_self on colours, no distances with it
     features_sha256: str | None = None  # pinned hash of its weights; a must for a hub id
+    text_network: str | None = None  # folder or hub id of a CLIP: agreement of videos with their captions
+    text_network_sha256: str | None = None  # pinned hash of its weights; a must for a hub id
     inception: str | None = None  # TorchScript file of Inception; None: no FID and KID of frames
     inception_sha256: str | None = None  # pinned hash of that file
     fvd: str | None = None  # I3D, a weights file or TorchScript; None: no FVD
@@ -81,9 +85,11 @@ class EvaluationOptions(SourceOptions):
             raise ValueError(f"smoothness weights must be >= 0, got {self.smoothness_focal} and {self.smoothness_translation}")
         if self.smoothness_focal > 0 and not self.focal_per_frame:
             raise ValueError("smoothness_focal does nothing with one focal length for all frames: add focal_per_frame")
-        for name in ("features", "inception", "fvd"):
+        for name in ("features", "text_network", "inception", "fvd"):
             if getattr(self, f"{name}_sha256") is not None and getattr(self, name) is None:
                 raise ValueError(f"{name}_sha256 is given without {name}: name the feature network too")
+            if name != "features" and getattr(self, name) is not None and self.task not in ("t2vc", "all"):
+                raise ValueError(f"{name} looks at generated videos: it means nothing to task {self.task}")
         self.judged = tuple(map(str, self.judged))
         if self.task != "list" and Path(self.out).is_file():
             raise NotADirectoryError(f"{self.out} is a file; give a folder")
@@ -141,10 +147,23 @@ class EvaluationOptions(SourceOptions):
             raise ValueError(f"a judge looks at generated videos: judge={self.judge} means nothing to task {self.task}")
         if self.task == "judge" and (self.judge is None or self.model is not None):
             raise ValueError("task judge needs the option judge, sfm or a pipeline's folder, and no model")
+        self._check_renderer()
         if bool(self.judged) != (self.task == "judge"):
             raise ValueError(
                 f"folders of videos belong to task judge, which needs at least one; got {self.judged} for {self.task}"
             )
+
+    def _check_renderer(self) -> None:
+        """Refuse clips whose true geometry the renderer does not know, and a level that nothing is drawn from."""
+        if self.judge == "renderer" and (self.task == "judge" or self.source != "procedural" or self.seeds > 1):
+            raise ValueError(
+                "judge=renderer knows the procedural clips alone, and looks at one video of each: it means nothing to task "
+                f"{self.task} with source={self.source} and seeds={self.seeds}"
+            )
+        if self.judge != "renderer" and self.redraw_level != REDRAW_LEVEL:
+            raise ValueError(f"redraw_level={self.redraw_level:g} belongs to judge=renderer, got judge={self.judge}")
+        if not 0 < self.redraw_level <= 1:
+            raise ValueError(f"redraw_level is a share of the schedule above 0 and up to 1, got {self.redraw_level:g}")
 
     def _check_clips(self) -> None:
         """Refuse choices of frames that mean nothing to the source."""

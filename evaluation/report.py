@@ -42,6 +42,7 @@ CONSISTENCY_COLUMNS = {
     "N": "N",
     "failed": "failed",
 }
+TEXT_COLUMNS = {"agreement": "100 x mean cosine over frames", "N": "N", "failed": "failed"}
 INTERVALS = "In brackets: 95 % intervals over clips."
 
 
@@ -167,6 +168,8 @@ def t2vc_blocks(result: Mapping[str, Any]) -> list[Block]:
     ]
     if result["captions"]:
         parts += [Heading(3, "captions followed"), Table(result["captions"], CAPTION_COLUMNS, "video")]
+    for network, rows in result["text agreement"].items():
+        parts += [Heading(3, f"agreement with the caption: {network}"), Table(rows, TEXT_COLUMNS, "video and caption")]
     parts += [Heading(3, "consistency"), Table(result["consistency"], CONSISTENCY_COLUMNS, "video and geometry")]
     for network, rows in result["distributions"].items():
         columns = {key: key for row in rows.values() for key in row}

@@ -1,6 +1,6 @@
 """Loop 2: scores from stored predictions and true clips. Nothing here runs a model, but for an optional feature network."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +9,6 @@ import torch
 
 from jog3r.data import Clip
 from jog3r.evaluation.baselines import constant_poses, forward_poses, shuffled_pairs
-from jog3r.evaluation.camera_metrics import PoseErrors, failed_pose_errors, masks_of_bins, pose_errors
 from jog3r.evaluation.caption_checks import NUM_SHUFFLES as CAPTION_SHUFFLES
 from jog3r.evaluation.caption_checks import DetectedColours, agreement_counts, classify_motion, detect_colours
 from jog3r.evaluation.consistency import FeatureFunction, met3r_self, warp_error
@@ -18,6 +17,7 @@ from jog3r.evaluation.statistics.intervals import Figure, figure, quotient
 from jog3r.evaluation.statistics.per_clip import Samples
 from jog3r.evaluation.statistics.pose_figures import pose_figures
 from jog3r.evaluation.video_metrics import frechet_distance, polynomial_mmd
+from jog3r.geometry.camera_metrics import PoseErrors, failed_pose_errors, masks_of_bins, pose_errors
 from jog3r.geometry.cameras import transform, unproject
 from jog3r.geometry.registration.degeneracy import pose_known
 
@@ -36,12 +36,23 @@ class Items:
     """What is scored: predictions in order, clip by clip; a clip may have several, one a seed.
 
     Attributes:
-        names: of the N clips.
+        names: of the videos, which intervals draw: windows of one video are not independent.
         owners: which clip each prediction is of.
+        videos: which video each clip is of; None: each is of its own.
     """
 
     names: Sequence[str]
     owners: Sequence[int]
+    videos: Sequence[int] | None = None
+
+    @property
+    def drawn(self) -> list[int]:
+        """Which video each prediction is of."""
+        return [owner if self.videos is None else self.videos[owner] for owner in self.owners]
+
+    def of_clips(self, count: int) -> Sequence[int]:
+        """Which video each of the first `count` clips is of."""
+        return range(count) if self.videos is None else self.videos[:count]
 
     @classmethod
     def one_each(cls, count: int) -> "Items":
@@ -78,10 +89,10 @@ def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip], items: Items
     result: dict[str, Any] = {"samples": samples}
     for relative in RELATIVES:
         result[relative] = {
-            name: samples.add_poses(f"{relative}/{name}", found, items.owners) for name, found in errors[relative].items()
+            name: samples.add_poses(f"{relative}/{name}", found, items.drawn) for name, found in errors[relative].items()
         }
     for key, by in (("by_baseline", BASELINE), ("by_motion", MOTION)):
-        result[key] = {name: _by_bin(found, by, items.owners) for name, found in errors["first"].items()}
+        result[key] = {name: _by_bin(found, by, items.drawn) for name, found in errors["first"].items()}
     result["ratios"] = {
         "rotation_over_constant": _over(samples, "rotation_deg", "first/model", "first/constant pose"),
         "translation_over_forward": _over(samples, "translation_deg", "first/model", "first/always forward"),
@@ -89,8 +100,8 @@ def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip], items: Items
     focal, depth = np.array(geometry).T
     failed = sum(error.failed for error in errors["first"]["model"])
     result["geometry"] = {
-        "focal error %": samples.add_means("geometry", "focal error %", focal, items.owners),
-        "depth AbsRel % (one scale a clip)": samples.add_means("geometry", "depth AbsRel %", depth, items.owners),
+        "focal error %": samples.add_means("geometry", "focal error %", focal, items.drawn),
+        "depth AbsRel % (one scale a clip)": samples.add_means("geometry", "depth AbsRel %", depth, items.drawn),
         "N": len(geometry) - failed,
         "failed": failed,
     }
@@ -144,30 +155,30 @@ def score_closed_loop(
         item if "error" in item else {"poses": constant_poses(num_frames), "v2c_poses": item["v2c_poses"]} for item in cameras
     ]
     rows = {
-        "own video": samples.add_poses("closed_loop/own video", own, items.owners),
+        "own video": samples.add_poses("closed_loop/own video", own, items.drawn),
         "constant pose": samples.add_poses(
             "closed_loop/constant pose",
             [_loop_errors(a, b, num_frames) for a, b in zip(still, cameras, strict=True)],
-            items.owners,
+            items.drawn,
         ),
     }
     ratio: float = float("nan")
     if strange:
-        rows["shuffled pairs"] = samples.add_poses("closed_loop/shuffled pairs", strange, [*items.owners] * NUM_SHUFFLES)
+        rows["shuffled pairs"] = samples.add_poses("closed_loop/shuffled pairs", strange, [*items.drawn] * NUM_SHUFFLES)
         ratio = _over(samples, "rotation_deg", "closed_loop/own video", "closed_loop/shuffled pairs")
     return {"shuffled pairs": {}, **rows, "rotation_over_shuffled": ratio}
 
 
 def _strangers(items: Items, seed: int) -> np.ndarray:
-    """For each prediction one of another clip: the one at the same place among the other's, or its last."""
-    of_clip: dict[int, list[int]] = {}
-    for k, owner in enumerate(items.owners):
-        of_clip.setdefault(owner, []).append(k)
-    partner = shuffled_pairs(len(of_clip), seed)
+    """For each prediction one of another video: the one at the same place among the other's, or its last."""
+    of_video: dict[int, list[int]] = {}
+    for k, owner in enumerate(items.drawn):
+        of_video.setdefault(owner, []).append(k)
+    partner = shuffled_pairs(len(of_video), seed)
     found = []
-    for k, owner in enumerate(items.owners):
-        others = of_clip[partner[owner]]
-        found.append(others[min(of_clip[owner].index(k), len(others) - 1)])
+    for k, owner in enumerate(items.drawn):
+        others = of_video[partner[owner]]
+        found.append(others[min(of_video[owner].index(k), len(others) - 1)])
     return np.array(found)
 
 
@@ -196,16 +207,52 @@ def score_captions(
 
     asked = [attributes[owner] for owner in items.owners]
     detected = _detect(generated)
-    rows = {"generated, motion by V2C": row("generated", detected, asked, items.owners)}
+    rows = {"generated, motion by V2C": row("generated", detected, asked, items.drawn)}
     tables = [agreement_counts(*detected, asked, _strangers(items, seed)) for seed in range(CAPTION_SHUFFLES)]
     by_chance = {name: np.sum([table[name] for table in tables], axis=0) for name in tables[0]}
-    rows["chance (other captions)"] = _caption_row(samples, "chance", by_chance, items.owners)
+    rows["chance (other captions)"] = _caption_row(samples, "chance", by_chance, items.drawn)
     if real:
-        true, owners = [clip.attributes for clip in clips], range(len(clips))
+        true, owners = [clip.attributes for clip in clips], items.of_clips(len(clips))
         rows["real clips through the VAE, motion by V2C"] = row("real through the VAE", _detect(real), true, owners)
         exact = [(detect_colours(clip.frames), classify_motion(clip.poses, _mean_distance(clip))) for clip in clips]
         rendered = ([colours for colours, _ in exact], [motion for _, motion in exact])
         rows["real clips as rendered, true motion"] = row("real as rendered", rendered, true, owners)
+    return rows
+
+
+def score_text_agreement(
+    generated: Sequence[Arrays],
+    real: Sequence[Arrays],
+    captions: Sequence[str],
+    agreement: Callable[[np.ndarray, str], float],
+    items: Items,
+    samples: Samples,
+) -> dict[str, dict[str, Any]]:
+    """Rows of the table of agreement with texts: generated videos, chance, real clips through the VAE.
+
+    Args:
+        generated: `frames` uint8 of each item, or `error`; the failed have no figure.
+        real: `frames` after the VAE of the clip of each caption; empty without real clips.
+        captions: one a clip.
+        agreement: figure of a video's frames (F,H,W,3) and a caption.
+        items: whose the generated ones are.
+        samples: where contributions are kept.
+    """
+
+    def row(name: str, videos: Sequence[Arrays], texts: Sequence[str], owners: Sequence[int]) -> dict[str, Any]:
+        values = [
+            float("nan") if "error" in video else agreement(video["frames"], text)
+            for video, text in zip(videos, texts, strict=True)
+        ]
+        figure = samples.add_means(f"text/{name}", "agreement", values, owners)
+        return {"agreement": figure, "N": int(np.isfinite(values).sum()), "failed": int(np.isnan(values).sum())}
+
+    asked = [captions[owner] for owner in items.owners]
+    rows = {"generated": row("generated", generated, asked, items.drawn)}
+    others = [captions[items.owners[k]] for k in _strangers(items, 0)]
+    rows["chance (other captions)"] = row("chance", generated, others, items.drawn)
+    if real:
+        rows["real clips through the VAE"] = row("real through the VAE", real, captions, items.of_clips(len(real)))
     return rows
 
 
@@ -241,11 +288,11 @@ def score_consistency(
         return _consistency(samples, name, views, features, owners)
 
     rows = {
-        "generated, geometry of T2V+C": row("T2V+C", (_view(item) for item in generated), items.owners),
-        "generated, geometry of V2C": row("V2C", (_view(item, "v2c_") for item in generated), items.owners),
+        "generated, geometry of T2V+C": row("T2V+C", (_view(item) for item in generated), items.drawn),
+        "generated, geometry of V2C": row("V2C", (_view(item, "v2c_") for item in generated), items.drawn),
     }
     if real:
-        owners = range(len(real))
+        owners = items.of_clips(len(real))
         rows["real through the VAE, geometry of V2C"] = row("real, V2C", (_view(item, "v2c_") for item in real), owners)
         if all(clip.valid.any() for clip in clips):
             rows["real through the VAE, true geometry"] = row(

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,8 +18,10 @@ from jog3r.evaluation.clips.clip_sets import ClipSet
 from jog3r.evaluation.clips.given_cameras import GivenCameras
 from jog3r.evaluation.exporting import NetworkCameras, TrackCameras, cameras_of_clips, export, geometry_arrays, to_uint8
 from jog3r.evaluation.judges.judging import Judge, JudgedRow, judge_rows, sanity_rows
+from jog3r.evaluation.judges.renderer_judge import RendererJudge, redraw
 from jog3r.evaluation.networks.features import FeatureNetwork
 from jog3r.evaluation.networks.i3d import VideoFeatures
+from jog3r.evaluation.networks.text_network import TextNetwork
 from jog3r.evaluation.networks.torchscript import PictureNetwork, ScriptedVideoNetwork
 from jog3r.evaluation.predictions import Predictions, StoredPredictions, pipeline_hash
 from jog3r.evaluation.processes import Processes
@@ -45,6 +47,7 @@ class Plan:
         sampling: arguments of the text-to-video call.
         features: feature network for `met3r_self` and a distance to real clips; None: colours, no distance.
         networks: further ones, for distances alone: Inception, I3D.
+        text_network: for the agreement of videos with their captions; None: none.
         processes: those that share the work.
         judge: looks at generated videos.
         sanity_clips: real clips on which the judge is judged.
@@ -56,6 +59,7 @@ class Plan:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     features: FeatureNetwork | None = None
     networks: Sequence[DistanceNetwork] = ()
+    text_network: TextNetwork | None = None
     processes: Processes = field(default_factory=Processes)
     judge: Judge | None = None
     sanity_clips: int = 8
@@ -82,7 +86,7 @@ def video_to_cameras(
     plan.processes.wait()
     if not plan.processes.first:
         return None
-    result = scoring.score_v2c(predictions, clips, scoring.Items(clips.videos, clips.owners))
+    result = scoring.score_v2c(predictions, clips, scoring.Items(clips.videos, range(len(clips)), clips.owners))
     result["settings"] = _settings(config, clips)
     result["errors"] = [*error_lines(predictions, clips.names), *(f"left out: {line}" for line in clips.left_out)]
     result["timings"] = _timings(predictions)
@@ -130,10 +134,19 @@ def text_to_video(
         real = _export_real(
             method, clips, Predictions(Path(out) / "real", {"task": "real", **common, "clips": clips.describe()}), plan
         )
+    judge, redrawn = plan.judge, None
+    if isinstance(judge, RendererJudge) and clips is not None:
+        judge = replace(judge, clips=clips)
+        redrawn = _export_redrawn(
+            pipeline, clips, judge.level, Predictions(Path(out) / "redrawn", {**config, **judge.describe()}), plan
+        )
     plan.processes.wait()
     generated = store.stored(keys)
-    items = scoring.Items(clips.names if clips is not None else [str(k) for k in range(len(captions))], [k for k, _ in places])
-    judged = _judge(generated, real, clips, items, Path(out) / "judge", config, plan)
+    names, owners = [str(k) for k in range(len(captions))] if clips is None else clips.names, [k for k, _ in places]
+    items = scoring.Items(names, owners) if clips is None else scoring.Items(clips.videos, owners, clips.owners)
+    judged = _judge(
+        generated if redrawn is None else redrawn, real, clips, items, Path(out) / "judge", config, replace(plan, judge=judge)
+    )
     if not plan.processes.first:
         return None
     _check_captions(generated, [captions[k] for k, _ in places])
@@ -144,7 +157,7 @@ def text_to_video(
         **sampling,
         "features": "colours" if plan.features is None else plan.features.name,
     }
-    result["errors"] = error_lines(generated, [f"{items.names[k]}" + (f" seed {s}" if s else "") for k, s in places])
+    result["errors"] = error_lines(generated, [f"{names[k]}" + (f" seed {s}" if s else "") for k, s in places])
     result["errors"] += [] if clips is None else [f"left out: {line}" for line in clips.left_out]
     result["timings"] = _timings(generated)
     if judged is not None:
@@ -162,14 +175,18 @@ def _judge(
     config: Mapping[str, Any],
     plan: Plan,
 ) -> tuple[dict[str, Any], Samples] | None:
-    """What the judge says of generated videos, of real clips through the same decoder, and of the sanity rows."""
+    """What the judge says of generated videos, of real clips through the same decoder, and of the sanity rows.
+
+    For the renderer the generated videos are the clips that the model drew anew, which have no cameras of its own.
+    """
     if plan.judge is None:
         return None
-    rows = [JudgedRow("generated", lambda k: generated[k].get("frames"), items.owners, generated)]
+    row = ("redrawn", None) if isinstance(plan.judge, RendererJudge) else ("generated", generated)
+    rows = [JudgedRow(row[0], lambda k: generated[k].get("frames"), items.drawn, row[1])]
     if clips is not None:
         loaded, count = clips, min(len(clips), plan.sanity_clips)
-        rows.append(JudgedRow("real through the VAE", lambda k: real[k].get("frames"), range(len(real))))
-        rows += sanity_rows(lambda k: loaded[k].frames, count)
+        rows.append(JudgedRow("real through the VAE", lambda k: real[k].get("frames"), items.of_clips(len(real))))
+        rows += [replace(row, owners=items.of_clips(count)) for row in sanity_rows(lambda k: loaded[k].frames, count)]
     return judge_rows(plan.judge, rows, items.names, folder, {"videos": dict(config)}, plan.processes)
 
 
@@ -185,10 +202,13 @@ def _score(
     samples = Samples(items.names)
     true: Sequence[Clip] = [] if clips is None else clips
     attributes = _attributes(captions)
+    text = plan.text_network
+    agreement = {} if text is None else scoring.score_text_agreement(generated, real, captions, text.agreement, items, samples)
     networks = [network for network in (plan.features, *plan.networks) if network is not None and real]
     return {
         "closed_loop": scoring.score_closed_loop(generated, items, samples),
         "captions": {} if attributes is None else scoring.score_captions(generated, real, true, attributes, items, samples),
+        "text agreement": {} if text is None else {text.name: agreement},
         "consistency": scoring.score_consistency(generated, real, true, plan.features and plan.features.dense, items, samples),
         "distributions": {network.name: _distances(generated, real, network, samples) for network in networks},
         "samples": samples,
@@ -215,6 +235,19 @@ def _export_real(method: NetworkCameras, clips: ClipSet, store: Predictions, pla
 
     keys = [item_key(key) for key in clips.keys]
     export(store, keys, predict, "real clips", plan.processes, plan.batch_size)
+    return store.stored(keys)
+
+
+def _export_redrawn(pipeline: Any, clips: ClipSet, level: float, store: Predictions, plan: Plan) -> StoredPredictions:
+    """Clips that the model draws anew from a middle level of noise, for the renderer as judge."""
+
+    def predict(batch: Sequence[int]) -> list[Arrays]:
+        frames, captions = np.stack([clips[k].frames for k in batch]), [clips.caption(k) for k in batch]
+        seeds = [plan.seed + clips.keys[k] for k in batch]
+        return [{"frames": to_uint8(video)} for video in redraw(pipeline, frames, captions, seeds, level, dict(plan.sampling))]
+
+    keys = [item_key(key) for key in clips.keys]
+    export(store, keys, predict, "clips drawn anew", plan.processes, plan.batch_size)
     return store.stored(keys)
 
 

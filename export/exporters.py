@@ -1,6 +1,7 @@
 """All exports by name, the files every run writes, and reading them back."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def _glb(scene: Scene) -> bytes:
 
 
 def _ply(scene: Scene, max_points: int | None = None) -> bytes:
-    return ply_bytes(scene.points(min_confidence_quantile=DOUBTFUL_SHARE, max_points=max_points))
+    cloud = scene.points(min_confidence_quantile=DOUBTFUL_SHARE, max_points=max_points)
+    return ply_bytes(replace(cloud, frame=scene.frame_index[cloud.frame]))
 
 
 def _splats(scene: Scene) -> bytes:
@@ -117,17 +119,18 @@ def export_scene(scene: Scene, directory: str | Path, names: Iterable[str], *, o
     return write_files(directory, _exported(scene, names), overwrite=overwrite)
 
 
-def result_files(scene: Scene, *, max_ply_points: int | None = None) -> dict[str, bytes]:
+def result_files(scene: Scene, *, max_ply_points: int | None = None, dark: bool = False) -> dict[str, bytes]:
     """The files of every run: video.mp4, cameras.json, trajectory.png and, with points, pointcloud.ply and pointcloud.glb.
 
     Args:
         scene: The result of a run.
         max_ply_points: The most points of the PLY, chosen at random; None for all. The GLB is bounded anyway.
+        dark: Of the picture: light on dark instead of dark on white.
     """
     files = {
         "video.mp4": encode_video(scene.frames, scene.fps),
         "cameras.json": cameras_json(scene),
-        "trajectory.png": trajectory_picture(scene),
+        "trajectory.png": trajectory_picture(scene, dark=dark),
     }
     if scene.has_points:
         files |= {"pointcloud.ply": _ply(scene, max_ply_points), "pointcloud.glb": _glb(scene)}

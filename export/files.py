@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ["Content", "bytes_of", "write_file", "write_files"]
+__all__ = ["Content", "bytes_of", "check_free_file", "write_file", "write_files"]
 
 Content = bytes | Callable[[], bytes]  # of a file, or a call that makes it when it is written
 
@@ -34,6 +34,11 @@ def write_file(path: str | Path, content: bytes, *, overwrite: bool = False) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     _replace(path, content)
     return path
+
+
+def check_free_file(path: str | Path, *, overwrite: bool = False) -> None:
+    """Refuse before the work what `write_file` would refuse after it."""
+    _refuse_existing([Path(path)], overwrite)
 
 
 def write_files(directory: str | Path, contents: Mapping[str, Content], *, overwrite: bool = False) -> list[Path]:

@@ -178,6 +178,32 @@ class Scene:
         pointmaps = unproject(depth_array, _numpy(poses), _numpy(intrinsics))
         return cls(frames, poses, intrinsics, pointmaps, seen.astype(np.float32), depth_array, fps, caption)
 
+    @classmethod
+    def from_tracks(cls, frames: Any, found: Any, *, fps: float, times: Any = None, known: Any = None) -> "Scene":
+        """A scene with the cameras and points of `jog3r.sfm.TrackedCameras`.
+
+        Args:
+            frames: (F, H, W, 3) uint8, those that were followed.
+            found: What was found in them.
+            fps: Frames per second.
+            times: (F,) in seconds, or None.
+            known: (F,) bool, whose poses count; None is `found.pose_known`.
+        """
+        poses, intrinsics = found.poses.double().numpy(), found.intrinsics.double().numpy()
+        seen = (found.tracks.point.numpy(), found.tracks.frame.numpy(), found.tracks.xy.numpy())
+        tracks = Tracks.measured(found.points.numpy(), found.point_colors.numpy(), seen, poses, intrinsics)
+        return cls(
+            frames,
+            poses,
+            intrinsics,
+            fps=fps,
+            times=times,
+            pose_known=found.pose_known.numpy() if known is None else known,
+            registered=found.registered.numpy(),
+            tracks=tracks if len(tracks) else None,
+            source="tracks",
+        )
+
     @property
     def num_frames(self) -> int:
         """F."""

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-__all__ = ["colorize", "decode_video", "depth_frames", "encode_video", "player_scale"]
+__all__ = ["colorize", "confidence_frames", "decode_video", "depth_frames", "encode_video", "player_scale"]
 
 PLAYER_SIDE = 256  # below this short side players show a stamp or blur it themselves
 
@@ -81,6 +81,11 @@ def depth_frames(depth: np.ndarray, valid: np.ndarray | None = None) -> np.ndarr
         seen = np.isfinite(depth) & (depth > 0)
     seen = seen if valid is None else seen & valid
     return colorize(1 / np.where(seen, depth, 1), seen, "magma")
+
+
+def confidence_frames(confidence: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Confidence (F, H, W) as colours (F, H, W, 3) uint8, sure bright; pixels that are not `valid` (F, H, W) bool are grey."""
+    return colorize(np.log(np.where(valid, confidence, 1)), valid, "viridis")
 
 
 def colorize(values: np.ndarray, valid: np.ndarray, colormap: str) -> np.ndarray:

@@ -5,18 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jog3r.export.conventions import camera_size, quaternion_wxyz, time_colors
-from jog3r.export.exporters import load_scene
-from jog3r.export.formats.camera_files import read_cameras_json, read_details
-from jog3r.export.formats.point_cloud import read_ply
-from jog3r.export.scene import PointCloud
-from jog3r.export.video import decode_video
+from jog3r.export.player import Shown, read_shown
 
 __all__ = ["view_scene"]
 
-MAX_POINTS = 400_000
 PICTURE_SIDE = 160  # of a camera's frame: enough for its size on the screen, and thousands of them fit into a browser
 
 
@@ -45,7 +39,7 @@ def view_scene(directory: str | Path, *, host: str = "127.0.0.1", port: int = 80
         raise ImportError(
             "the viewer needs viser: pip install '.[viewer]' in the checkout of jog3r (or open pointcloud.glb in any 3D viewer)"
         ) from error
-    shown = _read(Path(directory))
+    shown = read_shown(directory, PICTURE_SIDE)
     server = viser.ViserServer(host=host, port=port, verbose=False)
     _Viewer(server, shown)
     if block:
@@ -57,63 +51,12 @@ def view_scene(directory: str | Path, *, host: str = "127.0.0.1", port: int = 80
     return server
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """What is shown of a result: F cameras, their pictures if there are any, and the cloud if there is one.
-
-    Attributes:
-        poses: (F, 4, 4) camera-to-world.
-        known: (F,) bool, those that are known.
-        intrinsics: (F, 3, 3) in pixels.
-        size: (H, W) in pixels.
-        pictures: F small ones, or none.
-        cloud: None without points.
-    """
-
-    poses: np.ndarray
-    known: np.ndarray
-    intrinsics: np.ndarray
-    size: tuple[int, int]
-    pictures: list[np.ndarray]
-    cloud: PointCloud | None
-
-    def distance(self) -> float:
-        """Middle distance of the points from the middle of the cameras; 0 without points."""
-        if self.cloud is None:
-            return 0.0
-        return float(np.median(np.linalg.norm(self.cloud.points - self.poses[self.known, :3, 3].mean(0), axis=1)))
-
-
-def _read(directory: Path) -> _Shown:
-    video, ply = directory / "video.mp4", directory / "pointcloud.ply"
-    cloud = read_ply(ply.read_bytes()).at_most(MAX_POINTS) if ply.is_file() else None
-    if (directory / "scene.npz").is_file():
-        scene = load_scene(directory)
-        cloud = scene.points(max_points=MAX_POINTS) if scene.has_points else cloud
-        pictures = [_small(Image.fromarray(frame)) for frame in scene.frames]
-        return _Shown(scene.poses, scene.pose_known, scene.intrinsics, scene.size, pictures, cloud)
-    if not (directory / "cameras.json").is_file() or not (video.is_file() or ply.is_file()):
-        raise ValueError(
-            f"{str(directory)!r} holds no result to show: neither scene.npz nor cameras.json with video.mp4 or pointcloud.ply; "
-            "give the folder that generate (with cameras), reconstruct or register wrote"
-        )
-    content = (directory / "cameras.json").read_bytes()
-    poses, intrinsics, size, _ = read_cameras_json(content)
-    pictures = [_small(image) for image in decode_video(video, size, len(poses))] if video.is_file() else []
-    return _Shown(poses, read_details(content)["pose_known"], intrinsics, size, pictures, cloud)
-
-
-def _small(image: Image.Image) -> np.ndarray:
-    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    return np.asarray(image)
-
-
 @dataclass
 class _Viewer:
     """A result in a viser server, with its controls."""
 
     server: Any
-    shown: _Shown
+    shown: Shown
 
     def __post_init__(self) -> None:
         self.server.scene.set_up_direction("-y")
@@ -141,7 +84,7 @@ class _Viewer:
                 aspect=width / height,
                 scale=size,
                 color=tuple(int(channel) for channel in colors[index]),
-                image=self.shown.pictures[index] if self.shown.pictures else None,
+                image=self.shown.pictures["video"][index] if self.shown.pictures else None,
                 wxyz=wxyz[index],
                 position=poses[index, :3, 3],
             )
@@ -151,7 +94,7 @@ class _Viewer:
         if cloud is None:
             return
         kept = cloud.confidence >= np.quantile(cloud.confidence, self.doubtful.value / 100)
-        # A cloud from a PLY file does not know its frames (-1): it is shown as a whole.
+        # A PLY file of an earlier version does not know its frames (-1): it is shown as a whole.
         if not self.all_frames.value and cloud.frame[0] >= 0:
             kept &= cloud.frame == self.frame.value - 1
         pixel = self.distance / float(np.median(self.shown.intrinsics[:, 0, 0])) or 0.01  # what one covers at that distance

@@ -1,6 +1,6 @@
-"""Frames to normalised latents and back through a 2D image VAE, chunk by chunk (no temporal compression).
+"""Frames to normalised latents, through an image VAE chunk by chunk or one that compresses time clip by clip; and images back.
 
-Letters: B clips, F frames, C latent channels, H W pixels, h w latents.
+Letters: B clips, F frames, f latent steps in time, C latent channels, H W pixels, h w latents.
 """
 
 from typing import Any, TypeAlias
@@ -22,19 +22,19 @@ def vae_scale_factor(vae: ImageVae) -> int:
     return 2 ** (len(channels) - 1)
 
 
-def normalise_latents(vae: ImageVae, latents: Tensor) -> Tensor:
+def normalise_latents(vae: Any, latents: Tensor) -> Tensor:
     """The VAE's own latents (B, C, F, h, w) to those the transformer sees: zero mean and unit spread, roughly."""
     shift, scale = _shift_and_scale(vae, latents)
     return (latents - shift) * scale
 
 
-def denormalise_latents(vae: ImageVae, latents: Tensor) -> Tensor:
+def denormalise_latents(vae: Any, latents: Tensor) -> Tensor:
     """Inverse of `normalise_latents`."""
     shift, scale = _shift_and_scale(vae, latents)
     return latents / scale + shift
 
 
-def _shift_and_scale(vae: ImageVae, like: Tensor) -> tuple[Tensor, Tensor]:
+def _shift_and_scale(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     """Per channel where the VAE's config has statistics, else its two numbers; (1, C or 1, 1, 1, 1) each."""
     config: Any = vae.config
     mean, std = config.get("latents_mean"), config.get("latents_std")
@@ -52,17 +52,20 @@ def _shift_and_scale(vae: ImageVae, like: Tensor) -> tuple[Tensor, Tensor]:
     return shift.view(1, -1, 1, 1, 1), scale.view(1, -1, 1, 1, 1)
 
 
-def encode_frames(vae: ImageVae, frames: Tensor, chunk_size: int | None = None) -> Tensor:
+def encode_frames(vae: Any, frames: Tensor, chunk_size: int | None = None) -> Tensor:
     """Frames to normalised latents; deterministic (the mode of the posterior).
 
     Args:
-        vae: AutoencoderKL or AutoencoderTiny.
+        vae: AutoencoderKL or AutoencoderTiny; or one of videos, such as AutoencoderKLWan, which takes a clip whole.
         frames (B, F, 3, H, W): RGB in -1..1, H and W multiples of the VAE's scale factor.
-        chunk_size: frames at once; None: by their size, see `default_chunk_size`.
+        chunk_size: frames of an image VAE at once; None: by their size, see `default_chunk_size`.
 
     Returns:
-        (B, C, F, h, w) float32.
+        (B, C, f, h, w) float32; f = F for images.
     """
+    if not isinstance(vae, AutoencoderKL | AutoencoderTiny):
+        clips = frames.transpose(1, 2).to(vae.dtype).split(1)  # B of (1, 3, F, H, W)
+        return normalise_latents(vae, torch.cat([vae.encode(clip).latent_dist.mode() for clip in clips]).float())
     images = _channels_last(frames.flatten(0, 1).to(vae.dtype))  # (B*F, 3, H, W)
     chunk_size = int(chunk_size or default_chunk_size(*images.shape[-2:]))
     chunks = [_encode_chunk(vae, chunk) for chunk in images.split(chunk_size)]
@@ -85,8 +88,16 @@ def _encode_chunk(vae: ImageVae, images: Tensor) -> Tensor:
     return encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
 
 
-def decode_frames(vae: ImageVae, latents: Tensor, chunk_size: int | None = None) -> Tensor:
-    """Normalised latents (B, C, F, h, w) to frames (B, 3, F, H, W) float32, RGB around -1..1 (not clipped)."""
+def decode_frames(vae: Any, latents: Tensor, chunk_size: int | None = None) -> Tensor:
+    """Normalised latents (B, C, f, h, w) to frames (B, 3, F, H, W) float32, RGB around -1..1 (not clipped).
+
+    The VAE is one of those of `encode_frames`, and so is `chunk_size`.
+    """
+    if not isinstance(vae, AutoencoderKL | AutoencoderTiny):
+        clips = denormalise_latents(vae, latents.float()).to(vae.dtype).split(1)
+        # decoders of LTX-Video 0.9.1 and later take a time step; 0 is no noise
+        step = (clips[0].new_zeros(1),) if vae.config.get("timestep_conditioning") else ()
+        return torch.cat([vae.decode(clip, *step, return_dict=False)[0] for clip in clips]).float()
     images = denormalise_latents(vae, latents.float()).transpose(1, 2).flatten(0, 1)  # (B*F, C, h, w)
     images = _channels_last(images.to(vae.dtype))
     factor = vae_scale_factor(vae)

@@ -35,18 +35,20 @@ def no_tap_message(scheduler: Any, num_inference_steps: int, max_timestep: float
     listed = ", ".join(shown if len(shown) <= 6 else [shown[0], "...", *shown[-4:]])
     remedies = []
 
-    def lands(steps: int, **changes: Any) -> bool:
-        copy = type(scheduler).from_config(scheduler.config, **changes)
+    def copied(**changes: Any) -> Any:
+        return type(scheduler).from_config(scheduler.config, **changes)
+
+    def lands(copy: Any, steps: int) -> bool:
         copy.set_timesteps(steps)
         return find_tap_step(copy.timesteps, max_timestep) is not None
 
-    candidates = range(num_inference_steps + 1, 10 * num_inference_steps + 100)
-    enough = next((steps for steps in candidates if lands(steps)), None)
+    candidates, same = range(num_inference_steps + 1, 10 * num_inference_steps + 100), copied()
+    enough = next((steps for steps in candidates if lands(same, steps)), None)
     if enough is not None:
         remedies.append(f"raise num_inference_steps to {enough}")
     now = scheduler.config.get("timestep_spacing")
     others = [name for name in SPACINGS if now is not None and name != now]
-    spacings = [name for name in others if lands(num_inference_steps, timestep_spacing=name)]
+    spacings = [name for name in others if lands(copied(timestep_spacing=name), num_inference_steps)]
     if spacings:
         remedies.append(f"build the scheduler with timestep_spacing={' or '.join(map(repr, spacings))} (now {now!r})")
     remedies.append(f"pass reconstruction_timestep={math.ceil(timesteps.min())} (noisier features)")

@@ -19,8 +19,6 @@ import torch
 
 from jog3r.space.guard.limits import Refused
 
-__all__ = ["WRONG", "Done", "Failed", "Job", "Step", "Stopped", "run_job", "stop_running", "watch"]
-
 WRONG = "Something went wrong here; please try again."
 _log = logging.getLogger(__name__)
 _PULSE_SECONDS = 0.7  # the longest silence of the generator; a closed one is noticed between two events

@@ -1,34 +1,32 @@
 """The models of the Space and what is computed with them."""
 
+import importlib.util
 import inspect
-import io
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 
 from jog3r.data.video import resize_frames
+from jog3r.export.player import sheet_jpeg
 from jog3r.export.scene import Scene
 from jog3r.pipelines.generators.mixin import GeneratorMixin
 from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
-from jog3r.space.gpu import gpu
 from jog3r.space.guard.limits import GenerateSettings, Refused
 from jog3r.space.jobs import Done, Failed, Job, Step, run_job, watch
-from jog3r.space.tracks import tracked_scene
-
-__all__ = ["BUNDLED_STEPS", "DTYPES", "GENERATED_FPS", "Result", "SpaceModel", "find_cameras", "generate_video", "load_model"]
 
 GENERATED_FPS = 8.0
 BUNDLED_STEPS = 20  # the bundled model's clips after 20 steps and after 30 can hardly be told apart
 DTYPES = ("float32", "bfloat16", "float16")
+TRACK_SIDE = 384  # of the square whose features are followed; smaller uploads are left to the network
 _PREVIEWS = 10  # a request; decoding for each step would cost as much as the steps
 _PREVIEW_FRAMES = 4
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -110,6 +108,11 @@ class SpaceModel:
         return min(self.frame_size)
 
     @property
+    def can_track(self) -> bool:
+        """Whether features of videos can be followed, which needs pycolmap, in larger pictures than the model's."""
+        return importlib.util.find_spec("pycolmap") is not None and self.size < TRACK_SIDE
+
+    @property
     def has_geometry(self) -> bool:
         """Whether it finds cameras; a generation-only checkpoint has no pointmap head, most other generators no trained one."""
         return self.pipe.makes_cameras if self.is_other else not self.makes_videos or self.pipe.pointmap_head is not None
@@ -158,6 +161,15 @@ def load_model(path: str, name: str | None = None, dtype: str = "float32") -> Sp
         device = "cuda" if torch.cuda.is_available() else "cpu"
         _models[path] = SpaceModel(name or os.path.basename(path.rstrip("/")), path, pipe.to(device))
     return _models[path]
+
+
+def gpu(duration: Callable[..., int]) -> Callable[[Function], Function]:
+    """Book a GPU for each call on ZeroGPU, where the package `spaces` is installed, for as many seconds as `duration` says."""
+    try:
+        import spaces
+    except ImportError:
+        return lambda function: function
+    return spaces.GPU(duration=duration)
 
 
 def _generation_seconds(_: str, settings: GenerateSettings, *__: Any) -> int:
@@ -217,7 +229,7 @@ def _finding_seconds(_: str, frames: np.ndarray, *__: Any) -> int:
 
 @gpu(_finding_seconds)
 def find_cameras(
-    path: str, frames: np.ndarray, fps: float, seconds: float, times: np.ndarray | None = None
+    path: str, frames: np.ndarray, fps: float, seconds: float, times: np.ndarray | None = None, method: str = "auto"
 ) -> Generator[Step | Done | Failed | None, None, None]:
     """Video to cameras.
 
@@ -227,6 +239,7 @@ def find_cameras(
         fps: Frames per second.
         seconds: Time limit.
         times: (F,) of the frames in seconds; None: index / fps.
+        method: "network", "tracks", or "auto" for the better one.
 
     Yields:
         None while it works, then `Done` with a `Result`, or `Failed`.
@@ -237,17 +250,27 @@ def find_cameras(
     def work(job: Job) -> Result:
         model.check_frames(len(frames))
         job.report(Step("finding the cameras", 0.3))
-        is_large = min(frames.shape[1:3]) > model.size
-        reduced = resize_frames(frames, *model.frame_size)[0] if is_large else frames
+        is_large = min(frames.shape[1:3]) > model.size and method != "network"
+        if method == "tracks" and not is_large:
+            raise Refused(f"Tracks need a video whose shorter side has at least {TRACK_SIDE} pixels; take the network.")
+        fits = frames.shape[1:3] == model.frame_size
+        reduced = frames if fits else resize_frames(frames, *model.frame_size)[0]
         output = pipe(video=reduced, generator=torch.Generator().manual_seed(0), output_type="pil")
         of_network = _result(output, fps, "", times)
         if not is_large:
             return of_network
         job.report(Step("following features", 0.5))
-        scene, doubtful, why = tracked_scene(frames, output.registration[0], fps, times)
-        if scene is None:
+        from jog3r.sfm import track_cameras
+
+        found = track_cameras(frames, initial=output.registration[0])
+        if found.chosen != "tracks" or not len(found.points):
+            why = found.reason if found.chosen != "tracks" else "tracks see no parallax"
+            if method == "tracks":
+                raise Refused(f"Tracks do not tell the cameras of this video: {why}. Take the network.")
             return replace(of_network, source=f"Cameras from the network ({why}).")
-        return Result(scene, doubtful, f"Cameras from feature tracks ({why}).")
+        scene = Scene.from_tracks(frames, found, fps=fps, times=times)
+        why = f"{len(found.points)} points, within {found.reprojection_px[found.registered].median():.2f} pixels"
+        return Result(scene, found.degenerate, f"Cameras from feature tracks ({why}).")
 
     yield from run_job(work, seconds)
 
@@ -257,9 +280,6 @@ def _result(output: Any, fps: float, caption: str, times: np.ndarray | None = No
 
 
 def _preview(pipe: Jog3rPipeline, latents: torch.Tensor) -> bytes:
-    """JPEG of a few frames side by side, of latents (1, C, F, h, w) that are still noisy."""
+    """JPEG of four frames in two rows, of latents (1, C, F, h, w) that are still noisy."""
     chosen = np.unique(np.linspace(0, latents.shape[2] - 1, _PREVIEW_FRAMES).round().astype(int))
-    frames = [np.asarray(frame) for frame in pipe.decode_latents(latents[:, :, chosen], "pil")[0]]
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(frames, axis=1)).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return sheet_jpeg([np.asarray(frame) for frame in pipe.decode_latents(latents[:, :, chosen], "pil")[0]])

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ from jog3r.space.jobs import WRONG, Done, Failed, Step
 from jog3r.space.look.html_pieces import progress
 from jog3r.space.model import SpaceModel, load_model
 
-__all__ = ["Space", "follow", "guard", "mcp_is_on", "one_sentence", "open_space"]
-
+_WRONG_VALUE = "A value of the request is of the wrong kind."
 _log = logging.getLogger(__name__)
 _SHOWN_SECONDS = 1.0  # between two steps that are shown: each update costs server and browser some hundredths of a second
 _PROMPT_LOGGER = "jog3r.pipelines.captions"  # warns about long prompts by quoting them
@@ -81,12 +80,10 @@ def open_space(
     logging.getLogger(_PROMPT_LOGGER).setLevel(logging.ERROR)
     first = load_model(model, "bundled tiny model" if model == bundled else None, dtype)
     if not first.has_geometry:
-        if first.is_other:
-            raise ValueError(
-                f"{model!r} has no trained 3D head, and the Space shows cameras: its videos, with cameras from tracks, are "
-                "made by `jog3r generate --model`"
-            )
-        raise ValueError(f"{model!r} has no pointmap head; the Space needs one that finds cameras (the other goes to compare)")
+        raise ValueError(
+            f"{model!r} has no trained 3D head, and the Space shows cameras: give it as the second model, to compare, or take "
+            "`jog3r generate --model`, which finds the cameras of its videos by tracks"
+        )
     second = load_model(compare, dtype=dtype) if compare else None
     for one in (first, second) if second else ():
         if not one.makes_videos:
@@ -107,7 +104,6 @@ def guard(page: gr.Blocks, space: Space, host: str | None) -> Middleware:
     spare_sessions(page)
     return Middleware(
         Gate,
-        upload_bytes=space.limits.upload_bytes,
         quota=UploadQuota(space.folder, space.limits),
         clients=Clients(page, space.limits),
         tidy=Leftovers(page),
@@ -142,12 +138,48 @@ def one_sentence(what: str) -> Iterator[None]:
         raise gr.Error(WRONG, title="Error", print_exception=False) from None
 
 
-def follow(events: Generator[Step | Done | Failed | None, None, None], outputs: int) -> Generator[tuple[Any, ...], None, Any]:
+class Page(gr.Blocks):
+    """Blocks whose refusals of inputs neither quote them nor reach the log."""
+
+    def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
+        """Refuse too few values.
+
+        Raises:
+            gr.Error: With one sentence.
+        """
+        wanted = len(block_fn.inputs)
+        if len(inputs) < wanted:
+            message = f"The request has {len(inputs)} values; {wanted} are needed."
+            raise gr.Error(message, title="Not done", print_exception=False)
+
+    async def preprocess_data(self, *args: Any, **options: Any) -> list[Any]:
+        """The inputs as callbacks get them.
+
+        Raises:
+            gr.Error: A component does not take its value.
+        """
+        try:
+            return await super().preprocess_data(*args, **options)
+        except gr.Error as error:
+            raise gr.Error(error.message, title=error.title, print_exception=False) from None
+        except Exception:  # noqa: BLE001  # components raise all kinds, with the value in the message
+            raise gr.Error(_WRONG_VALUE, title="Not done", print_exception=False) from None
+
+
+def follow(
+    events: Generator[Step | Done | Failed | None, None, None],
+    outputs: int,
+    side: str = "",
+    begin: float = 0.0,
+    length: float = 1.0,
+) -> Generator[tuple[Any, ...], None, Any]:
     """Turn the events of a job into updates of the page; `result = yield from follow(...)`.
 
     Args:
         events: Of a job; closed at the end.
         outputs: How many components the callback updates; the first shows the progress, the others stay as they are.
+        side: Of a job that is a part of a request: which one, in a word.
+        begin, length: Its share of the whole.
 
     Yields:
         Updates of the components: steps with a preview, of the others not more than can be read.
@@ -159,7 +191,7 @@ def follow(events: Generator[Step | Done | Failed | None, None, None], outputs: 
         Refused: The job failed.
     """
     rest = (gr.skip(),) * (outputs - 1)
-    shown = float("-inf")
+    shown, first = float("-inf"), None  # of the first step: what came before it took as long as loading takes
     with closing(events):  # stops the job when the person has gone
         for event in events:
             if isinstance(event, Done):
@@ -169,5 +201,12 @@ def follow(events: Generator[Step | Done | Failed | None, None, None], outputs: 
             if event is not None and event.preview is None and time.monotonic() < shown + _SHOWN_SECONDS:
                 continue
             shown = time.monotonic()
-            yield (gr.skip() if event is None else progress(event), *rest)
+            left = None
+            if event is not None:
+                stage = f"{side}: {event.stage}" if side else event.stage
+                event = replace(event, stage=stage, share=begin + length * event.share)
+                first = first or (shown, event.share)
+                done = event.share - first[1]
+                left = (1 - event.share) * (shown - first[0]) / done if done > 0 else None
+            yield (gr.skip() if event is None else progress(event, left), *rest)
     raise RuntimeError("the job ended without a result")

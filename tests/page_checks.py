@@ -1,5 +1,6 @@
 """What a page must fulfil for everybody: contrast of texts, names of controls, texts for pictures, no sideways scrolling."""
 
+from collections.abc import Callable
 from typing import Any
 
 # Colours go through a canvas, which knows every notation. Backgrounds are laid over each other from the outside in.
@@ -35,7 +36,7 @@ _PALE = """least => {
   const pale = [];
   for (const [element, text] of found) {
     if (!seen(element) || element.closest(":disabled, script, style, [aria-hidden=true]")) continue;
-    if (element.matches("input[type=range], input[type=file], input[type=checkbox]")) continue;
+    if (element.matches("input[type=range], input[type=file], input[type=checkbox], input[type=radio]")) continue;
     const back = ground(element), ink = over(rgba(getComputedStyle(element).color), back);
     const [low, high] = [light(ink), light(back)].sort((a, b) => a - b);
     const ratio = (high + 0.05) / (low + 0.05);
@@ -78,3 +79,16 @@ def fits_the_width(page: Any) -> None:
     """The page does not scroll sideways."""
     wide, window = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert wide <= window + 1, f"{wide} px in a window of {window} px"
+
+
+def changes(canvas: Any, act: Callable[[], object]) -> None:
+    """The canvas shows something else after `act`."""
+    before = data_url(canvas)
+    act()
+    changed = "([canvas, before]) => canvas.toDataURL() !== before"
+    canvas.page.wait_for_function(changed, arg=[canvas.element_handle(), before])
+
+
+def data_url(canvas: Any) -> str:
+    """What the canvas shows."""
+    return str(canvas.evaluate("canvas => canvas.toDataURL()"))

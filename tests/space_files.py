@@ -10,7 +10,7 @@ import numpy as np
 
 def write_video(path: Path, frames: int = 8, height: int = 64, width: int = 64, fps: int = 8, *, plain: bool = False) -> Path:
     """An H.264 (or, for WebM, VP8) file of a moving pattern; `plain` is one colour, which compresses to nothing."""
-    codec = "libvpx" if path.suffix == ".webm" else "libx264"
+    codec = "libvpx" if path.suffix == ".webm" else "libx265" if path.name.endswith(".hevc.mov") else "libx264"
     y, x = np.mgrid[:height, :width]
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options={} if codec == "libvpx" else {"preset": "ultrafast"})

@@ -13,7 +13,7 @@ from jog3r.evaluation import (
     pose_metrics_by_bin,
     shuffled_pairs,
 )
-from jog3r.evaluation.camera_metrics import direction_angle_deg, relative_poses, rotation_angle_deg
+from jog3r.geometry.camera_metrics import direction_angle_deg, relative_poses, rotation_angle_deg
 
 STANDING_STILL = 8  # sequence of the reference whose camera does not move for half of it
 

@@ -13,9 +13,7 @@ from tiny_components import tiny_pipeline
 from tiny_generators import tiny_generator, tiny_parent
 
 from jog3r.commands import generate
-from jog3r.commands.output_folder import UsageError
 from jog3r.commands.parser import build_parser, main
-from jog3r.commands.reconstruction.windows import check_windows_fit
 from jog3r.evaluation import pose_errors
 from jog3r.export.video import encode_video
 
@@ -98,8 +96,16 @@ def test_reconstruct_reads_a_video_with_the_head(capsys, folders: Path, video: P
     assert {file.name for file in (tmp_path / "out").iterdir()} == RESULTS
     both = (*options, "--frames", 5, "--both_directions")
     assert "both_directions is for JOG3R models" in refused(capsys, tmp_path / "no", "reconstruct", video, *both)
-    with pytest.raises(UsageError, match="windows need a JOG3R model, --model is a Jog3rWanPipeline"):
-        check_windows_fit(tiny_generator("wan"))
+    long = tmp_path / "long.mp4"
+    long.write_bytes(encode_video(np.zeros((83, 16, 16, 3), dtype=np.uint8), 8.0))
+    for file, given, message in (
+        (long, ("--frames", 83), "the network takes at most 81 frames at once, got 83: take fewer .*--window 81"),
+        (video, ("--window", 6), "1 more than a multiple of 4, .*got 6; the nearest are 5 or 9 .*`--window`"),
+        (video, ("--window", 5, "--close_loops"), "close_loops shows .* of a Jog3rWanPipeline would mix"),
+        (video, ("--window", 5, "--both_directions"), "both_directions is for JOG3R models"),
+    ):
+        line = refused(capsys, tmp_path / "no", "reconstruct", file, *options, *given)
+        assert re.search(message, line), line
     plain = ("--model", folders / "plain", "--height", 16, "--width", 16, "--cameras", "network", "--frames", 5)
     assert "needs the pointmap head" in refused(capsys, tmp_path / "no", "reconstruct", video, *plain)
 

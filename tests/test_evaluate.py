@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_components import tiny_pipeline
+from tiny_components import save_clip, tiny_pipeline
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from jog3r.data.files import file_hash
@@ -283,6 +283,7 @@ def test_run_evaluation_from_a_folder(pipe, tmp_path, dino):
         split="validation",
         num_inference_steps=2,
         features=str(dino),
+        text_network=str(save_clip(tmp_path / "clip")),
     )
     results = run_evaluation(**options)
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -296,10 +297,13 @@ def test_run_evaluation_from_a_folder(pipe, tmp_path, dino):
     assert network.startswith("vit at 32 px")
     rows = results["t2vc"]["distributions"][network]
     assert rows["Fréchet"]["distance"].n == 4 and rows["kernel floor, real against real"]["distance"].n == 2
+    ((name, rows),) = results["t2vc"]["text agreement"].items()
+    assert name.startswith("clip at 16 px") and rows["generated"]["N"] == rows["real clips through the VAE"]["N"] == 4
+    assert f"agreement with the caption: {name}" in results["markdown"]
     assert results["v2c"]["settings"]["weights"] == pipeline_hash(pipe, TEXT_PARTS) != pipeline_hash(pipe)
     # video to cameras goes on from there, and reads no text encoder
     (tmp_path / "model" / "text_encoder" / "model.safetensors").write_bytes(b"damaged")
-    again = run_evaluation(**options | {"task": "v2c"})
+    again = run_evaluation(**options | {"task": "v2c", "text_network": None})
     assert again["v2c"]["settings"]["weights"] == results["v2c"]["settings"]["weights"]
 
 

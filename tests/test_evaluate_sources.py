@@ -13,10 +13,12 @@ from jog3r.data.source_options import SourceOptions, build_source
 from jog3r.evaluation import constant_poses, pose_errors, pose_metrics
 from jog3r.evaluation.clips.choosing import choose_clips
 from jog3r.evaluation.clips.clip_list import ClipList, packaged_lists
+from jog3r.evaluation.clips.clip_sets import ProceduralClips
 from jog3r.evaluation.clips.given_cameras import GivenCameras
 from jog3r.evaluation.clips.windows import WindowedClips, WindowRule, cut_windows, find_entries, places_of
 from jog3r.evaluation.evaluate import run_evaluation
 from jog3r.evaluation.options import EvaluationOptions
+from jog3r.evaluation.scoring import Items, score_closed_loop
 from jog3r.geometry.cameras import so3_exp
 
 FRAMES = 40
@@ -106,6 +108,16 @@ def test_windows_of_one_video_are_one_clip_of_the_intervals(data, tmp_path):
     assert result["first"]["model"]["rotation_deg"].n == 3
     assert result["settings"]["windows"] == "all" and result["settings"]["stride"] == 1 and result["settings"]["left out"] == 1
     assert any(line.startswith("left out: cc: 'cc' has 5 frames") for line in result["errors"])
+
+
+def test_windows_of_one_video_are_drawn_together_and_are_no_strangers():
+    clips = ProceduralClips("validation", 0, 3, 4, 16, 16)
+    alone = [{"poses": clip.poses, "v2c_poses": clip.poses} for clip in clips]
+    windows = [item for item in alone for _ in range(2)]
+    loop = score_closed_loop(windows, Items(["a", "b", "c"], range(6), [0, 0, 1, 1, 2, 2]))
+    assert loop["own video"]["rotation_deg"].n == 3
+    pairs = score_closed_loop(windows[:4], Items(["a", "b"], range(4), [0, 0, 1, 1]))["shuffled pairs"]["rotation_deg"]
+    assert pairs == pytest.approx(score_closed_loop(alone[:2])["shuffled pairs"]["rotation_deg"]) and pairs > 1
 
 
 def test_clips_are_the_windows_of_the_videos(data):

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from tiny_components import save_clip
 
 from jog3r.data.files import file_hash
 from jog3r.data.procedural import procedural_clip
-from jog3r.evaluation import frechet_distance, load_inception, load_scripted_i3d, video_motion
-from jog3r.evaluation.scoring import score_consistency, score_distributions
+from jog3r.evaluation import frechet_distance, load_inception, load_scripted_i3d, load_text_network, video_motion
+from jog3r.evaluation.options import EvaluationOptions
+from jog3r.evaluation.scoring import Items, score_consistency, score_distributions, score_text_agreement
+from jog3r.evaluation.statistics.per_clip import Samples
 from jog3r.evaluation.video_metrics import polynomial_mmd
 
 
@@ -143,3 +146,61 @@ def test_files_that_are_something_else_are_refused(files, tmp_path):
             load_inception(tmp_path / name)
     with pytest.raises(ValueError, match=r"must be \(F,H,W,3\) uint8"):
         load_inception(files / "inception.pt").clip(np.zeros((2, 8, 8, 3), np.float32))
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    return save_clip(tmp_path_factory.mktemp("clip"))
+
+
+@torch.no_grad()
+def test_agreement_with_texts_is_the_cosine_of_clip_itself(clip_folder, videos):
+    from transformers import CLIPModel, CLIPTokenizer
+
+    network = load_text_network(clip_folder, file_hash(clip_folder / "model.safetensors"))
+    frames = videos[0][:3, 4:20, 2:18]  # as large as the network's pictures: nothing is resized or cut off
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)))
+    pixels = (torch.tensor(frames).permute(0, 3, 1, 2) / 255 - mean) / std
+    tokens = CLIPTokenizer.from_pretrained(clip_folder)("a bed", return_tensors="pt")
+    model = CLIPModel.from_pretrained(clip_folder).eval()
+    outputs = model(**tokens, pixel_values=pixels)
+    expected = 100 * (outputs.image_embeds @ outputs.text_embeds.T).mean()
+    assert network.agreement(frames, "a bed") == pytest.approx(float(expected), abs=1e-4)
+    assert network.agreement(frames, "a red lamp") != pytest.approx(float(expected), abs=0.1)
+    assert np.isfinite(network.agreement(frames, "many words " * 20))  # cut after what the network reads
+    wide = np.concatenate([np.zeros_like(frames), frames, np.zeros_like(frames)], 2)  # the middle square counts
+    assert network.agreement(wide, "a bed") == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_a_table_of_agreement_has_chance_and_real_clips_beside(clip_folder, videos):
+    network, captions = load_text_network(clip_folder), ["a bed", "red walls", "the floor"]
+    real = [{"frames": video} for video in videos[:3]]
+    generated = [{"frames": video} for video in videos[3:6]]
+    samples = Samples(["0", "1", "2"])
+    rows = score_text_agreement(generated, real, captions, network.agreement, Items.one_each(3), samples)
+    for name, sets in (("generated", generated), ("real clips through the VAE", real)):
+        own = [network.agreement(item["frames"], caption) for item, caption in zip(sets, captions, strict=True)]
+        assert rows[name]["agreement"] == pytest.approx(np.mean(own)) and rows[name]["N"] == 3
+    strangers = [
+        [network.agreement(item["frames"], captions[(k + shift) % 3]) for k, item in enumerate(generated)] for shift in (1, 2)
+    ]
+    assert rows["chance (other captions)"]["agreement"] in [pytest.approx(np.mean(values)) for values in strangers]
+    assert {"text/generated", "text/chance", "text/real through the VAE"} <= set(samples.tables())
+    rows = score_text_agreement(
+        [generated[0], {"error": "x"}], [], captions[:2], network.agreement, Items.one_each(2), Samples("ab")
+    )
+    assert rows["generated"]["N"] == 1 and rows["generated"]["failed"] == 1 and "real clips through the VAE" not in rows
+
+
+def test_networks_that_read_no_text_are_refused(clip_folder, tmp_path):
+    with pytest.raises(ValueError, match="not the network that was pinned"):
+        load_text_network(clip_folder, "0" * 64)
+    with pytest.raises(ValueError, match="must be pinned"):
+        load_text_network("openai/clip-vit-base-patch32")
+    for path in clip_folder.iterdir():
+        if not path.name.startswith(("tokenizer", "vocab", "merges", "special")):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match="has a tokenizer of 2 words for a network of 54"):
+        load_text_network(tmp_path)
+    with pytest.raises(ValueError, match="text_network looks at generated videos: it means nothing to task v2c"):
+        EvaluationOptions(task="v2c", model="m", out="o", text_network=str(clip_folder))

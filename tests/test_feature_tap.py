@@ -8,7 +8,8 @@ import torch
 from accelerate import cpu_offload
 from diffusers import FirstBlockCacheConfig, HunyuanVideoTransformer3DModel
 from peft import LoraConfig
-from tiny_components import tiny_transformer
+from tap_probe import explained
+from tiny_components import seeded, tiny_transformer
 from tiny_generators import FEATURE_SHAPES, TRANSFORMERS, tiny_ltx_transformer, tiny_wan_transformer, transformer_call
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -295,3 +296,13 @@ def test_a_class_is_added_by_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     features = read(model, 1, call={"tokens": tokens, "steps": 3})
     assert torch.equal(features, model.layers[0](tokens).reshape(2, 3, 4, 6))
     assert layout_of(Mine.__new__(Mine)) is LAYOUTS["Jog3rTransformer3DModel"]  # classes made from a listed one
+
+
+def test_linear_probes_explain_what_is_linear_and_nothing_else() -> None:
+    tokens = torch.randn(60, 2, 3, 5, generator=seeded()).double()
+    places = 10 * torch.randn(2, 3, 2, generator=seeded(1)).double()
+    linear = tokens @ torch.randn(5, 2, generator=seeded(2)).double() + places
+    chance = torch.randn(60, 2, 3, 2, generator=seeded(3)).double() + places
+    for targets, low, high in ((linear, 0.999, 1.0), (chance, -0.5, 0.1)):
+        found = explained((tokens[:40], targets[:40]), (tokens[40:], targets[40:]))
+        assert low <= found <= high and found.low <= found <= found.high and found.n == 20

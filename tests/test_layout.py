@@ -37,8 +37,11 @@ SOURCES = sorted(
 
 
 @functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def _imports_and_functions(path: Path) -> tuple[list[ast.Import | ast.ImportFrom], list[tuple[str, int]]]:
+    """Imports anywhere in a file, and its functions, each with its number of lines."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    functions = [(node.name, (node.end_lineno or 0) - node.lineno + 1) for node in nodes if isinstance(node, ast.FunctionDef)]
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)], functions
 
 
 def _owner(path: Path) -> str:
@@ -49,11 +52,10 @@ def _owner(path: Path) -> str:
 def _imported(path: Path) -> set[str]:
     """Sub-packages of ours that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(_tree(path)):
-        names = []
+    for node in _imports_and_functions(path)[0]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative import"
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         found |= {parts[1] for name in names if (parts := name.split("."))[0] == "jog3r" and len(parts) > 1}
@@ -74,11 +76,8 @@ def test_imports_follow_the_allowed_arrows(path: Path) -> None:
 def test_files_and_functions_stay_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MAX_FILE
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.FunctionDef):
-            limit = MAX_CALL if node.name == "__call__" else MAX_FUNCTION
-            length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= limit, f"{node.name} has {length} lines"
+    for name, length in _imports_and_functions(path)[1]:
+        assert length <= (MAX_CALL if name == "__call__" else MAX_FUNCTION), f"{name} has {length} lines"
 
 
 def _module_files() -> dict[str, Path]:
@@ -94,14 +93,12 @@ def _module_files() -> dict[str, Path]:
 def _imported_modules(path: Path, modules: dict[str, Path]) -> set[str]:
     """Modules of ours that a file's imports run: those named, also inside functions and for type checkers, and their packages."""
     found = set()
-    for node in ast.walk(_tree(path)):
+    for node in _imports_and_functions(path)[0]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             parts = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if name in modules or f"{name}.__init__" in modules else str(node.module) for name in parts]
-        else:
-            continue
         for name in names:
             parents = name.split(".")[:-1]
             found |= {name, f"{name}.__init__", *(f"{'.'.join(parents[:n])}.__init__" for n in range(2, len(parents) + 1))}

@@ -10,12 +10,19 @@ import torch
 from long_video_scene import Errors, LoopWalk
 from PIL import Image
 from tiny_components import seeded, tiny_pipeline
+from tiny_generators import tiny_generator
 from torch import Tensor
 
 from jog3r.geometry.cameras import invert, rotation_angle_deg, umeyama_sim3
 from jog3r.geometry.similarity import move_cameras, sim3_exp, sim3_parts
 from jog3r.geometry.windows import WindowGeometry, iterate_windows
-from jog3r.pipelines.long_videos.long_video import LongReconstruction, join_video, reconstruct_long_video, strided
+from jog3r.pipelines.long_videos.long_video import (
+    LongReconstruction,
+    PipelineWindows,
+    join_video,
+    reconstruct_long_video,
+    strided,
+)
 from jog3r.pipelines.long_videos.loop_closing import LoopOptions, find_candidates, remember, verify_loop, view_agreement
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
@@ -306,6 +313,29 @@ def test_first_window_is_what_the_pipeline_alone_says() -> None:
     torch.testing.assert_close(long.poses, alone.poses[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(long.intrinsics, alone.intrinsics[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(long.frame(2).depth, alone.depth[0, 2], atol=1e-3, rtol=1e-3)
+
+
+def test_windows_of_other_generators_are_what_their_pipeline_says() -> None:
+    """Weights drawn at random find no cameras that would join: each window by itself."""
+    pipe = tiny_generator("wan")
+    assert pipe.max_video_frames == 81
+    frames = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8, generator=seeded(1))
+    found = PipelineWindows(pipe, 5, generator=seeded())([*frames])
+    alone = pipe(video=frames, generator=seeded())
+    for name in ("poses", "intrinsics"):  # which of random depths are believed hangs on their last digits
+        torch.testing.assert_close(getattr(found, name), getattr(alone, name)[0], rtol=1e-4, atol=1e-4)
+    assert found.descriptor is not None and found.descriptor.shape == (24,)
+    refused = [
+        (dict(window=6), "1 more than a multiple of 4"),
+        (dict(window=85), "window must be at most 81"),
+        (dict(window=5, decode_chunk_size=2), "decode_chunk_size is for JOG3R models, the pipeline is a Jog3rWanPipeline"),
+    ]
+    for given, message in refused:
+        with pytest.raises(ValueError, match=message):
+            reconstruct_long_video(pipe, frames, overlap=1, **given)
+    pipe.pointmap_head = tiny_generator("wan", trained=False).pointmap_head
+    with pytest.raises(ValueError, match="is not trained"):
+        reconstruct_long_video(pipe, frames, window=5, overlap=1)
 
 
 def test_loops_and_sizes_go_through_the_pipeline() -> None:

@@ -15,6 +15,7 @@ import torch
 from diffusers import PixArtAlphaPipeline
 from safetensors.torch import load_file, save_file
 from tiny_components import PROMPT, seeded, tiny_pipeline
+from tiny_generators import CALLS, tiny_generator
 
 from jog3r import Jog3rPipeline, tiny_checkpoint
 from jog3r.models import saving
@@ -91,6 +92,15 @@ folder = sys.argv[2]
 print(type(AutoModel.from_pretrained(folder, subfolder="transformer")) is jog3r.Jog3rTransformer3DModel)
 print(type(DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)) is Jog3rPipeline)
 """
+OTHER_GENERATOR = """
+pipes = [cls.from_pretrained(sys.argv[3]) for cls in (jog3r.Jog3rWanPipeline, DiffusionPipeline)]
+print(all(type(pipe) is jog3r.Jog3rWanPipeline and pipe.makes_cameras for pipe in pipes))
+outputs = []
+for pipe in pipes:
+    pipe.set_progress_bar_config(disable=True)
+    outputs.append(pipe("a red room", generator=torch.Generator().manual_seed(0), **{call}).pointmaps)
+torch.save(outputs, sys.argv[4])
+"""
 
 
 def run_fresh(code, *arguments, **environment):
@@ -110,10 +120,17 @@ def test_a_fresh_process_loads_from_an_offline_hub_cache_and_by_generic_loaders(
     shutil.copytree(model, repository / "snapshots" / revision)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(revision)
+    other = quiet(tiny_generator("wan"))
+    other.save_pretrained(tmp_path / "wan")
+    call = CALLS["wan"] | RUN | dict(output_type="pt", guidance_scale=1.0, reconstruction_timestep=900)
     places = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub")}
-    total, *found = run_fresh(FRESH + GENERIC, "someone/jog3r-tiny", model, **places).split()
+    code = FRESH + GENERIC + OTHER_GENERATOR.replace("{call}", repr(call))
+    total, *found = run_fresh(code, "someone/jog3r-tiny", model, tmp_path / "wan", tmp_path / "maps.pt", **places).split()
     assert float(total) == pytest.approx(expected.frames.double().sum().item(), abs=0.01)
-    assert found == ["True", "True"]
+    assert found == ["True"] * 3
+    here = other("a red room", generator=seeded(), **call).pointmaps
+    for there in torch.load(tmp_path / "maps.pt"):
+        torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +246,8 @@ def test_the_example_of_the_docstring_runs_on_the_bundled_checkpoint():
     if not Path(tiny_checkpoint()).is_dir():
         pytest.skip("the bundled checkpoint is not there")
     text = Jog3rPipeline.__call__.__doc__.split("Examples:")[1]
+    assert "num_inference_steps=30" in text
+    text = text.replace("num_inference_steps=30", "num_inference_steps=20")  # the fewest
     example = doctest.DocTestParser().get_doctest(textwrap.dedent(text).replace("```", ""), {}, "example", None, 0)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     assert len(example.examples) == 9 and runner.run(example).failed == 0

@@ -2,9 +2,9 @@
 
 import json
 import os
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_components import MAX_LENGTH, tiny_text_encoder, tiny_tokenizer, tiny_transformer, tiny_vae
+from training_runs import CONTEXT
 
 from jog3r.data.cache import Cache
 from jog3r.data.clip import Clip
@@ -274,17 +275,16 @@ def test_half_precision_in_running_does_not_change_the_fingerprints(tmp_path: Pa
     assert half.vae.dtype is torch.bfloat16
 
 
-_KILLED = """
-import os, runpy, signal, sys
+def _prepare_until_killed(words: list[str]) -> None:
+    """`jog3r.training.prepare` in a process that has imported it already and kills itself."""
 
-def kill(event, arguments):
-    if event == "os.rename" and str(arguments[1]).endswith("parts/clips-00002.json"):
-        os.kill(os.getpid(), signal.SIGKILL)
+    def kill(event: str, arguments: tuple) -> None:
+        if event == "os.rename" and str(arguments[1]).endswith("parts/clips-00002.json"):
+            os.kill(os.getpid(), signal.SIGKILL)
 
-sys.addaudithook(kill)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+    sys.addaudithook(kill)
+    sys.argv = [str(ROOT / "training" / "prepare.py"), *words]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def _kill_at_the_third_shard(output: Path, model: Path, clips: int) -> None:
@@ -294,10 +294,10 @@ def _kill_at_the_third_shard(output: Path, model: Path, clips: int) -> None:
         "width": 16, "min_frames": 4, "caption_length": 8, "clips_per_shard": 1, "num_threads": 1,
     }  # fmt: skip
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", _KILLED, str(ROOT / "training" / "prepare.py"), *words]
-    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-    assert done.returncode == -signal.SIGKILL
+    done = CONTEXT.Process(target=_prepare_until_killed, args=(words,))
+    done.start()
+    done.join()
+    assert done.exitcode == -signal.SIGKILL
     assert sorted(path.name for path in (output / "parts").glob("clips-*")) == ["clips-00000.json", "clips-00001.json"]
 
 

@@ -55,7 +55,7 @@ def _save_zoedepth(folder: Path) -> None:
     ZoeDepthImageProcessor(size={"height": 32, "width": 32}, ensure_multiple_of=8).save_pretrained(folder)
 
 
-def _save_depth_anything(folder: Path, kind: str) -> None:
+def save_depth_anything(folder: Path, kind: str) -> None:
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
 
     backbone = Dinov2Config(
@@ -84,7 +84,7 @@ def _config(output: Path, model: Path, **options: object) -> PrepareConfig:
     return PrepareConfig(**{**values, **options})
 
 
-@pytest.mark.parametrize("save", [_save_zoedepth, lambda folder: _save_depth_anything(folder, "metric")], ids=["zoe", "anything"])
+@pytest.mark.parametrize("save", [_save_zoedepth, lambda folder: save_depth_anything(folder, "metric")], ids=["zoe", "anything"])
 def test_depth_of_any_metric_model_fills_the_cache(tmp_path: Path, model: Path, save: Callable[[Path], None]) -> None:
     torch.manual_seed(0)
     save(tmp_path / "depth")
@@ -102,7 +102,7 @@ def test_depth_of_any_metric_model_fills_the_cache(tmp_path: Path, model: Path, 
 
 
 def test_relative_depth_is_refused_unless_the_user_vouches(tmp_path: Path) -> None:
-    _save_depth_anything(tmp_path, "relative")
+    save_depth_anything(tmp_path, "relative")
     with pytest.raises(ValueError, match="gives relative inverse depth"):
         load_depth_model(str(tmp_path))
     assert isinstance(load_depth_model(str(tmp_path), assume_metric=True), DepthModel)
@@ -117,7 +117,7 @@ def test_translations_are_brought_to_the_unit_of_the_depth(tmp_path: Path, model
             clip.poses[:, :3, 3] /= 3
             return clip
 
-    _save_depth_anything(tmp_path / "depth", "metric")
+    save_depth_anything(tmp_path / "depth", "metric")
     preparation = Preparation(_config(tmp_path / "cache", model, depth=str(tmp_path / "depth")), Sfm("train", 0, 2, 4, 32, 48))
     truth = ProceduralSource("train", 0, 2, 4, 32, 48).load(0)
     exact = type("Exact", (), {"__call__": lambda self, frames: torch.from_numpy(truth.depth)})()
@@ -138,7 +138,7 @@ def test_a_video_whose_scale_cannot_be_found_is_skipped_with_the_reason(tmp_path
                     clip.poses[number, :3, :3] = np.linalg.matrix_power(turn, number)
             return clip
 
-    _save_depth_anything(tmp_path / "depth", "metric")
+    save_depth_anything(tmp_path / "depth", "metric")
     config = _config(tmp_path / "cache", model, depth=str(tmp_path / "depth"), max_bad_share=0.5)
     preparation = Preparation(config, Turning("train", 0, 2, 4, 32, 48))
     truth = torch.from_numpy(ProceduralSource("train", 0, 1, 4, 32, 48).load(0).depth)
@@ -156,7 +156,7 @@ def test_real_clips_go_through_the_command(
 ) -> None:
     folder = shared_data("re10k")
     torch.manual_seed(0)
-    _save_depth_anything(tmp_path / "depth", "metric")
+    save_depth_anything(tmp_path / "depth", "metric")
     parser = argparse.ArgumentParser()
     arguments(parser)
     (tmp_path / "list.txt").write_text("0bf152ef84195293\n0c11dbe781b1c11c\nmissing\n")
@@ -227,7 +227,7 @@ def test_real_clips_go_through_twenty_joint_steps(tmp_path: Path, shared_data: C
     folder, init = shared_data("re10k"), tmp_path / "init"
     tiny_pipeline().save_pretrained(init)
     torch.manual_seed(0)
-    _save_depth_anything(tmp_path / "depth", "metric")
+    save_depth_anything(tmp_path / "depth", "metric")
     (tmp_path / "list.txt").write_text("0bf152ef84195293\n0c11dbe781b1c11c\n")
     options = {"source": "realestate10k", "cameras": str(folder / "pose_files"), "frames": str(folder / "videos")}
     options |= {"captions": str(folder / "captions.json"), "split": str(tmp_path / "list.txt"), "depth": str(tmp_path / "depth")}

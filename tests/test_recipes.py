@@ -51,6 +51,33 @@ def test_each_row_of_the_tables_builds_its_model(name: str) -> None:
     assert counts == pytest.approx(millions, abs=0.6)
 
 
+GENERATORS = ("wan_1_3b_head", "wan_1_3b_lora", "cogvideox_2b_lora", "ltx_lora")
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_recipes_of_other_generators_open_with_command_and_estimate(name: str) -> None:
+    opening = (RECIPES / f"{name}.yaml").read_text()
+    assert f"--config training/recipes/{name}.yaml" in opening and "Estimate, not run by us: about " in opening
+    config = load(name)
+    assert f"--window_frames {config.num_frames} --height {config.height} --width {config.width} " in opening
+    assert config.init_from in opening and config.model == name.split("_")[0]
+
+
+def test_a_recipe_of_another_generator_builds_its_model() -> None:
+    config = load("ltx_lora")
+    with torch.device("meta"):
+        joint = build_without_weights(config)
+    transformer, head = joint.transformer, joint.pointmap_head.config
+    assert type(transformer).__name__ == "LTXVideoTransformer3DModel" and transformer.config.num_layers == 28
+    assert head.feature_layers == [9, 18] and head.noise_embedding and tuple(head.noise_range) == (0.0, 0.2)
+    trained = select_trainable(joint, config)
+    parts = ("transformer.", "pointmap_head.")
+    counts = [sum(value.numel() for key, value in trained if key.startswith(part)) / 1e6 for part in parts]
+    assert counts == pytest.approx((29.4, 134.7), abs=0.1)
+    frozen = [value for key, value in transformer.named_parameters() if "attn" in key and "lora" not in key]
+    assert {value.dtype for value in frozen} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("name", ["dust3r", "dust3r_scratch"])
 def test_the_dust3r_rows_build_the_baseline(name: str) -> None:
     config = load(name)

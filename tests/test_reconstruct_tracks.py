@@ -11,10 +11,10 @@ from sfm_scenes import RenderedClip, make_room, path, render
 
 from jog3r.commands.parser import main
 from jog3r.data.video import resize_frames
-from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.export.exporters import load_scene
 from jog3r.export.formats.point_cloud import read_ply
 from jog3r.export.video import encode_video
+from jog3r.geometry.camera_metrics import pose_errors
 
 pycolmap = pytest.importorskip("pycolmap")
 FRAMES, HEIGHT, WIDTH, FOCAL = 7, 144, 192, 150.0
@@ -147,14 +147,13 @@ def test_auto_takes_the_network_where_nothing_can_be_followed(capsys, tmp_path: 
 
 
 def test_a_video_too_long_for_the_network_goes_by_tracks_and_says_so(capsys, monkeypatch, folder: Path, tmp_path: Path) -> None:
-    for module in ("network", "tracked"):
-        monkeypatch.setattr(f"jog3r.commands.reconstruction.{module}.MAX_FRAMES", 3)
+    monkeypatch.setattr("jog3r.Jog3rPipeline.max_video_frames", 3)
     arguments = ["reconstruct", str(folder / "room.mp4"), "--frames", "4"]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
-    assert "note: the network takes 3 frames at once and was not asked" in capsys.readouterr().out
+    assert "note: the network was not asked; the network takes at most 3 frames at once, got 4" in capsys.readouterr().out
     assert cameras_of(tmp_path / "out")[0]["source"] == "tracks"
     line = refused(capsys, tmp_path / "none", *arguments, "--cameras", "tracks", "--depth", "network")
-    assert "the network takes at most 3 frames at once, got 4: add --window 16" in line
+    assert "the network takes at most 3 frames at once, got 4: take fewer (--frames), or add --window 16" in line
 
 
 def test_windows_of_the_network_go_with_tracks(folder: Path, clip: RenderedClip, tmp_path: Path) -> None:
@@ -202,10 +201,10 @@ def test_frames_that_cannot_be_registered_are_flagged_and_interpolated_if_asked(
 
 def test_depth_that_cannot_be_aligned_leaves_the_tracked_points(capsys, folder: Path, tmp_path: Path) -> None:
     """A depth model with random weights: whatever it says, the cameras and a cloud are there, and a line says how it fits."""
-    from test_prepare_sources import _save_depth_anything
+    from test_prepare_sources import save_depth_anything
 
     for kind in ("metric", "relative"):
-        _save_depth_anything(tmp_path / kind, kind)
+        save_depth_anything(tmp_path / kind, kind)
         arguments = ["reconstruct", str(folder / "room.mp4"), "--cameras", "tracks", "--frames", "4", "--depth"]
         code = main([*arguments, str(tmp_path / kind), "--out", str(tmp_path / f"{kind}_out"), "--export", "npz"])
         captured = capsys.readouterr()

@@ -9,9 +9,9 @@ import torch
 
 from jog3r.commands.parser import main
 from jog3r.data import procedural_clip
-from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.export.exporters import load_scene
 from jog3r.export.video import encode_video
+from jog3r.geometry.camera_metrics import pose_errors
 from jog3r.geometry.pointmaps import pointmaps_in_first_camera
 from jog3r.geometry.registration.other_inputs import register_world_pointmaps, registration_from_depth
 

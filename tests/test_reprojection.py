@@ -66,8 +66,9 @@ def test_true_geometry_is_consistent_and_wrong_cameras_are_not():
 
 
 def test_the_picture_of_the_maps_opens():
-    picture = Image.open(io.BytesIO(consistency_picture(_scene())))
+    picture, dark = (Image.open(io.BytesIO(consistency_picture(_scene(), dark=dark))) for dark in (False, True))
     assert picture.width > 600 and np.asarray(picture).std() > 20
+    assert picture.size == dark.size and min(picture.getpixel((0, 0))) > 220 and max(dark.getpixel((0, 0))) < 40
 
 
 def test_consistency_needs_geometry_and_two_frames():

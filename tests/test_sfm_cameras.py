@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from sfm_scenes import RenderedClip, make_room, path, render
 
-from jog3r.evaluation.camera_metrics import pose_errors
+from jog3r.geometry.camera_metrics import pose_errors
 from jog3r.sfm import TrackedCameras, track_cameras
 
 pytest.importorskip("pycolmap")

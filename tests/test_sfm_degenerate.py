@@ -8,7 +8,7 @@ import pytest
 import torch
 from sfm_scenes import make_room, path, render
 
-from jog3r.evaluation.camera_metrics import pose_errors
+from jog3r.geometry.camera_metrics import pose_errors
 from jog3r.geometry.registration import Registration
 from jog3r.sfm import track_cameras
 from jog3r.sfm.frames import make_grid

@@ -1,18 +1,20 @@
 """Streaming from shards: which clip stands where, how the files are read, what a run resumes with, what is refused."""
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from cache_cases import make_cache
-from cut_server import COMMIT, serve
 from diffusers import AutoencoderKL
+from hub_server import COMMIT, serve
 from training_cases import settings
 
-from jog3r.data.cache import Cache, open_place, stream_frames
+from jog3r.data.cache import Cache, ShardRows, open_place, stream_frames
 from jog3r.data.cache.places import FolderPlace
 from jog3r.training.clips.cached_stream import CachedStream
 from jog3r.training.clips.shard_deal import Readers, ShardDeal
@@ -46,9 +48,9 @@ class CountingPlace(FolderPlace):
         super().__init__(folder)
         self.opened: list[str] = []
 
-    def parquet(self, name: str, size: int):
+    def check_size(self, name: str, size: int):
         self.opened.append(name)
-        return super().parquet(name, size)
+        super().check_size(name, size)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,7 @@ def test_every_shard_is_read_through_once_an_epoch(readers: int, open_shards: in
 def test_an_epoch_shows_every_video_once_and_reads_its_shard_onward(folder: Path, vae) -> None:
     place = CountingPlace(folder / "cache")
     stream = _stream(Cache(place, 6), vae)
+    place.opened.clear()
     names = [stream.sample_name(position).split()[0] for position in range(44)]
     seen = Counter(names)
     assert len(seen) == 11 and max(seen.values()) - min(seen.values()) <= 2  # shards of two epochs are open at the end
@@ -109,7 +112,7 @@ def test_an_epoch_shows_every_video_once_and_reads_its_shard_onward(folder: Path
 
 def test_a_streamed_item_is_the_one_read_at_random(folder: Path, vae) -> None:
     stream, cached = _stream(Cache(folder / "cache"), vae), CachedStream(folder / "cache", vae, 8, SIZE, 400, seed=1)
-    for position in (0, 1, 6, 37):
+    for position in (0, 1, 37, 6, 6):  # onward, ahead, behind, again
         video, selection = stream.selection(position)
         cached.selection = lambda _, found=(video, selection): found
         item, other = stream[position], cached[position]
@@ -118,6 +121,40 @@ def test_a_streamed_item_is_the_one_read_at_random(folder: Path, vae) -> None:
     frames = stream.cache.frames(0, [5, 0, 3])  # whatever the order asked for
     for place, number in enumerate((5, 0, 3)):
         np.testing.assert_array_equal(frames.latents[place], stream.cache.frames(0, [number]).latents[0])
+
+
+def _regroup(folder: Path, rows: int, **changes: object) -> Path:
+    """Write the shards of the cache `folder` anew with row groups of `rows`, whatever the videos."""
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    for path in folder.glob("clips-*.parquet"):
+        pq.write_table(pq.read_table(path), path, row_group_size=rows)
+        manifest["files"][path.name]["bytes"] = path.stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize(("rows", "kind"), [(1, 1), (4, 2), (100, 2)])
+def test_row_groups_of_any_size_are_read_both_ways(folder: Path, vae, tmp_path: Path, rows: int, kind: int) -> None:
+    assert pq.read_metadata(folder / "cache" / "clips-00000.parquet").row_group(1).num_rows == 9  # of one video
+    copy = shutil.copytree(folder / "cache", tmp_path / "cache")
+    other = Cache(_regroup(copy, rows, format=kind))
+    streams = [_stream(cache, vae) for cache in (Cache(folder / "cache"), other)]
+    streams += [CachedStream(cache, vae, 8, SIZE, 400, seed=1) for cache in (folder / "cache", other)]
+    for position in range(12):
+        for one, two in (streams[:2], streams[2:]):
+            item, same = one[position], two[position]
+            assert all(torch.equal(item[name], same[name]) for name in item)
+
+
+def test_going_back_opens_the_shard_anew_and_closes_what_was_open(folder: Path) -> None:
+    cache = Cache(folder / "cache")
+    part = sorted(cache.manifest["clips"])[0]
+    rows = ShardRows(cache, part, stream_frames(cache).with_format("arrow"))
+    again = rows.take(np.array([0, 3]))
+    rows.take(np.array([17]))  # beyond the first row group
+    opened = rows._batches
+    assert rows.take(np.array([0, 3])) == again
+    assert opened.gi_frame is None and rows._batches.gi_frame is not None
 
 
 def test_what_decides_the_order_is_told_apart(folder: Path, vae, tmp_path: Path) -> None:
@@ -143,10 +180,15 @@ def test_a_damaged_shard_is_named(folder: Path, vae, tmp_path: Path) -> None:
         _stream(Cache(copy), vae)
     path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))  # the same size
     stream = _stream(Cache(copy), vae)
-    with pytest.raises(ValueError, match=r"clips-00002\.parquet' is damaged: Parquet magic bytes not found"):
+    with pytest.raises(ValueError, match=r"clips-00002\.parquet' is damaged: .*Parquet magic bytes not found"):
         [stream[position] for position in range(22)]
     path.write_bytes(bytes(len(whole) // 2) + whole[len(whole) // 2 :])
     with pytest.raises(ConnectionError, match=r"clips-00002 of .*after 0 retries"):
+        [stream[position] for position in range(22)]
+    table = pq.read_table(folder / "cache" / "clips-00002.parquet")
+    pq.write_table(table.slice(0, 5), path)
+    stream.cache.manifest["files"][path.name]["bytes"] = path.stat().st_size
+    with pytest.raises(ValueError, match=r"clips-00002\.parquet' is damaged: 5 rows, the manifest names more"):
         [stream[position] for position in range(22)]
 
 
@@ -166,6 +208,7 @@ def test_a_repository_of_the_hub_is_read_at_the_commit_of_now(folder: Path, vae,
     share = BatchShare(1, 1)
     with serve(folder / "cache") as (address, _):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr("datasets.config.HF_ENDPOINT", address)
         template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         place = open_place("me/set")
@@ -192,7 +235,7 @@ def test_a_server_that_hangs_up_costs_nothing_but_time(folder: Path, vae, monkey
     pauses: list[float] = []
     monkeypatch.setattr("jog3r.training.clips.shard_stream.time.sleep", pauses.append)
     local = _stream(Cache(folder / "cache"), vae)
-    with serve(folder / "cache", cut_every=20) as (address, cuts):  # one answer in twenty
+    with serve(folder / "cache", cut_every=10) as (address, cuts):  # one answer in ten
         stream = _stream(Cache(address, 6), vae, retries=4)
         for position in range(50):
             item, other = stream[position], local[position]

@@ -88,7 +88,7 @@ def test_slow_uploads_of_one_client_do_not_shut_out_the_others(tmp_path: Path):
         async def send(message):
             statuses.extend([message["status"]] if "status" in message else [])
 
-        gate = Gate(behind, 10_000, UploadQuota(folder, LIMITS), _clients(), tidy=lambda: None)
+        gate = Gate(behind, UploadQuota(folder, LIMITS), _clients(), tidy=lambda: None)
         scope = {"type": "http", "path": "/gradio_api/upload", "method": "POST", "headers": [], "query_string": b""}
         clients = ["203.0.113.7"] * 25 + ["203.0.113.8"]
         uploads = [asyncio.ensure_future(gate(scope | {"client": (client, 1)}, None, send)) for client in clients]
@@ -125,10 +125,10 @@ def test_a_clip_inside_a_request_to_mcp_takes_the_room_of_an_upload(tmp_path: Pa
     async def second(scope, receive, send):
         await send({"type": "http.response.start", "status": 201, "headers": []})
 
-    gate = Gate(second, 10_000, quota, _clients(), tidy=lambda: None, mcp=True)
+    gate = Gate(second, quota, _clients(), tidy=lambda: None, mcp=True)
     for _ in range(2):  # and the room is left again
         statuses.clear()
-        asyncio.run(Gate(behind, 10_000, quota, _clients(), tidy=lambda: None, mcp=True)(scope, receive, send))
+        asyncio.run(Gate(behind, quota, _clients(), tidy=lambda: None, mcp=True)(scope, receive, send))
         assert statuses == [507 if takes_room else 201, 200]
     folder.close()
 

@@ -70,8 +70,8 @@ def _ask(
 
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {"type": "http", "path": path, "method": method, "headers": pairs, "root_path": "", "query_string": query.encode()}
-    quota = quota or UploadQuota(_folder, LIMITS)
-    gate = Gate(behind, upload_bytes=10_000, quota=quota, clients=CLIENTS, tidy=lambda: None, mcp=mcp, hosts=hosts)
+    quota = quota or UploadQuota(_folder, replace(LIMITS, upload_bytes=10_000))
+    gate = Gate(behind, quota=quota, clients=CLIENTS, tidy=lambda: None, mcp=mcp, hosts=hosts)
     asyncio.run(gate(scope, receive, send))
     return sent[0]["status"], sent[1]["body"]
 
@@ -140,7 +140,7 @@ def test_a_failure_behind_the_gate_is_answered_in_one_sentence(caplog, error, st
         sent.append(message)
 
     scope = {"type": "http", "path": "/config", "method": "GET", "headers": [], "root_path": "", "query_string": b""}
-    gate = Gate(behind, upload_bytes=1, quota=UploadQuota(_folder, LIMITS), clients=CLIENTS, tidy=lambda: None)
+    gate = Gate(behind, quota=UploadQuota(_folder, LIMITS), clients=CLIENTS, tidy=lambda: None)
     asyncio.run(gate(scope, None, send))
     assert sent[0]["status"] == status and str(error).strip("'").encode() not in sent[1]["body"]
     assert f"GET /config: {type(error).__name__} at " in caplog.text and len(caplog.records) == 1
@@ -215,7 +215,7 @@ def test_the_gate_tidies_now_and_then(monkeypatch, folder):
 
     async def behind(scope, receive, send): ...
 
-    gate = Gate(behind, 10_000, UploadQuota(folder, LIMITS), CLIENTS, tidy=lambda: calls.append(1))
+    gate = Gate(behind, UploadQuota(folder, LIMITS), CLIENTS, tidy=lambda: calls.append(1))
     scope = {"type": "http", "path": "/", "method": "GET", "headers": [], "query_string": b""}
     asyncio.run(gate(scope, None, None))
     assert not calls
@@ -235,7 +235,7 @@ def test_a_visitor_is_served_when_tidying_fails(monkeypatch, folder, caplog):
         raise AttributeError("_queue")
 
     scope = {"type": "http", "path": "/", "method": "GET", "headers": [], "query_string": b""}
-    asyncio.run(Gate(behind, 10_000, UploadQuota(folder, LIMITS), CLIENTS, tidy)(scope, None, None))
+    asyncio.run(Gate(behind, UploadQuota(folder, LIMITS), CLIENTS, tidy)(scope, None, None))
     assert served == ["/"] and "tidying up failed" in caplog.text
 
 
@@ -317,7 +317,7 @@ def test_the_event_loop_and_other_threads_do_not_wait_while_files_are_counted(tm
     async def behind(scope, receive, send): ...
 
     async def ask():
-        gate = Gate(behind, 10_000, quota, CLIENTS, tidy=lambda: None)
+        gate = Gate(behind, quota, CLIENTS, tidy=lambda: None)
         scope = {"type": "http", "path": "/gradio_api/upload", "method": "POST", "headers": [], "query_string": b""}
         uploads = [asyncio.ensure_future(gate(scope, None, None)) for _ in range(15)]
         while not counting.is_set():

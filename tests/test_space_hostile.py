@@ -216,7 +216,7 @@ def test_uploads_stay_in_their_folder(running: Running, name: str):
 ])  # fmt: skip
 def test_no_path_of_the_callers_choosing_is_read(running: Running, path: str):
     video = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    status, text = _post(running, "/gradio_api/call/reconstruct", {"data": [video, 4]})
+    status, text = _post(running, "/gradio_api/call/reconstruct", {"data": [video, 4, "auto"]})
     if status == 200:
         event = json.loads(text)["event_id"]
         status, text = _open(f"{running.url}gradio_api/call/reconstruct/{event}")

@@ -2,32 +2,44 @@
 
 import json
 import os
+import runpy
 import socket
-import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("gradio")
 from space_server import PATIENCE_SECONDS, PROMPT, connected, save_tiny_model, wait_for
+from training_runs import CONTEXT
 
-ROOT = Path(__file__).resolve().parents[1]
 GOOD = (PROMPT, 0, 20, 1.0, 4)
 
 
-def _start(model: str, folder: Path) -> tuple[subprocess.Popen, str]:
+def _serve(words: list[str], folder: Path) -> None:
+    """`python -m jog3r serve` in a process that has imported its libraries already."""
+    os.chdir(folder)
+    os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.argv = ["jog3r", "serve", *words]
+    runpy.run_module("jog3r", run_name="__main__", alter_sys=True)
+
+
+def _start(model: str, folder: Path) -> tuple[BaseProcess, str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, str(ROOT / "spaces_app.py"), "--model", model, "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "log.txt").open("ab") as log:
-        process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(folder)}, stdout=log, stderr=log, cwd=folder)
+    process = CONTEXT.Process(target=_serve, args=(["--model", model, "--host", "127.0.0.1", "--port", str(port)], folder))
+    process.start()
     url = f"http://127.0.0.1:{port}/"
-    wait_for(lambda: _status(url) == 200 or process.poll() is not None)
-    assert process.poll() is None, (folder / "log.txt").read_text()
+    wait_for(lambda: _status(url) == 200 or not process.is_alive())
+    assert process.is_alive(), (folder / "log.txt").read_text()
     return process, url
 
 
@@ -61,7 +73,7 @@ def test_a_killed_server_starts_again_and_serves_nothing_old(tmp_path: Path):
         wait_for(client.submit(PROMPT, 0, 100, 2.5, 4, api_name="/generate").outputs)  # the first update has come
     finally:
         process.kill()
-        process.wait()
+        process.join()
     assert Path(old).exists()
 
     process, url = _start(model, folder)
@@ -75,6 +87,7 @@ def test_a_killed_server_starts_again_and_serves_nothing_old(tmp_path: Path):
         wait_for(client.submit(PROMPT, 0, 100, 2.5, 4, api_name="/generate").outputs)  # the first update has come
     finally:
         process.terminate()
-        code = process.wait(PATIENCE_SECONDS)
-    assert code == 0 and not list(folder.glob("jog3r-space-*"))  # an ended server leaves nothing, even in the middle of a request
+        process.join(PATIENCE_SECONDS)
+    assert process.exitcode == 0
+    assert not list(folder.glob("jog3r-space-*"))  # an ended server leaves nothing, even in the middle of a request
     assert PROMPT not in (folder / "log.txt").read_text()

@@ -8,15 +8,16 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("gradio")
 from gradio.routes import file_upload_statuses
-from space_server import PATIENCE_SECONDS, PROMPT, Running, connected, held_layers, running_space, wait_for
+from space_server import PATIENCE_SECONDS, PROMPT, Running, connected, function_number, held_layers, running_space, wait_for
 
-from jog3r.space.guard import leftovers
+from jog3r.space.guard import gate, leftovers
 from jog3r.space.guard.leftovers import SESSIONS, Leftovers
 from jog3r.space.guard.upkeep import few_arenas
 
@@ -27,6 +28,12 @@ GOOD = (PROMPT, 0, 20, 1.0, 4)
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running_space(tmp_path_factory.mktemp("space")) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def no_tidying_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests say when; the server's own, every few seconds, would come between what is looked at."""
+    monkeypatch.setattr(gate, "_TIDY_SECONDS", float("inf"))
 
 
 def _post(running: Running, path: str, value: object) -> dict:
@@ -47,6 +54,7 @@ def test_sessions_of_answered_requests_are_dropped(running: Running, monkeypatch
     connected(running.url).predict(*GOOD, api_name="/generate")
     queue = running.page._queue
     assert queue.pending_messages_per_session
+    wait_for(lambda: not any(kept._getters for kept in queue.pending_messages_per_session.values()))  # the client's stream ends
     _tidy(running, 2)
     assert queue.pending_messages_per_session  # somebody may still come for them
     monkeypatch.setattr(leftovers, "_UNFETCHED_SECONDS", 0.0)
@@ -64,6 +72,30 @@ def test_a_result_that_nobody_fetches_is_dropped_and_one_under_way_is_not(runnin
     wait_for(lambda: event not in queue.event_ids_to_events)
     _tidy(running, 1)
     assert not queue.pending_messages_per_session and not queue.pending_event_ids_session
+
+
+def test_streams_to_which_nothing_will_come_end(running: Running, monkeypatch):
+    """Of a request that was cancelled by another name, and of one that was fetched before."""
+    monkeypatch.setattr(leftovers, "_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(gate, "_TIDY_SECONDS", 0.0)
+    number = function_number(running, "generate")
+    with held_layers(running.space) as begun:
+        _post(running, "queue/join", {"data": GOOD, "fn_index": number, "session_hash": "listener"})
+        assert begun.wait(PATIENCE_SECONDS)
+        _post(running, "cancel", {"session_hash": "listener", "fn_index": number, "event_id": "another"})
+        assert _read_to_the_end(running, "queue/data?session_hash=listener").count(b"process_completed") == 1
+    event = _post(running, "call/generate", {"data": GOOD})["event_id"]
+    assert b"event: complete" in _read_to_the_end(running, f"call/generate/{event}")
+    assert b"event: error" in _read_to_the_end(running, f"call/generate/{event}")
+
+
+def _read_to_the_end(running: Running, path: str) -> bytes:
+    """A stream, while somebody else asks for something."""
+    with ThreadPoolExecutor(1) as readers:
+        opened = urllib.request.urlopen(f"{running.url}gradio_api/{path}", timeout=PATIENCE_SECONDS)
+        stream = readers.submit(opened.read)
+        wait_for(lambda: stream.done() or not urllib.request.urlopen(f"{running.url}gradio_api/startup-events").read())
+    return stream.result()
 
 
 def test_many_sessions_of_others_do_not_end_a_request(running: Running, monkeypatch):

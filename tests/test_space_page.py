@@ -1,9 +1,7 @@
 """What the page shows without its server: the example, the words, pieces of HTML, the code that reproduces a result."""
 
 import ast
-import html
 import json
-import os
 import re
 import signal
 from pathlib import Path
@@ -13,16 +11,17 @@ import pytest
 
 pytest.importorskip("gradio")
 
+from gradio.utils import is_static_file
 from space_server import save_tiny_model
 
 import spaces_app
 from jog3r import tiny_checkpoint
 from jog3r.data import procedural_clip
 from jog3r.data.procedural.scene_grammar import KINDS, MOTIONS, PALETTE, scene_words
+from jog3r.export.formats.camera_files import cameras_json
 from jog3r.export.formats.point_cloud import read_ply
 from jog3r.export.scene import Scene
-from jog3r.space.clips import EXAMPLE_PROMPTS
-from jog3r.space.example import serve_example, weights_digest
+from jog3r.space.example import EXAMPLE_PROMPTS, serve_example, weights_digest
 from jog3r.space.guard.limits import GenerateSettings
 from jog3r.space.guard.storage import ServerFolder
 from jog3r.space.jobs import Done, Step
@@ -32,12 +31,12 @@ from jog3r.space.look.html_pieces import (
     finished,
     frames_taken,
     generate_code,
-    point_view,
     progress,
     reconstruct_code,
 )
-from jog3r.space.look.texts import TINY_WORDS
-from jog3r.space.model import Result, generate_video, load_model
+from jog3r.space.look.texts import PROMPT_PATTERN, PROMPT_WORDS
+from jog3r.space.model import generate_video, load_model
+from jog3r.space.path_agreement import compared_paths, keep_path, kept_path
 from jog3r.space.results import write_scene_files
 
 MARKUP = '"><script>alert(1)</script>'
@@ -61,21 +60,60 @@ def test_the_example_is_of_this_checkpoint_and_small():
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 300_000
 
 
-def test_the_example_is_served_whole_again_and_again(tmp_path):
-    folder = ServerFolder(3600, tmp_path)
-    first = serve_example(folder)
-    Path(first.video).unlink()  # as the upkeep does after an hour
-    os.utime(first.strips, (0, 0))  # the next to go
-    kept = Path(first.path_picture).stat()
-    again = serve_example(folder)
-    assert Path(again.strips).stat().st_mtime > 0 and Path(again.path_picture).stat().st_ino == kept.st_ino
-    assert again == first and "made before" in again.note and f"manual_seed({0})" in again.code
-    shown = [again.video, again.path_picture, again.strips, *again.downloads]
-    assert all(Path(path).stat().st_size > 1000 and folder.served in Path(path).parents for path in shown)
+def test_the_example_is_served_for_as_long_as_the_server_runs(tmp_path):
+    folder = ServerFolder(-1, tmp_path)
+    video, player, path_picture, data, downloads, code = serve_example(folder)
+    folder.remove_old()
+    assert all(Path(path).stat().st_size > 1000 and is_static_file(path) for path in (video, path_picture, *downloads))
+    assert folder.usage() == (0, 0) and "made before" in player and "manual_seed(0)" in code and len(data["frames"]) == 16
+    np.testing.assert_array_equal(kept_path(video, [0, 1], folder)[0], np.eye(4))
     folder.close()
 
 
+# The path that was made and the one that was found
+
+
+def test_a_path_that_was_found_is_compared_with_the_one_it_was_made_with():
+    made = np.tile(np.eye(4), (3, 1, 1))
+    made[1:, :3, 3] = [1, 0, 0], [2, 0, 0]
+    found = made.copy()
+    found[:, :3, 3] *= 3  # lengths have no unit
+    known = np.ones(3, bool)
+    moved, words = compared_paths(found, made, known)
+    np.testing.assert_allclose(moved, found)
+    assert "turns 0.0 degrees otherwise and moves 0 degrees off in direction" in words
+    turn = np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0.0]])  # a quarter
+    found[1, :3, :3], found[2, :3, 3] = turn, [0, 0, 6]
+    assert "turns 45.0 degrees otherwise and moves 45 degrees off in direction" in compared_paths(found, made, known)[1]
+    assert "turns 0.0 degrees otherwise; a camera that hardly" in compared_paths(made[:1].repeat(3, 0), made, known)[1]
+    assert "Too few" in compared_paths(found, made, np.array([True, False, False]))[1]
+
+
+def test_the_path_of_a_video_is_known_by_its_content_as_long_as_files_are_kept(tmp_path):
+    server, clip = ServerFolder(3600, tmp_path), procedural_clip(9, split="test", num_frames=4)
+    scene = Scene(clip.frames, clip.poses, clip.intrinsics)
+    (tmp_path / "a.mp4").write_bytes(b"video")
+    keep_path(str(tmp_path / "a.mp4"), cameras_json(scene), server)
+    (tmp_path / "copy.mp4").write_bytes(b"video")
+    np.testing.assert_array_equal(kept_path(str(tmp_path / "copy.mp4"), [0, 3], server), clip.poses[[0, 3]])
+    assert kept_path(str(tmp_path / "copy.mp4"), [0, 4], server) is None  # not of this video
+    (tmp_path / "copy.mp4").write_bytes(b"another")
+    assert kept_path(str(tmp_path / "copy.mp4"), [0], server) is None
+    server.keep_seconds = -1
+    server.remove_old()
+    assert kept_path(str(tmp_path / "a.mp4"), [0], server) is None
+    server.close()
+
+
 # HTML, texts and code
+
+
+def test_every_word_of_the_choices_is_known_and_a_prompt_of_them_is_too():
+    first = {name: words[0] for name, words in PROMPT_WORDS.items()}
+    said = " ".join(
+        [PROMPT_PATTERN.format(**first), *EXAMPLE_PROMPTS, *(words for name in first for words in PROMPT_WORDS[name])]
+    )
+    assert {word.strip(",") for word in said.split()} <= set(PROMPT_WORDS["known"])
 
 
 def test_the_end_of_a_request_is_escaped():
@@ -88,37 +126,14 @@ def test_a_screen_reader_hears_only_of_start_half_and_end():
     assert all("role=" not in progress(Step("a", share)) for share in (0.0, 1.0))
 
 
-def test_the_viewer_knows_the_cameras_in_the_axes_of_its_file():
-    poses = np.tile(np.eye(4), (2, 1, 1))
-    poses[1, :3, 3] = 1, 2, 3
-    scene = Scene(np.zeros((2, 8, 16, 3), np.uint8), poses, np.tile([[8.0, 0, 8], [0, 8, 4], [0, 0, 1]], (2, 1, 1)))
-    view = point_view("a.glb", Result(scene, ("", "")))
-    cameras = json.loads(html.unescape(re.search('cameras="(.*?)"', view)[1]))
-    # Right, up and back are glTF's x, y and z; the world is turned half a turn about x.
-    assert cameras == {"field": 0.5, "poses": [[1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 1, 0, 0, 0, 1, 1, -2, -3]]}
-
-
-@pytest.mark.parametrize(
-    "stride, words",
-    [
-        (1, "Looked at frames 1 to 4 of the video."),
-        (2, "Looked at every 2nd frame of the video, from 1 to 7."),
-        (3, "Looked at every 3rd frame of the video, from 1 to 10."),
-        (12, "Looked at every 12th frame of the video, from 1 to 37."),
-        (21, "Looked at every 21st frame of the video, from 1 to 64."),
-    ],
-)
-def test_the_summary_says_which_frames_were_taken(stride: int, words: str):
-    assert frames_taken(range(0, 4 * stride, stride)) == words
-
-
-def test_the_summary_counts_frames_that_are_not_equally_far_apart():
+def test_the_summary_says_which_frames_were_taken():
     assert frames_taken([0, 1, 3, 4]) == "Looked at 4 frames of the video, evenly from 1 to 5."
 
 
 def test_the_words_of_the_tiny_model_are_those_of_its_grammar():
     words = [*KINDS, *MOTIONS, *(name for names in PALETTE.values() for name in names)]
-    assert all(word in TINY_WORDS for word in words)
+    choices = " ".join(text for name in ("walls", "floor", "thing", "camera") for text in PROMPT_WORDS[name])
+    assert all(word in choices for word in words)
     assert all("walls" in prompt and "floor" in prompt and "the camera" in prompt for prompt in EXAMPLE_PROMPTS)
     assert all("floor" in scene_words(index, "train").caption for index in range(200))
 

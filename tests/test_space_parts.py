@@ -26,15 +26,14 @@ from space_server import LIMITS, PATIENCE_SECONDS, wait_for
 
 from jog3r.data import procedural_clip
 from jog3r.export.scene import Scene
-from jog3r.space.gpu import gpu
 from jog3r.space.guard.limits import GenerateSettings, Refused, check_prompt
 from jog3r.space.guard.storage import ServerFolder
 from jog3r.space.guard.upkeep import release_memory, start_upkeep
 from jog3r.space.guard.uploads import Upload, decode_upload
 from jog3r.space.jobs import Done, Failed, Job, Step, run_job, stop_running, watch
 from jog3r.space.look.html_pieces import banner, generate_code, pose_table, progress, reconstruct_code
-from jog3r.space.model import Result
-from jog3r.space.results import write_colmap, write_correspondences, write_scene_files
+from jog3r.space.model import Result, gpu
+from jog3r.space.results import DOWNLOADS, write_archives, write_correspondences, write_scene_files
 from jog3r.space.server import follow, one_sentence
 
 MARKUP = '"><script>alert(1)</script>'
@@ -154,7 +153,7 @@ def test_steps_that_nobody_could_read_are_not_shown(monkeypatch):
     monkeypatch.setattr("jog3r.space.server._SHOWN_SECONDS", 3600.0)
     steps = [Step(str(k), k / 9, b"jpeg" if k == 5 else None) for k in range(9)]
     shown = [update[0] for update in follow((event for event in [*steps, Done(1)]), 1)]
-    assert len(shown) == 2 and ">0<" in shown[0] and ">5<" in shown[1]
+    assert len(shown) == 2 and ">0<" in shown[0] and ">5, about 1 s left<" in shown[1]
 
 
 def test_an_error_of_zerogpu_itself_is_one_sentence():
@@ -177,7 +176,7 @@ def test_errors_become_one_sentence_and_the_log_holds_no_prompt(caplog):
 def test_gpu_changes_nothing_where_there_is_no_zerogpu():
     def function(): ...
 
-    if gpu(10)(function) is not function:
+    if gpu(len)(function) is not function:
         pytest.skip("the package spaces is installed")
 
 
@@ -308,7 +307,8 @@ def test_request_folders_go_and_old_files_go(tmp_path):
         file.write_bytes(b"x")
         os.utime(file, (time.time() - age,) * 2)
     assert folder.usage() == (2, 2)
-    assert folder.remove_old() == 1 and [path.name for path in (folder.served / "abc").iterdir()] == ["new"]
+    folder.remove_old()
+    assert folder.usage() == (1, 1) and [path.name for path in (folder.served / "abc").iterdir()] == ["new"]
     assert folder.path.stat().st_mode & 0o077 == 0
     folder.close()
     assert not folder.path.exists()
@@ -379,9 +379,14 @@ def test_all_files_of_a_result_are_written(tmp_path):
     clip = procedural_clip(9, split="test", num_frames=4)
     scene = Scene.from_depth(clip.frames, clip.depth, clip.poses, clip.intrinsics)
     files = write_scene_files(scene, tmp_path)
-    colmap, note = write_colmap(scene, tmp_path)
-    names = [Path(path).name for path in files.downloads + colmap]
-    assert names == ["video.mp4", "pointcloud.glb", "pointcloud.ply", "cameras.json", "colmap.zip"] and not note
+    shown = [files[name] for name in DOWNLOADS]
+    archives, note = write_archives(scene, tmp_path, shown)
+    names = [Path(path).name for path in shown + archives]
+    assert names == ["video.mp4", "pointcloud.glb", "pointcloud.ply", "cameras.json", "colmap.zip", "everything.zip"] and not note
+    with zipfile.ZipFile(tmp_path / "everything.zip") as archive:
+        assert archive.testzip() is None and archive.read("cameras.json") == (tmp_path / "cameras.json").read_bytes()
+        others = {"depth.mp4", "confidence.mp4", "scene.npz", "nerfstudio/transforms.json", "blender/camera.glb", "splats.ply"}
+        assert {*others, *names[:4], "trajectory_tum.txt", "colmap/sparse/0/cameras.bin"} <= set(archive.namelist())
     with zipfile.ZipFile(tmp_path / "colmap.zip") as archive:
         assert archive.testzip() is None and "colmap/sparse/0/cameras.bin" in archive.namelist()
     matches = write_correspondences(scene, tmp_path)
@@ -393,8 +398,8 @@ def test_frames_that_share_nothing_have_no_colmap_files_and_no_matches(tmp_path)
     poses[1, :3, :3] = np.diag([-1, 1, -1])
     frames = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8)
     scene = Scene.from_depth(frames, np.full((2, 16, 16), 2.0), poses, np.tile([[9.0, 0, 8], [0, 9, 8], [0, 0, 1]], (2, 1, 1)))
-    colmap, note = write_colmap(scene, tmp_path)
-    assert "No COLMAP" in note and not colmap and not list(tmp_path.iterdir())
+    archives, note = write_archives(scene, tmp_path, [])
+    assert "No COLMAP" in note and [path.name for path in tmp_path.iterdir()] == ["everything.zip"] and len(archives) == 1
 
 
 # HTML and code

@@ -1,5 +1,6 @@
 """A running Space through its API: results, the bound of the queue, stops and time limits that free the worker, files that go."""
 
+import html
 import json
 import re
 import urllib.request
@@ -43,16 +44,18 @@ def client(running: Running, tmp_path: Path) -> Client:
 
 
 def test_text_to_video_and_cameras(client: Client, running: Running, capfd, caplog):
-    status, video, view, path, strips, files, code = client.predict("zqx " + PROMPT, *GOOD[1:], api_name="/generate")
+    status, video, view, path, data, files, code = client.predict("zqx " + PROMPT, *GOOD[1:], api_name="/generate")
     assert "Done" in status and "4 frames" in status and repr("zqx " + PROMPT) in code
     assert len(read_video(video).frames) == 4
-    assert all(np.asarray(Image.open(picture)).std() > 5 for picture in (path, strips))
+    assert np.asarray(Image.open(path)).std() > 5
+    assert data["status"] in html.unescape(status) and data["convention"] == "opencv_cam_to_world" and data["fps"] == 8
+    assert all({"index", "pose", "intrinsics", "doubtful"} <= set(frame) for frame in data["frames"]) and len(data["frames"]) == 4
     by_name = {Path(file).name: Path(file) for file in files}
-    wanted = {"video.mp4", "pointcloud.glb", "pointcloud.ply", "cameras.json", "colmap.zip"}
+    wanted = {"video.mp4", "pointcloud.glb", "pointcloud.ply", "cameras.json", "colmap.zip", "everything.zip"}
     # Random weights may give frames that share no points.
     assert set(by_name) == wanted - ({"colmap.zip"} if "No COLMAP" in status else set())
     assert by_name["pointcloud.glb"].read_bytes()[:4] == b"glTF"
-    shown = re.search(r'src="([^"]+)"', view)[1]
+    shown = json.loads(html.unescape(re.search(r'data="([^"]+)"', view)[1]))["addresses"]["cloud"]
     assert urllib.request.urlopen(running.url + shown).read() == by_name["pointcloud.glb"].read_bytes()
     assert len(json.loads(by_name["cameras.json"].read_text())["frames"]) == 4
     assert _printed_nothing_of("zqx", capfd, caplog)
@@ -108,12 +111,12 @@ def test_an_upload_that_was_deleted_meanwhile_is_said_to_have_expired(running: R
     upload.write_bytes(write_video(tmp_path / "mine.mp4", 8).read_bytes())
     upload.unlink()
     video = {"path": str(upload), "meta": {"_type": "gradio.FileData"}}
-    assert "The upload has expired; give the video again." in _call(running, "reconstruct", [video, 4])
+    assert "The upload has expired; give the video again." in _call(running, "reconstruct", [video, 4, "auto"])
 
 
 def test_comparison_of_two_checkpoints(client: Client, running: Running):
     job = client.submit(PROMPT, 0, 20, 1.0, api_name="/compare")
-    status, left, right, left_map, right_map, code = job.result(timeout=PATIENCE_SECONDS)
+    status, player, (left, right), left_map, right_map, code = job.result(timeout=PATIENCE_SECONDS)
     assert re.search(r"left [\d.]+|left nan", status)
     stages = [re.search(r"<label>(.*?)<progress max=\"100\" value=\"(\d+)\"", str(output[0])) for output in job.outputs()[:-1]]
     sides = [stage[1].split(":")[0] for stage in stages if stage]
@@ -121,7 +124,8 @@ def test_comparison_of_two_checkpoints(client: Client, running: Running):
     shares = [int(stage[2]) for stage in stages if stage]
     assert shares == sorted(shares) and shares[-1] > 90
     # The left pair is there as soon as it is done.
-    assert any(output[1] and output[3] and not output[2] and not output[4] for output in job.outputs())
+    assert any(len(output[2] or ()) == 1 and output[3] and not output[4] for output in job.outputs())
+    assert all(name in player for name in ("video.jpg", "depth2.jpg")) and "left: " in player
     # The second folder holds the same weights: same prompt and seed, same clip.
     assert (read_video(left).frames == read_video(right).frames).all()
     assert Path(left_map).read_bytes() == Path(right_map).read_bytes()

@@ -14,7 +14,7 @@ import httpx
 from space_files import write_video
 from space_server import PATIENCE_SECONDS, PROMPT, connected, running_space, save_tiny_model
 
-import spaces_app
+from jog3r.space import callbacks
 from jog3r.space.guard.limits import SpaceLimits
 from jog3r.space.jobs import Done, Failed, Step
 from jog3r.space.server import open_space
@@ -30,10 +30,10 @@ def test_the_parts_of_a_comparison_share_its_time(tmp_path: Path, monkeypatch: p
 
     model = save_tiny_model(tmp_path / "model")
     space = open_space(model, bundled=model, limits=SpaceLimits(request_seconds=10), parent=tmp_path)
-    monkeypatch.setattr(spaces_app, "generate_video", part)
-    monkeypatch.setattr(spaces_app, "find_cameras", part)
+    monkeypatch.setattr(callbacks, "generate_video", part)
+    monkeypatch.setattr(callbacks, "find_cameras", part)
     with pytest.raises(gr.Error, match="enough"):
-        list(spaces_app.compare(space, PROMPT, 0, 20, 1.0))
+        list(callbacks.compare(space, PROMPT, 0, 20, 1.0))
     assert given[1] + 0.2 <= given[0] <= 10
     space.folder.close()
 

@@ -11,13 +11,13 @@ pytest.importorskip("pycolmap")
 
 
 from jog3r import tiny_checkpoint
-from jog3r.evaluation.camera_metrics import pose_errors
 from jog3r.export.video import encode_video
+from jog3r.geometry.camera_metrics import pose_errors
 from jog3r.space.guard.limits import SpaceLimits
 from jog3r.space.guard.uploads import decode_upload
 from jog3r.space.look.html_pieces import pose_table, reconstruct_code, summary
 from jog3r.space.model import Result, find_cameras
-from jog3r.space.results import write_colmap, write_correspondences, write_scene_files
+from jog3r.space.results import DOWNLOADS, write_archives, write_correspondences, write_scene_files
 
 SIDE = 160
 
@@ -39,10 +39,10 @@ def test_tracks_of_a_larger_square_are_shown(clip: RenderedClip, tmp_path: Path)
     assert result.scene.size == (SIDE, SIDE) and result.scene.tracks is not None
     assert pose_errors(result.scene.poses, clip.poses)["rotation_deg"].mean() < 0.6
     files = write_scene_files(result.scene, tmp_path)
-    assert all(Path(file).stat().st_size for file in (files.video, files.cloud, files.path_picture, files.strips))
+    assert all(Path(file).stat().st_size for file in files.values())
     assert write_correspondences(result.scene, tmp_path) is None  # no point for every pixel
-    paths, note = write_colmap(result.scene, tmp_path)
-    assert paths and not note
+    paths, note = write_archives(result.scene, tmp_path, [files[name] for name in DOWNLOADS])
+    assert len(paths) == 2 and not note
     assert "160 x 160 pixels" in summary(result, 1.0, result.source) and "frame" in pose_table(result)
 
 

@@ -3,19 +3,11 @@
 from pathlib import Path
 
 import pytest
-from tiny_components import tiny_pipeline
 from training_cases import run_here
 from training_kill import kill_once, prepare_shards, same_result
 from training_runs import TrainingProcesses
 
 from jog3r.training.run.step_log import read_steps
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("start") / "init"
-    tiny_pipeline().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """`make tiny` at a size of seconds: each stage goes on after a kill at any moment, to the same weights."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -11,10 +12,13 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from training_runs import weights_of
 
-from jog3r import Jog3rPipeline
+from jog3r import Jog3rPipeline, tiny_checkpoint
+from jog3r.commands.parser import main
+from jog3r.evaluation.predictions import TEXT_PARTS, pipeline_hash
 from jog3r.training import train_joint
 from jog3r.training.run import checkpoints
 from jog3r.training.tiny_model import new_tiny, train_text_encoder, train_tiny, train_vae
+from jog3r.training.tiny_model.card_figures import FIGURES, fill_card
 from jog3r.training.tiny_model.stages import KeptLoop
 
 RECIPES = {
@@ -36,7 +40,9 @@ SCRIPTS: dict[str, Callable[[list[str]], int | None]] = {
     "tiny_model/new_tiny.py": new_tiny.main,
     "tiny_model/train_text_encoder.py": train_text_encoder.main,
     "train_joint.py": train_joint.main,
+    "jog3r": main,
 }
+SMALL = ("--clips", "1", "--videos", "2")
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +59,7 @@ def _run_here(script: str, *arguments: str) -> int:
     """A stage in this process, which has imported everything already."""
     AcceleratorState._reset_state()
     PartialState._reset_state()
+    torch.set_num_threads(1)  # a forked process cannot use the threads of this one
     return SCRIPTS[script](list(arguments)) or 0
 
 
@@ -70,23 +77,39 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, recipes: Path) -> Path
         (runs / torn / "config.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(train_tiny, "run", _run_here)
-        assert train_tiny.main(["--runs", str(runs), "--recipes", str(recipes)]) == 0
+        assert train_tiny.main(["--runs", str(runs), "--recipes", str(recipes), *SMALL]) == 0
     return runs
 
 
 def test_all_stages_make_a_bundle_and_leave_nothing_else(undisturbed: Path, recipes: Path) -> None:
     names = {path.name for path in undisturbed.iterdir()}
-    assert names == {"vae", "new", "text", "images", "short", "joint", "bundle"}
+    assert names == {"vae", "new", "text", "images", "short", "joint", "bundle", "evaluation"}
     for path in undisturbed.rglob("*.json"):
-        if "step-" not in str(path):
+        if "step-" not in str(path) and path.parent.parent.name != "evaluation":
             assert str(undisturbed) not in path.read_text(), path
     pipeline = Jog3rPipeline.from_pretrained(undisturbed / "bundle")
     assert pipeline.transformer.config.num_layers == 2
     (undisturbed / "bundle" / "README.md").write_text("by hand")
-    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if "bundle" not in str(path) and path.is_file()}
-    assert train_tiny.main(["--runs", str(undisturbed), "--recipes", str(recipes)]) == 0
+    stages = [path for name in names - {"bundle", "evaluation"} for path in (undisturbed / name).rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in [*stages, *(undisturbed / "evaluation").rglob("0*.npz")]}
+    assert train_tiny.main(["--runs", str(undisturbed), "--recipes", str(recipes), *SMALL]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    assert (undisturbed / "bundle" / "README.md").read_text() == "by hand"
+    card, figures = ((undisturbed / "bundle" / name).read_text() for name in ("README.md", FIGURES))
+    assert card.startswith("by hand\n\n## Measured quality") and card == fill_card(card, json.loads(figures))
+    rotation = json.loads(figures)["one pass"]["v2c"]["first"]["model"]["rotation_deg"]
+    assert f"| this model, one pass | {rotation['value']:.2f} |" in card
+    assert set(json.loads(figures)) == {"one pass", "both directions"}
+
+
+def test_the_bundled_card_tells_what_was_measured() -> None:
+    """Its tables are made of the figures beside it; another figure would stand in it at once."""
+    card, figures = ((Path(tiny_checkpoint) / name).read_text(encoding="utf-8") for name in ("README.md", FIGURES))
+    assert fill_card(card, json.loads(figures)) == card
+    measured = json.loads(figures)
+    measured["one pass"]["t2vc"]["captions"]["generated, motion by V2C"]["motion"]["value"] = 12.345
+    assert "| camera motion % followed | 12.35 [" in fill_card(card, measured).replace("12.34 [", "12.35 [")
+    pipeline = Jog3rPipeline.from_pretrained(tiny_checkpoint)
+    assert measured["one pass"]["v2c"]["settings"]["weights"] == pipeline_hash(pipeline, TEXT_PARTS)
 
 
 def _die(*_: object, **__: object) -> None:
@@ -125,14 +148,15 @@ def _die_in_a_checkpoint(patched: pytest.MonkeyPatch) -> None:
     ("bundle", _die_before_the_name),
 ])  # fmt: skip
 def test_a_stage_that_was_killed_goes_on_to_the_same_weights(
-    undisturbed: Path, recipes: Path, tmp_path: Path, stage: str, moment: Callable[[pytest.MonkeyPatch], None]
+    undisturbed: Path, recipes: Path, tmp_path: Path, monkeypatch, stage: str, moment: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
+    monkeypatch.setattr(train_tiny, "evaluate", lambda *_: 0)  # which goes on by itself
     order = ["vae", "new", "text", "images", "short", "joint", "bundle"]
     for name in order[: order.index(stage)]:
         (tmp_path / name).symlink_to(undisturbed / name)
     for name in order[order.index(stage) + 1 :]:
         (tmp_path / name).symlink_to(undisturbed / name)  # nothing is done behind it
-    arguments = ["--runs", str(tmp_path), "--recipes", str(recipes)]
+    arguments = ["--runs", str(tmp_path), "--recipes", str(recipes), *SMALL]
     if stage != "bundle":
         arguments += ["--bundle", str(tmp_path / "other")]
     process = os.fork()
@@ -164,5 +188,5 @@ def test_a_loop_of_other_options_is_refused(recipes: Path, tmp_path: Path, capsy
 
 def test_a_stage_that_fails_is_named(tmp_path: Path, recipes: Path, caplog: pytest.LogCaptureFixture, monkeypatch) -> None:
     monkeypatch.setattr(train_tiny, "run", lambda *_: -9)
-    assert train_tiny.main(["--runs", str(tmp_path), "--recipes", str(recipes)]) == -9
+    assert train_tiny.main(["--runs", str(tmp_path), "--recipes", str(recipes), *SMALL]) == -9
     assert "stage vae of make tiny ended with exit code -9; the same command goes on with it" in caplog.text

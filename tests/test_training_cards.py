@@ -64,16 +64,16 @@ def test_the_commit_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.
     assert source_version() == f"jog3r {__version__}, commit unknown"
 
 
+@pytest.mark.usefixtures("wandb_anew")
 def test_wandb_without_a_login_ends_in_one_line_before_the_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("wandb").teardown()  # it remembers the mode of earlier tests in this process
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    monkeypatch.setattr("jog3r.training.train_joint.load_pipeline", None)
+    monkeypatch.setattr("jog3r.training.train_joint.load_start", None)
     with pytest.raises(ValueError, match="tracker=wandb cannot start: .*`wandb login` first, or set WANDB_MODE=offline"):
         run_here(tmp_path, tracker="wandb")
 

@@ -117,7 +117,7 @@ def test_help_shows_all_options_with_meaning_and_default(capsys: pytest.CaptureF
     for field in dataclasses.fields(TrainConfig):
         assert f"  --{field.name} " in text
     assert "--init_from TEXT\n      pipeline folder to start from (must be given)" in text
-    assert "what is trained:\n  --trainable all|temporal|lora|none\n      of the transformer; temporal is" in text
+    assert "what is trained:\n  --trainable all|temporal|lora|named|none\n      of the transformer; temporal is" in text
     assert "--num_threads INTEGER\n      of torch, on a CPU (default: null)" in text
     for config in (TrainConfig, PrepareConfig, EvaluationOptions):
         assert [name for name, meaning in option_texts(config).items() if not meaning] == []

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
-from tiny_components import tiny_pipeline
+from tiny_generators import tiny_parent
 from torch.utils.data import Dataset
 from training_cases import settings
 from training_runs import TrainingProcesses, errors_of, losses_of, weights_of
@@ -29,13 +29,6 @@ TOLERANCE = 2e-5
 class Numbers(Dataset):
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         return {"value": torch.tensor(10 * position)}
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("start") / "init"
-    tiny_pipeline().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +91,21 @@ def test_losses_of_parts_average_to_that_of_the_whole_when_known_pixels_differ()
     torch.testing.assert_close(counts, valid.sum((0, 2, 3)))
     parts = [loss(clips, counts / 2) for clips in (slice(0, 2), slice(2, 4))]
     torch.testing.assert_close(torch.stack(parts).mean(), loss(slice(0, 4), None))
+
+
+def test_layers_and_head_of_another_generator_train_alike_on_two_processes(tmp_path: Path) -> None:
+    tiny_parent("wan").save_pretrained(tmp_path / "wan")
+    options = dict(num_frames=5, trainable="lora", lora_rank=2, head_width=16, head_layers=1, num_steps=3)
+    for processes in (1, 2):
+        each = 2 // processes
+        run = TrainingProcesses(
+            tmp_path / "wan", tmp_path / f"{processes}", processes, generation_batch=each, reconstruction_batch=each, **options
+        )
+        assert run.wait() == 0, run.text()
+    one, two = (read_steps(tmp_path / f"{processes}" / "steps.jsonl") for processes in (1, 2))
+    assert [entry["positions"] for entry in one] == [entry["positions"] for entry in two]
+    for name in ("generation", "reconstruction", "loss", "gradient_norm"):
+        torch.testing.assert_close(losses_of(two, name), losses_of(one, name), rtol=TOLERANCE, atol=0)
 
 
 @pytest.mark.parametrize(("processes", "micro_steps"), [(2, 1), (1, 2)])

@@ -159,12 +159,12 @@ def test_samples_are_drawn_on_the_trained_models_device() -> None:
     parts = dict(vae="cpu", text_encoder="cpu", transformer="cuda:0", pointmap_head="cuda:0")
     components = {name: Placed(device) for name, device in parts.items()}
     pipe = SimpleNamespace(components={**components, "scheduler": None}, set_progress_bar_config=lambda **_: None)
-    with pytest.raises(KeyError), samples._in_evaluation(pipe):
+    with pytest.raises(KeyError), samples.in_evaluation(pipe):
         assert {name: part.device for name, part in components.items()} == {**parts, "vae": "cuda:0"}
         assert not any(part.training for part in components.values())
         raise KeyError
     assert {name: part.device for name, part in components.items()} == parts
-    with samples._in_evaluation(pipe, "cuda:1"):  # one just loaded, as the parts of a sharded one cannot be asked
+    with samples.in_evaluation(pipe, "cuda:1"):  # one just loaded, as the parts of a sharded one cannot be asked
         devices = {name: part.device for name, part in components.items()}
     assert devices == {"text_encoder": "cpu", **dict.fromkeys(("vae", "transformer", "pointmap_head"), "cuda:1")}
     assert all(part.training for part in components.values())
@@ -177,6 +177,7 @@ def test_a_dust3r_shows_what_it_finds(tmp_path: Path) -> None:
     assert set(pictures) == {"frames", "cameras"}
 
 
+@pytest.mark.usefixtures("wandb_anew")
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
 def test_trackers_get_numbers_and_pictures(tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(tracker)
@@ -188,8 +189,8 @@ def test_trackers_get_numbers_and_pictures(tracker: str, tmp_path: Path, monkeyp
     assert any(path.is_file() for path in written)
 
 
+@pytest.mark.usefixtures("wandb_anew")
 def test_a_resumed_run_goes_on_in_its_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)
 

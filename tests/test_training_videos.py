@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from seven_scenes import as_transforms
+from test_prepare_sources import save_depth_anything
 from tiny_components import tiny_pipeline, tiny_vae
 from training_cases import run_here, settings
 
@@ -18,6 +19,7 @@ from jog3r.data.source import ProceduralSource
 from jog3r.pipelines.latents import encode_frames
 from jog3r.training.clips.video_stream import VideoStream
 from jog3r.training.preparation.caption_embeddings import embed_captions
+from jog3r.training.preparation.depth_masks import ModelledDepth
 from jog3r.training.run.step_log import read_steps
 
 
@@ -50,7 +52,7 @@ def test_a_position_is_the_clip_that_its_name_says_with_the_caption_of_its_direc
     source = ProceduralSource("train", 0, 4, 9, 16, 16)
     stream = _stream(source, vae=pipe.vae)
     captions = embed_captions(pipe.tokenizer, pipe.text_encoder, stream.caption_texts(), 8, torch.device("cpu"))
-    stream.keep_captions(captions, 8)
+    stream.keep_captions({caption.text: caption for caption in captions}, 8)
     directions = set()
     for position in range(6):
         name, frames = stream.sample_name(position).split()[:2]
@@ -95,9 +97,13 @@ def test_videos_that_cannot_be_used_are_named(caplog: pytest.LogCaptureFixture) 
     ("changes", "message"),
     [
         ({"source": "procedural"}, "scenes drawn as it goes are data=procedural"),
-        ({"frames": "x", "cameras": "y"}, "source=realestate10k has no depth.*set reconstruction_batch=0, got 3"),
+        ({"frames": "x", "cameras": "y"}, "source=realestate10k has no depth.*set reconstruction_batch=0"),
         ({"source": "posed", "frames": "x", "cameras": "y"}, "cameras=y means nothing to source=posed"),
         ({"source": "posed", "frames": "x", "dataset": "y"}, "data=stream and dataset belong together"),
+        ({"source": "posed", "frames": "x", "max_depth": 9.0}, "are for a depth model: name one with the option depth"),
+        ({"source": "posed", "frames": "x", "depth": "m", "max_depth": 0.0}, "max_depth must be positive, got 0"),
+        ({"source": "posed", "frames": "x", "depth": "m", "reconstruction_batch": 0}, "nothing learns from depth here"),
+        ({"data": "procedural", "depth": "m"}, "depth=m means nothing to data=procedural; it is for videos"),
         ({"data": "procedural", "frames": "x"}, "frames=x means nothing to data=procedural; it is for videos"),
         ({"data": "cache", "cache_dir": "c", "model": "dust3r"}, "data=procedural or videos, got 2 and cache"),
     ],
@@ -105,6 +111,41 @@ def test_videos_that_cannot_be_used_are_named(caplog: pytest.LogCaptureFixture) 
 def test_what_means_nothing_to_videos_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         settings(**{"data": "videos", **changes})
+
+
+def test_a_models_depth_takes_the_place_of_the_sources(tmp_path: Path) -> None:
+    class Sfm(ProceduralSource):
+        def load(self, index: int) -> Clip:
+            clip = super().load(index)
+            clip.poses[:, :3, 3] /= 3  # another unit than that of the depth
+            clip.valid[:] = False
+            return clip
+
+    truth = ProceduralSource("train", 0, 1, 4, 32, 48).load(0)
+    right = ModelledDepth(lambda frames: torch.from_numpy(truth.depth), 1000.0, True)
+    item = _stream(Sfm("train", 0, 1, 4, 32, 48), depth_model=right, reverse_probability=0.0)[0]
+    torch.testing.assert_close(item["depth"], torch.from_numpy(truth.depth))
+    assert item["valid"].float().mean() > 0.9
+    torch.testing.assert_close(item["poses"], torch.from_numpy(truth.poses), atol=0.05, rtol=0)
+    far = _stream(Sfm("train", 0, 1, 4, 32, 48), depth_model=ModelledDepth(right.model, 0.01, True))
+    with pytest.raises(ValueError, match="the depth model gives no depth above 0 and at most max_depth=0.01"):
+        far[0]
+
+
+def test_real_clips_with_a_depth_model_train_both_halves(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
+    folder = shared_data("re10k")
+    save_depth_anything(tmp_path / "depth", "metric")
+    (tmp_path / "list.txt").write_text("0bf152ef84195293\n")
+    options = {"source": "realestate10k", "cameras": str(folder / "pose_files"), "frames": str(folder / "videos")}
+    options |= {"captions": str(folder / "captions.json"), "split": str(tmp_path / "list.txt"), "frame_step": 4}
+    size = {"num_frames": 3, "height": 32, "width": 32, "generation_batch": 1, "reconstruction_batch": 1}
+    run = run_here(
+        tmp_path, data="videos", depth=str(tmp_path / "depth"), align_scale=False, **options, **size, num_steps=2,
+        checkpoint_every=2,
+    )  # fmt: skip
+    steps = read_steps(run / "steps.jsonl")
+    assert len(steps) == 2 and all(np.isfinite(step["losses"]["reconstruction"]) for step in steps)
+    assert str(tmp_path) not in (run / "pipeline" / "README.md").read_text()
 
 
 def test_real_clips_without_depth_train_the_generator(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:

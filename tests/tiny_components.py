@@ -1,5 +1,11 @@
 """A complete random pipeline of real components, tiny enough to be built in a second."""
 
+import copy
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -84,11 +90,11 @@ def tiny_text_encoder() -> T5EncoderModel:
     return T5EncoderModel(config).eval()
 
 
-def tiny_pipeline(out_channels: int = 8, **components: object) -> Jog3rPipeline:
-    """16x16 pixels, 4 frames, tokens of 8 pixels; the same weights at every call."""
+@functools.cache
+def _parts(out_channels: int) -> dict[str, Any]:
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        parts = dict(
+        return dict(
             vae=tiny_vae(),
             text_encoder=tiny_text_encoder(),
             tokenizer=tiny_tokenizer(),
@@ -103,10 +109,33 @@ def tiny_pipeline(out_channels: int = 8, **components: object) -> Jog3rPipeline:
                 timestep_spacing="linspace",
             ),
         )
-    pipe = Jog3rPipeline(**{**parts, **components})
+
+
+def tiny_pipeline(out_channels: int = 8, **components: object) -> Jog3rPipeline:
+    """16x16 pixels, 4 frames, tokens of 8 pixels; copies of the same weights at every call, faster than to build them."""
+    parts = {name: copy.deepcopy(part) for name, part in _parts(out_channels).items() if name not in components}
+    pipe = Jog3rPipeline(**parts, **components)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def save_clip(folder: Path) -> Path:
+    """A CLIP of random weights and 54 words in its own format: configuration, tokenizer, preprocessor, safetensors."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    torch.manual_seed(2)
+    tower = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, projection_dim=8)
+    words = [*"abcdefghijklmnopqrstuvwxyz", *(f"{letter}</w>" for letter in "abcdefghijklmnopqrstuvwxyz")]
+    vocabulary = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    ends = dict(bos_token_id=len(words), eos_token_id=len(words) + 1, pad_token_id=len(words) + 1)
+    text = dict(**tower, **ends, vocab_size=len(vocabulary), max_position_embeddings=12)
+    config = CLIPConfig(text_config=text, vision_config={**tower, "image_size": 16, "patch_size": 8}, projection_dim=8)
+    CLIPModel(config).save_pretrained(folder)
+    CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
+    settings = {"crop_size": {"height": 16, "width": 16}, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder

@@ -32,6 +32,8 @@ def settings(**changes: object) -> TrainConfig:
         num_workers=0,
         tracker="none",
     )
+    if changes.get("model") not in (None, "jog3r"):
+        del arguments["frozen_blocks"]
     return TrainConfig(**{**arguments, **changes})
 
 

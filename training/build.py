@@ -11,11 +11,16 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from jog3r.models.dust3r_baseline import Dust3rBaseline
+from jog3r.models.feature_tap import layout_of, num_blocks
 from jog3r.models.pointmap_head import Pointmap3DHead
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
+from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.config import TrainConfig
+from jog3r.training.generators.build import build_generator_model, load_options, select_generator_weights
+from jog3r.training.generators.model import GeneratorModel
+from jog3r.training.generators.options import GENERATORS, kind_of
 from jog3r.training.joint_model import ImageModel, JointModel
 
 logger = logging.getLogger(__name__)
@@ -29,16 +34,22 @@ def check_start(config: TrainConfig) -> None:
     Raises:
         ValueError: there is no such folder.
     """
-    if not Path(config.init_from).is_dir():
+    if not Path(config.init_from).is_dir() and config.model not in GENERATORS:  # those may lie on the hub
         kind = "dust3r" if config.model == "dust3r" else "opensora"
         raise ValueError(
             f"init_from={config.init_from!r} is no pipeline folder: name one with --init_from, or make it of original weights "
-            f"with `jog3r convert {kind} CHECKPOINT --out {config.init_from}` (docs/checkpoints.md)"
+            f"with `jog3r convert {kind} CHECKPOINT --out {config.init_from}` (docs/checkpoints.md); of a repository of the hub "
+            f"say what it is: model={', '.join(GENERATORS)}"
         )
 
 
-def build_model(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig) -> JointModel | ImageModel:
-    """The module that is trained: the generator with its head, or the DUSt3R baseline. Changes the pipeline as configured.
+def load_start(config: TrainConfig) -> Any:
+    """The pipeline that a run starts from."""
+    return load_pipeline(config.init_from, **(load_options(config) if config.model in GENERATORS else {}))
+
+
+def build_model(pipeline: Any, config: TrainConfig) -> JointModel | ImageModel | GeneratorModel:
+    """The module that is trained: a generator with its head, or the DUSt3R baseline. Changes the pipeline as configured.
 
     Raises:
         ValueError: the pipeline is not of the kind that the configuration is for, or has not what is to be trained.
@@ -46,9 +57,11 @@ def build_model(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig) -
     _check_kind(pipeline, config)
     if isinstance(pipeline, Dust3rPipeline):
         return build_image_model(pipeline.baseline, config)
+    if not isinstance(pipeline, Jog3rPipeline):
+        return finish_generator(build_generator_model(pipeline, config), config)
     pipeline.vae.requires_grad_(False).eval()
     # T5-XXL is six times the rest: with a cache of captions it stays off the training's device
-    text_encoder = None if config.data != "procedural" and not config.train_text_encoder else pipeline.text_encoder
+    text_encoder = pipeline.text_encoder if config.embeds_captions else None
     joint = build_joint_model(pipeline.transformer, pipeline.pointmap_head, text_encoder, pipeline.scheduler, config)
     pipeline.register_modules(pointmap_head=joint.pointmap_head)
     return joint
@@ -82,6 +95,20 @@ def build_joint_model(
     return JointModel(transformer, head, text_encoder, scheduler)
 
 
+def finish_generator(joint: GeneratorModel, config: TrainConfig) -> GeneratorModel:
+    """LoRA layers, in float32 beside weights of any type, and the configured ways to compute."""
+    if config.trainable == "lora":
+        head = joint.pointmap_head
+        add_lora(joint.transformer, config, None if head is None else head.config.feature_layers[-1])
+        for name, parameter in joint.transformer.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+    for part in (joint.transformer, joint.pointmap_head):
+        if part is not None:
+            set_computation(part, config)
+    return joint
+
+
 def build_image_model(baseline: Dust3rBaseline, config: TrainConfig) -> ImageModel:
     """The DUSt3R baseline with the configured ways to compute."""
     set_computation(baseline, config)
@@ -109,13 +136,8 @@ def _check_compile_backend(name: str) -> None:
 
 
 def _check_kind(pipeline: Any, config: TrainConfig) -> None:
-    if not isinstance(pipeline, Jog3rPipeline | Dust3rPipeline):
-        raise ValueError(
-            f"{config.init_from!r} is a {type(pipeline).__name__}: training takes folders of Jog3rPipeline and Dust3rPipeline, "
-            "not those of other generators"
-        )
-    kind = "dust3r" if isinstance(pipeline, Dust3rPipeline) else "jog3r"
-    if kind != config.model:
+    kind = kind_of(pipeline)
+    if config.model not in (None, kind):
         raise ValueError(f"{config.init_from!r} is a {type(pipeline).__name__}: set model={kind}, got model={config.model}")
     if kind == "jog3r" and config.reconstruction_batch and pipeline.pointmap_head is None:
         raise ValueError(f"{config.init_from!r} has no pointmap_head to train: add one, or set reconstruction_batch=0")
@@ -128,12 +150,14 @@ def _check_kind(pipeline: Any, config: TrainConfig) -> None:
             )
 
 
-def reached_blocks(transformer: Jog3rTransformer3DModel, config: TrainConfig) -> int:
-    """How many blocks get gradients: all, or those up to the last tap where nothing is generated."""
-    return len(transformer.transformer_blocks) if config.generation_batch else transformer.config.feature_layer
+def reached_blocks(transformer: Any, config: TrainConfig, last_tap: int | None = None) -> int:
+    """How many blocks get gradients: all, or, where nothing is generated, those up to the last tap (None: the transformer's)."""
+    if config.generation_batch:
+        return num_blocks(transformer)
+    return int(transformer.config.feature_layer if last_tap is None else last_tap)
 
 
-def add_lora(transformer: Jog3rTransformer3DModel, config: TrainConfig) -> None:
+def add_lora(transformer: Any, config: TrainConfig, last_tap: int | None = None) -> None:
     """Give the linear layers that `config.lora_targets` names, in the blocks that get gradients, LoRA layers (arXiv 2106.09685).
 
     Raises:
@@ -145,15 +169,21 @@ def add_lora(transformer: Jog3rTransformer3DModel, config: TrainConfig) -> None:
         raise ValueError("LoRA needs the package peft: pip install '.[train]' in the checkout of jog3r") from error
     rank = LORA_RANK if config.lora_rank is None else config.lora_rank
     alpha = rank if config.lora_alpha is None else config.lora_alpha
-    names = lora_layers(transformer, LORA_TARGETS if config.lora_targets is None else config.lora_targets, config)
+    names = lora_layers(transformer, config.lora_targets or _lora_targets(transformer), config, last_tap)
     transformer.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names))
 
 
-def lora_layers(transformer: Jog3rTransformer3DModel, targets: Sequence[str], config: TrainConfig) -> list[str]:
+def _lora_targets(transformer: Any) -> tuple[str, ...]:
+    """All attention; diffusers' own classes have a list of two modules for what comes out of it."""
+    return LORA_TARGETS if isinstance(transformer, Jog3rTransformer3DModel) else (*LORA_TARGETS[:-1], f"{LORA_TARGETS[-1]}.0")
+
+
+def lora_layers(transformer: Any, targets: Sequence[str], config: TrainConfig, last_tap: int | None = None) -> list[str]:
     """Names of the linear layers that end in one of `targets`, such as "to_q" or "temporal_attn.to_q"."""
+    blocks = layout_of(transformer).blocks[-1]
     linear = [
-        f"transformer_blocks.{index}.{name}"
-        for index, block in enumerate(transformer.transformer_blocks[: reached_blocks(transformer, config)])
+        f"{blocks}.{index}.{name}"
+        for index, block in enumerate(getattr(transformer, blocks)[: reached_blocks(transformer, config, last_tap)])
         for name, module in block.named_modules()
         if isinstance(module, nn.Linear)
     ]
@@ -164,7 +194,7 @@ def lora_layers(transformer: Jog3rTransformer3DModel, targets: Sequence[str], co
     return [name for name in linear if any(f".{name}".endswith(f".{target}") for target in targets)]
 
 
-def select_trainable(joint: JointModel | ImageModel, config: TrainConfig) -> list[tuple[str, nn.Parameter]]:
+def select_trainable(joint: JointModel | ImageModel | GeneratorModel, config: TrainConfig) -> list[tuple[str, nn.Parameter]]:
     """Freeze what the configuration freezes and what gets no gradient; return the trained parameters by name.
 
     `temporal` is the paper's choice: the temporal attention of all blocks but the first `frozen_blocks`, and the head. The
@@ -175,6 +205,12 @@ def select_trainable(joint: JointModel | ImageModel, config: TrainConfig) -> lis
     """
     if isinstance(joint, ImageModel):
         return list(joint.named_parameters())
+    trained = select_generator_weights(joint, config) if isinstance(joint, GeneratorModel) else _select_weights(joint, config)
+    _check_not_empty(trained, num_blocks(joint.transformer), config)
+    return trained
+
+
+def _select_weights(joint: JointModel, config: TrainConfig) -> list[tuple[str, nn.Parameter]]:
     transformer = joint.transformer
     joint.requires_grad_(False)
     if joint.text_encoder is not None:
@@ -197,9 +233,7 @@ def select_trainable(joint: JointModel | ImageModel, config: TrainConfig) -> lis
             parameter.requires_grad_("lora_" in name)
     if transformer.feature_weights is not None:
         transformer.feature_weights.requires_grad_(config.reconstruction_batch > 0 and config.trainable != "lora")
-    trained = [(name, parameter) for name, parameter in joint.named_parameters() if parameter.requires_grad]
-    _check_not_empty(trained, len(transformer.transformer_blocks), config)
-    return trained
+    return [(name, parameter) for name, parameter in joint.named_parameters() if parameter.requires_grad]
 
 
 def _check_not_empty(trained: list[tuple[str, nn.Parameter]], num_blocks: int, config: TrainConfig) -> None:

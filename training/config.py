@@ -1,38 +1,31 @@
 """Configurations: one dataclass a script, a yaml recipe, and `--option value` overrides; what is unknown is refused."""
 
 import dataclasses
-import math
 import sys
-import types
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from jog3r.data.option_checks import check_options_of, places_as_text
-from jog3r.data.source_options import SOURCE_OPTIONS, SourceOptions
+from jog3r.data.option_checks import check_least, from_mapping
+from jog3r.training.clips.data_place import HALVES, DataPlace, WeightedPlace, named_errors, read_places
+from jog3r.training.generators.options import GENERATORS, check_model_options
 from jog3r.training.option_help import describe_options
 
 Config = TypeVar("Config")
 LEAST_VALUES = {  # of the options of `TrainConfig` that count or weigh something
     1: (
         "num_steps", "num_frames", "height", "width", "checkpoint_every", "keep_checkpoints", "gradient_accumulation_steps",
-        "sample_steps", "num_threads", "open_shards",
+        "sample_steps", "num_threads", "head_width", "head_layers", "validation_clips",
     ),
     0: (
-        "seed", "first_clip", "num_workers", "stream_retries", "loader_timeout", "sample_every", "max_grad_norm", "frozen_blocks",
-        "max_reconstruction_timestep", "reconstruction_weight", "reconstruction_warmup_steps", "confidence_alpha",
-        "learning_rate", "matrix_learning_rate", "weight_decay", "warmup_steps", "stop_after_minutes",
+        "seed", "num_workers", "loader_timeout", "sample_every", "validate_every", "max_grad_norm", "frozen_blocks",
+        "min_reconstruction_timestep", "max_reconstruction_timestep", "reconstruction_weight", "reconstruction_warmup_steps",
+        "confidence_alpha", "learning_rate", "matrix_learning_rate", "weight_decay", "warmup_steps", "stop_after_minutes",
     ),
 }  # fmt: skip
-_PREPARED = ("edge_threshold", "agreement_threshold", "max_missing_share", "reverse_probability")
-DATA_OPTIONS = {  # what each kind of clips takes; to the other the option would mean nothing, so it is refused
-    "procedural": ("first_clip",),
-    "cache": ("cache_dir", *_PREPARED),
-    "videos": (*(field.name for field in dataclasses.fields(SourceOptions) if field.name != "first_clip"), *_PREPARED),
-    "stream": ("dataset", "dataset_revision", "open_shards", "stream_retries", *_PREPARED),
-}
 _NOTHING = ("", "~", "null", "Null", "NULL")  # as yaml writes None
 
 
@@ -111,23 +104,6 @@ def _read_recipe(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _read_recipe(path.parent / base, (*readers, path.resolve())) | values
 
 
-def from_mapping(cls: type[Config], values: dict[str, Any]) -> Config:
-    """Build the dataclass `cls` from a mapping, refusing unknown names and wrong types."""
-    types_by_name = typing.get_type_hints(cls)
-    known = {entry.name for entry in dataclasses.fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass
-    unknown = sorted(str(name) for name in set(values) - known)  # yaml has other keys than texts
-    if unknown:
-        raise ValueError(f"unknown option {', '.join(unknown)}; {cls.__name__} knows {', '.join(sorted(known))}")
-    missing = [
-        entry.name
-        for entry in dataclasses.fields(cls)  # type: ignore[arg-type]  # cls is a dataclass
-        if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING and entry.name not in values
-    ]
-    if missing:
-        raise ValueError(f"option {', '.join(missing)} must be given")
-    return cls(**{name: _convert(name, value, types_by_name[name]) for name, value in values.items()})
-
-
 def _pair_words(arguments: Sequence[str]) -> dict[str, str]:
     """["--a", "1", "--b=2"] -> {"a": "1", "b": "2"}."""
     words, pairs = list(arguments), {}
@@ -146,39 +122,8 @@ def _pair_words(arguments: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _convert(name: str, value: Any, wanted: Any) -> Any:
-    """Check `value` against the annotation `wanted`; integers may stand for floats, lists for tuples."""
-    options = (
-        typing.get_args(wanted) if isinstance(wanted, types.UnionType) or typing.get_origin(wanted) is typing.Union else (wanted,)
-    )
-    for option in options:
-        origin = typing.get_origin(option) or option
-        if origin is type(None) and value is None:
-            return None
-        if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        if origin is float and isinstance(value, str):  # yaml 1.1 reads 3e-4 as a word
-            try:
-                return float(value)
-            except ValueError:
-                continue
-        if origin is tuple and isinstance(value, (list, tuple)):
-            return tuple(_convert(name, item, typing.get_args(option)[0]) for item in value)
-        if origin is typing.Literal:
-            if value is False and "no" in typing.get_args(option):  # yaml 1.1 reads `no` so
-                return "no"
-            if value in typing.get_args(option):
-                return value
-            raise ValueError(f"option {name} must be one of {typing.get_args(option)}, got {value!r}")
-        if origin is int and isinstance(value, bool):
-            continue
-        if isinstance(origin, type) and isinstance(value, origin):
-            return value
-    raise ValueError(f"option {name} must be {wanted}, got {value!r} ({type(value).__name__})")
-
-
 @dataclasses.dataclass(kw_only=True)
-class TrainConfig(SourceOptions):
+class TrainConfig(DataPlace):
     """Options of `train_joint.py`.
 
     The reconstruction half of a step is switched on by `reconstruction_batch` > 0, the generation half by `generation_batch` > 0.
@@ -189,34 +134,30 @@ class TrainConfig(SourceOptions):
 
     init_from: str  # pipeline folder to start from
     output_dir: str  # folder of the run; one with checkpoints is gone on with
-    model: Literal["jog3r", "dust3r"] = "jog3r"  # what init_from holds; dust3r is the image-encoder baseline
+    model: Literal["jog3r", "dust3r", "wan", "cogvideox", "ltx"] | None = None  # what init_from holds; None: as its index says
     # what is trained
-    trainable: Literal["all", "temporal", "lora", "none"] = "all"  # of the transformer; temporal is the paper's choice
+    trainable: Literal["all", "temporal", "lora", "named", "none"] = "all"  # of the transformer; temporal is the paper's choice
+    trained_parameters: tuple[str, ...] | None = None  # with trainable=named: parts of the names of what is trained
     frozen_blocks: int = 4  # with trainable=temporal: the first blocks stay as they are
     lora_rank: int | None = None  # with trainable=lora: None is 16; `--lora_rank N` alone sets trainable=lora
     lora_alpha: float | None = None  # with trainable=lora: None is lora_rank, a scale of 1
     lora_targets: tuple[str, ...] | None = None  # with trainable=lora: endings of linear layers; None is all attention
     feature_layers: tuple[int, ...] | None = None  # blocks to tap, several are fused; None taps as init_from does
     head_attention: Literal["pairwise", "global"] | None = None  # another than init_from's starts a fresh head
+    head_from: str | None = None  # of other generators: folder of a head, or DUSt3R checkpoint, whose weights it starts with
+    head_width: int | None = None  # of a fresh head of other generators; None is 768
+    head_layers: int | None = None  # likewise; None is 6
+    head_noise_embedding: bool = False  # likewise: it is told the noise level at which it reads
     train_text_encoder: bool = False  # with the generation loss
-    # data
-    data: Literal["procedural", "cache", "stream", "videos"] = "procedural"  # scenes drawn as it goes, prepared, or a source
-    cache_dir: str | None = None  # with data=cache: a folder that `jog3r prepare` filled, read at random
-    dataset: str | None = None  # with data=stream: such a folder, OWNER/NAME of the hub, or another address
-    dataset_revision: str | None = None  # of a repository of the hub: branch, tag or commit
-    open_shards: int = 4  # with data=stream: that a worker takes its clips from in turn
-    stream_retries: int = 6  # with data=stream: after a lost connection, 1, 2, 4, ... seconds apart
-    edge_threshold: float | None = 0.1  # not of procedural scenes: relative depth step beside which depth is not believed
-    agreement_threshold: float | None = None  # not of procedural scenes: relative disagreement with other frames
-    max_missing_share: float = 0.05  # not of procedural scenes: of its list, videos that are missing, skipped or too short
-    reverse_probability: float = 0.5  # not of procedural scenes: share of the clips that run backward
+    # data, beside the place that it comes from
+    generation_data: str | dict[str, Any] | tuple[str | dict[str, Any], ...] | None = None  # of that half alone, instead of data
+    reconstruction_data: str | dict[str, Any] | tuple[str | dict[str, Any], ...] | None = None  # likewise; see docs/data.md
     num_frames: int = 16  # of each clip
     height: int = 64  # of the clips, in pixels
     width: int = 64  # likewise
     generation_batch: int = 4  # clips per process and step
     reconstruction_batch: int = 4  # likewise
     pairs_per_clip: int = 4  # of frames that the 3D loss looks at
-    first_clip: int = 0  # with data=procedural: where in the stream of scenes this run starts
     num_workers: int = 1  # processes that make clips, of each training process
     loader_timeout: float = 600.0  # seconds that a step may wait for a worker (num_workers > 0); 0 waits for ever
     # losses
@@ -224,7 +165,9 @@ class TrainConfig(SourceOptions):
     reconstruction_warmup_steps: int = 0  # lambda rises linearly from 0
     confidence_alpha: float = 0.2  # weight of -log confidence in the 3D loss
     caption_dropout: float = 0.1  # share of generation clips that see the empty caption
+    min_reconstruction_timestep: int = 0  # of other generators: with the next, where the head learns to read
     max_reconstruction_timestep: int = 100  # below the scheduler's num_train_timesteps
+    timestep_sampling: Literal["logit_normal", "uniform"] | None = None  # of flow matching, before its shift; None: the first
     variational_bound: bool = False  # trains a learned variance
     # optimisation
     num_steps: int = 1000  # of the optimizer, in all
@@ -247,6 +190,9 @@ class TrainConfig(SourceOptions):
     resume: Literal["auto", "never"] = "auto"  # auto goes on from the newest intact checkpoint
     checkpoint_every: int = 200  # steps
     keep_checkpoints: int = 2  # how many stay
+    validate_every: int = 0  # steps; 0: no clips are held out of the training data
+    validation_clips: int = 8  # with validate_every: held out of the data, for each half
+    keep_best: Literal["rotation", "direction", "maa", "l_gen", "l_rec"] | None = None  # of validations, by this; in best/
     sample_every: int = 500  # 0: no samples
     sample_steps: int = 20  # of the samples' denoising
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"  # gets losses and pictures
@@ -256,7 +202,7 @@ class TrainConfig(SourceOptions):
     stop_after_minutes: float | None = None  # checkpoint and stop then; the same command resumes
 
     def __post_init__(self) -> None:
-        places_as_text(self)
+        super().__post_init__()
         if self.generation_batch < 0 or self.reconstruction_batch < 0 or self.generation_batch + self.reconstruction_batch == 0:
             raise ValueError(
                 "generation_batch and reconstruction_batch must be >= 0 and not both 0, got "
@@ -266,42 +212,66 @@ class TrainConfig(SourceOptions):
             raise ValueError(f"reconstruction needs pairs of frames: num_frames={self.num_frames} with reconstruction_batch > 0")
         if self.reconstruction_batch and self.pairs_per_clip < 1:
             raise ValueError(f"pairs_per_clip must be at least 1, got {self.pairs_per_clip}")
-        for data, place in (("cache", "cache_dir"), ("stream", "dataset")):
-            if (self.data == data) != ((value := getattr(self, place)) is not None):
-                raise ValueError(f"data={data} and {place} belong together, got data={self.data} and {place}={value!r}")
-        for name in ("caption_dropout", "decay_fraction", "max_missing_share", "reverse_probability"):
+        for name in ("caption_dropout", "decay_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share between 0 and 1, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         self._check_what_is_trained_and_kept()
-        self._check_bounds()
-        check_options_of(self, "data", DATA_OPTIONS)
-        if self.data == "videos":
-            self._check_source()
+        check_least(self, LEAST_VALUES)
+        check_model_options(self)
+        if self.lora_alpha is not None and self.lora_alpha <= 0:
+            raise ValueError(f"lora_alpha must be above 0 (or null), got {self.lora_alpha}")
+        self._check_validation()
+        self._check_data()
 
-    def _check_source(self) -> None:
-        if self.source == "procedural":
-            raise ValueError("scenes drawn as it goes are data=procedural, got data=videos with source=procedural")
-        check_options_of(self, "source", SOURCE_OPTIONS)
-        if self.source.startswith("realestate10k") and self.reconstruction_batch:
-            raise ValueError(
-                f"source={self.source} has no depth, from which the 3D head learns: `jog3r prepare` it with a depth model, or "
-                f"set reconstruction_batch=0, got {self.reconstruction_batch}"
-            )
+    def places(self, half: str) -> tuple[WeightedPlace, ...]:
+        """What the half "generation" or "reconstruction" reads: places of its own key, else that of `data`; none if it is off."""
+        if not getattr(self, f"{half}_batch"):
+            return ()
+        return read_places(getattr(self, f"{half}_data"), f"{half}_data") or (WeightedPlace(Fraction(1), self),)
 
-    def _check_bounds(self) -> None:
-        values = {name: value for name, value in vars(self).items() if isinstance(value, (int, float))}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number, got {value}")
-        for bound, names in LEAST_VALUES.items():
-            for name in names:
-                if name in values and values[name] < bound:
-                    raise ValueError(f"{name} must be at least {bound}, got {values[name]}")
-        for name in ("edge_threshold", "agreement_threshold", "lora_alpha"):
-            if name in values and values[name] <= 0:
-                raise ValueError(f"{name} must be above 0 (or null), got {values[name]}")
+    @property
+    def embeds_captions(self) -> bool:
+        """Whether captions come as token ids and the model embeds them; else they come embedded, out of a cache or kept."""
+        if self.model in GENERATORS:
+            return False
+        read = [entry.place.data for entry in self.places("generation")] or [self.data]
+        return self.train_text_encoder or "procedural" in read
+
+    def _check_data(self) -> None:
+        """Options of the data that fit each other and the halves that read it."""
+        common = []
+        for half in HALVES:
+            option, batch = f"{half}_data", getattr(self, f"{half}_batch")
+            given = getattr(self, option)
+            if given is not None and not batch:
+                raise ValueError(f"{option}={given} means nothing to {half}_batch=0")
+            if given is None and batch:
+                common.append(half)
+                continue
+            for entry in self.places(half):
+                with named_errors(f"{option}, {entry.place.label()}"):
+                    entry.place.check(captions=half == "generation", depth=half == "reconstruction")
+        if common:
+            self.check(captions="generation" in common, depth="reconstruction" in common)
+            return
+        for field in dataclasses.fields(DataPlace):
+            if (value := getattr(self, field.name)) != field.default:
+                raise ValueError(
+                    f"{field.name}={value} is read by neither half: what they read is named by generation_data and "
+                    "reconstruction_data alone"
+                )
+
+    def _check_validation(self) -> None:
+        if self.keep_best is not None and not self.validate_every:
+            raise ValueError(f"keep_best={self.keep_best} is found by validation: set validate_every above 0")
+        half = "generation" if self.keep_best == "l_gen" else "reconstruction"
+        if self.keep_best is not None and not getattr(self, f"{half}_batch"):
+            raise ValueError(f"keep_best={self.keep_best} is of the {half} half, which {half}_batch=0 switches off")
+        default = TrainConfig.validation_clips
+        if not self.validate_every and self.validation_clips != default:
+            raise ValueError(f"validation_clips={self.validation_clips} means nothing to validate_every=0")
 
     def _check_what_is_trained_and_kept(self) -> None:
         if self.push_to_hub != (self.hub_model_id is not None):
@@ -318,10 +288,11 @@ class TrainConfig(SourceOptions):
             raise ValueError("the reconstruction half reads no captions: train_text_encoder=true needs generation_batch > 0")
         if self.trainable == "lora" and self.train_text_encoder:
             raise ValueError("a LoRA file holds layers of the transformer alone: trainable=lora goes not with train_text_encoder")
-        if self.model == "dust3r" and (self.generation_batch or self.data in ("cache", "stream")):
+        read = [entry.place.data for entry in self.places("reconstruction")]
+        if self.model == "dust3r" and (self.generation_batch or {"cache", "stream"} & {*read}):
             raise ValueError(
                 "a DUSt3R generates nothing and reads frames, no latents: model=dust3r needs generation_batch=0 and "
-                f"data=procedural or videos, got {self.generation_batch} and {self.data}"
+                f"data=procedural or videos, got {self.generation_batch} and {', '.join(read)}"
             )
         jog3r_only = self.trainable != "all" or self.feature_layers is not None or self.head_attention is not None
         if self.model == "dust3r" and (jog3r_only or self.train_text_encoder):

@@ -31,7 +31,7 @@ class JointModel(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> dict[str, torch.Tensor]:
         """Losses of one step, scalars: "generation" and "reconstruction", each only if its half is there."""
-        with _autocast(config, batch["latents"].device):
+        with autocast(config, batch["latents"].device):
             return self._losses(batch, draws, config)
 
     def _losses(self, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> dict[str, torch.Tensor]:
@@ -94,12 +94,12 @@ class ImageModel(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> dict[str, torch.Tensor]:
         """Losses of one step: "reconstruction", a scalar."""
-        with _autocast(config, batch["frames"].device):
+        with autocast(config, batch["frames"].device):
             output = self.baseline(batch["frames"], draws.pairs)
         return {"reconstruction": reconstruction_loss(output, batch, draws.pairs, config)}
 
 
-def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
     """The run's precision, entered by the model itself: whoever calls it, wrapped by accelerate or not, computes the same."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16")
 

@@ -2,8 +2,9 @@
 
     python -m jog3r.training.memory --config training/recipes/NAME.yaml [--option value ...]
 
-Sizes of the models are those of the folder `init_from` where it exists, else the paper's. Printed are bytes on one device of one
-process; what CUDA itself takes, about 1 GiB, and the allocator's gaps, up to a tenth, come on top.
+Sizes of the models are those of the folder `init_from` where it exists, else the paper's; for `model: wan`, `cogvideox` or
+`ltx` those of Wan 2.1 1.3B, CogVideoX 2B and LTX-Video 2B. Printed are bytes on one device of one process; what CUDA itself
+takes, about 1 GiB, and the allocator's gaps, up to a tenth, come on top.
 """
 
 import dataclasses
@@ -17,14 +18,17 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from jog3r.models.dust3r_baseline import Dust3rBaseline
 from jog3r.models.pointmap_head import Pointmap3DHead
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
-from jog3r.training.build import build_image_model, build_joint_model, select_trainable
+from jog3r.training.build import build_image_model, build_joint_model, finish_generator, select_trainable
 from jog3r.training.clips.step_batches import StepNoise
 from jog3r.training.config import TrainConfig, load_config
+from jog3r.training.generators.counting import generator_inputs, generator_without_weights
+from jog3r.training.generators.model import GeneratorModel
+from jog3r.training.generators.options import GENERATORS, recognise
 from jog3r.training.joint_model import ImageModel, JointModel
 from jog3r.training.live_memory import LiveMemory
 from jog3r.training.optimization import is_hidden_matrix
@@ -37,6 +41,12 @@ CUDA_BYTES = 2**30
 _LATENT_SIDE = 8  # pixels a latent of OpenSora's VAE
 # Bytes a trained value: AdamW has two moments of 4 bytes, or of 1 byte and a scale of 4 for 256 of them; Muon has one of 4.
 _ADAMW, _ADAMW_8BIT, _MUON = 8.0, 2 * (1 + 4 / 256), 4.0
+_ATTENTION: dict[Any, Any] = {  # torch counts those of GPUs
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(
+        out, q, k, v
+    ),
+}
 _SMALL = 4096  # tensors below keep moments of 4 bytes with adamw8bit
 
 
@@ -88,14 +98,14 @@ def step_flops(config: TrainConfig) -> int:
         ValueError: as `step_memory`.
     """
     # a pass of its own: while operations are counted, more tensors are kept than else
-    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
         joint, batch, draws = _model_and_inputs(config)
         select_trainable(joint, config)
         _forward_and_backward(joint.train(), batch, draws, config)
     return counter.get_total_flops()
 
 
-def _model_and_inputs(config: TrainConfig) -> tuple[JointModel | ImageModel, dict[str, torch.Tensor], StepNoise]:
+def _model_and_inputs(config: TrainConfig) -> tuple[JointModel | ImageModel | GeneratorModel, dict[str, torch.Tensor], StepNoise]:
     if config.train_text_encoder:
         raise ValueError("memory is counted with a frozen text encoder and cached captions: set train_text_encoder=false")
     with torch.device("meta"):
@@ -115,8 +125,11 @@ def _forward_and_backward(joint: nn.Module, batch: dict[str, torch.Tensor], draw
     torch.stack(list(joint(batch, draws, config).values())).sum().backward()
 
 
-def build_without_weights(config: TrainConfig) -> JointModel | ImageModel:
+def build_without_weights(config: TrainConfig) -> JointModel | ImageModel | GeneratorModel:
     """The module that `config` trains, from configurations alone; to be called on the meta device."""
+    config = recognise(config)
+    if config.model in GENERATORS:
+        return finish_generator(generator_without_weights(config), config)
     folder = Path(config.init_from)
     if config.model == "dust3r":
         return build_image_model(Dust3rBaseline(**_sizes(folder / "baseline")), config)
@@ -127,7 +140,7 @@ def build_without_weights(config: TrainConfig) -> JointModel | ImageModel:
 
 
 def measure_step(
-    joint: JointModel | ImageModel, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig
+    joint: JointModel | ImageModel | GeneratorModel, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig
 ) -> StepMemory:
     """Memory of one step of `joint` on the device where it lies; its gradients are there before, as after a first micro-step."""
     trained = select_trainable(joint, config)
@@ -166,7 +179,9 @@ def _sizes(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not name.startswith("_")}
 
 
-def model_inputs(joint: JointModel | ImageModel, config: TrainConfig) -> tuple[dict[str, torch.Tensor], StepNoise]:
+def model_inputs(
+    joint: JointModel | ImageModel | GeneratorModel, config: TrainConfig
+) -> tuple[dict[str, torch.Tensor], StepNoise]:
     """A batch and its draws of the right shapes."""
     generation, reconstruction = config.generation_batch, config.reconstruction_batch
     clips, frames, size = generation + reconstruction, config.num_frames, (config.height, config.width)
@@ -180,6 +195,10 @@ def model_inputs(joint: JointModel | ImageModel, config: TrainConfig) -> tuple[d
     noise = torch.zeros(clips, 1)
     if isinstance(joint, ImageModel):
         batch["frames"] = torch.zeros(clips, frames, 3, *size)
+    elif isinstance(joint, GeneratorModel):
+        batch["latents"], batch["caption_embeds"] = generator_inputs(joint, config)
+        batch["caption_mask"] = torch.ones(batch["caption_embeds"].shape[:2], dtype=torch.long)
+        noise = torch.zeros_like(batch["latents"])
     else:
         settings: Any = joint.transformer.config
         side = joint.pointmap_head.config.patch_size // settings.patch_size  # pixels a latent

@@ -1,4 +1,4 @@
-"""Precompute what training reads: a latent a frame, metric depth, caption embeddings; see `jog3r.data.cache` for the files.
+"""Precompute what training reads: latents of frames or windows, metric depth, caption embeddings (files: `jog3r.data.cache`).
 
     jog3r prepare --source realestate10k --model FOLDER --cameras ... --frames ... --output_dir CACHE
     accelerate launch training/prepare.py --config FILE.yaml [--option value ...]
@@ -22,13 +22,13 @@ from tqdm import tqdm
 
 from jog3r.data.cache import (
     FORMAT,
+    FRAMES_PER_GROUP,
     MANIFEST,
     REPORT,
     CachedCaption,
     CachedFrames,
     caption_rows,
     clip_rows,
-    part_name,
     write_rows,
 )  # fmt: skip
 from jog3r.data.clip import Clip
@@ -38,6 +38,7 @@ from jog3r.pipelines.latents import encode_frames, vae_scale_factor
 from jog3r.pipelines.loading.depth_model import DepthModel, check_depth_model, load_depth_model
 from jog3r.training.config import load_config
 from jog3r.training.folder_lock import check_world
+from jog3r.training.generators.preparing import generator_parts
 from jog3r.training.last_words import say_why
 from jog3r.training.preparation.caption_embeddings import embed_captions
 from jog3r.training.preparation.component_files import (
@@ -47,8 +48,9 @@ from jog3r.training.preparation.component_files import (
     transformer_config,
     weights_hash,
 )
-from jog3r.training.preparation.depth_masks import is_constant, known_depth, median_disagreement, pose_scale
-from jog3r.training.preparation.plan import expectation, hash_texts, model_names, number_captions
+from jog3r.training.preparation.depth_masks import ModelledDepth, depth_agreement, known_depth
+from jog3r.training.preparation.hub_copy import HubCopy
+from jog3r.training.preparation.plan import expectation, hash_texts, model_names, number_captions, summary
 from jog3r.training.preparation.prepare_config import PrepareConfig, source_of
 from jog3r.training.preparation.shards import ShardFolder, lock_cache
 from jog3r.training.preparation.survey import Survey, look_at_videos
@@ -57,6 +59,10 @@ logger = logging.getLogger(__name__)
 OPENSORA_CAPTION_LENGTH = 120  # tokens
 _TIMED_FRAMES = 4
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class UnusableVideo(Exception):
+    """A video that is skipped, and why."""
 
 
 class Preparation:
@@ -85,22 +91,32 @@ class Preparation:
         self.size = self.source.size
         # 1. what can be refused without a model: a T5-XXL takes minutes to load
         self.transformer = transformer_config(config.model)  # of what is to be trained on the cache; only its sizes are read
+        self.windows = config.windows
+        self.generator = generator_parts(config.model, self.windows, self.size)
+        self.min_frames = max(config.min_frames, 0 if self.windows is None else self.windows.min_frames)
         self.caption_length = self._choose_caption_length()
-        self._check_size(check_parts(config.model))
+        if self.generator is None:
+            self._check_size(check_parts(config.model))
         if source is None:
             config.check_depth()
         if config.depth not in ("dataset", "none"):
             check_depth_model(config.depth, config.assume_metric)
-        self.caption_ids, self.texts = number_captions(self.source)
+        self.caption_ids, self.texts = number_captions(self.source, lower=self.generator is None)
         self.num_clip_shards = -(-len(self.source.names) // config.clips_per_shard)
         self.num_caption_shards = -(-len(self.texts) // config.captions_per_shard)
         self.shards.check(self._plan_of_options())
+        self.hub: HubCopy | None = None
+        if config.push_to_hub is not None:
+            self.hub = HubCopy(config.push_to_hub, self.directory, config.hub_private, process[1])
+            self.hub.open(self._plan_of_options())
         self.survey = self._look_at_videos()
         # 2. models
         dtype = _DTYPES[config.dtype]
         self.vae: Any = load_vae(config.model)
         self.tokenizer, encoder = load_text_models(config.model)
         self.text_encoder: Any = encoder
+        if self.generator is not None:
+            self.generator.register(vae=self.vae, tokenizer=self.tokenizer, text_encoder=self.text_encoder)
         self.depth_model: DepthModel | None = None
         if config.depth not in ("dataset", "none"):
             self.depth_model = load_depth_model(config.depth, config.assume_metric)
@@ -134,6 +150,8 @@ class Preparation:
         for number in todo:
             self._write_captions(number)
         self.text_encoder = None  # of an XXL's size: makes room for the videos
+        if self.generator is not None:
+            self.generator.register(text_encoder=None)
         mine = shards.mine(self.num_clip_shards)
         todo = shards.todo("clips", self.num_clip_shards, self.config.retry_skipped)
         done = sorted({*mine} - {*todo})
@@ -155,9 +173,9 @@ class Preparation:
 
     def _choose_caption_length(self) -> int:
         wanted, model = self.config.caption_length, self.config.model
-        if self.transformer is None:
+        if self.transformer is None and self.generator is None:
             return OPENSORA_CAPTION_LENGTH if wanted is None else wanted
-        taken: int = self.transformer["max_caption_length"]
+        taken: int = self.generator.caption_length if self.transformer is None else self.transformer["max_caption_length"]
         if wanted is not None and wanted > taken:
             raise ValueError(
                 f"caption_length must be at most {taken}, what the transformer of {model!r} takes, got {wanted}; leave it out"
@@ -180,24 +198,28 @@ class Preparation:
             "num_videos": len(self.source.names),
             "height": height,
             "width": width,
-            "min_frames": config.min_frames,
+            "min_frames": self.min_frames,
             "caption_length": self.caption_length,
             "captions_sha256": hash_texts(self.texts),
             "clips_per_shard": config.clips_per_shard,
             "captions_per_shard": config.captions_per_shard,
             "dtype": config.dtype,
-            "format": FORMAT,
+            "format": 1,  # of the rows; the manifest has that of the files, which is no reason to begin anew
+            **({} if self.windows is None else {"windows": self.windows.settings()}),
         }
 
     def _make_plan(self) -> dict[str, Any]:
         config, vae = self.config, self.vae
-        scale = vae_scale_factor(vae)
-        height, width = self.size
+        if self.generator is None:
+            scale, (height, width) = vae_scale_factor(vae), self.size
+            latent_shape = [vae.config.latent_channels, height // scale, width // scale]
+        else:
+            latent_shape = self.generator.latent_shape(self.size)
         depth: dict[str, Any] = {"kind": config.depth} if self.depth_model is None else {
             "kind": "model", "fingerprint": weights_hash(self.depth_model.model), "align_scale": config.align_scale
         }  # fmt: skip
         return self._plan_of_options() | {
-            "latent_shape": [vae.config.latent_channels, height // scale, width // scale],
+            "latent_shape": latent_shape,
             "vae": {"fingerprint": weights_hash(vae)},
             "text_encoder": {"fingerprint": weights_hash(self.text_encoder)},
             "depth": {**depth, "max_depth": config.max_depth},
@@ -214,7 +236,7 @@ class Preparation:
         done = {number for number in range(self.num_clip_shards) if self.shards.part("clips", number) is not None}
         todo = [index for index in range(len(names)) if index // config.clips_per_shard not in done]
         mine = todo if self.shards.process[0] == 0 else []
-        survey = look_at_videos(self.source, mine, config.min_frames, config.loader_threads)
+        survey = look_at_videos(self.source, mine, self.min_frames, config.loader_threads)
         if survey.missing:
             text = self._without_paths(survey.complaint())
             if len(survey.missing) > config.max_bad_share * len(names):
@@ -225,16 +247,17 @@ class Preparation:
     @torch.no_grad()
     def _seconds_a_frame(self) -> float:
         """Time of VAE and depth model for a frame, from a few blank ones."""
-        frames = torch.zeros(_TIMED_FRAMES, *self.size, 3, dtype=torch.uint8)
-        for count in (1, _TIMED_FRAMES):  # what comes first warms up
+        timed = _TIMED_FRAMES if self.windows is None else self.windows.num_frames
+        frames = torch.zeros(timed, *self.size, 3, dtype=torch.uint8)
+        for count in (1, timed):  # what comes first warms up
             begin = time.perf_counter()
             self._latents(frames[:count])
             if self.depth_model is not None:
                 self.depth_model(frames[:count])
-        return (time.perf_counter() - begin) / _TIMED_FRAMES
+        return (time.perf_counter() - begin) / timed
 
     def _latents(self, frames: torch.Tensor) -> torch.Tensor:
-        """Latents (C, F, h, w) on the CPU of frames (F, H, W, 3) uint8."""
+        """Latents (C, f, h, w) on the CPU of frames (F, H, W, 3) uint8."""
         pixels = frames.permute(0, 3, 1, 2).float().div(127.5).sub(1)[None]  # (1, F, 3, H, W)
         return encode_frames(self.vae, pixels.to(self.device), self.config.batch_size)[0].cpu()
 
@@ -250,7 +273,10 @@ class Preparation:
         captions: list[CachedCaption] = []
         for start in range(0, len(texts), self.config.batch_size):
             some = texts[start : start + self.config.batch_size]
-            captions += embed_captions(self.tokenizer, self.text_encoder, some, self.caption_length, self.device)
+            if self.generator is not None:
+                captions += self.generator.embed(some, self.caption_length, self.device)
+            else:
+                captions += embed_captions(self.tokenizer, self.text_encoder, some, self.caption_length, self.device)
         table = caption_rows(first, captions)
 
         def write(aside: Path) -> None:
@@ -258,7 +284,7 @@ class Preparation:
                 rows.append(table)
 
         write_aside(self.shards.data("captions", number), write)
-        self.shards.seal("captions", number, {"captions": len(texts)})
+        self._seal("captions", number, {"captions": len(texts)})
 
     def _write_clips(self, number: int, bar: tqdm, skipped_before: int) -> int:
         """Write one shard; the number of videos skipped."""
@@ -267,19 +293,17 @@ class Preparation:
         path = self.shards.data("clips", number)
 
         def write(aside: Path) -> None:
-            with write_rows(aside) as rows:
+            with write_rows(aside, FRAMES_PER_GROUP) as rows:
                 for index, clip in self._load(self._indices(number)):
-                    name = self.source.names[index]
-                    frames = clip if isinstance(clip, str) else self._frames(clip)
-                    if isinstance(frames, str):
-                        skipped.append({"name": name, "reason": frames})
+                    try:
+                        for name, frames, caption_ids in self._entries(index, clip):
+                            rows.append(clip_rows(name, frames, caption_ids))
+                            video = {"name": name, "num_frames": len(frames.poses), "caption_ids": list(caption_ids)}
+                            videos.append(video | depth_agreement(name, frames))
+                    except UnusableVideo as error:
+                        skipped.append({"name": self.source.names[index], "reason": str(error)})
                         if skipped_before + len(skipped) > self.allowed:  # of this process: time to count those of all
                             self._check_share(skipped)
-                    else:
-                        caption_ids = self.caption_ids[index]
-                        rows.append(clip_rows(name, frames, caption_ids))
-                        video = {"name": name, "num_frames": len(frames.poses), "caption_ids": list(caption_ids)}
-                        videos.append(video | self._agreement(name, frames))
                     bar.update()
                 if not videos:
                     aside.touch()
@@ -287,8 +311,27 @@ class Preparation:
         write_aside(path, write)
         if not videos:  # a Parquet file without rows would have no columns
             path.unlink()
-        self.shards.seal("clips", number, {"videos": videos, "skipped": skipped})
+        self._seal("clips", number, {"videos": videos, "skipped": skipped})
         return len(skipped)
+
+    def _seal(self, kind: str, number: int, content: dict[str, Any]) -> None:
+        self.shards.seal(kind, number, content)
+        if self.hub is not None:
+            self.hub.offer(self.shards.data(kind, number))
+
+    def _entries(self, index: int, clip: Clip | str) -> list[tuple[str, CachedFrames, tuple[int, int]]]:
+        """What a video becomes in the cache: itself, or its windows. Name, frames, captions of each.
+
+        Raises:
+            UnusableVideo: it, or one of its windows, cannot be used.
+        """
+        if isinstance(clip, str):
+            raise UnusableVideo(clip)
+        name, caption_ids = self.source.names[index], self.caption_ids[index]
+        parts = [(name, clip, caption_ids)]
+        if self.windows is not None:
+            parts = self.windows.cut(name, clip, index, caption_ids)
+        return [(label, self._frames(part), ids) for label, part, ids in parts]
 
     def _load(self, indices: range) -> Iterator[tuple[int, Clip | str]]:
         """Videos in order, or the reason why one cannot be used; a few are loaded ahead."""
@@ -310,8 +353,8 @@ class Preparation:
             clip = self.source.load(index)
         except (ValueError, FileNotFoundError) as error:
             return self._without_paths(str(error))
-        if clip.num_frames < self.config.min_frames:
-            return f"{clip.num_frames} frames, fewer than min_frames={self.config.min_frames}"
+        if clip.num_frames < self.min_frames:
+            return f"{clip.num_frames} frames, fewer than min_frames={self.min_frames}"
         if self.config.depth == "dataset" and not clip.valid.any():
             return "the data set has no depth for it; name a depth model with the option depth"
         return clip
@@ -323,47 +366,33 @@ class Preparation:
         return text
 
     @torch.no_grad()
-    def _frames(self, clip: Clip) -> CachedFrames | str:
-        """What the cache holds of a video, or the reason why it cannot be used."""
+    def _frames(self, clip: Clip) -> CachedFrames:
+        """What the cache holds of a video or window.
+
+        Raises:
+            UnusableVideo: it has no depth or no scale.
+        """
         config = self.config
         frames = torch.from_numpy(clip.frames)  # (F, H, W, 3)
-        latents = self._latents(frames)  # (C, F, h, w)
+        latents = self._latents(frames)  # (C, f, h, w)
         depth, valid = torch.from_numpy(clip.depth), torch.from_numpy(clip.valid)
         poses, intrinsics = torch.from_numpy(clip.poses), torch.from_numpy(clip.intrinsics)
-        if config.depth == "none":
-            valid = torch.zeros_like(valid)
-        elif self.depth_model is not None:
-            depth = self.depth_model(frames)
-            valid = torch.ones_like(valid)
-        valid = valid & known_depth(depth, config.max_depth)
-        if self.depth_model is not None and not valid.any():
-            return f"the depth model gives no depth above 0 and at most max_depth={config.max_depth:g}"
-        if self.depth_model is not None and config.align_scale:
-            poses = poses.clone()
+        if self.depth_model is not None:
             try:
-                poses[:, :3, 3] *= pose_scale(depth, valid, intrinsics, poses)
+                depth, valid, poses = ModelledDepth(self.depth_model, config.max_depth, config.align_scale)(
+                    frames, intrinsics, poses
+                )
             except ValueError as error:
-                return str(error)
+                raise UnusableVideo(str(error)) from error
+        else:
+            valid = torch.zeros_like(valid) if config.depth == "none" else valid & known_depth(depth, config.max_depth)
         return CachedFrames(
-            latents.transpose(0, 1).half().numpy(),  # (F, C, h, w)
+            latents.transpose(0, 1).half().numpy(),  # (f, C, h, w)
             depth.numpy(),
             valid.numpy(),
             poses.numpy(),
             intrinsics.numpy(),
         )
-
-    def _agreement(self, name: str, frames: CachedFrames) -> dict[str, Any]:
-        """What the report says of a video's depth; one that is the same everywhere is named at once."""
-        depth, valid, intrinsics, poses = (
-            torch.from_numpy(array) for array in (frames.depth, frames.valid, frames.intrinsics, frames.poses)
-        )
-        found = median_disagreement(depth, valid, intrinsics, poses)
-        facts: dict[str, Any] = {"disagreement": None if found is None else float(f"{found:.3g}")}
-        if valid.any() and is_constant(depth, valid):
-            facts["constant_depth"] = float(f"{depth[valid][0]:.3g}")
-            text = "the depth of %r is %g in all pixels of all frames, which teaches nothing: is the depth model a trained one?"
-            logger.warning(text, name, facts["constant_depth"])
-        return facts
 
     # The end
 
@@ -387,6 +416,8 @@ class Preparation:
         captions = [self.shards.part("captions", number) for number in range(self.num_caption_shards)]
         missing = sum(part is None for part in (*clips, *captions))
         if missing:
+            if self.hub is not None:
+                self.hub.flush()
             logger.info("this process is done; %d shards of others are still missing", missing)
             return False
         skipped = [entry for part in clips for entry in part["skipped"]]
@@ -394,27 +425,12 @@ class Preparation:
         totals = {"videos": len(self.source.names) - len(skipped), "skipped": len(skipped), "frames": num_frames}
         if skipped:
             self._check_share(skipped)
-        videos = {part_name("clips", number): part["videos"] for number, part in enumerate(clips) if part["bytes"]}
-        kept = ("name", "num_frames", "caption_ids")  # what training reads; the rest is for the report
-        facts = [
-            {name: value for name, value in video.items() if name not in kept[1:]} for part in videos.values() for video in part
-        ]
-        self.shards.write(REPORT, {**totals, "skipped_videos": skipped, "depth_and_cameras": facts})
-        shards = {part_name("clips", number): part for number, part in enumerate(clips)}
-        shards |= {part_name("captions", number): part for number, part in enumerate(captions)}
-        manifest = {
-            "format": FORMAT,
-            **totals,
-            "models": self.model_names,
-            "plan": self.plan,
-            "clips": {part: [{name: video[name] for name in kept} for video in content] for part, content in videos.items()},
-            "files": {
-                f"{name}.parquet": {"bytes": part["bytes"], "sha256": part["sha256"]}
-                for name, part in shards.items()
-                if part["bytes"]
-            },
-        }
+        report, files = summary(clips, captions)
+        self.shards.write(REPORT, {**totals, "skipped_videos": skipped, **report})
+        manifest = {"format": FORMAT, **totals, "models": self.model_names, "plan": self.plan, **files}
         self.shards.write(MANIFEST, manifest)
+        if self.hub is not None:
+            self.hub.finish(manifest)
         return True
 
 

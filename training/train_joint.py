@@ -3,7 +3,7 @@
     accelerate launch training/train_joint.py --config training/recipes/NAME.yaml [--option value ...]
 
 The run's folder holds checkpoints (`step-*`, exact resume with the same command), `samples/` to look at, tracker files, and
-at the end `pipeline/`, a folder for `Jog3rPipeline.from_pretrained`. Options: `jog3r.training.config.TrainConfig`.
+at the end `pipeline/`, a folder for `from_pretrained` of its class. Options: `jog3r.training.config.TrainConfig`.
 """
 
 import dataclasses
@@ -14,20 +14,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from jog3r.pipelines.loading.any_pipeline import load_pipeline
-from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
-from jog3r.training.build import build_model, check_start, select_trainable
+from jog3r.training.build import build_model, check_start, load_start, select_trainable
+from jog3r.training.clips.held_out import hold_out
 from jog3r.training.clips.step_batches import BatchShare, StepNoise, count_valid_pixels, draw_step_noise
-from jog3r.training.clips.streams import build_loader, build_stream, end_workers
+from jog3r.training.clips.streams import build_loader, build_stream, end_workers, step_record
 from jog3r.training.config import TrainConfig, load_config, recipe_of
+from jog3r.training.generators.inputs import describe_inputs
+from jog3r.training.generators.options import recognise
 from jog3r.training.last_words import say_why
 from jog3r.training.optimization import build_optimizers, learning_rate_factor, reconstruction_weight
 from jog3r.training.run.card import training_section
@@ -49,9 +49,13 @@ from jog3r.training.run.processes import (
     seed_step,
     start_accelerator,
 )  # fmt: skip
-from jog3r.training.run.results import open_repository, push_results, save_results
-from jog3r.training.run.sample_videos import log_pictures, save_samples, start_trackers
+from jog3r.training.run.results import open_repository, push_results, save_best, save_results
+from jog3r.training.run.sample_videos import NUM_CLIPS, log_pictures, save_samples, start_trackers
 from jog3r.training.run.step_log import StepLog
+from jog3r.training.run.validation import Best, Validation, better, told
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 logger = logging.getLogger(__name__)
 STEPS = "steps.jsonl"
@@ -59,10 +63,10 @@ MicroBatch = tuple[dict[str, torch.Tensor], StepNoise]
 
 
 class Run:
-    """One training run: everything that is prepared once, and the step."""
+    """One training run: everything that is prepared once, and the step; `recipe` is named in the results' cards."""
 
-    def __init__(self, config: TrainConfig, accelerator: Accelerator):
-        self.config = config
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, recipe: str | None = None):
+        self.config, self.recipe = config, recipe
         self.directory = Path(config.output_dir)
         # 1. processes
         self.accelerator = accelerator
@@ -87,13 +91,15 @@ class Run:
         start_trackers(accelerator, config)
         # 2. models; whatever starts fresh starts with the same weights in every process
         torch.manual_seed(config.seed)
-        self.pipeline = load_pipeline(config.init_from)
+        self.pipeline = load_start(config)
         self.joint = build_model(self.pipeline, config)
-        generator = isinstance(self.pipeline, Jog3rPipeline)
-        self.caption_length = self.pipeline.transformer.config.max_caption_length if generator else 1
-        self.num_train_timesteps = self.pipeline.scheduler.config.num_train_timesteps if generator else 1
+        self.inputs = describe_inputs(self.pipeline, config)
         # 3. data
-        self.stream = build_stream(config, self.pipeline, self.caption_length, self.share)
+        self.stream = build_stream(config, self.pipeline, self.inputs.caption_length, self.share)
+        self.validation: Validation | None = None
+        self.best: Best | None = None
+        if config.validate_every:
+            self.validation = Validation(hold_out(self.stream, config), config, self.inputs)
         # 4. optimization, distribution; schedules stay ours, as they count steps and not processes
         trained = select_trainable(self.joint, config)
         optimizers = build_optimizers(trained, config)
@@ -105,10 +111,13 @@ class Run:
         parameters = dict(self.joint.named_parameters())  # sharding has replaced them; their average is sharded as they are
         trained = [(name, parameters[name]) for name, _ in trained]
         self.state = TrainingState(trained, self._build_average(trained), optimizers, schedules)
-        self.sample_captions: dict[str, torch.Tensor] = {}  # embedded for the first samples
+        self.sample_captions: dict[str, Any] = {}  # embedded for the first samples
 
-    def _build_average(self, trained: list[tuple[str, torch.nn.Parameter]]) -> EMAModel:
-        average = EMAModel([value for _, value in trained], decay=self.config.ema_decay, use_ema_warmup=True, power=0.75)
+    def _build_average(self, trained: list[tuple[str, torch.nn.Parameter]]) -> "EMAModel":
+        from diffusers.training_utils import EMAModel  # not above: seconds, and a mistake in the options shall show before
+
+        parameters = [value for _, value in trained]
+        average = EMAModel(parameters, decay=self.config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         average.to(self.accelerator.device)
         return average
 
@@ -158,10 +167,10 @@ class Run:
                 batch = next(batches)
             except (RuntimeError, ValueError, OSError) as error:
                 raise loader_failure(error, step, config.loader_timeout) from error
-            latents = batch["latents"] if "latents" in batch else batch["depth"]
+            on_device = self.inputs.encode({name: value.to(accelerator.device) for name, value in batch.items()})
+            latents = on_device["latents"] if "latents" in on_device else batch["depth"]
             slots = self.share.slots(micro_step)
-            draws = draw_step_noise(config, step, slots, latents, self.caption_length, self.num_train_timesteps)
-            on_device = {name: value.to(accelerator.device) for name, value in batch.items()}
+            draws = draw_step_noise(config, step, slots, latents, self.inputs.caption_length, self.inputs.times)
             micro_batches.append((on_device, draws.to(accelerator.device)))
         if config.reconstruction_batch:
             counts = [count_valid_pixels(batch, draws.pairs, config.generation_batch) for batch, draws in micro_batches]
@@ -196,6 +205,7 @@ class Run:
         saved = read_run(path)
         changed = check_same_data(path, saved, self.progress(0))
         load_checkpoint(self.state, path, changed)
+        self.best = None if saved.get("best") is None else Best(**saved["best"])
         logger.info("resumed from %s", path)
         return saved["step"]
 
@@ -205,6 +215,7 @@ class Run:
             "step": step,
             "clips_per_step": list(self.share.clips_per_step),
             "data": self.stream.describe(),
+            "best": None if self.best is None else dataclasses.asdict(self.best),
             "settings": dataclasses.asdict(self.config),
         }
 
@@ -213,43 +224,64 @@ class Run:
         save_checkpoint(self.accelerator, self.state, self.directory, self.progress(step), self.config.keep_checkpoints)
 
     @contextmanager
-    def averaged_pipeline(self) -> Iterator[Any]:
-        """The pipeline with the averaged weights, on the main process; None on the others. All have to enter."""
+    def averaged(self) -> Iterator[tuple[Any, Any] | None]:
+        """The pipeline and the module that is trained with the averaged weights, on the main process; None on the others.
+
+        All have to enter.
+        """
         main = self.accelerator.is_main_process
         if is_sharded(self.accelerator):
             weights = self.state.averaged_weights(keep=main)
             if not main:
                 yield None
                 return
-            pipeline = load_pipeline(self.config.init_from)
-            build_model(pipeline, self.config).load_state_dict(weights, strict=False)
-            yield pipeline
+            pipeline = load_start(self.config)
+            joint = build_model(pipeline, self.config)
+            joint.load_state_dict(weights, strict=False)
+            yield pipeline, joint
             return
         parameters = [value for _, value in self.state.trained]
         self.state.average.store(parameters)
         self.state.average.copy_to(parameters)
         try:
-            yield self.pipeline if main else None
+            yield (self.pipeline, self.joint) if main else None
         finally:
             self.state.average.restore(parameters)
 
-    def save_results(self, recipe: str | None) -> None:
+    def save_results(self) -> None:
         """Write the averaged weights as folders, whose cards name the recipe; upload them if asked to."""
-        with self.averaged_pipeline() as pipeline:
-            if pipeline is not None:
-                progress = self.progress(self.config.num_steps)
-                training = training_section(self.config, recipe, progress, self.directory / STEPS)
-                folder = save_results(pipeline, self.config, training)
+        with self.averaged() as averaged:
+            if averaged is not None:
+                folder = save_results(averaged[0], self.config, self._training_section(self.config.num_steps))
                 logger.info("done: the result is in %s, samples and log beside it", folder)
                 push_results(folder, self.config)
 
+    def _training_section(self, step: int) -> str:
+        return training_section(self.config, self.recipe, self.progress(step), self.directory / STEPS)
+
+    def validate(self, step: int) -> None:
+        """Measure the averaged weights on the held-out clips; keep them in `best/` if asked to and they are the best so far."""
+        with self.averaged() as averaged:
+            if averaged is None or self.validation is None:
+                return
+            values = self.validation.measure(*averaged, self.accelerator.device)
+            logger.info("validation after step %d: %s", step, told(values))
+            self.accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=step)
+            name = self.config.keep_best
+            if name is not None and better(values[name], name, self.best):
+                self.best = Best(name, values[name], step)
+                folder = save_best(averaged[0], self.config, self._training_section(step), {"step": step, **values})
+                logger.info("the best so far: %s", folder)
+
     def save_samples(self, step: int) -> None:
         """Generate and reconstruct with the averaged weights, write pictures to look at."""
-        with self.averaged_pipeline() as pipeline:
-            if pipeline is not None:
+        with self.averaged() as averaged:
+            if averaged is not None:
+                pipeline, _ = averaged
                 pictures = save_samples(
                     pipeline, self.config, self.directory / "samples", step, device=self.accelerator.device,
                     embedded=None if self.config.train_text_encoder else self.sample_captions,
+                    clips=None if self.validation is None else self.validation.sample_clips(pipeline, NUM_CLIPS),
                 )  # fmt: skip
                 log_pictures(self.accelerator.trackers, pictures, step)
 
@@ -270,14 +302,15 @@ def train(config: TrainConfig, stop: StopSignal | None = None, recipe: str | Non
         TrainingStopped: the run cannot go on.
     """
     check_start(config)
+    config = recognise(config)
     stop = StopSignal() if stop is None else stop
     deadline = float("inf") if config.stop_after_minutes is None else time.monotonic() + 60 * config.stop_after_minutes
     accelerator = start_accelerator(config)
     with RunLock(accelerator, Path(config.output_dir)) as lock:
-        run = Run(config, accelerator)
+        run = Run(config, accelerator, recipe)
         if not _train(run, stop, deadline, lock):
             return None
-        run.save_results(recipe)
+        run.save_results()
         accelerator.end_training()
         return run.directory / "pipeline"
 
@@ -294,11 +327,13 @@ def _train(run: Run, stop: StopSignal, deadline: float, lock: RunLock) -> bool:
             logs, positions = run.step(step, batches)
             if log is not None:
                 losses = {name: value for name, value in logs.items() if name != "data_wait"}  # what a resumed run repeats
-                log.append(step, positions, [run.stream.sample_name(place) for place in positions], losses)
+                log.append(step, positions, losses=losses, **step_record(run.stream, positions))
             bar.set_postfix({name: f"{value:.4f}" for name, value in logs.items()})
             accelerator.log(logs, step=step)
             done = step + 1
             paused = any_process(accelerator, stop.received or time.monotonic() > deadline)
+            if config.validate_every and (done % config.validate_every == 0 or done == config.num_steps):
+                run.validate(done)
             if done % config.checkpoint_every == 0 or done == config.num_steps or paused:
                 lock.check()
                 if log is not None:

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["FolderPlace", "Place", "RemotePlace", "connection_errors", "first_line", "open_place"]
+__all__ = ["FolderPlace", "Place", "RemotePlace", "connection_errors", "first_line", "open_parquet", "open_place"]
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^/]+))?(?:/(?P<folder>.*))?")
@@ -19,22 +19,28 @@ class Place(Protocol):
     """A folder of files, here or elsewhere."""
 
     address: str
+    far: bool  # a question for each of thousands of files takes minutes
 
     def read(self, name: str) -> bytes | None:
         """The content of a small file; None if there is none."""
 
     def check_size(self, name: str, size: int) -> None:
-        """Refuse with `ValueError` a file that is missing or of another size, where that can be seen without asking for it."""
+        """Refuse with `ValueError` a file that is missing or has another `size` in bytes."""
+
+    def what(self, name: str) -> str:
+        """Its name for messages."""
 
     def url(self, name: str) -> str:
         """What `datasets` opens it by."""
 
-    def parquet(self, name: str, size: int) -> Any:
-        """`pyarrow.parquet.ParquetFile`; `ValueError` if the file is missing, has another `size` in bytes or is damaged."""
+    def open(self, name: str, size: int) -> Any:
+        """What pyarrow reads it from; `ValueError` as `check_size`."""
 
 
 class FolderPlace:
     """A folder of this machine."""
+
+    far = False
 
     def __init__(self, folder: str | PathLike[str]):
         self.folder = Path(folder)
@@ -50,22 +56,20 @@ class FolderPlace:
         path = self.folder / name
         found = path.stat().st_size if path.is_file() else None
         if found != size:
-            raise ValueError(f"{str(path)!r} is missing or damaged: {found} bytes, expected {size}")
+            raise ValueError(f"{self.what(name)} is missing or damaged: {found} bytes, expected {size}")
+
+    def what(self, name: str) -> str:
+        """See `Place`."""
+        return repr(str(self.folder / name))
 
     def url(self, name: str) -> str:
         """See `Place`."""
         return str(self.folder / name)
 
-    def parquet(self, name: str, size: int) -> Any:
+    def open(self, name: str, size: int) -> Any:
         """See `Place`."""
-        import pyarrow
-        import pyarrow.parquet as pq
-
-        self.check_size(name, size)  # again: hours may lie between the start and this
-        try:
-            return pq.ParquetFile(self.folder / name)
-        except pyarrow.ArrowInvalid as error:
-            raise ValueError(f"{str(self.folder / name)!r} is damaged: {first_line(error)}") from error
+        self.check_size(name, size)
+        return self.folder / name
 
 
 class RemotePlace:
@@ -75,6 +79,8 @@ class RemotePlace:
         address: of the folder, in the words of fsspec.
         name: for messages; None is the address.
     """
+
+    far = True
 
     def __init__(self, address: str, name: str | None = None):
         self.folder = address.rstrip("/")
@@ -90,32 +96,30 @@ class RemotePlace:
             return None
 
     def check_size(self, name: str, size: int) -> None:
-        """Nothing: a question for each of thousands of files takes minutes. `parquet` asks when it opens one."""
+        """See `Place`."""
+        self.open(name, size).close()
+
+    def what(self, name: str) -> str:
+        """See `Place`."""
+        return f"{name} of {self.address!r}"
 
     def url(self, name: str) -> str:
         """See `Place`."""
         return f"{self.folder}/{name}"
 
-    def parquet(self, name: str, size: int) -> Any:
+    def open(self, name: str, size: int) -> Any:
         """See `Place`."""
-        import pyarrow
-        import pyarrow.parquet as pq
-
         filesystem, root = self._filesystem()
-        what = f"{name} of {self.address!r}"
         try:
             file = filesystem.open(f"{root}/{name}", "rb", block_size=_BLOCK.get(name.split("-")[0]))
         except FileNotFoundError as error:
             if isinstance(error.__cause__, connection_errors()) and not isinstance(error.__cause__, FileNotFoundError):
                 raise ConnectionError(first_line(error.__cause__)) from error  # fsspec takes a server that is gone for this, too
-            raise ValueError(f"{what} is missing, though the manifest names it") from error
+            raise ValueError(f"{self.what(name)} is missing, though the manifest names it") from error
         if file.size != size:
             file.close()
-            raise ValueError(f"{what} is damaged: {file.size} bytes, expected {size}")
-        try:
-            return pq.ParquetFile(file)
-        except pyarrow.ArrowInvalid as error:
-            raise ValueError(f"{what} is damaged: {first_line(error)}") from error
+            raise ValueError(f"{self.what(name)} is damaged: {file.size} bytes, expected {size}")
+        return file
 
     def _filesystem(self) -> tuple[Any, str]:
         """The file system and the folder's path in it. One with a thread of its own does not survive a fork."""
@@ -157,6 +161,17 @@ def open_place(address: str | PathLike[str], revision: str | None = None) -> Pla
     except (ValueError, ImportError, OSError) as error:
         raise ValueError(f"{text!r} cannot be opened: {first_line(error)}") from error
     return place
+
+
+def open_parquet(place: Place, name: str, size: int) -> Any:
+    """A file as `pyarrow.parquet.ParquetFile`; `ValueError` if it is missing, has another `size` in bytes or is damaged."""
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(place.open(name, size))
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{place.what(name)} is damaged: {first_line(error)}") from error
 
 
 def connection_errors() -> tuple[type[Exception], ...]:

@@ -1,25 +1,25 @@
-"""Reading a finished cache: its manifest, some frames of a video, a caption; all frames as a stream of `datasets`."""
+"""Reading a finished cache: its manifest, some frames of a video, a caption."""
 
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from jog3r.data.cache.places import Place, connection_errors, first_line, open_place
-from jog3r.data.cache.rows import CachedCaption, CachedFrames, decode_frame, part_name, require_pyarrow
+from jog3r.data.cache.places import Place, connection_errors, first_line, open_parquet, open_place
+from jog3r.data.cache.rows import CachedCaption, CachedFrames, decode_frame, part_name, read_caption, require_pyarrow
 from jog3r.data.files import file_hash
 
-if TYPE_CHECKING:
-    import datasets
+__all__ = ["COLUMNS", "FORMAT", "FORMATS", "MANIFEST", "PLAN", "REPORT", "Cache"]
 
-__all__ = ["FORMAT", "MANIFEST", "PLAN", "REPORT", "Cache", "stream_frames"]
-
-FORMAT = 1
+FORMATS = (1, 2)  # 1: every row group is one frame, which is all that earlier versions of jog3r read
+FORMAT = FORMATS[-1]
+COLUMNS = ["latents", "depth", "valid", "pose", "intrinsics"]  # of a frame
 MANIFEST, PLAN, REPORT = "manifest.json", "plan.json", "report.json"
 
 
@@ -40,8 +40,9 @@ class Cache:
         self.place: Place = open_place(place) if isinstance(place, (str, PathLike)) else place
         self.directory = self.place.address
         self.manifest: dict[str, Any] = self._read_manifest()
-        for name, entry in self.manifest["files"].items():
-            self.place.check_size(name, entry["bytes"])
+        if not self.place.far:
+            for name, entry in self.manifest["files"].items():
+                self.place.check_size(name, entry["bytes"])
         plan = self.manifest["plan"]
         self.height, self.width = plan["height"], plan["width"]
         self.caption_length: int = plan["caption_length"]
@@ -52,7 +53,7 @@ class Cache:
             for first, video in zip(_starts(content), content, strict=True)
         ]
         self._open_files = open_files
-        self._files: OrderedDict[str, Any] = OrderedDict()
+        self._files: OrderedDict[str, tuple[Any, np.ndarray]] = OrderedDict()  # with the first row of each row group, and the end
         self._process = os.getpid()
 
     def _read_manifest(self) -> dict[str, Any]:
@@ -68,9 +69,9 @@ class Cache:
             manifest: dict[str, Any] = json.loads(content)
         except ValueError as error:
             raise ValueError(f"{MANIFEST} of {self.directory!r} is damaged: {error}") from error
-        if manifest.get("format") != FORMAT:
+        if manifest.get("format") not in FORMATS:
             raise ValueError(
-                f"{MANIFEST} of {self.directory!r} has format {manifest.get('format')!r}, not {FORMAT}; prepare it again"
+                f"{MANIFEST} of {self.directory!r} has format {manifest.get('format')!r}, this reads {FORMATS}; prepare it again"
             )
         return manifest
 
@@ -95,26 +96,32 @@ class Cache:
         forward, backward = self._videos[index][2]["caption_ids"]
         return forward, backward
 
-    def frames(self, index: int, numbers: Sequence[int]) -> CachedFrames:
-        """Frames `numbers` of video `index`, in that order; only these are read from the disk."""
+    def frames(
+        self, index: int, numbers: Sequence[int], take: Callable[[np.ndarray], list[dict[str, Any]]] | None = None
+    ) -> CachedFrames:
+        """Some frames of a video.
+
+        Args:
+            index: of the video.
+            numbers: of the frames, in the order in which they are wanted.
+            take: reads rows of the video's shard, such as `ShardRows.take`; None picks the row groups that hold them.
+        """
         part, first, video = self._videos[index]
         if min(numbers) < 0 or max(numbers) >= video["num_frames"]:
             raise ValueError(f"video {video['name']!r} has {video['num_frames']} frames, got {list(numbers)}")
-        columns = ["latents", "depth", "valid", "pose", "intrinsics"]
         forward, places = np.unique(np.asarray(numbers), return_inverse=True)  # a stream is read onward, never back
-        groups = [first + int(frame) for frame in forward]
-        rows = self._file(part).read_row_groups(groups, columns, use_threads=False).to_pylist()
+        rows = (take or partial(self._pick, part))(first + forward)
         read = [decode_frame(row, self.manifest["plan"]) for row in rows]
         decoded = [read[place] for place in places]
-        return CachedFrames(*(np.stack([frame[name] for frame in decoded]) for name in columns))
+        stacked = {name: [frame[name] for frame in decoded] for name in COLUMNS}
+        latents = stacked.pop("latents")
+        joined = np.concatenate(latents) if "windows" in self.manifest["plan"] else np.stack(latents)
+        return CachedFrames(joined, *(np.stack(values) for values in stacked.values()))
 
     def caption(self, caption_id: int) -> CachedCaption:
         """One caption."""
         number, row = divmod(caption_id, self.manifest["plan"]["captions_per_shard"])
-        columns = ["text", "ids", "embeddings"]
-        [found] = self._file(part_name("captions", number)).read_row_group(row, columns, use_threads=False).to_pylist()
-        embeddings = np.frombuffer(found["embeddings"], "<f2").reshape(-1, self.caption_channels)  # (L, D)
-        return CachedCaption(found["text"], np.array(found["ids"], np.int64), embeddings)
+        return read_caption(self._file(part_name("captions", number))[0], row, self.caption_channels)
 
     def check_model(self, part: str, fingerprint: str, what: str) -> None:
         """Refuse a cache made by another model.
@@ -141,16 +148,26 @@ class Cache:
     def close(self) -> None:
         """Close all files; what is read next is opened anew."""
         while self._files:
-            self._files.popitem()[1].close(force=True)
+            self._files.popitem()[1][0].close(force=True)
 
-    def _file(self, part: str) -> Any:
+    def _pick(self, part: str, numbers: np.ndarray) -> list[dict[str, Any]]:
+        """Rows `numbers` (ascending) of a shard."""
+        file, starts = self._file(part)
+        groups, order = np.unique(np.searchsorted(starts, numbers, side="right") - 1, return_inverse=True)
+        table = file.read_row_groups(groups.tolist(), COLUMNS, use_threads=False)
+        ends = np.cumsum(np.diff(starts)[groups])  # of the groups in the table
+        return table.take(numbers - starts[groups + 1][order] + ends[order]).to_pylist()
+
+    def _file(self, part: str) -> tuple[Any, np.ndarray]:
         if self._process != os.getpid():  # a worker must not share file positions with its parent
             self._files, self._process = OrderedDict(), os.getpid()
         if part not in self._files:
             name = f"{part}.parquet"
-            self._files[part] = self.place.parquet(name, self.manifest["files"][name]["bytes"])
+            file = open_parquet(self.place, name, self.manifest["files"][name]["bytes"])
+            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            self._files[part] = file, np.cumsum([0, *counts])
             if len(self._files) > self._open_files:
-                self._files.popitem(last=False)[1].close(force=True)
+                self._files.popitem(last=False)[1][0].close(force=True)
         self._files.move_to_end(part)
         return self._files[part]
 
@@ -161,24 +178,3 @@ class Cache:
 def _starts(videos: Sequence[dict[str, Any]]) -> np.ndarray:
     counts = [video["num_frames"] for video in videos]
     return np.concatenate([[0], np.cumsum(counts)])[:-1]
-
-
-def stream_frames(place: str | PathLike[str] | Place) -> "datasets.IterableDataset":
-    """All rows of the clips files as a stream of `datasets`, undecoded (see `decode_frame`).
-
-    Args:
-        place: as of `Cache`.
-
-    Raises:
-        ImportError: without the library `datasets`.
-        ValueError: as `Cache`.
-    """
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ImportError(
-            "stream_frames needs the library `datasets`: pip install '.[train]' in the checkout of jog3r"
-        ) from error
-    cache = Cache(place)
-    files = [cache.place.url(f"{part}.parquet") for part in sorted(cache.manifest["clips"])]
-    return load_dataset("parquet", data_files=files, split="train", streaming=True)

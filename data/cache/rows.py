@@ -12,15 +12,20 @@ if TYPE_CHECKING:
     import pyarrow
 
 __all__ = [
+    "FRAMES_PER_GROUP",
     "CachedCaption",
     "CachedFrames",
     "caption_rows",
     "clip_rows",
+    "clip_schema",
     "decode_frame",
     "part_name",
+    "read_caption",
     "require_pyarrow",
     "write_rows",
 ]
+
+FRAMES_PER_GROUP = 16  # of one video: fewer cost a stream more, more cost a clip picked out of a long video more
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class CachedFrames:
     """Some frames of one video, in the order asked for.
 
     Attributes:
-        latents: (F, C, h, w) float16, as the transformer sees them.
+        latents: (F, C, h, w) float16, as the transformer sees them; (f, C, h, w) of a window whose f latent steps stand for
+            several frames each, but the first, which stands for the first frame.
         depth: (F, H, W) float32, 0 where unknown.
         valid: (F, H, W) bool.
         poses: (F, 4, 4) float32 camera-to-world, in the world of the video's first frame.
@@ -56,10 +62,31 @@ def part_name(kind: str, number: int) -> str:
     return f"{kind}-{number:05d}"
 
 
-def clip_rows(name: str, frames: CachedFrames, caption_ids: tuple[int, int]) -> "pyarrow.Table":
-    """A video as a table, a row a frame. `caption_ids`: of the video played forward and backward."""
+def clip_schema() -> "pyarrow.Schema":
+    """Columns of a clips file."""
     pa = require_pyarrow()
-    count = len(frames.latents)
+    return pa.schema(
+        {
+            "name": pa.string(),
+            "frame": pa.int32(),
+            "latents": pa.binary(),
+            "depth": pa.binary(),
+            "valid": pa.binary(),
+            "pose": pa.list_(pa.float32(), 16),
+            "intrinsics": pa.list_(pa.float32(), 9),
+            "caption_id": pa.int32(),
+            "reversed_caption_id": pa.int32(),
+        }
+    )
+
+
+def clip_rows(name: str, frames: CachedFrames, caption_ids: tuple[int, int]) -> "pyarrow.Table":
+    """A video as a table, a row a frame. `caption_ids`: of the video played forward and backward.
+
+    A latent step of several frames stands in the row of the first of them, and the others have none.
+    """
+    pa = require_pyarrow()
+    count = len(frames.depth)
     latents = np.ascontiguousarray(frames.latents, dtype="<f2")
     if not np.isfinite(latents).all():
         raise ValueError(f"the latents of {name!r} do not fit into 16 bits (NaN or infinite); run the VAE in float32")
@@ -69,17 +96,26 @@ def clip_rows(name: str, frames: CachedFrames, caption_ids: tuple[int, int]) -> 
     valid &= depth > 0
     depth = np.where(valid, depth, np.float16(0))
     columns = {
-        "name": pa.array([name] * count, pa.string()),
-        "frame": pa.array(range(count), pa.int32()),
-        "latents": pa.array([frame.tobytes() for frame in latents], pa.binary()),
-        "depth": pa.array([frame.astype("<f2").tobytes() for frame in depth], pa.binary()),
-        "valid": pa.array([np.packbits(frame).tobytes() for frame in valid], pa.binary()),
-        "pose": pa.array(frames.poses.astype(np.float32).reshape(count, 16).tolist(), pa.list_(pa.float32(), 16)),
-        "intrinsics": pa.array(frames.intrinsics.astype(np.float32).reshape(count, 9).tolist(), pa.list_(pa.float32(), 9)),
-        "caption_id": pa.array([caption_ids[0]] * count, pa.int32()),
-        "reversed_caption_id": pa.array([caption_ids[1]] * count, pa.int32()),
+        "name": [name] * count,
+        "frame": list(range(count)),
+        "latents": _one_a_row(latents, count),
+        "depth": [frame.astype("<f2").tobytes() for frame in depth],
+        "valid": [np.packbits(frame).tobytes() for frame in valid],
+        "pose": frames.poses.astype(np.float32).reshape(count, 16).tolist(),
+        "intrinsics": frames.intrinsics.astype(np.float32).reshape(count, 9).tolist(),
+        "caption_id": [caption_ids[0]] * count,
+        "reversed_caption_id": [caption_ids[1]] * count,
     }
-    return pa.table(columns)
+    return pa.table(columns, clip_schema())
+
+
+def _one_a_row(latents: np.ndarray, count: int) -> list[bytes]:
+    """Latent steps (f, C, h, w) for `count` rows: step 0 in row 0, the others each in the first row of their frames."""
+    rows = [b""] * count
+    per_step = 1 if len(latents) == count else (count - 1) // (len(latents) - 1)
+    for step, values in enumerate(latents):
+        rows[1 + (step - 1) * per_step if step else 0] = values.tobytes()
+    return rows
 
 
 def caption_rows(first_id: int, captions: Sequence[CachedCaption]) -> "pyarrow.Table":
@@ -100,11 +136,23 @@ def caption_rows(first_id: int, captions: Sequence[CachedCaption]) -> "pyarrow.T
     )
 
 
-class write_rows:  # noqa: N801  # used as a function, as `open` is
-    """Context in which tables are appended to one Parquet file, a row group a row; the same tables give the same bytes."""
+def read_caption(file: Any, row: int, channels: int) -> CachedCaption:
+    """The caption in a row of an open captions file (`pyarrow.parquet.ParquetFile`); `channels` is D of its embeddings."""
+    [found] = file.read_row_group(row, ["text", "ids", "embeddings"], use_threads=False).to_pylist()
+    embeddings = np.frombuffer(found["embeddings"], "<f2").reshape(-1, channels)  # (L, D)
+    return CachedCaption(found["text"], np.array(found["ids"], np.int64), embeddings)
 
-    def __init__(self, path: str | PathLike[str]):
-        self._path = Path(path)
+
+class write_rows:  # noqa: N801  # used as a function, as `open` is
+    """Context in which tables are appended to one Parquet file; the same tables give the same bytes.
+
+    Args:
+        path: of the file.
+        rows_per_group: at most, of a row group, which never spans two tables.
+    """
+
+    def __init__(self, path: str | PathLike[str], rows_per_group: int = 1):
+        self._path, self._rows_per_group = Path(path), rows_per_group
         self._writer: Any = None
 
     def __enter__(self) -> "write_rows":
@@ -122,7 +170,7 @@ class write_rows:  # noqa: N801  # used as a function, as `open` is
                 write_statistics=False,  # nobody filters by value, and they would double the footer
                 compression={name: "zstd" if name in ("depth", "valid") else "none" for name in table.schema.names},
             )
-        self._writer.write_table(table, row_group_size=1)
+        self._writer.write_table(table, row_group_size=self._rows_per_group)
 
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
@@ -143,14 +191,17 @@ def require_pyarrow() -> Any:
 def decode_frame(row: dict[str, Any], plan: dict[str, Any]) -> dict[str, np.ndarray]:
     """The arrays of one row: latents (C, h, w), depth (H, W) float32, valid (H, W), pose (4, 4), intrinsics (3, 3).
 
+    Of windows, latents are (0, C, h, w) or (1, C, h, w): the step that begins at this frame, if one does.
+
     Args:
         row: of a clips file, as `datasets` or pyarrow give it.
         plan: `plan.json`, or `manifest.json`'s "plan".
     """
     height, width = plan["height"], plan["width"]
+    latents = np.frombuffer(row["latents"], "<f2")
     bits = np.unpackbits(np.frombuffer(row["valid"], np.uint8), count=height * width)
     return {
-        "latents": np.frombuffer(row["latents"], "<f2").reshape(plan["latent_shape"]),
+        "latents": latents.reshape(-1, *plan["latent_shape"]) if "windows" in plan else latents.reshape(plan["latent_shape"]),
         "depth": np.frombuffer(row["depth"], "<f2").reshape(height, width).astype(np.float32),
         "valid": bits.reshape(height, width).astype(bool),
         "pose": np.array(row["pose"], np.float32).reshape(4, 4),

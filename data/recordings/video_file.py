@@ -38,11 +38,11 @@ class VideoFile:
             self.counted = stream.frames > 0  # WebM and Matroska state a duration alone
             self.expected_frames = stream.frames or round((seconds or 0.0) * self.fps)
 
-    def shots(self) -> Iterator[Shot]:
-        """See `Recording`."""
+    def shots(self, since: float | None = None) -> Iterator[Shot]:
+        """See `Recording`; `since` seconds skips what is shown before, by seeking where the container can."""
         with open_video(self.path) as (container, stream):
             clock, number, rotation, matrix = _Clock(stream), 0, None, (1, 0, 0, 1)
-            for frame in _decode(self.path, container, stream):
+            for frame in _decode(self.path, container, stream, since):
                 time = clock.tick(frame)
                 self._limits.check_seconds(self.path, time - clock.first)
                 self._check_side(frame, stream)
@@ -52,6 +52,8 @@ class VideoFile:
                 shown_aspect = 1 / aspect if matrix[0] == 0 else aspect
                 yield Shot(time, partial(self._picture, frame, matrix), shown_aspect, f"frame {number}")
                 number += 1
+            if since is not None:
+                return
             if number == 0:
                 raise ValueError(f"{str(self.path)!r} holds no decodable video frame; it is damaged or no video")
             _check_complete(self.path, container, stream, clock)
@@ -104,15 +106,23 @@ def _best_stream(path: Path, container: Any) -> Any:
     return stream
 
 
-def _decode(path: Path, container: Any, stream: Any) -> Iterator[Any]:
-    """All frames in order of display; anything damaged is an error, where the decoder alone would conceal it."""
+def _decode(path: Path, container: Any, stream: Any, since: float | None = None) -> Iterator[Any]:
+    """All frames in order of display; anything damaged is an error, where the decoder alone would conceal it.
+
+    With `since`, in seconds, the frames from there on. What is decoded on the way may refer to frames before the place that
+    was sought, and is not looked at.
+    """
     packets = 0
+    if since is not None:
+        _seek(container, stream, since)
     try:
         for packet in container.demux(stream):
             packets += packet.size > 0
             if packet.is_corrupt:
                 raise ValueError(f"{str(path)!r} is damaged or cut off at packet {packets}; copy or export the video again")
             for frame in packet.decode():
+                if since is not None and frame.time is not None and frame.time < since:
+                    continue
                 if frame.is_corrupt:
                     raise ValueError(f"{str(path)!r} has a damaged frame near packet {packets}; copy or export the video again")
                 yield frame
@@ -120,10 +130,22 @@ def _decode(path: Path, container: Any, stream: Any) -> Iterator[Any]:
         raise ValueError(
             f"{str(path)!r} stops decoding at packet {packets} ({error.strerror}); damaged or cut off: copy or export it again"
         ) from error
-    if packets < stream.frames:
+    if since is None and packets < stream.frames:
         raise ValueError(
             f"{str(path)!r} is cut off: {packets} of the {stream.frames} frames stated are there; copy or export it again"
         )
+
+
+def _seek(container: Any, stream: Any, seconds: float) -> None:
+    """To the last key frame before that time; a container that cannot seek, or lands behind it, is read from its start."""
+    try:
+        container.seek(int(seconds / stream.time_base), stream=stream)
+        times = (packet.dts if packet.pts is None else packet.pts for packet in container.demux(stream) if packet.size)
+        first = next(times, None)
+        behind = first is None or float(first * stream.time_base) > seconds
+        container.seek(0 if behind else int(seconds / stream.time_base), stream=stream)
+    except av.FFmpegError:
+        pass  # raw streams: nothing has been read yet
 
 
 # Times

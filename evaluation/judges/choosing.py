@@ -14,6 +14,7 @@ from jog3r.data.video import read_video
 from jog3r.evaluation.clips.choosing import choose_clips
 from jog3r.evaluation.judges.judging import Judge, JudgedRow, judge_rows, sanity_rows
 from jog3r.evaluation.judges.network_judge import NetworkJudge
+from jog3r.evaluation.judges.renderer_judge import RendererJudge
 from jog3r.evaluation.judges.track_judge import TrackJudge
 from jog3r.evaluation.networks.features import FeatureNetwork
 from jog3r.evaluation.options import EvaluationOptions
@@ -28,7 +29,7 @@ def choose_judge(options: EvaluationOptions, judged: Any, features: FeatureNetwo
     """The judge, or None.
 
     Args:
-        options: their `judge` is "sfm" or a pipeline's folder.
+        options: their `judge` is "sfm", "renderer" (which gets its clips later) or a pipeline's folder.
         judged: the pipeline that made the videos; None: not known.
         features: for a pipeline's scores.
         processes: of which this one's device is taken.
@@ -40,6 +41,8 @@ def choose_judge(options: EvaluationOptions, judged: Any, features: FeatureNetwo
         return None
     if options.judge == "sfm":
         return TrackJudge(options.focal_px, options.pixel_aspect)
+    if options.judge == "renderer":
+        return RendererJudge(options.redraw_level)
     from jog3r.pipelines.loading.any_pipeline import load_pipeline  # here: it brings in diffusers and transformers
 
     pipeline: Any = load_pipeline(options.judge, with_text=False, dtype=getattr(torch, options.dtype))

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from jog3r import __version__
-from jog3r.evaluation.camera_metrics import PoseErrors, failed_pose_errors, pose_errors
 from jog3r.evaluation.consistency import video_motion
 from jog3r.evaluation.exporting import export
 from jog3r.evaluation.judges.network_judge import NetworkJudge
+from jog3r.evaluation.judges.renderer_judge import RendererJudge
 from jog3r.evaluation.judges.sanity import SANITY_ROWS, sanity_video
 from jog3r.evaluation.judges.track_judge import TrackJudge
 from jog3r.evaluation.predictions import Predictions, StoredPredictions
@@ -19,10 +19,11 @@ from jog3r.evaluation.processes import Processes
 from jog3r.evaluation.scoring import known_poses
 from jog3r.evaluation.statistics.intervals import difference, figure, ratio
 from jog3r.evaluation.statistics.per_clip import Samples
+from jog3r.geometry.camera_metrics import PoseErrors, failed_pose_errors, pose_errors
 
 __all__ = ["Judge", "JudgedRow", "judge_rows", "sanity_rows"]
 
-Judge: TypeAlias = TrackJudge | NetworkJudge
+Judge: TypeAlias = TrackJudge | NetworkJudge | RendererJudge
 _MOTION = "motion: frame difference"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jog3r.evaluation.camera_metrics import pose_errors
+from jog3r.geometry.camera_metrics import pose_errors
 from jog3r.geometry.registration.degeneracy import NO_PARALLAX
 
 __all__ = ["MIN_SIDE", "TrackAgreement", "track_agreement"]

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import datasets
 import evaluate
 
-from jog3r.evaluation.camera_metrics import pose_errors
+from jog3r.geometry.camera_metrics import pose_errors
 
 _POSES = datasets.Sequence(datasets.Array2D(shape=(4, 4), dtype="float64"))
 

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from jog3r.data.files import file_hash
 from jog3r.evaluation.consistency import as_video
+from jog3r.evaluation.networks.pinned import WEIGHTS_NAME, pinned_folder
 
-WEIGHTS_NAME = "model.safetensors"
 _WANTED = ("config.json", "preprocessor_config.json", WEIGHTS_NAME)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BATCH = 16
@@ -95,36 +94,22 @@ def load_features(source: str | Path, sha256: str | None = None, image_size: int
     Raises:
         ValueError: no safetensors weights, a hash that differs, a hub id without a hash, a network that is no vision transformer.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        if sha256 is None:
-            raise ValueError(f"{source} is no local folder: a downloaded feature network must be pinned, pass sha256=...")
-        folder = _download(str(source))
-    weights = folder / WEIGHTS_NAME
-    if not weights.is_file():
-        raise ValueError(f"{folder} has no {WEIGHTS_NAME}; other weight formats are not loaded, convert them to safetensors")
-    digest = file_hash(weights)
-    if sha256 is not None and digest != sha256.lower():
-        raise ValueError(f"{weights.name} of {source} has SHA-256 {digest}, expected {sha256}: not the network that was pinned")
     from transformers import AutoModel  # here: importing it takes seconds
+
+    folder, digest = pinned_folder(source, sha256, _WANTED)
 
     model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     if not hasattr(model.config, "patch_size"):
         raise ValueError(f"{source} is a {model.config.model_type} model without patches; give a vision transformer such as DINO")
-    settings = _preprocessing(folder)
+    settings = picture_settings(folder)
     size = image_size or settings["size"] or int(getattr(model.config, "image_size", 224))
     return FeatureNetwork(model, digest, size, settings["mean"], settings["std"])
 
 
-def _download(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(repository, allow_patterns=list(_WANTED)))
-
-
-def _preprocessing(folder: Path) -> dict[str, Any]:
+def picture_settings(folder: Path, mean: Any = _IMAGENET_MEAN, std: Any = _IMAGENET_STD) -> dict[str, Any]:
+    """`size` in pixels (None where it is not said), `mean` and `std` (unless said, those given) of pictures for a network."""
     path = folder / "preprocessor_config.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     crop = stored.get("crop_size") or stored.get("size") or {}
     size = crop.get("height") or crop.get("shortest_edge") if isinstance(crop, dict) else int(crop)
-    return {"size": size, "mean": stored.get("image_mean") or _IMAGENET_MEAN, "std": stored.get("image_std") or _IMAGENET_STD}
+    return {"size": size, "mean": stored.get("image_mean") or mean, "std": stored.get("image_std") or std}

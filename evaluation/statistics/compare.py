@@ -14,6 +14,7 @@ from jog3r.evaluation.video_metrics import frechet_distance, polynomial_mmd
 HIGHER_IS_BETTER = (
     *("rra@5", "rta@5", "rta_folded@5", "maa@30", "maa_folded@30", "auc@30"),
     *("registered %", "placed %", "all placed %", "inliers a frame", "inlier share %", "points", "track length"),
+    "moves as the scene %",
     *("wall", "floor", "motion", "object_precision", "object_recall", "object_f1"),
 )
 NO_SIDE = (

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from jog3r.data.files import write_aside
-from jog3r.evaluation.camera_metrics import PoseErrors
 from jog3r.evaluation.statistics.intervals import Figure, Statistic, figure_of_ratio, ratio, sums
 from jog3r.evaluation.statistics.pose_figures import PairErrors, pose_figures
+from jog3r.geometry.camera_metrics import PoseErrors
 
 FILE_NAME = "per_clip.npz"
 _PAIRS = [field.name for field in fields(PairErrors) if field.name != "num_clips"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jog3r.evaluation.camera_metrics import CHANCE_DEG, THRESHOLDS, PoseErrors, pose_metrics
 from jog3r.evaluation.statistics.intervals import Figure, Statistic, figure, ratio
+from jog3r.geometry.camera_metrics import CHANCE_DEG, THRESHOLDS, PoseErrors, pose_metrics
 
 _MAX_LEVELS = 400  # of a median in resamples: more pairs than these are read at this many of their quantiles
 _LAST = THRESHOLDS[-1]

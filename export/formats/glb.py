@@ -6,6 +6,7 @@ colours. glTF has y up and looks along -z, so the world is turned half a turn ab
 
 import json
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from jog3r.export.conventions import (
 )
 from jog3r.export.scene import PointCloud, Scene
 
-__all__ = ["animated_camera_glb", "continuous", "glb_bytes"]
+__all__ = ["animated_camera_glb", "cloud_glb", "continuous", "glb_bytes"]
 
 _POINTS, _TRIANGLES = 0, 4
 _COMPONENTS = {np.dtype("<f4"): 5126, np.dtype("<u2"): 5123, np.dtype("<u4"): 5125}
@@ -65,8 +66,15 @@ class _Document:
         self.json["scenes"][0]["nodes"].append(len(self.json["nodes"]) - 1)
         return len(self.json["nodes"]) - 1
 
-    def mesh(self, name: str, mode: int, points: np.ndarray, colors: np.ndarray, triangles: np.ndarray | None = None) -> None:
-        """A node with points (N, 3) in jog3r's world, colours (N, 3) uint8 and, for triangles, vertex indices (T, 3)."""
+    def mesh(
+        self,
+        name: str,
+        points: np.ndarray,
+        colors: np.ndarray,
+        triangles: np.ndarray | None = None,
+        more: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """A node with points (N, 3) in jog3r's world, colours (N, 3) uint8, vertex indices (T, 3) or none, other numbers (N,)."""
         turned = (points @ WORLD_TO_Y_UP[:3, :3].T).astype("<f4")
         # 16 bits a channel: linear light in 8 bits would show bands in the shadows.
         linear = np.full((len(colors), 4), 65535, "<u2")
@@ -75,6 +83,9 @@ class _Document:
             "POSITION": self.accessor(turned, target=_VERTEX_BUFFER),
             "COLOR_0": self.accessor(linear, target=_VERTEX_BUFFER, normalized=True),
         }
+        for key, values in (more or {}).items():
+            attributes[key] = self.accessor(values.astype("<f4"), target=_VERTEX_BUFFER)
+        mode = _POINTS if triangles is None else _TRIANGLES
         primitive: dict[str, Any] = {"attributes": attributes, "mode": mode, "material": 0}
         if triangles is not None:
             primitive["indices"] = self.accessor(triangles.astype("<u4").ravel(), target=_INDEX_BUFFER)
@@ -104,23 +115,48 @@ def glb_bytes(scene: Scene, cloud: PointCloud, *, frustum_depth: float | None = 
         frustum_depth: Length of the drawn cameras in scene units; None fits them to the scene.
 
     Returns:
-        The file's bytes: meshes "points" (drawn as points), "cameras" and "path" (thin tubes, since lines are one pixel wide in
-        browsers).
+        As `cloud_glb`.
     """
     scene = scene.posed(pictures=False)
+    return cloud_glb(cloud, scene.poses, scene.intrinsics, scene.size, frustum_depth)
+
+
+def cloud_glb(
+    cloud: PointCloud | None,
+    poses: np.ndarray,
+    intrinsics: np.ndarray,
+    size: tuple[int, int],
+    frustum_depth: float | None = None,
+) -> bytes:
+    """As `glb_bytes`, of K cameras and a cloud alone.
+
+    Args:
+        cloud: The points; None for the cameras alone.
+        poses: (K, 4, 4) camera-to-world.
+        intrinsics: (K, 3, 3) in pixels.
+        size: (H, W) in pixels.
+        frustum_depth: Length of the drawn cameras in scene units; None fits them to the scene.
+
+    Returns:
+        The file's bytes: meshes "points" (drawn as points, each with `_FRAME`, from 0, and `_CONFIDENCE`), "cameras" and "path"
+        (thin tubes, since lines are one pixel wide in browsers).
+    """
+    centres, colors = poses[:, :3, 3], time_colors(len(poses))
     if frustum_depth is None:
-        distance = np.linalg.norm(cloud.points - scene.poses[:, :3, 3].mean(0), axis=1)
-        frustum_depth = camera_size(scene.poses, float(np.median(distance)))
-    centres, colors = scene.poses[:, :3, 3], time_colors(scene.num_frames)
-    corners = frustum_corners(scene.poses, scene.intrinsics, scene.size, frustum_depth)  # (F, 4, 3)
+        distance = 0.0 if cloud is None else float(np.median(np.linalg.norm(cloud.points - centres.mean(0), axis=1)))
+        frustum_depth = camera_size(poses, distance)
+    corners = frustum_corners(poses, intrinsics, size, frustum_depth)  # (F, 4, 3)
     apexes = np.repeat(centres[:, None], 4, 1)
     starts = np.concatenate([apexes, corners], 1).reshape(-1, 3)  # (8F, 3): four edges from the apex, four around the image
     ends = np.concatenate([corners, np.roll(corners, -1, 1)], 1).reshape(-1, 3)
     document = _Document()
-    document.mesh("points", _POINTS, cloud.points, cloud.colors)
-    document.mesh("cameras", _TRIANGLES, *_tubes(starts, ends, np.repeat(colors, 8, 0), 0.02 * frustum_depth))
-    if scene.num_frames > 1:
-        document.mesh("path", _TRIANGLES, *_tubes(centres[:-1], centres[1:], colors[:-1], 0.03 * frustum_depth))
+    document.json["scenes"][0]["extras"] = {"frustum_depth": frustum_depth}
+    if cloud is not None:
+        numbers = {"_FRAME": cloud.frame, "_CONFIDENCE": cloud.confidence}
+        document.mesh("points", cloud.points, cloud.colors, more=numbers)
+    document.mesh("cameras", *_tubes(starts, ends, np.repeat(colors, 8, 0), 0.02 * frustum_depth))
+    if len(poses) > 1:
+        document.mesh("path", *_tubes(centres[:-1], centres[1:], colors[:-1], 0.03 * frustum_depth))
     return document.to_bytes()
 
 

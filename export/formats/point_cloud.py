@@ -1,4 +1,4 @@
-"""Coloured point clouds as PLY (binary, with the confidence of each point)."""
+"""Coloured point clouds as PLY (binary, with the confidence and the frame of each point)."""
 
 import numpy as np
 
@@ -6,14 +6,16 @@ from jog3r.export.scene import PointCloud
 
 __all__ = ["ply_bytes", "read_ply", "structured_ply"]
 
-VERTEX = np.dtype(
-    [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")]
-)
-_PLY_TYPES = {"f4": "float", "u1": "uchar"}
+_EARLIER = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")]
+VERTEX = np.dtype([*_EARLIER, ("frame", "<i4")])
+_COMMENT = "jog3r: OpenCV axes (x right, y down, z forward), world = camera 1"
+_PLY_TYPES = {"f4": "float", "u1": "uchar", "i4": "int"}
 
 
 def ply_bytes(cloud: PointCloud) -> bytes:
-    """Binary little-endian PLY with x, y, z, red, green, blue, confidence; world = camera 1, OpenCV axes (y down).
+    """Binary little-endian PLY with x, y, z, red, green, blue, confidence, frame (from 0; -1 if unknown).
+
+    World = camera 1, OpenCV axes (y down).
 
     Args:
         cloud: The points; see `Scene.points`.
@@ -26,14 +28,20 @@ def ply_bytes(cloud: PointCloud) -> bytes:
         vertices[name] = cloud.points[:, axis]
     for channel, name in enumerate(("red", "green", "blue")):
         vertices[name] = cloud.colors[:, channel]
-    vertices["confidence"] = cloud.confidence
-    return structured_ply(vertices, "jog3r: OpenCV axes (x right, y down, z forward), world = camera 1")
+    vertices["confidence"], vertices["frame"] = cloud.confidence, cloud.frame
+    return structured_ply(vertices, _COMMENT)
 
 
-def structured_ply(vertices: np.ndarray, comment: str) -> bytes:
-    """PLY bytes of a structured array (N,) of little-endian float32 and uint8 fields."""
+def structured_ply(vertices: np.ndarray, comment: str, count: int | None = None) -> bytes:
+    """PLY bytes of a structured array (N,) of little-endian float32, int32 and uint8 fields; `count` instead: the head alone."""
     properties = [f"property {_PLY_TYPES[vertices.dtype[name].str[1:]]} {name}" for name in vertices.dtype.names or ()]
-    header = ["ply", "format binary_little_endian 1.0", f"comment {comment}", f"element vertex {len(vertices)}", *properties]
+    header = [
+        "ply",
+        "format binary_little_endian 1.0",
+        f"comment {comment}",
+        f"element vertex {len(vertices) if count is None else count}",
+        *properties,
+    ]
     return ("\n".join([*header, "end_header"]) + "\n").encode("ascii") + vertices.tobytes()
 
 
@@ -44,21 +52,21 @@ def read_ply(content: bytes) -> PointCloud:
         content: The file's bytes.
 
     Returns:
-        The points; `frame` and `pixel`, which the file does not hold, are -1.
+        The points; `pixel`, which the file does not hold, is -1, and so is `frame` of a file of an earlier version.
 
     Raises:
         ValueError: Not such a file, or cut off.
     """
-    expected = ply_bytes(_EMPTY).split(b"element vertex")
     head, _, body = content.partition(b"end_header\n")
-    count_text = head[len(expected[0]) :].split(b"\n")[0].removeprefix(b"element vertex ")
-    if not content.startswith(expected[0]) or not count_text.isdigit() or len(body) != int(count_text) * VERTEX.itemsize:
+    for kind in (VERTEX, np.dtype(_EARLIER)):
+        count, rest = divmod(len(body), kind.itemsize)
+        if not rest and head == structured_ply(np.empty(0, kind), _COMMENT, count).removesuffix(b"end_header\n"):
+            vertices = np.frombuffer(body, kind)
+            break
+    else:
         raise ValueError("not a complete PLY file written by jog3r; open other files with a PLY library such as plyfile")
-    vertices = np.frombuffer(body, VERTEX)
     points = np.stack([vertices[name] for name in "xyz"], -1)
     colors = np.stack([vertices[name] for name in ("red", "green", "blue")], -1)
     unknown = np.full(len(vertices), -1)
-    return PointCloud(points, colors, vertices["confidence"].copy(), unknown, np.stack([unknown, unknown], -1))
-
-
-_EMPTY = PointCloud(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0), np.zeros((0, 2)))
+    frame = vertices["frame"].astype(np.int64) if kind is VERTEX else unknown
+    return PointCloud(points, colors, vertices["confidence"].copy(), frame, np.stack([unknown, unknown], -1))

@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from jog3r.export.pictures.plots import INK, figure_png, image_rows, tight_layout
+from jog3r.export.pictures.plots import DARK, LIGHT, figure_png, image_rows, tight_layout
 from jog3r.export.scene import Scene
 from jog3r.geometry.reprojection import seen_from_first
 
@@ -62,13 +62,14 @@ def consistency_maps(scene: Scene) -> ConsistencyMaps:
     )
 
 
-def consistency_picture(scene: Scene, maps: ConsistencyMaps | None = None, *, columns: int = 6) -> bytes:
+def consistency_picture(scene: Scene, maps: ConsistencyMaps | None = None, *, columns: int = 6, dark: bool = False) -> bytes:
     """Frames, the same carried to frame 1, and the difference there, for evenly chosen frames after the first.
 
     Args:
         scene: The scene.
         maps: Of this scene; None computes them.
         columns: At most that many frames.
+        dark: Light on dark instead of dark on white.
 
     Returns:
         PNG bytes. Grey pixels of frame 1 are not seen in frame f.
@@ -84,10 +85,12 @@ def consistency_picture(scene: Scene, maps: ConsistencyMaps | None = None, *, co
     }
     height, width = scene.size
     cell = 1.35
-    figure = Figure(figsize=(cell * len(chosen) + 1.0, 3 * cell * height / width + 0.4), dpi=130, layout=tight_layout())
-    axes = image_rows(figure, rows, [str(index + 2) for index in chosen], fontsize=9)
+    ink, paper = DARK if dark else LIGHT
+    size = (cell * len(chosen) + 1.0, 3 * cell * height / width + 0.4)
+    figure = Figure(figsize=size, dpi=130, facecolor=paper, layout=tight_layout())
+    axes = image_rows(figure, rows, [str(index + 2) for index in chosen], fontsize=9, ink=ink)
     scale = ScalarMappable(Normalize(0, _FULL_SCALE), "inferno")
     bar = figure.colorbar(scale, ax=list(axes[2]), fraction=0.02, pad=0.008, aspect=14)
-    bar.ax.tick_params(labelsize=8, colors=INK, length=0)
+    bar.ax.tick_params(labelsize=8, colors=ink, length=0)
     bar.outline.set_visible(False)
     return figure_png(figure)

@@ -11,56 +11,51 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import ConnectionPatch, Ellipse
+from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from jog3r.export.conventions import camera_size, frustum_corners, time_colors
 from jog3r.export.pictures.correspondences import reciprocal_matches
 from jog3r.export.pictures.rendering import LINE_RADIUS, camera_lines, orbit_views, point_radius, render_points, spaced_cameras
 from jog3r.export.scene import Scene
-from jog3r.export.video import colorize, depth_frames
+from jog3r.export.video import confidence_frames, depth_frames
 
 __all__ = ["contact_sheet", "correspondences_picture", "overview_picture", "strips_picture", "trajectory_picture"]
 
-INK, _FAINT = "#22262e", "#8b93a1"
+INK = "#22262e"
+DARK = ("#e8ebf1", "#12141a")  # ink and paper: those of the player
+LIGHT = (INK, "white")
 _ENLARGED = (1, 2, 5, 10, 20, 50, 100)  # what ellipses are multiplied by
 _CANVAS = (250, 250, 252)
 _AXES = ("x (right)", "y (down)", "z (forward)")
 _PLANS = {"above": (0, 2), "the right": (2, 1), "behind": (0, 1)}  # the world axes drawn across and upwards
 
 
-def trajectory_picture(scene: Scene) -> bytes:
-    """The cameras in their scene: a perspective view, and views from above and from the side, whole and close up.
+def trajectory_picture(scene: Scene, *, dark: bool = False) -> bytes:
+    """The path of the cameras in their scene, from above and from the side; its first and last frame are numbered.
 
-    Colours run along the clip. With `scene.pose_covariance` the close-ups show 2-sigma ellipses of the positions. Frames
-    without a known pose are left out.
+    Colours run along the clip. With `scene.pose_covariance` there are 2-sigma ellipses of the positions. Frames without a known
+    pose are left out.
 
     Args:
         scene: Cameras; points are optional.
+        dark: Light on dark instead of dark on white.
 
     Returns:
         PNG bytes.
     """
     scene = scene.posed(pictures=False)
-    has_points = scene.has_points
-    figure = Figure(figsize=(14, 7) if has_points else (9, 4.6), dpi=110, facecolor="white", layout="constrained")
-    grid = figure.add_gridspec(2 if has_points else 1, 3 if has_points else 2, width_ratios=[1.75, 1, 1] if has_points else None)
-    length = camera_size(scene.poses, scene.median_depth())
-    # The upright view is the one that sees more of the path.
+    ink, paper = DARK if dark else LIGHT
+    figure = Figure(figsize=(8, 4.5), dpi=120, facecolor=paper, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     extent = np.ptp(scene.poses[:, :3, 3], 0)
-    names = ("above", "the right" if extent[2] >= extent[0] else "behind")
-    if has_points:
-        _draw_perspective(figure.add_subplot(grid[:, 0]), scene, length)
-        for column, name in enumerate(names, 1):
-            _draw_plan(figure.add_subplot(grid[0, column]), scene, name, length, whole=True)
-            _draw_plan(figure.add_subplot(grid[1, column]), scene, name, length, whole=False)
-    else:
-        for column, name in enumerate(names):
-            _draw_plan(figure.add_subplot(grid[0, column]), scene, name, length, whole=False)
-    _time_bar(figure, scene.num_frames)
+    # The upright view is the one that sees more of the path.
+    for axis, name in zip(figure.subplots(1, 2), ("above", "the right" if extent[2] >= extent[0] else "behind"), strict=True):
+        axis.set_facecolor(paper)
+        _draw_plan(axis, scene, name, ink)
     return figure_png(figure)
 
 
@@ -87,7 +82,7 @@ def overview_picture(scenes: list[Scene]) -> bytes:
         for place, frame in enumerate(chosen):
             show_image(block.add_subplot(grid[place // 4, place % 4]), scene.frames[frame])
         posed = scene.posed(pictures=False)
-        _draw_perspective(block.add_subplot(grid[:, 4]), posed, camera_size(posed.poses, posed.median_depth()), title="")
+        _draw_perspective(block.add_subplot(grid[:, 4]), posed, camera_size(posed.poses, posed.median_depth()))
     return figure_png(figure)
 
 
@@ -111,7 +106,7 @@ def strips_picture(scene: Scene, *, columns: int = 8) -> bytes:
     rows = {
         "frame": scene.frames[chosen],
         "depth": depth_frames(scene.depth, seen)[chosen],
-        "confidence": colorize(np.log(np.where(seen, scene.confidence, 1)), seen, "viridis")[chosen],
+        "confidence": confidence_frames(scene.confidence, seen)[chosen],
     }
     height, width = scene.size
     cell = 1.55
@@ -155,7 +150,7 @@ def contact_sheet(frames: np.ndarray, *, columns: int = 4, labels: list[str] | N
     return figure_png(figure)
 
 
-def correspondences_picture(scene: Scene, first: int = 0, last: int = -1, *, count: int = 45) -> bytes:
+def correspondences_picture(scene: Scene, first: int = 0, last: int = -1, *, count: int = 45, dark: bool = False) -> bytes:
     """Two frames side by side with lines between pixels whose 3D points are each other's nearest.
 
     Args:
@@ -163,6 +158,7 @@ def correspondences_picture(scene: Scene, first: int = 0, last: int = -1, *, cou
         first: Index of the left frame.
         last: Index of the right frame.
         count: About that many lines, evenly over the left frame.
+        dark: Light on dark instead of dark on white.
 
     Returns:
         PNG bytes.
@@ -177,11 +173,12 @@ def correspondences_picture(scene: Scene, first: int = 0, last: int = -1, *, cou
         raise ValueError(f"frames {first} and {last} share no points; choose frames that see the same things")
     kept = np.unique(np.linspace(0, len(here) - 1, min(count, len(here))).round().astype(int))
     here, there = here[kept], there[kept]
-    figure = Figure(figsize=(11, 5.4 * height / width + 0.3), dpi=130, layout="constrained")
+    ink, paper = DARK if dark else LIGHT
+    figure = Figure(figsize=(11, 5.4 * height / width + 0.3), dpi=130, facecolor=paper, layout="constrained")
     left, right = figure.subplots(1, 2)
     for axis, index in ((left, first), (right, last)):
         show_image(axis, scene.frames[index])
-        axis.set_title(f"frame {index % scene.num_frames + 1}", fontsize=10, color=INK, pad=4)
+        axis.set_title(f"frame {index % scene.num_frames + 1}", fontsize=10, color=ink, pad=4)
     # Colour by position in the left frame: neighbouring lines differ little, a wrong line stands out.
     colors = matplotlib.colormaps["turbo"](0.05 + 0.9 * here[:, 0] / width)
     left.scatter(here[:, 0], here[:, 1], s=16, c=colors, edgecolors="white", linewidths=0.6, zorder=4)
@@ -192,10 +189,10 @@ def correspondences_picture(scene: Scene, first: int = 0, last: int = -1, *, cou
     return figure_png(figure)
 
 
-# Parts of the trajectory picture
+# Parts of the pictures
 
 
-def _draw_perspective(axis: Axes, scene: Scene, length: float, title: str = "scene and cameras") -> None:
+def _draw_perspective(axis: Axes, scene: Scene, length: float) -> None:
     cloud = scene.points(min_confidence_quantile=0.1, max_points=100_000)
     view = orbit_views(scene, cloud, np.array([-25.0]), (860, 800), raise_deg=26)[0]
     lines, colors = camera_lines(scene, length, samples=150)
@@ -203,48 +200,59 @@ def _draw_perspective(axis: Axes, scene: Scene, length: float, title: str = "sce
     radius = np.concatenate([point_radius(scene, cloud), np.full(len(lines), LINE_RADIUS * length)])
     points, colors = np.concatenate([cloud.points, lines]), np.concatenate([pale, colors])
     show_image(axis, render_points(view, points, colors, radius, background=_CANVAS, shading=0.25, oversampling=2))
-    axis.set_title(title, fontsize=11, color=INK, loc="left")
 
 
-def _draw_plan(axis: Axes, scene: Scene, name: str, length: float, *, whole: bool) -> None:
-    """A parallel view along one world axis; `whole` shows the cloud too, else the path fills the picture."""
-    first, second = _PLANS[name]
+def _draw_plan(axis: Axes, scene: Scene, name: str, ink: str) -> None:
+    """A parallel view along one world axis: the path, and as much of the scene as lies around it."""
+    plane = first, second = _PLANS[name]
     centres, colors = scene.poses[:, :3, 3], time_colors(scene.num_frames) / 255
     extent = float(np.ptp(centres, 0).max())
-    if not whole and extent > 0:
-        length = 0.09 * extent
-    corners = frustum_corners(scene.poses, scene.intrinsics, scene.size, length)
-    shown = np.concatenate([centres[:, None], corners], 1).reshape(-1, 3)
-    if whole:
-        cloud = scene.points(min_confidence_quantile=0.1, max_points=15_000)
-        axis.scatter(cloud.points[:, first], cloud.points[:, second], s=1.5, c=cloud.colors / 255, alpha=0.45, linewidths=0)
-        shown = np.concatenate([shown, np.quantile(cloud.points, [0.01, 0.99], axis=0)])
-    drawn = spaced_cameras(scene.poses, length) if whole else np.arange(0, scene.num_frames, -(-scene.num_frames // 60))
-    _draw_frusta(axis, centres[:, [first, second]], corners[..., [first, second]], colors, drawn, thin=whole)
-    note = ""
-    if not whole and scene.pose_covariance is not None:
-        times = _draw_ellipses(axis, scene, (first, second), colors, 0.025 * extent)
-        note = " (2 sigma)" if times == 1 else f" (2 sigma, times {times})"
-    _frame_plan(axis, shown[:, [first, second]], flip=second == 1)
-    axis.set_title(f"{'scene' if whole else 'path'} from {name}{note}", fontsize=11, color=INK, loc="left")
-    axis.set_xlabel(_AXES[first], fontsize=9, color=INK)
-    axis.set_ylabel(_AXES[second], fontsize=9, color=INK)
+    ahead = scene.median_depth() * scene.poses[:, :3, 2]
+    half = max(0.75 * extent, 0.5 * scene.median_depth()) or 0.5  # of the side of what is shown
+    corners = frustum_corners(scene.poses, scene.intrinsics, scene.size, 0.16 * half)
+    shown = np.concatenate([centres[:, None], (centres + 0.7 * ahead)[:, None], corners], 1)[..., plane].reshape(-1, 2)
+    middle = (shown.min(0) + shown.max(0)) / 2
+    half = max(half, 0.62 * float(np.ptp(shown, 0).max()))
+    if scene.has_points:
+        cloud = scene.points(min_confidence_quantile=0.1, max_points=20_000)
+        flat = cloud.points[:, plane]
+        inside = (np.abs(flat - middle) < half).all(1)
+        axis.scatter(flat[inside, 0], flat[inside, 1], s=5, c=cloud.colors[inside] / 255, alpha=0.35, linewidths=0)
+    _draw_frusta(axis, centres[:, plane], corners[..., plane], colors, spaced_cameras(scene.poses, 0.16 * half))
+    way = (centres[-1] - centres[0])[list(plane)] * (1, -1 if second == 1 else 1)
+    outwards = way / np.linalg.norm(way) if np.linalg.norm(way) > 0.1 * half else np.array([0.0, 1.0])
+    for frame, sign in ((0, -1), (scene.num_frames - 1, 1))[: 1 if extent <= 0.1 * half else 2]:
+        label = axis.annotate(str(frame + 1), centres[frame, plane], tuple(17 * sign * outwards), textcoords="offset points")
+        label.set(color=ink, fontsize=15, fontweight="bold", ha="center", va="center", zorder=5)
+        label.set_path_effects([withStroke(linewidth=4, foreground=axis.get_facecolor())])
+    if scene.pose_covariance is not None:
+        times = _draw_ellipses(axis, scene, plane, colors, 0.025 * extent)
+        note = "2 sigma" if times == 1 else f"2 sigma, times {times}"
+        axis.text(0.02, 0.02, note, transform=axis.transAxes, fontsize=12, color=ink)
+    sign = -1 if second == 1 else 1  # y points down
+    axis.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - sign * half, middle[1] + sign * half))
+    axis.set_aspect("equal", adjustable="box")
+    axis.locator_params(nbins=4)
+    axis.set_axisbelow(True)
+    axis.grid(color=ink, alpha=0.15, linewidth=0.8)
+    axis.tick_params(labelsize=12, colors=ink, length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    axis.set_title(f"Path from {name}", fontsize=15, color=ink, loc="left")
+    axis.set_xlabel(_AXES[first], fontsize=13, color=ink)
+    axis.set_ylabel(_AXES[second], fontsize=13, color=ink)
 
 
-def _draw_frusta(
-    axis: Axes, centres: np.ndarray, corners: np.ndarray, colors: np.ndarray, drawn: np.ndarray, *, thin: bool
-) -> None:
-    width = 0.7 if thin else 1.1
+def _draw_frusta(axis: Axes, centres: np.ndarray, corners: np.ndarray, colors: np.ndarray, drawn: np.ndarray) -> None:
     axis.add_collection(
-        LineCollection(list(np.stack([centres[:-1], centres[1:]], 1)), colors=colors[:-1], linewidths=1.6, zorder=3)
+        LineCollection(list(np.stack([centres[:-1], centres[1:]], 1)), colors=colors[:-1], linewidths=3, zorder=3)
     )
     quads = corners[drawn]  # (D, 4, 2)
     faces = np.concatenate([colors[drawn], np.full((len(drawn), 1), 0.12)], 1)
-    axis.add_collection(PolyCollection(list(quads), facecolors=faces, edgecolors=colors[drawn], linewidths=width, zorder=3))
+    axis.add_collection(PolyCollection(list(quads), facecolors=faces, edgecolors=colors[drawn], linewidths=1.4, zorder=3))
     sides = np.stack([np.repeat(centres[drawn, None], 4, 1), quads], 2).reshape(-1, 2, 2)
-    axis.add_collection(LineCollection(list(sides), colors=np.repeat(colors[drawn], 4, 0), linewidths=width, zorder=3))
-    if not thin:
-        axis.scatter(centres[:, 0], centres[:, 1], s=14, c=colors, zorder=4, linewidths=0)
+    axis.add_collection(LineCollection(list(sides), colors=np.repeat(colors[drawn], 4, 0), linewidths=1.4, zorder=3))
+    axis.scatter(centres[:, 0], centres[:, 1], s=26, c=colors, zorder=4, linewidths=0)
 
 
 def _draw_ellipses(axis: Axes, scene: Scene, plane: tuple[int, int], colors: np.ndarray, least: float) -> int:
@@ -275,28 +283,6 @@ def _draw_ellipses(axis: Axes, scene: Scene, plane: tuple[int, int], colors: np.
         face, edge = (*colors[frame], 0.18), (*colors[frame], 0.9)
         axis.add_patch(Ellipse(where, width, height, angle=angle, facecolor=face, edgecolor=edge))
     return times
-
-
-def _frame_plan(axis: Axes, shown: np.ndarray, *, flip: bool) -> None:
-    middle = (shown.min(0) + shown.max(0)) / 2
-    half = 0.56 * max(float(np.ptp(shown, 0).max()), 1e-6)
-    axis.set_xlim(middle[0] - half, middle[0] + half)
-    axis.set_ylim(*(middle[1] + (half, -half) if flip else middle[1] + (-half, half)))
-    axis.set_aspect("equal", adjustable="box")
-    axis.locator_params(nbins=6)
-    axis.set_axisbelow(True)
-    axis.grid(color="#e6e8ee", linewidth=0.8)
-    axis.tick_params(labelsize=8, colors=_FAINT, length=0)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
-
-
-def _time_bar(figure: Figure, num_frames: int) -> None:
-    scale = ScalarMappable(Normalize(0.5, num_frames + 0.5), ListedColormap(time_colors(num_frames) / 255))
-    bar = figure.colorbar(scale, ax=figure.axes, orientation="vertical", fraction=0.018, pad=0.012, aspect=40)
-    bar.set_label("frame", fontsize=9, color=INK)
-    bar.ax.tick_params(labelsize=8, colors=_FAINT, length=0)
-    bar.outline.set_visible(False)
 
 
 def _strip_bars(figure: Figure, axes: np.ndarray, scene: Scene, seen: np.ndarray) -> None:
@@ -332,15 +318,15 @@ def show_image(axis: Axes, image: np.ndarray) -> None:
         spine.set_visible(False)
 
 
-def image_rows(figure: Figure, rows: dict[str, np.ndarray], titles: list[str], fontsize: int) -> np.ndarray:
+def image_rows(figure: Figure, rows: dict[str, np.ndarray], titles: list[str], fontsize: int, ink: str = INK) -> np.ndarray:
     """Draw named rows of C images (C, H, W, 3) uint8 under C titles; returns the axes (rows, C)."""
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for row, (name, images) in enumerate(rows.items()):
         for axis, image in zip(axes[row], images, strict=True):
             show_image(axis, image)
-        axes[row, 0].set_ylabel(name, fontsize=fontsize, color=INK)
+        axes[row, 0].set_ylabel(name, fontsize=fontsize, color=ink)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9, color=INK, pad=3)
+        axis.set_title(title, fontsize=9, color=ink, pad=3)
     return axes
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "reconstruct": "cameras and point cloud of a video",
     "register": "cameras and point cloud of the depth or pointmaps that any model found",
     "convert": "original OpenSora or DUSt3R weights to a folder of this package",
+    "cut": "clips out of your copies of full videos, at the times of RealEstate10K's camera files",
     "prepare": "latents, depth and caption embeddings of a data set, computed once",
     "evaluate": "held-out clips: cameras against the truth, captions against videos",
     "view": "results of generate or reconstruct in an interactive 3D viewer",

@@ -7,17 +7,17 @@ from typing import Any
 from jog3r.commands.options import option, output_options
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
-from jog3r.commands.reconstruction.network import MAX_FRAMES, run_pipeline
-from jog3r.commands.reconstruction.selection import chosen_cameras, read_chosen, selection_arguments
+from jog3r.commands.reconstruction.network import check_length, run_pipeline
+from jog3r.commands.reconstruction.selection import chosen_cameras, open_frames, read_chosen, selection_arguments
 from jog3r.commands.reconstruction.tracked import camera_arguments, refuse_options_without_effect, run_tracked
 from jog3r.commands.reconstruction.windows import is_long, long_video_arguments, run_long_reconstruct
 from jog3r.commands.results import check_exports, report, result_names, write_scene, written_line
-from jog3r.commands.running import TINY_NOTE, model_size, pipeline_of_options, stages
+from jog3r.commands.running import TINY_NOTE, pipeline_of_options, stages
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("video", type=Path, help="video file, or folder of images; for more than 64 frames add --window 16")
+    parser.add_argument("video", type=Path, help="video file, or folder of images; for long ones add --window")
     output_options(parser)
     camera_arguments(parser)
     selection_arguments(parser)
@@ -42,14 +42,11 @@ def run(options: argparse.Namespace) -> str:
     true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
 
     with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder, stages(4) as stage:
-        # Read before the model is loaded where possible: a bad file is then refused at once.
-        stage("reading the video")
-        size = (options.height, options.width) if options.height is not None else model_size(options.model)
-        video = _read(options, size) if size is not None else None
         stage("loading the model")
+        open_frames(options)  # a bad file is refused at once
         pipe = pipeline_of_options(options, with_text=False)
-        if video is None:
-            video = _read(options, pipe.output_size(None, None, None)[1:])
+        stage("reading the video")
+        video = _read(options, pipe)
         if true_poses is not None:
             true_poses = chosen_cameras(options, true_poses, len(video.frames))
         stage("finding the cameras")
@@ -65,12 +62,12 @@ def run(options: argparse.Namespace) -> str:
     return report("\n".join(lines), options.out, failed)
 
 
-def _read(options: argparse.Namespace, size: tuple[int, int]) -> Any:
+def _read(options: argparse.Namespace, pipe: Any) -> Any:
     from jog3r.data.video import read_video
 
-    if options.frames is None:
-        chosen = dict(start=options.start, stop=options.stop, stride=options.stride)
-        return read_video(options.video, **chosen, size=size, resize_mode=options.resize)
-    if options.frames > MAX_FRAMES:
-        raise UsageError(f"--frames {options.frames} is more than {MAX_FRAMES} at once: take fewer, or add --window 16")
-    return read_chosen(options, size)
+    size = pipe.output_size(None, options.height, options.width)[1:]
+    if options.frames is not None:
+        check_length(options.frames, pipe)
+        return read_chosen(options, size)
+    chosen = dict(start=options.start, stop=options.stop, stride=options.stride, max_frames=pipe.max_video_frames)
+    return read_video(options.video, **chosen, size=size, resize_mode=options.resize)

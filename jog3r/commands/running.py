@@ -1,12 +1,10 @@
 """What `generate` and `reconstruct` share on the way to a result: the model, the seed, the stages shown."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -14,7 +12,7 @@ from tqdm.auto import tqdm
 from jog3r import tiny_checkpoint
 from jog3r.commands.output_folder import UsageError
 
-__all__ = ["TINY_NOTE", "model_size", "pipeline_of_options", "quiet_libraries", "seeded_generator", "stages"]
+__all__ = ["TINY_NOTE", "pipeline_of_options", "quiet_libraries", "seeded_generator", "stages"]
 
 TINY_NOTE = (
     "note: the bundled tiny model has seen nothing but rendered rooms of 64 x 64 pixels; on real videos expect large errors"
@@ -76,21 +74,6 @@ def quiet_libraries() -> None:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def model_size(model: str | None) -> tuple[int, int] | None:
-    """Height and width of a local checkpoint, from its configs alone; None where that is not possible."""
-    folder = Path(tiny_checkpoint() if model is None else model)
-    try:
-        transformer = json.loads((folder / "transformer" / "config.json").read_text())
-        vae = json.loads((folder / "vae" / "config.json").read_text())
-    except (OSError, ValueError):
-        return None  # a hub name, or a folder that the loader will complain about
-    channels = vae.get("encoder_block_out_channels") or vae.get("block_out_channels")
-    if channels is None or "sample_size" not in transformer:
-        return None
-    side = transformer["sample_size"] * 2 ** (len(channels) - 1)
-    return side, side
 
 
 def seeded_generator(seed: int) -> Any:

@@ -1,7 +1,9 @@
-"""`jog3r view`: results of generate, reconstruct or register in an interactive 3D viewer."""
+"""`jog3r view`: results of generate, reconstruct or register in an interactive 3D viewer, served or as one HTML file."""
 
 import argparse
 from pathlib import Path
+
+from jog3r.commands.output_folder import UsageError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -9,11 +11,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder that generate, reconstruct or register wrote")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one HTML file that shows it, below 5 MB, and serve nothing"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> str:
-    """Serve the interactive viewer, until interrupted."""
+    """Serve the interactive viewer, until interrupted; or write it as a file."""
+    if options.html is not None:
+        from jog3r.export.player import write_page
+
+        path = write_page(options.directory, options.html, overwrite=options.overwrite)
+        return f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)"
+    if options.overwrite:
+        raise UsageError("--overwrite is for --html FILE, which is not given")
     from jog3r.export.viewer import view_scene
 
     view_scene(options.directory, host=options.host, port=options.port)

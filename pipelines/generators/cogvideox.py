@@ -85,5 +85,9 @@ class Jog3rCogVideoXPipeline(GeneratorMixin, CogVideoXPipeline):
             "attention_kwargs": given.get("attention_kwargs"),
         }
 
+    def prediction(self, sample: Tensor, latents: Tensor) -> Tensor:
+        """The transformer's (B, f, C, h, w) as (B, C, f, h, w), without what `transformer_inputs` put in front."""
+        return sample[:, -latents.shape[2] :].transpose(1, 2)
+
 
 register_pipeline(Jog3rCogVideoXPipeline)

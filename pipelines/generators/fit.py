@@ -27,6 +27,17 @@ def check_head(pipe: Any, task: str) -> None:
     head = pipe.pointmap_head
     if head is None:
         raise ValueError(f'task "{task}" needs the pointmap head, which this pipeline was loaded without; {TRACKS}')
+    check_fit(pipe, head)
+    if is_untrained(head):
+        raise ValueError(f'the pointmap head is not trained: task "{task}" would give cameras that mean nothing; {TRACKS}')
+
+
+def check_fit(pipe: Any, head: Any) -> None:
+    """A head, trained or not, that was made for this generator.
+
+    Raises:
+        ValueError: it belongs to another transformer; the message says which.
+    """
     name, transformer = type(pipe.main_transformer).__name__, pipe.main_transformer
     made_for = head.config.generator
     if made_for is not None and made_for != name:
@@ -50,8 +61,6 @@ def check_head(pipe: Any, task: str) -> None:
         )
     if layers[-1] > num_blocks(transformer):
         raise ValueError(f"the pointmap head reads block {layers[-1]}, but this {name} has {num_blocks(transformer)}")
-    if is_untrained(head):
-        raise ValueError(f'the pointmap head is not trained: task "{task}" would give cameras that mean nothing; {TRACKS}')
 
 
 def check_frames(pipe: Any, num_frames: int, height: int, width: int) -> None:
@@ -68,7 +77,8 @@ def check_frames(pipe: Any, num_frames: int, height: int, width: int) -> None:
         nearest = " or ".join(map(str, dict.fromkeys((lower, upper))))
         raise ValueError(
             f"num_frames must be 1 more than a multiple of {multiple}, as the VAE compresses time, got {num_frames}; the nearest "
-            f"are {nearest} (num_frames=..., or that many frames of the video; `--frames` on the command line)"
+            f"are {nearest} (num_frames=..., that many frames of the video, or a window of so many; on the command line "
+            "`--num_frames`, `--frames`, `--window`)"
         )
     check_size(height, width, pipe.token_size)
 

@@ -59,9 +59,11 @@ class Jog3rLTXPipeline(GeneratorMixin, LTXPipeline):
             "attention_kwargs": given.get("attention_kwargs"),
         }
 
-    def _decoder_inputs(self, latents: Tensor) -> tuple:
-        """Decoders of LTX-Video 0.9.1 and later take a time step; 0 is no noise."""
-        return (latents.new_zeros(len(latents)),) if self.vae.config.timestep_conditioning else ()
+    def prediction(self, sample: Tensor, latents: Tensor) -> Tensor:
+        """The transformer's packed tokens as (B, C, f, h, w)."""
+        return self._unpack_latents(
+            sample, *latents.shape[-3:], self.transformer_spatial_patch_size, self.transformer_temporal_patch_size
+        )
 
 
 register_pipeline(Jog3rLTXPipeline)

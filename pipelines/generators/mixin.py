@@ -26,7 +26,7 @@ from jog3r.pipelines.generators.fit import (
 )
 from jog3r.pipelines.generators.tapped_step import TappedStep
 from jog3r.pipelines.geometry_steps import GeometryMixin
-from jog3r.pipelines.latents import denormalise_latents, normalise_latents
+from jog3r.pipelines.latents import decode_frames, encode_frames
 from jog3r.pipelines.loading.checked_weights import Jog3rCheckpointMixin
 from jog3r.pipelines.loading.model_card import is_untrained
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
@@ -120,6 +120,10 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
         """
         raise NotImplementedError
 
+    def prediction(self, sample: Tensor, latents: Tensor) -> Tensor:  # noqa: ARG002  # of models that lay it out otherwise
+        """What the transformer returned for noisy `latents` (B, C, f, h, w), in their shape."""
+        return sample
+
     # --- sizes ---
 
     @property
@@ -153,6 +157,12 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
         wanted = (("num_frames", num_frames), ("height", height), ("width", width))
         frames, rows, columns = (parameters[name].default if value is None else value for name, value in wanted)
         return frames, rows, columns
+
+    @property
+    def default_reconstruction_timestep(self) -> float:
+        """Noise put on a given video, in steps of the training schedule: two fifths into the range, as the paper's 2 % of 5 %."""
+        low, high = self._bounds()
+        return float(round(low + 0.4 * (high - low)))
 
     @property
     def makes_cameras(self) -> bool:
@@ -193,27 +203,24 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """Frames (B, F, 3, H, W) in 0..1 to normalised latents (B, C, f, h, w) float32."""
-        pixels = (frames.transpose(1, 2) * 2 - 1).to(self.vae.dtype)
-        latents = torch.cat([self.vae.encode(clip).latent_dist.mode() for clip in pixels.split(1)])
-        return normalise_latents(self.vae, latents.float())
+        return encode_frames(self.vae, frames * 2 - 1)
 
     def through_vae(self, video: Any, output_type: str = "np") -> Any:
         """A video as the VAE gives it back: the best that a generated one can look like."""
-        latents = denormalise_latents(self.vae, self.encode_video(self.prepare_video(video)))
-        frames = self.vae.decode(latents.to(self.vae.dtype), *self._decoder_inputs(latents), return_dict=False)[0]
-        return self.video_processor.postprocess_video(frames.float(), output_type=output_type)
+        frames = decode_frames(self.vae, self.encode_video(self.prepare_video(video)))
+        return self.video_processor.postprocess_video(frames, output_type=output_type)
 
-    def _decoder_inputs(self, latents: Tensor) -> tuple:  # noqa: ARG002  # of VAEs that take more
-        return ()
+    def caption_of_videos(self, device: torch.device | None = None) -> dict[str, Tensor]:
+        """The caption under which videos are read, the empty one, as arguments of a call: for many videos it is encoded once.
 
-    def caption_of_videos(self) -> dict[str, Tensor]:
-        """The caption under which videos are read, the empty one, as arguments of a call: for many videos it is encoded once."""
+        `device` is the text encoder's; None: the pipeline's.
+        """
         parameters = inspect.signature(type(self).__call__).parameters
         encoded = self.encode_prompt(
             "",
             do_classifier_free_guidance=False,
             max_sequence_length=parameters["max_sequence_length"].default,
-            device=self._execution_device,
+            device=self._execution_device if device is None else device,
         )
         names = [name for name in ("prompt_embeds", "prompt_attention_mask") if name in parameters]
         return dict(zip(names, encoded, strict=False))  # the negative ones come behind
@@ -246,6 +253,18 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
         level = timestep / reconstruction.num_train_timesteps(self.scheduler) if head.config.noise_embedding else None
         return head([tap.to(head.dtype) for tap in taps], height, width, noise_level=level)
 
+    def reconstruct_pairs(
+        self, latents: Tensor, timestep: float, generator: Any = None, given: dict[str, Any] | None = None
+    ) -> tuple[Pointmap3DHeadOutput, Tensor]:
+        """Clean latents (B, C, f, h, w) to the pointmaps of all pairs (0, f) of frames; arguments as of `extract_features`.
+
+        Returns:
+            The pairs, and the features (B, f, N, D) behind the last block that the head reads.
+        """
+        height, width = (self._compression[1] * side for side in latents.shape[-2:])
+        taps = self.extract_features(latents, timestep, generator, given)
+        return self.predict_pointmaps(taps, height, width, timestep), taps[-1]
+
     # --- the call ---
 
     @property
@@ -268,23 +287,24 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
             output = Jog3rPipelineOutput(frames=frames)
             return output if return_dict else output.to_tuple()
         if task == "v2c":
-            # 2. Encode the video, noise it, read the features in one pass
+            # 2. Encode the video, noise it, read the features in one pass, decode all pairs
             video = self.prepare_video(given["video"], given.get("height"), given.get("width"))
             latents = self.encode_video(video)
-            num_frames, (height, width) = video.shape[1], video.shape[-2:]
-            timestep = self._timestep_of_video(given.get("reconstruction_timestep"))
-            taps = self.extract_features(latents, timestep, given.get("generator"), given)
+            num_frames = video.shape[1]
+            timestep = given.get("reconstruction_timestep")
+            timestep = self.default_reconstruction_timestep if timestep is None else float(timestep)
+            pairs, _ = self.reconstruct_pairs(latents, timestep, given.get("generator"), given)
             frames = self._present_video(video, latents, self._argument(given, "output_type"))
         else:
-            # 2. The parent's call, read at one of its steps
+            # 2. The parent's call, read at one of its steps, and all pairs
             num_frames, height, width = self.output_size(*(given.get(name) for name in ("num_frames", "height", "width")))
             frames, read = self._generate_and_read(parents_call, given)
             if read.taps is None or read.timestep is None:  # interrupted before the tap
                 output = Jog3rPipelineOutput(frames=frames)
                 return output if return_dict else output.to_tuple()
-            taps, timestep = self._unconditional(read.taps, given), read.timestep
-        # 3. Decode the pairs, find the cameras
-        pairs = self.predict_pointmaps(taps, height, width, timestep)
+            timestep = read.timestep
+            pairs = self.predict_pointmaps(self._unconditional(read.taps, given), height, width, timestep)
+        # 3. Find the cameras
         geometry = self.assemble_geometry(pairs, num_frames, given.get("registration", True), given.get("registration_kwargs"))
         self.maybe_free_model_hooks()
         output = Jog3rPipelineOutput(frames=frames, **geometry, pairwise=pairs, reconstruction_timestep=timestep)
@@ -364,11 +384,6 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
         head: Any = self.pointmap_head
         low, high = (share * steps for share in head.config.noise_range or self.noise_range)
         return (low, high) if highest is None else (low if low <= highest else 0.0, highest)
-
-    def _timestep_of_video(self, timestep: float | None) -> float:
-        """Noise put on a given video: what the call says, else two fifths into the range, as the paper's 2 % lie in its 5 %."""
-        low, high = self._bounds()
-        return float(round(low + 0.4 * (high - low)) if timestep is None else timestep)
 
     def _present_video(self, frames: Tensor, latents: Tensor, output_type: str) -> Any:
         if output_type == "latent":

@@ -57,7 +57,8 @@ class Jog3rWanPipeline(GeneratorMixin, WanPipeline):
 
     def transformer_inputs(self, latents: Tensor, t: Tensor, given: dict[str, Any]) -> dict[str, Any]:
         """Noisy latents (B, C, f, h, w) at the time steps (B,) as the transformer's arguments; see `GeneratorMixin`."""
-        model = self._transformer_at(float(t[0]))
+        # to read the number on a GPU takes a stop, which only models with two transformers need
+        model = self.main_transformer if self.config.boundary_ratio is None else self._transformer_at(float(t[0]))
         texts, _ = self._caption(given, latents)
         if self.config.expand_timesteps:  # Wan 2.2 5B: a time step for every token
             _, p_h, p_w = model.config.patch_size

@@ -20,6 +20,8 @@ from jog3r.geometry.pose_graph import solve_pose_graph
 from jog3r.geometry.similarity import sim3_parts
 from jog3r.geometry.windows import WindowGeometry, blend_poses, check_windows, count_windows, iterate_windows
 from jog3r.pipelines.checks import check_number, check_registration
+from jog3r.pipelines.generators.fit import check_frames, check_head
+from jog3r.pipelines.generators.mixin import GeneratorMixin
 from jog3r.pipelines.long_videos.loop_closing import Loop, LoopOptions, Reconstruct, find_candidates, verify_loop
 from jog3r.pipelines.long_videos.window_chain import FrameStore, MemoryStore, WindowChain
 from jog3r.pipelines.reconstruction import num_train_timesteps
@@ -181,17 +183,19 @@ def reconstruct_long_video(  # noqa: PLR0913  # the options of one call, as ever
     """Cameras and depth of a video of any length.
 
     Args:
-        pipeline: a `Jog3rPipeline` with a pointmap head.
+        pipeline: a `Jog3rPipeline` with a pointmap head, or that of another generator with a trained one.
         frames: images (H, W, 3), (3, H, W) or PIL, uint8 in 0..255 or floating point in 0..1, as an array, a list or a stream
             that is read once. Not a path: see `jog3r.data.video_stream.stream_video`.
-        window: frames that go through the network together; best what it was trained with.
+        window: frames that go through the network together; best what it was trained with. Other generators take 1 more than a
+            multiple of their `frame_multiple`.
         overlap: frames that neighbours share.
         stride: take every stride-th frame.
-        close_loops: look for places seen again, with these options or the default ones. Half of the frames are then kept.
+        close_loops: look for places seen again, with these options or the default ones. Half of the frames are then kept. Not
+            with other generators.
         store: takes the maps of the frames; default: float16 in memory.
         progress: show a bar.
         **options: height and width to stretch to; reconstruction_timestep, generator, decode_chunk_size, registration_kwargs,
-            both_directions: see `Jog3rPipeline.__call__`.
+            both_directions: see `Jog3rPipeline.__call__`; the last and decode_chunk_size not with other generators.
 
     Raises:
         ValueError: sizes that make no windows, fewer than 2 frames, frames of different sizes or sizes that are no whole tokens,
@@ -204,6 +208,11 @@ def reconstruct_long_video(  # noqa: PLR0913  # the options of one call, as ever
     if isinstance(frames, str | PathLike):
         raise TypeError(f"frames must be images, got the path {str(frames)!r}; read it with jog3r.data.video_stream.stream_video")
     reconstruct = PipelineWindows(pipeline, window, **options)
+    if close_loops and isinstance(pipeline, GeneratorMixin):
+        raise ValueError(
+            "close_loops shows the network halves of two windows as one video, whose frames at the cut the VAE of a "
+            f"{type(pipeline).__name__} would mix: leave it out"
+        )
     loops = LoopOptions() if close_loops is True else close_loops or None
     chosen: Iterable[Tensor] = _Prepared(strided(frames, stride), options.get("height"), options.get("width"))
     result = join_video(reconstruct, chosen, window=window, overlap=overlap, store=store, loops=loops, progress=progress)
@@ -237,7 +246,17 @@ class PipelineWindows:
         check_registration(registration_kwargs)
         self.pipeline = pipeline
         self.timestep = pipeline.default_reconstruction_timestep if reconstruction_timestep is None else reconstruction_timestep
-        self.generator, self.chunk, self.both_directions = generator, decode_chunk_size, both_directions
+        self.generator = generator
+        self.encoding: dict[str, Any] = {"chunk_size": decode_chunk_size}
+        self.reading: dict[str, Any] = {"both_directions": both_directions}
+        if isinstance(pipeline, GeneratorMixin):
+            for name, given in (("both_directions", both_directions), ("decode_chunk_size", decode_chunk_size is not None)):
+                if given:
+                    raise ValueError(f"{name} is for JOG3R models, the pipeline is a {type(pipeline).__name__}: leave it out")
+            check_head(pipeline, "v2c")
+            check_frames(pipeline, window, pipeline.token_size, pipeline.token_size)
+            with torch.no_grad():
+                self.encoding, self.reading = {}, {"given": pipeline.caption_of_videos()}
         self.registration_kwargs = registration_kwargs or {}
 
     @torch.no_grad()
@@ -245,8 +264,8 @@ class PipelineWindows:
         """Frames, each (3, H, W) uint8, to their geometry on the CPU."""
         pipe = self.pipeline
         video = pipe.prepare_video(torch.stack(frames))
-        latents = pipe.encode_video(video, self.chunk)
-        pairs, features = pipe.reconstruct_pairs(latents, self.timestep, self.generator, self.both_directions)
+        latents = pipe.encode_video(video, **self.encoding)
+        pairs, features = pipe.reconstruct_pairs(latents, self.timestep, self.generator, **self.reading)
         found = pipe.register(pairs, len(frames), **self.registration_kwargs)[0]
         return WindowGeometry(
             *(getattr(found, name).cpu() for name in ("poses", "intrinsics", "depth", "confidence")),

@@ -169,8 +169,11 @@ class _StepsOnComponents(Jog3rPipeline):
         return self._device
 
 
+_OF_THE_CALL = inspect.signature(Jog3rPipeline.__call__).parameters  # once: diffusers asks for inputs a thousand times a call
+
+
 def _input(name: str) -> InputParam:
     if name in RESULTS:
         return InputParam(name, description=RESULTS[name])
-    argument = inspect.signature(Jog3rPipeline.__call__).parameters[name]
+    argument = _OF_THE_CALL[name]
     return InputParam(name, type_hint=argument.annotation, default=argument.default, description=ARGUMENTS[name])

@@ -14,6 +14,7 @@ from jog3r.sfm.matching.retrieval import loop_pairs
 
 PEAK_THRESHOLD = 0.002  # a third of COLMAP's: walls and compressed video have few strong corners
 MAX_FEATURES = 1200
+ENLARGED_SIDE = 400  # pictures with a shorter longer side are searched at twice their size, too, which costs four times as much
 EXHAUSTIVE_FRAMES = 24
 NEIGHBOURS = 4  # following frames to which each frame of a longer video is matched; then 8, 16, 32, ... ahead
 _FRAMES_AT_ONCE, _PAIRS_AT_ONCE = 64, 1024
@@ -87,6 +88,7 @@ def find_features(video: Any, grid: Grid, folder: Path, focal_px: float, seed: i
     options.use_gpu = False
     options.sift.peak_threshold = PEAK_THRESHOLD
     options.sift.max_num_features = MAX_FEATURES
+    options.sift.first_octave = -1 if max(grid.small_size) < ENLARGED_SIDE else 0
     pycolmap.set_random_seed(seed)
     for start in range(0, len(video), _FRAMES_AT_ONCE):
         names = write_frames(video, grid, images, range(start, min(start + _FRAMES_AT_ONCE, len(video))))

@@ -22,7 +22,8 @@ from jog3r.sfm.solving.solution import ROBUST_PX, Solution
 
 TRIAL_SEEN = 300  # points that a frame sees on average in the tracks on which beginnings are tried, at most
 LEAST_CONFIRMED = 50  # observations that three frames confirm, of a frame that can do without others
-_OTHER_FOCALS = (0.7, 1.4)  # of the likeliest; the mapper begins with each held fast, bundle adjustment frees it
+# Focal length of the mapper in likeliest ones, and whether it is free from the start; bundle adjustment frees it in any case.
+_OTHER_MAPPERS = ((0.7, False), (1.4, False), (1.0, True))
 _AGREE = 1.03  # costs of two beginnings that found the same
 _GOOD_SHARE = 0.9
 _MOST_OF_IT = 0.8  # share below which the rest of the picture is asked as well
@@ -63,7 +64,8 @@ def _try_beginnings(matches: Matches, tracks: Tracks, prior: FocalPrior, network
         return judge(tracks, adjust(tracks, solution, prior), prior)
 
     def mapped(factor: float, free: bool) -> list[Verdict]:
-        name = "mapper" if free or factor == 1 else f"mapper at {factor} x the likeliest focal length"
+        name = f"mapper at {factor} x the likeliest focal length" if factor != 1 else "mapper"
+        name = "mapper, any focal length" if free else name
         return [adjusted(solution) for solution in run_mapper(matches, prior.focal * factor, free, seed, name)]
 
     verdicts = mapped(1.0, False)  # held: at the given focal length, or the likeliest
@@ -74,16 +76,11 @@ def _try_beginnings(matches: Matches, tracks: Tracks, prior: FocalPrior, network
             verdicts.append(adjusted(_named(turning, "small motion")))
     if network is not None:
         verdicts += [judge(tracks, _named(network, AS_GIVEN), prior), adjusted(network)]
-    verdicts.sort(key=lambda verdict: verdict.cost)
-    if not _settled(verdicts):
-        if turning is not None:
-            verdicts.append(adjusted(_advancing(turning)))
-        if not prior.known:
-            for factor in _OTHER_FOCALS:
-                verdicts += mapped(factor, False)
-            verdicts += [
-                replace(verdict, solution=_named(verdict.solution, "mapper, any focal length")) for verdict in mapped(1.0, True)
-            ]
+    if turning is not None and not _settled(verdicts):
+        verdicts.append(adjusted(_advancing(turning)))
+    for factor, free in () if prior.known else _OTHER_MAPPERS:
+        if not _settled(verdicts):
+            verdicts += mapped(factor, free)
     verdicts.sort(key=lambda verdict: verdict.cost)
     if verdicts and verdicts[0].inlier_share < _MOST_OF_IT:
         verdicts += _rest_of_the_picture(tracks, verdicts[0], prior)

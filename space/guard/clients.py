@@ -11,8 +11,6 @@ from starlette.types import Scope
 
 from jog3r.space.guard.limits import Refused, SpaceLimits
 
-__all__ = ["Clients"]
-
 _KEY = "jog3r.visit"  # in the scope of a request, which Gradio keeps with the event
 
 
@@ -61,7 +59,7 @@ class Clients:
         visit = scope[_KEY] = _Visit(self.address(scope))
         theirs = {one for one in self._joining | self._queued() if one.client == visit.client}  # those on both sides count once
         if visit.client is not None and len(theirs) >= self.limits.requests_per_client:
-            raise Refused(f"You have {len(theirs)} requests waiting or running; please wait until one of them is done.")
+            raise Refused(f"You have {len(theirs)} requests waiting or running; please wait until one of them is done.", 429)
         self._joining.add(visit)
         try:
             yield

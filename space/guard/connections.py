@@ -13,8 +13,6 @@ import h11
 import uvicorn.config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["BoundedProtocol", "allowed_hosts", "bound_connections"]
-
 HEAD_BYTES = 64 * 1024  # of a request's first line and headers
 HEAD_SECONDS = 10.0  # in which they must have come
 PER_ADDRESS = 256  # connections; on Spaces all come from the proxy, which bounds its clients itself

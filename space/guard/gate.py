@@ -27,8 +27,6 @@ from jog3r.space.guard.clients import Clients
 from jog3r.space.guard.limits import Refused
 from jog3r.space.guard.upload_quota import UPLOAD_FILES, UploadQuota
 
-__all__ = ["Gate"]
-
 _log = logging.getLogger(__name__)
 _API = "/gradio_api"
 _MCP = f"{_API}/mcp"
@@ -62,8 +60,7 @@ class Gate:
 
     Args:
         app: What is behind.
-        upload_bytes: Largest upload.
-        quota: Bounds the uploads.
+        quota: Bounds the uploads, and how large one may be.
         clients: Who is asking.
         tidy: Called every few seconds on the event loop, between requests.
         mcp: Whether the way to the MCP server is open.
@@ -74,16 +71,14 @@ class Gate:
     def __init__(
         self,
         app: ASGIApp,
-        upload_bytes: int,
         quota: UploadQuota,
         clients: Clients,
         tidy: Callable[[], None],
         mcp: bool = False,
         hosts: frozenset[str] | None = None,
     ) -> None:
-        self.app = _Answered(app)
+        self.app = _answered(app)
         self.hosts = hosts
-        self.upload_bytes = upload_bytes
         self.quota = quota
         self.clients = clients
         self.tidy = tidy
@@ -96,12 +91,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if time.monotonic() > self._tidied + _TIDY_SECONDS:
-            self._tidied = time.monotonic()
-            try:
-                self.tidy()
-            except (AttributeError, KeyError, TypeError):  # a Gradio with other parts inside: no visitor may suffer for it
-                _log.exception("tidying up failed")
+        self._tidy_up()
         try:
             self._check_head(scope)
             if _is_upload(scope) or self._is_clip_for_mcp(scope):
@@ -109,18 +99,15 @@ class Gate:
             elif _has_body(scope):
                 await self._json(scope, receive, send)
             else:
-                await self.app(scope, receive, send)
-        except _Refusal as refusal:
+                await self.app(scope, receive, self._tidying(send))
+        except Refused as refusal:
             await JSONResponse({"detail": str(refusal)}, refusal.status)(scope, receive, send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self._limit(_path(scope))
         length = int(dict(scope["headers"]).get(b"content-length", limit))
         client = self.clients.address(scope)
-        try:
-            await anyio.to_thread.run_sync(self.quota.enter, length, client, limiter=self._door)
-        except Refused as refused:
-            raise _Refusal(507, str(refused)) from None
+        await anyio.to_thread.run_sync(self.quota.enter, length, client, limiter=self._door)
         try:
             if _is_upload(scope):
                 await self.app(scope, _bounded(receive, limit), send)
@@ -134,37 +121,51 @@ class Gate:
         try:
             body = await asyncio.wait_for(_read(receive, limit), _UPLOAD_SECONDS)
         except TimeoutError:
-            raise _Refusal(408, "The request took too long to come in.") from None
+            raise Refused("The request took too long to come in.", 408) from None
         if len(body) > _JSON_BYTES:
             await anyio.to_thread.run_sync(_check_json, body)  # takes a second, in which nobody would be served
         else:
             _check_json(body)
         with ExitStack() as stack:
             if _JOIN.fullmatch(_path(scope)):
-                try:
-                    stack.enter_context(self.clients.joining(scope))
-                except Refused as refused:
-                    raise _Refusal(429, str(refused)) from None
+                stack.enter_context(self.clients.joining(scope))
             await self.app(scope, _replay(body, receive), send)
+
+    def _tidy_up(self) -> None:
+        if time.monotonic() > self._tidied + _TIDY_SECONDS:
+            self._tidied = time.monotonic()
+            try:
+                self.tidy()
+            except (AttributeError, KeyError, TypeError):  # a Gradio with other parts inside: no visitor may suffer for it
+                _log.exception("tidying up failed")
+
+    def _tidying(self, send: Send) -> Send:
+        """`send` that also tidies up: of a server that is asked for nothing heartbeats of streams go out all the same."""
+
+        async def tidy_and_send(message: Message) -> None:
+            self._tidy_up()
+            await send(message)
+
+        return tidy_and_send
 
     def _check_head(self, scope: Scope) -> None:
         path = _path(scope)
         if max(len(scope["path"].encode()), len(scope.get("query_string", b""))) > _ADDRESS_BYTES:
-            raise _Refusal(414, f"The address is too long; at most {_ADDRESS_BYTES} bytes are taken.")
+            raise Refused(f"The address is too long; at most {_ADDRESS_BYTES} bytes are taken.", 414)
         if not (_OPEN.fullmatch(path) or (self.mcp and _OPEN_FOR_MCP.fullmatch(path))):
-            raise _Refusal(404, "There is no such page.")
+            raise Refused("There is no such page.", 404)
         if path.startswith(_FILE) and _leads_out(path.removeprefix(_FILE)):
-            raise _Refusal(403, "Only files of this Space's own requests are served.")
+            raise Refused("Only files of this Space's own requests are served.", 403)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         self._check_origin(headers, _has_body(scope))
         if "," in headers.get(b"range", ""):
-            raise _Refusal(416, "One range of a file can be asked for at a time.")
+            raise Refused("One range of a file can be asked for at a time.", 416)
         if len(headers.get(b"content-type", "")) > _BOUNDARY_BYTES:
-            raise _Refusal(400, "The boundary of the form is too long.")
+            raise Refused("The boundary of the form is too long.", 400)
         limit = self._limit(path)
         length = headers.get(b"content-length", "0")
         if _has_body(scope) and (not length.isdigit() or int(length) > limit):
-            raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
+            raise Refused(f"The request is too large; at most {limit // 1024} KB are taken.", 413)
 
     def _check_origin(self, headers: dict[bytes, str], changes: bool) -> None:
         """Whoever is bound to one machine answers to its names alone, and takes nothing from pages of others."""
@@ -172,10 +173,10 @@ class Gate:
             return
         host = headers.get(b"host", "")
         if _name(f"//{host}") not in self.hosts:
-            raise _Refusal(403, f"This server answers to {', '.join(sorted(self.hosts))} alone; JOG3R_HOSTS allows other names.")
+            raise Refused(f"This server answers to {', '.join(sorted(self.hosts))} alone; JOG3R_HOSTS allows other names.", 403)
         origin = headers.get(b"origin")
         if changes and origin is not None and origin.partition("//")[2].lower() != host.lower():
-            raise _Refusal(403, "Pages of other servers may not ask this one.")
+            raise Refused("Pages of other servers may not ask this one.", 403)
 
     def _is_clip_for_mcp(self, scope: Scope) -> bool:
         """Whether a request to MCP may hold a clip, which Gradio will write to the disk; those that do not say their size may."""
@@ -185,20 +186,17 @@ class Gate:
     def _limit(self, path: str) -> int:
         """Bytes that a request may have."""
         if path.rstrip("/") == _UPLOAD:
-            return self.upload_bytes + _MULTIPART_BYTES
+            return self.quota.limits.upload_bytes + _MULTIPART_BYTES
         return _MCP_BYTES if path.startswith(_MCP) else _JSON_BYTES
 
 
-class _Answered:
-    """An application that answers when it fails: once it has begun by ending there, else by one sentence.
+def _answered(app: ASGIApp) -> ASGIApp:
+    """The same application, which answers when it fails: once it has begun by ending there, else by one sentence.
 
     Gradio fails over requests that name sessions, events or functions that are not there, with 70 lines of traceback each.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = False
 
         async def watched(message: Message) -> None:
@@ -207,7 +205,7 @@ class _Answered:
             await send(message)
 
         try:
-            await self.app(scope, receive, watched)
+            await app(scope, receive, watched)
         except Exception as error:  # noqa: BLE001  # whatever a stranger's request leads to
             place = traceback.extract_tb(error.__traceback__)[-1]
             name = _path(scope).partition("=")[0]  # without the names of files
@@ -215,15 +213,11 @@ class _Answered:
             if has_begun:
                 await send({"type": "http.response.body", "body": b""})
             elif isinstance(error, _UNKNOWN):
-                raise _Refusal(400, "The request names something that is not there, or its values do not fit.") from None
+                raise Refused("The request names something that is not there, or its values do not fit.", 400) from None
             else:
-                raise _Refusal(500, "The request could not be answered.") from None
+                raise Refused("The request could not be answered.", 500) from None
 
-
-class _Refusal(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+    return answered
 
 
 def _path(scope: Scope) -> str:
@@ -256,10 +250,10 @@ async def _read(receive: Receive, limit: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            raise _Refusal(400, "The request was not finished.")
+            raise Refused("The request was not finished.", 400)
         body += message.get("body", b"")
         if len(body) > limit:
-            raise _Refusal(413, f"The request is too large; at most {limit // 1024} KB are taken.")
+            raise Refused(f"The request is too large; at most {limit // 1024} KB are taken.", 413)
         if not message.get("more_body"):
             return bytes(body)
 
@@ -301,7 +295,7 @@ def _check_json(body: bytes) -> None:
     try:
         value = json.loads(body, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError):
-        raise _Refusal(400, "The request is no JSON text with finite numbers.") from None
+        raise Refused("The request is no JSON text with finite numbers.", 400) from None
     _check_files(value)
 
 
@@ -315,13 +309,13 @@ def _finite(text: str) -> float:
 def _check_files(value: Any, depth: int = 0) -> None:
     """No file may be an address: Gradio would fetch it. And no name may be longer than names are."""
     if depth > 16:
-        raise _Refusal(400, "The request is nested too deeply.")
+        raise Refused("The request is nested too deeply.", 400)
     if isinstance(value, dict):
         for name in _NAMES:
             if value.get(name) is not None and not _NAME.fullmatch(str(value[name])):
-                raise _Refusal(400, f"{name} must be 1 to 64 letters, digits or dashes.")
+                raise Refused(f"{name} must be 1 to 64 letters, digits or dashes.", 400)
         if "path" in value and (not isinstance(value["path"], str) or "://" in value["path"] or "\0" in value["path"]):
-            raise _Refusal(400, "Files must be uploaded; addresses are not fetched.")
+            raise Refused("Files must be uploaded; addresses are not fetched.", 400)
         value = list(value.values())
     if isinstance(value, list):
         for item in value:

@@ -10,8 +10,7 @@ import time
 
 import gradio as gr
 from gradio.routes import file_upload_statuses
-
-__all__ = ["SESSIONS", "Leftovers", "bound_gradio", "spare_sessions"]
+from gradio.server_messages import ProcessCompletedMessage
 
 SESSIONS = 50  # whose last components Gradio keeps, a quarter of a megabyte each; nothing of ours is in them
 _ANALYTICS_EVENTS = 100
@@ -49,6 +48,7 @@ class Leftovers:
     def __init__(self, page: gr.Blocks) -> None:
         self.page = page
         self._idle_since: dict[str, float] = {}
+        self._in_vain: dict[str, float] = {}
         self._uploads: set[str] = set()
         self._slow_at = float("-inf")
 
@@ -62,11 +62,20 @@ class Leftovers:
             self._drop_file_names()
 
     def _drop_sessions(self, now: float) -> None:
-        """Messages and identifiers of sessions in which nothing has been under way for a while, sooner if there are many."""
+        """Messages and identifiers of sessions in which nothing has been under way for a while, sooner if there are many.
+
+        A stream of one in which nothing is under way any more ends: Gradio would send it heartbeats for ever.
+        """
         queue = self.page._queue  # has no public name
         pending, messages = queue.pending_event_ids_session, queue.pending_messages_per_session
         busy = {event.session_hash for event in list(queue.event_ids_to_events.values())}
-        busy |= {session for session, kept in list(messages.items()) if kept._getters}  # a stream is open
+        listening = {session for session, kept in list(messages.items()) if kept._getters}  # a stream is open
+        self._in_vain = {session: self._in_vain.get(session, now) for session in listening - busy}
+        for session in [session for session, since in self._in_vain.items() if now - since >= _GRACE_SECONDS]:
+            for event in list(pending.get(session, ())) or ["over"]:  # it was cancelled by another name, or fetched before
+                over = ProcessCompletedMessage(output={"error": "This request is over."}, success=False, event_id=event)
+                messages[session].put_nowait(over)
+        busy |= listening
         self._idle_since = {
             session: self._idle_since.get(session, now) for session in [*messages, *pending] if session not in busy
         }

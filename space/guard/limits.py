@@ -5,11 +5,13 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["GenerateSettings", "Refused", "SpaceLimits", "check_prompt", "check_whole"]
-
 
 class Refused(Exception):
-    """A request that is not done; the message is one sentence for the person who asked."""
+    """A request that is not done; the message is one sentence for the person who asked, `status` that of HTTP."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)

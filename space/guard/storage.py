@@ -6,11 +6,9 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-__all__ = ["ServerFolder"]
 
 _PREFIX = "jog3r-space-"
 
@@ -50,14 +48,16 @@ class ServerFolder:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def serve(self, path: Path) -> str:
-        """Copy a finished file to where it can be fetched, under a name that cannot be guessed; returns that path."""
+    def serve(self, contents: Mapping[str, bytes]) -> dict[str, str]:
+        """Write files where they can be fetched, in a folder whose name cannot be guessed; returns their addresses."""
         folder = self.served / secrets.token_hex(16)
         folder.mkdir()
-        return str(shutil.copy(path, folder / path.name))
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+        return {name: f"gradio_api/file={folder / name}" for name in contents}
 
     def usage(self) -> tuple[int, int]:
-        """Bytes and number of all files in it."""
+        """Bytes and number of the files of requests and uploads."""
         sizes = [size for _, size, _ in self._files()]
         return sum(sizes), len(sizes)
 
@@ -81,37 +81,21 @@ class ServerFolder:
                     path.parent.rmdir()  # if this was all that it held
         return total, count
 
-    def _files(self) -> list[tuple[float, int, Path]]:
-        """Time of the last change, size and path of every file."""
-        found = []
-        for folder, _, names in os.walk(self.path):
-            for name in names:
-                path = Path(folder, name)
-                with suppress(FileNotFoundError):  # deleted meanwhile
-                    status = path.lstat()
-                    found.append((status.st_mtime, status.st_size, path))
-        return [file for file in found if file[2].name != ".lock"]
+    def remove_old(self) -> None:
+        """Delete what is older than `keep_seconds`, abandoned uploads included."""
+        self.remove_oldest(0, 0, self.keep_seconds)
 
-    def remove_old(self) -> int:
-        """Delete what is older than `keep_seconds`, abandoned uploads included; returns how many files went."""
-        limit = time.time() - self.keep_seconds
-        count = 0
-        try:
-            paths = sorted(self.path.rglob("*"), reverse=True)  # children before their folders
-        except FileNotFoundError:  # closed meanwhile, by another thread
-            return 0
-        for path in paths:
-            try:
-                if path.name == ".lock" or path.parent == self.path or path.lstat().st_mtime > limit:
-                    continue
-                if path.is_dir():
-                    path.rmdir()
-                else:
-                    path.unlink()
-                    count += 1
-            except OSError:  # in use, or gone already
-                continue
-        return count
+    def _files(self) -> list[tuple[float, int, Path]]:
+        """Time of the last change, size and path of every file that goes after its time."""
+        found = []
+        for kept in (self.served, self.path / "requests", self.path / "made"):
+            for folder, _, names in os.walk(kept):
+                for name in names:
+                    path = Path(folder, name)
+                    with suppress(FileNotFoundError):  # deleted meanwhile
+                        status = path.lstat()
+                        found.append((status.st_mtime, status.st_size, path))
+        return found
 
     def close(self) -> None:
         """Delete everything."""

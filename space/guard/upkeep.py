@@ -8,8 +8,6 @@ import time
 
 from jog3r.space.guard.storage import ServerFolder
 
-__all__ = ["few_arenas", "release_memory", "start_upkeep"]
-
 _log = logging.getLogger(__name__)
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 _ARENAS = 2
@@ -44,7 +42,6 @@ def start_upkeep(folder: ServerFolder, every_seconds: float = 60.0) -> threading
 
     A round that fails is logged, and the next one comes: the page promises that files are deleted.
     """
-    gc.collect()
     gc.freeze()  # or each collection would look through everything that was imported
 
     def run() -> None:

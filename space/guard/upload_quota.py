@@ -5,8 +5,6 @@ import threading
 from jog3r.space.guard.limits import Refused, SpaceLimits
 from jog3r.space.guard.storage import ServerFolder
 
-__all__ = ["UPLOAD_FILES", "UploadQuota"]
-
 _SPARED_SECONDS = 120.0  # files younger than this are still waited for
 UPLOAD_FILES = 4  # that one upload may bring; the page and its clients send one file at a time
 
@@ -37,12 +35,12 @@ class UploadQuota:
         """
         with self._lock:
             if len(self._under_way) >= self.limits.uploads_at_once:
-                raise Refused("Too many uploads are coming in at the moment; please try again in a minute.")
+                raise Refused("Too many uploads are coming in at the moment; please try again in a minute.", 507)
             theirs = [one for _, one in list(self._under_way) if one == client]
             if client is not None and len(theirs) >= self.limits.uploads_per_client:
-                raise Refused(f"You have {len(theirs)} uploads coming in; please wait until one of them is done.")
+                raise Refused(f"You have {len(theirs)} uploads coming in; please wait until one of them is done.", 507)
             if not (self._fits(length, *self.folder.usage()) or self._fits(length, *self._make_room())):
-                raise Refused("There are too many uploads here at the moment; please try again in a few minutes.")
+                raise Refused("There are too many uploads here at the moment; please try again in a few minutes.", 507)
             self._under_way.append((length, client))
 
     def leave(self, length: int, client: str | None = None) -> None:

@@ -1,23 +1,23 @@
 """Uploads to frames: starts `decode_upload` in a process of its own, waits for it, and ends it when nobody waits any more."""
 
+import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Generator
+from dataclasses import asdict
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from typing import NamedTuple
 
 import numpy as np
 
 import jog3r
-from jog3r.space.guard.decode_upload import DecodeSettings
+from jog3r.space.guard.decode_upload import Wanted
 from jog3r.space.guard.limits import Refused, SpaceLimits
 from jog3r.space.jobs import Done, Step
-
-__all__ = ["Upload", "decode_upload"]
 
 _log = logging.getLogger(__name__)
 _CODE = Path(jog3r.__file__).resolve().parent.parent  # what holds the package, installed or not
@@ -62,37 +62,13 @@ def decode_upload(
     Raises:
         Refused: The file is no video, is damaged, or passes a limit.
     """
-    settings = DecodeSettings(
-        num_frames,
-        size,
-        limits.upload_bytes,
-        limits.upload_seconds,
-        limits.upload_frames,
-        limits.upload_side,
-        limits.upload_pixels,
-        int(limits.decode_seconds),
-        large,
-    )
     out = folder / "upload.npz"
-    command = [
-        sys.executable,
-        "-m",
-        "jog3r.space.guard.decode_upload",
-        str(path.resolve()),
-        str(out.resolve()),
-        settings.to_json(),
-    ]
+    wanted = json.dumps(Wanted(num_frames, size, large)), json.dumps(asdict(limits))
+    command = [sys.executable, "-m", "jog3r.space.guard.decode_upload", str(path.resolve()), str(out.resolve()), *wanted]
     python_path = os.pathsep.join(filter(None, [str(_CODE), os.getenv("PYTHONPATH")]))
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     environment |= {"PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = Popen(command, cwd=folder, env=environment, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
     try:
         yield Step("reading the video", 0.0)
         end = time.monotonic() + limits.decode_seconds
@@ -100,7 +76,7 @@ def decode_upload(
             try:
                 printed, errors = process.communicate(timeout=_PULSE_SECONDS)
                 break
-            except subprocess.TimeoutExpired:
+            except TimeoutExpired:
                 if time.monotonic() > end:
                     raise Refused(_TOO_LONG) from None
                 yield None

@@ -2,39 +2,20 @@
 
 import base64
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 import torch
 
-from jog3r.export.conventions import OPENCV_TO_OPENGL, WORLD_TO_Y_UP
-from jog3r.export.scene import Scene
 from jog3r.geometry.cameras import rotation_angle_deg
 from jog3r.space.guard.limits import GenerateSettings
 from jog3r.space.jobs import Step
 from jog3r.space.model import Result
 
-__all__ = [
-    "IDLE",
-    "NO_POINTS",
-    "banner",
-    "compare_code",
-    "cut_note",
-    "example_note",
-    "finished",
-    "frames_taken",
-    "generate_code",
-    "point_view",
-    "pose_table",
-    "progress",
-    "reconstruct_code",
-    "summary",
-]
-
-NO_POINTS = '<div class="empty">Points and cameras appear here.</div>'
+NO_PLAYER = '<div class="empty">Video, points, cameras and depth appear here.</div>'
 # What `say` holds is heard by those who use a screen reader, each text once; see announce.js.
 IDLE = '<job-status class="progress" say=""></job-status>'
 _SHOWN_CHARACTERS = 30  # of a prompt that was cut, before the cut
@@ -42,16 +23,14 @@ _LOCAL_MODEL = "path/to/your/model"
 _OURS = "Jog3rPipeline, tiny_checkpoint"
 
 
-def progress(step: Step) -> str:
-    """A progress bar with its stage in words and, if there is one, the preview."""
+def progress(step: Step, seconds_left: float | None = None) -> str:
+    """A progress bar with its stage in words, the time left if it is known and, if there is one, the preview; see page.js."""
     percent = round(100 * step.share)
-    picture = ""
-    if step.preview is not None:
-        data = base64.b64encode(step.preview).decode()
-        picture = f'<img src="data:image/jpeg;base64,{data}" alt="Preview: four frames of the clip, still noisy">'
+    preview = "" if step.preview is None else f' preview="data:image/jpeg;base64,{base64.b64encode(step.preview).decode()}"'
+    left = "" if seconds_left is None else f", about {math.ceil(seconds_left)} s left"
     return (
-        f'<job-status class="progress" say="{"Started." if step.share < 0.5 else "Half done."}"><label>{escape(step.stage)}'
-        f'<progress max="100" value="{percent}">{percent} %</progress></label>{picture}</job-status>'
+        f'<job-status class="progress" running say="{"Started." if step.share < 0.5 else "Half done."}"{preview}>'
+        f'<label>{escape(step.stage)}{left}<progress max="100" value="{percent}">{percent} %</progress></label></job-status>'
     )
 
 
@@ -70,26 +49,6 @@ def banner(text: str) -> str:
     return f'<div class="banner" role="note">{escape(text)}</div>'
 
 
-def point_view(path: str, result: Result) -> str:
-    """The 3D viewer of a GLB; see viewer.js.
-
-    Args:
-        path: A file that is served.
-        result: What it shows, for those who cannot see it.
-    """
-    count = result.scene.num_frames
-    label = f"Coloured points of the scene in 3D with {count} cameras along their path, blue the first and red the last"
-    cameras = escape(json.dumps(_cameras(result.scene), separators=(",", ":")))
-    return f'<point-view src="gradio_api/file={escape(path)}" label="{label}" cameras="{cameras}"></point-view>'
-
-
-def _cameras(scene: Scene) -> dict[str, Any]:
-    """What the viewer needs to look through the cameras; see viewer.js."""
-    poses = (WORLD_TO_Y_UP @ scene.poses @ OPENCV_TO_OPENGL)[:, :3].transpose(0, 2, 1).reshape(-1, 12)
-    field = scene.size[0] / 2 / float(np.median(scene.intrinsics[:, 1, 1]))
-    return {"field": round(field, 4), "poses": poses.round(4).tolist()}
-
-
 def summary(result: Result, seconds: float, note: str = "", later: str = "") -> str:
     """One line on a result: frames, size, time, focal length, frames whose pose is doubtful and why, and notes.
 
@@ -97,7 +56,7 @@ def summary(result: Result, seconds: float, note: str = "", later: str = "") -> 
         result: Of the request.
         seconds: That it took.
         note: Shown behind all this.
-        later: Shown behind the note when the rest has been heard already.
+        later: Shown behind the note.
     """
     scene = result.scene
     height, width = scene.size
@@ -112,7 +71,7 @@ def summary(result: Result, seconds: float, note: str = "", later: str = "") -> 
         note,
         later,
     ]
-    return finished(" ".join(filter(None, notes)), later or None)
+    return " ".join(filter(None, notes))
 
 
 def cut_note(parts_read: list[str | None]) -> str:
@@ -127,28 +86,33 @@ def cut_note(parts_read: list[str | None]) -> str:
     return f'The prompt is too long for the model, which read it up to "{shortest[-_SHOWN_CHARACTERS:]}"; the rest had no effect.'
 
 
-def example_note(settings: GenerateSettings) -> str:
-    """What the result is that a page shows at first."""
-    text = (
-        f'An example that this model made before, "{settings.prompt}": seed {settings.seed}, {settings.steps} steps, guidance '
-        f"{settings.guidance}, {settings.frames} frames; its points are thinned out. Generate makes your own."
-    )
-    return f"<p>{escape(text)}</p>"
+def result_caption(settings: GenerateSettings, is_example: bool = False) -> str:
+    """What a generated result was made from; plain text.
+
+    Args:
+        settings: Of the request.
+        is_example: It is what a page shows at first.
+    """
+    before = "An example that this model made before, its points thinned out: " if is_example else ""
+    numbers = f"seed {settings.seed}, {settings.steps} steps, guidance {settings.guidance:g}, {settings.frames} frames"
+    return f'{before}"{settings.prompt}", {numbers}'
+
+
+def prompt_help(words: Mapping[str, Sequence[str]], pattern: str, most: int) -> str:
+    """Choices that make a prompt, and a line about words that the model does not know, and about its length; see page.js.
+
+    Args:
+        words: For each part of a prompt what may stand there; "known" are all words of captions.
+        pattern: Of a prompt, with the parts in braces.
+        most: Tokens that the model reads.
+    """
+    data = escape(json.dumps({**words, "pattern": pattern, "most": most}, separators=(",", ":")))
+    return f'<prompt-help data="{data}"></prompt-help>'
 
 
 def frames_taken(numbers: Sequence[int]) -> str:
     """Which frames of a video were looked at; they are counted from 0, in the text from 1."""
-    last, strides = numbers[-1] + 1, set(np.diff(numbers).tolist())
-    if strides == {1}:
-        return f"Looked at frames 1 to {last} of the video."
-    if len(strides) == 1:
-        return f"Looked at every {_ordinal(strides.pop())} frame of the video, from 1 to {last}."
-    return f"Looked at {len(numbers)} frames of the video, evenly from 1 to {last}."
-
-
-def _ordinal(number: int) -> str:
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
+    return f"Looked at {len(numbers)} frames of the video, evenly from 1 to {numbers[-1] + 1}."
 
 
 def pose_table(result: Result) -> str:
@@ -217,27 +181,21 @@ def reconstruct_code(  # noqa: PLR0913  # what the lines are made of
     pipeline = f"{names.split(',')[0]}.from_pretrained({_model_literal(model)}{_precision(dtype)})"
     strides = set(np.diff(numbers).tolist())
     chosen = f"range({numbers[0]}, {numbers[-1] + 1}, {strides.pop()})" if len(strides) == 1 else str(list(numbers))
+    cut, imported, frames = (height, width), "read_frames", "clip.frames"
+    last = "out.poses[0], out.intrinsics[0], out.depth[0]  # camera-to-world, pixels, z"
     if side > min(height, width):
-        return f"""import torch
-from jog3r import {names}
-from jog3r.data.video import read_frames, resize_frames
-from jog3r.sfm import track_cameras
-
-pipe = {pipeline}
-clip = read_frames("my_video.mp4", {chosen}, size=({side}, {side}), resize_mode="crop")
-small = resize_frames(clip.frames, {height}, {width})[0]
-out = pipe(video=small, generator=torch.Generator().manual_seed(0))
-found = track_cameras(clip.frames, initial=out)
-found.chosen, found.poses, found.intrinsics, found.points  # tracks or network; camera-to-world, pixels, world points
-"""
+        cut, imported = (side, side), "read_frames, resize_frames\nfrom jog3r.sfm import track_cameras"
+        frames = f"resize_frames(clip.frames, {height}, {width})[0]"
+        last = """found = track_cameras(clip.frames, initial=out)
+found.chosen, found.poses, found.intrinsics, found.points  # tracks or network; camera-to-world, pixels, world points"""
     return f"""import torch
 from jog3r import {names}
-from jog3r.data.video import read_frames
+from jog3r.data.video import {imported}
 
 pipe = {pipeline}
-clip = read_frames("my_video.mp4", {chosen}, size=({height}, {width}), resize_mode="crop")
-out = pipe(video=clip.frames, generator=torch.Generator().manual_seed(0))
-out.poses[0], out.intrinsics[0], out.depth[0]  # camera-to-world, pixels, z
+clip = read_frames("my_video.mp4", {chosen}, size={cut}, resize_mode="crop")
+out = pipe(video={frames}, generator=torch.Generator().manual_seed(0))
+{last}
 """
 
 

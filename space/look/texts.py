@@ -1,45 +1,30 @@
 """The words of the Space."""
 
-from collections.abc import Iterable
-
-from jog3r.data.procedural.scene_grammar import FLOOR_PATTERNS, KINDS, MOTIONS, PALETTE
-
-__all__ = [
-    "ABOUT",
-    "INTRODUCTION",
-    "NO_VIDEOS",
-    "PROMPT_HINT",
-    "SHARED_LIMITS",
-    "TINY_LIMITS",
-    "TINY_WORDS",
-    "compare_note",
-    "limits_note",
-]
+from jog3r.data.procedural.scene_grammar import FLOOR_PATTERNS, KINDS, MOTIONS, PALETTE, scene_words
 
 INTRODUCTION = """# JOG3R: video and cameras from one model
 Write a prompt and get a short video **with** its 3D points and camera path, or give a video and get its cameras."""
 
 PROMPT_HINT = (
-    "The bundled tiny model knows rendered rooms only: coloured walls, a floor, some furniture, and how the camera moves. "
-    "Name all four; its words stand below."
+    "The bundled tiny model knows rendered rooms only: coloured walls, a floor, one to three things, and how the camera moves. "
+    "Name all four; the choices below have all its words."
 )
 
 
-def _words(names: Iterable[str]) -> str:
-    return ", ".join(names)
+def _with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-TINY_WORDS = f"""*a room with* COLOUR *walls and a* COLOUR *floor, with a* COLOUR THING, *the camera* MOTION
-
-- **Walls**: {_words(PALETTE["walls"])}
-- **Floor**: {_words(PALETTE["floor"])}; plain, {_words(FLOOR_PATTERNS)}
-- **Things**, one to three: {_words(KINDS)}; {_words(PALETTE["objects"])}
-- **Camera**: {_words(MOTIONS)}
-
-Every caption that it was trained on says all of this, in this or another order, so a prompt without a floor or a motion is
-already unusual. Anything else (people, animals, places outdoors, styles, numbers) it has never seen; such words mislead it or do
-nothing.
-"""
+PROMPT_PATTERN = "a room with {walls} walls and {floor} floor, with {thing}, the camera {camera}"
+PROMPT_WORDS = {
+    "walls": list(PALETTE["walls"]),
+    "floor": [
+        _with_article(f"{colour}{kind}") for colour in PALETTE["floor"] for kind in ("", *(f" {one}" for one in FLOOR_PATTERNS))
+    ],
+    "thing": [_with_article(f"{colour} {kind}") for kind in KINDS for colour in PALETTE["objects"]],
+    "camera": list(MOTIONS),
+    "known": sorted({word.strip(",.") for index in range(500) for word in scene_words(index, "train").caption.lower().split()}),
+}
 
 TINY_LIMITS = (
     "This is the bundled tiny model: trained on one CPU, on nothing but rendered rooms of 64 x 64 pixels. It shows how "
@@ -90,14 +75,10 @@ cameras are, so one set of weights does three things: text to video, text to vid
 3. A global registration finds one pose and focal length for all frames, and depth.
 
 ## Use it yourself
-Clone the repository and run `make demo` in its folder.
-Every result on this page comes with the Python that reproduces it. The page is also an API for programs: `docs/space.md` in the
-repository shows its three calls, and on a wide screen "Use via API" at the foot of this page lists them.
-
-## Train your own
-`make tiny` trains a model like the bundled one on one CPU: the same stages, from nothing (the bundled one itself was trained in
-several rounds, see `jog3r/tiny/README.md`). `accelerate launch training/train_joint.py --config training/recipes/paper.yaml` is
-the paper's recipe. Start this page with your model: `JOG3R_MODEL=my_folder jog3r serve`.
+Clone the repository and run `make demo` in its folder. Every result on this page comes with the Python that reproduces it. The
+page is also an API for programs: `docs/space.md` in the repository shows its three calls. `make tiny` trains a model like the
+bundled one on one CPU, `accelerate launch training/train_joint.py --config training/recipes/paper.yaml` is the paper's recipe.
+Start this page with your model: `JOG3R_MODEL=my_folder jog3r serve`.
 
 ## What happens to your data
 Prompts are not logged. Uploads and results lie in a private folder and are deleted after an hour. The page loads nothing from

@@ -5,7 +5,7 @@ parts: 1 process of 4 + 4 clips, 2 processes of 2 + 2 and 2 micro-steps of 2 + 2
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -99,8 +99,22 @@ class StepNoise:
         return StepNoise(**{entry.name: getattr(self, entry.name).to(device) for entry in fields(self)})
 
 
+class Times(Protocol):
+    """How time steps are drawn where they are not whole numbers of equal chance."""
+
+    @property
+    def count(self) -> int:
+        """Of the training schedule."""
+
+    def generation(self, generator: np.random.Generator) -> float:
+        """For a clip of the generation half."""
+
+    def reading(self, generator: np.random.Generator) -> float:
+        """For a clip of the reconstruction half."""
+
+
 def draw_step_noise(
-    config: TrainConfig, step: int, slots: list[int], latents: torch.Tensor, caption_length: int, num_train_timesteps: int
+    config: TrainConfig, step: int, slots: list[int], latents: torch.Tensor, caption_length: int, times: int | Times
 ) -> StepNoise:
     """Draw what is random for some clips of the global batch of a step; each clip has a generator of its own.
 
@@ -110,7 +124,7 @@ def draw_step_noise(
         slots: which clips of the global batch, see `BatchShare.slots`; the first `config.generation_batch` are generation's.
         latents (B, C, F, h, w): of these clips; only the shape is read.
         caption_length: L of the empty caption.
-        num_train_timesteps: of the scheduler.
+        times: the scheduler's num_train_timesteps, or how else time steps are drawn.
     """
     # Slot -1 draws what all clips of the step share. In sampling the unconditional half of guidance sees as many null tokens as
     # the caption has, in V2C it sees all: hence the clamp at the end.
@@ -121,10 +135,11 @@ def draw_step_noise(
         generator = _generator(config.seed, step, slot)
         noise.append(torch.from_numpy(generator.standard_normal(latents.shape[1:], dtype=np.float32)))
         if place < config.generation_batch:
-            timesteps.append(int(generator.integers(num_train_timesteps)))
+            timesteps.append(int(generator.integers(times)) if isinstance(times, int) else times.generation(generator))
             drop_caption.append(bool(generator.random() < config.caption_dropout))
         else:
-            timesteps.append(int(generator.integers(config.max_reconstruction_timestep + 1)))
+            highest = config.max_reconstruction_timestep
+            timesteps.append(int(generator.integers(highest + 1)) if isinstance(times, int) else times.reading(generator))
             null_length.append(min(caption_length, int(generator.integers(caption_length // 4, 2 * caption_length))))
     return StepNoise(
         torch.stack(noise),

@@ -3,21 +3,26 @@
 Letters: F frames, H W pixels. Depth is z; poses are camera-to-world.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite, log
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from jog3r.data.cache import CachedFrames
 from jog3r.geometry.cameras import compose, invert, project, transform, unproject
 from jog3r.geometry.depth_maps import away_from_jumps, sample_depth
 from jog3r.geometry.reprojection import inside_image
 
 __all__ = [
     "DepthChecks",
+    "ModelledDepth",
     "agreement_mask",
+    "depth_agreement",
     "disagreement",
     "is_constant",
     "known_depth",
@@ -26,6 +31,7 @@ __all__ = [
 ]
 
 
+logger = logging.getLogger(__name__)
 TRUNCATION = 0.1  # of disagreements in ln z when the scale of a path is sought
 LONG_PATH = 3.0  # in median depths: frames that overlap though the path were this long are safely close to each other
 
@@ -59,7 +65,13 @@ def known_depth(depth: Tensor, max_depth: float | None = None) -> Tensor:
 
 
 def disagreement(
-    depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, source: int, target: int, step: int = 1
+    depth: Tensor,
+    valid: Tensor,
+    intrinsics: Tensor,
+    poses: Tensor,
+    source: int | list[int],
+    target: int | list[int],
+    step: int = 1,
 ) -> Tensor:
     """How much the depth of one frame contradicts that of another: |ln z seen - ln z expected|.
 
@@ -67,14 +79,14 @@ def disagreement(
         depth, valid: (F, H, W).
         intrinsics: (F, 3, 3).
         poses: (F, 4, 4).
-        source: frame whose points are looked at ...
+        source: frame whose points are looked at, or one for each of P pairs ...
         target: ... from this one.
         step: take every `step`-th pixel.
 
     Returns:
-        (H / step, W / step), NaN where the pixel or its counterpart is unknown or out of view.
+        (H / step, W / step), with P in front for pairs; NaN where the pixel or its counterpart is unknown or out of view.
     """
-    expected, seen, known = _visit(depth, valid, intrinsics, poses, (source, target), step)
+    expected, seen, known = _visit(depth, valid, intrinsics, poses, source, target, step)
     return torch.where(known, (seen.clamp(min=1e-12).log() - expected.clamp(min=1e-12).log()).abs(), torch.nan)
 
 
@@ -93,7 +105,7 @@ def agreement_mask(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tens
     for frame in range(count):
         for other in (frame - 1, frame + 1):
             if 0 <= other < count:
-                expected, seen, known = _visit(depth, valid, intrinsics, poses, (frame, other))
+                expected, seen, known = _visit(depth, valid, intrinsics, poses, frame, other)
                 looked_through = (seen.clamp(min=1e-12).log() - expected.clamp(min=1e-12).log()) > threshold
                 kept[frame] &= ~(known & looked_through)
     return kept
@@ -117,7 +129,8 @@ def median_disagreement(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses:
     pairs = [pair for one, other in pairwise(stops) for pair in ((one, other), (other, one))]
     if not pairs:
         return None
-    errors = torch.cat([disagreement(depth, valid, intrinsics, poses, *pair, step).flatten() for pair in pairs])
+    sources, targets = (list(frames) for frames in zip(*pairs, strict=True))
+    errors = disagreement(depth, valid, intrinsics, poses, sources, targets, step)
     errors = errors[errors.isfinite()]
     return float(errors.median()) if len(errors) else None
 
@@ -126,6 +139,19 @@ def is_constant(depth: Tensor, valid: Tensor) -> bool:
     """Whether depth (F, H, W) says the same everywhere it is valid, to a part in ten thousand: no scene does."""
     known = depth[valid]
     return bool(known.max() <= known.min() * (1 + 1e-4))
+
+
+def depth_agreement(name: str, frames: CachedFrames) -> dict[str, Any]:
+    """What a report says of the depth of the video `name`; one that is the same everywhere is named at once."""
+    arrays = (frames.depth, frames.valid, frames.intrinsics, frames.poses)
+    depth, valid, intrinsics, poses = (torch.from_numpy(array) for array in arrays)
+    found = median_disagreement(depth, valid, intrinsics, poses)
+    facts: dict[str, Any] = {"disagreement": None if found is None else float(f"{found:.3g}")}
+    if valid.any() and is_constant(depth, valid):
+        facts["constant_depth"] = float(f"{depth[valid][0]:.3g}")
+        text = "the depth of %r is %g in all pixels of all frames, which teaches nothing: is the depth model a trained one?"
+        logger.warning(text, name, facts["constant_depth"])
+    return facts
 
 
 def pose_scale(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, max_pixels: int = 2048) -> float:
@@ -156,12 +182,13 @@ def pose_scale(depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, 
     choices = _pairs_ever_closer(depth.shape[0] - 1)
     for pairs in choices:
         # Shares are of known pixels: a video with much sky overlaps no less for it.
-        num_known = sum(int(valid[source, ::step, ::step].sum()) for source, _ in pairs)
+        sources, targets = (list(frames) for frames in zip(*pairs, strict=True))
+        num_known = int(valid[sources, ::step, ::step].sum())
 
-        def cost(logarithm: float, pairs: list[tuple[int, int]] = pairs, num_known: int = num_known) -> float:
+        def cost(logarithm: float, sources: list = sources, targets: list = targets, num_known: int = num_known) -> float:
             scaled = poses.clone()
             scaled[:, :3, 3] *= float(torch.tensor(logarithm).exp())
-            errors = torch.stack([disagreement(depth, valid, intrinsics, scaled, *pair, step) for pair in pairs])
+            errors = disagreement(depth, valid, intrinsics, scaled, sources, targets, step)
             errors = errors[errors.isfinite()]
             # A factor that sends nearly everything out of view could agree on the little that is left.
             if len(errors) < max(1, 0.2 * num_known):
@@ -206,19 +233,56 @@ def _lowest(cost: Callable[[float], float], low: float, high: float, finite_to: 
 
 
 def _visit(
-    depth: Tensor, valid: Tensor, intrinsics: Tensor, poses: Tensor, pair: tuple[int, int], step: int = 1
+    depth: Tensor,
+    valid: Tensor,
+    intrinsics: Tensor,
+    poses: Tensor,
+    source: int | list[int],
+    target: int | list[int],
+    step: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Every `step`-th pixel of frame `pair[0]` seen from frame `pair[1]`.
+    """Every `step`-th pixel of frame `source` seen from frame `target`, or those of P pairs.
 
     Returns:
-        z (h, w) expected there, z that frame has there (bilinear in 1/z), and where all of that is known.
+        z (h, w) expected there, z that frame has there (bilinear in 1/z), and where all of that is known; (P, h, w) of pairs.
     """
-    source, target = pair
     height, width = depth.shape[-2:]
-    points = unproject(depth[source], intrinsics[source])[::step, ::step]  # (h, w, 3)
+    coarse = intrinsics[source] / intrinsics.new_tensor([[step], [step], [1]])  # of every step-th pixel
+    points = unproject(depth[source][..., ::step, ::step], coarse)  # (..., h, w, 3)
     points = transform(compose(invert(poses[target]), poses[source]), points)
     pixels = project(points, intrinsics[target])
-    known = valid[source][::step, ::step] & (points[..., 2] > 0) & inside_image(pixels, height, width)
+    known = valid[source][..., ::step, ::step] & (points[..., 2] > 0) & inside_image(pixels, height, width)
     pixels = torch.where(known[..., None], pixels, torch.zeros_like(pixels))
-    seen = sample_depth(depth[target], valid[target], pixels)
+    frames = torch.as_tensor(target, device=depth.device)[..., None, None].expand(known.shape)
+    seen = sample_depth(depth, valid, pixels, frames)
     return points[..., 2], seen, known & ~seen.isnan()
+
+
+@dataclass(frozen=True)
+class ModelledDepth:
+    """Depth of a video or clip by a metric depth model, and its cameras in the unit of that depth.
+
+    Attributes:
+        model: frames (F,H,W,3) uint8 to depth (F,H,W).
+        max_depth: what is farther is unknown.
+        align_scale: whether translations are brought to the unit of the depth, by one factor.
+    """
+
+    model: Any
+    max_depth: float
+    align_scale: bool
+
+    def __call__(self, frames: Tensor, intrinsics: Tensor, poses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Depth (F,H,W), which of it is known, and the poses (F,4,4), of frames (F,H,W,3) uint8 with intrinsics (F,3,3).
+
+        Raises:
+            ValueError: the model gives no depth at all, or the factor cannot be found.
+        """
+        depth = self.model(frames)
+        valid = known_depth(depth, self.max_depth)
+        if not valid.any():
+            raise ValueError(f"the depth model gives no depth above 0 and at most max_depth={self.max_depth:g}")
+        if self.align_scale:
+            poses = poses.clone()
+            poses[:, :3, 3] *= pose_scale(depth, valid, intrinsics, poses)
+        return depth, valid, poses

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from jog3r import __version__
+from jog3r.training.clips.data_place import HALVES, name_of
 from jog3r.training.config import TrainConfig
 from jog3r.training.run.step_log import read_steps
 
@@ -16,6 +17,7 @@ __all__ = ["PLACES", "named_places", "source_version", "training_section"]
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = (
     "init_from",
+    "head_from",
     "output_dir",
     "cache_dir",
     "dataset",
@@ -23,7 +25,9 @@ PLACES = (
     "cameras",
     "captions",
     "split",
+    "depth",
 )  # options that are, or may be, folders
+_OR_OF_THE_HUB = ("dataset", "frames", "depth", "init_from", "head_from")
 _NOT_TOLD = (*PLACES, "num_threads", "num_workers", "loader_timeout", "hub_model_id", "push_to_hub", "hub_private")
 _LAST = 100  # steps whose mean loss is told
 
@@ -31,11 +35,12 @@ _LAST = 100  # steps whose mean loss is told
 def named_places(config: TrainConfig) -> dict[str, Any]:
     """The options, with folders by their own names: the rest of a path says nothing elsewhere. A data set of the hub is whole."""
     values = dataclasses.asdict(config)
-    folders = [name for name in PLACES if values[name] is not None]
-    for name in ("dataset", "frames"):
-        if name in folders and not Path(values[name]).is_absolute() and not Path(values[name]).exists():
-            folders.remove(name)
-    return values | {name: Path(values[name]).name for name in folders}
+    for half in HALVES:
+        if values[f"{half}_data"] is not None:
+            values[f"{half}_data"] = ", ".join(f"{entry.weight} {entry.place.label()}" for entry in config.places(half))
+    folders = {name: values[name] for name in PLACES if values[name] is not None}
+    named = {name: name_of(place) if name in _OR_OF_THE_HUB else Path(place).name for name, place in folders.items()}
+    return values | named
 
 
 def source_version() -> str:
@@ -66,9 +71,8 @@ def training_section(config: TrainConfig, recipe: str | None, progress: dict[str
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     changed = {name: value for name, value in values.items() if name not in _NOT_TOLD and value != defaults[name]}
     generation, reconstruction = progress["clips_per_step"]
-    data = {"data": values["data"], **progress["data"]} | {
-        name: values[name] for name in ("cache_dir", "dataset") if values[name] is not None
-    }
+    common = {} if progress["data"].get("kind") == "mixture" else {"data": values["data"]}
+    data = {**common, **progress["data"]} | {name: values[name] for name in ("cache_dir", "dataset") if values[name] is not None}
     rows = {
         "recipe": "none, options alone" if recipe is None else Path(recipe).name,
         "options that are not the defaults": _listed(changed),

@@ -16,12 +16,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -29,6 +28,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from jog3r.data.files import file_hash, replace_folder
 from jog3r.training.run.failures import disk_failure
+
+if TYPE_CHECKING:
+    from diffusers.training_utils import EMAModel
 
 logger = logging.getLogger(__name__)
 _PREFIX = "step-"
@@ -49,7 +51,7 @@ class TrainingState:
     """
 
     trained: list[tuple[str, nn.Parameter]]
-    average: EMAModel
+    average: "EMAModel"
     optimizers: list[Any]
     schedules: list[Any]
 

@@ -1,5 +1,7 @@
 """What a run leaves at its end: a pipeline folder, with LoRA a folder of its layers, on request both on the hub."""
 
+import copy
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,20 +13,18 @@ from safetensors import SafetensorError
 
 from jog3r.data.files import replace_folder
 from jog3r.models.saving import NOT_STATED
-from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
-from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.config import TrainConfig
 from jog3r.training.run.failures import disk_failure
 from jog3r.training.saving import save_without_paths
 
 logger = logging.getLogger(__name__)
 
-PIPELINE, LORA = "pipeline", "lora"
+PIPELINE, LORA, BEST = "pipeline", "lora", "best"
 _LORA_CARD = """---
 library_name: diffusers
 tags: [lora, jog3r]
 ---
-LoRA layers of JOG3R's transformer, and the 3D head that was trained with them.
+LoRA layers of the transformer of `{name}`, and the 3D head that was trained with them.
 
 ## Training
 
@@ -33,10 +33,10 @@ LoRA layers of JOG3R's transformer, and the 3D head that was trained with them.
 ## Use
 
 ```python
-from jog3r import Jog3rPipeline, Pointmap3DHead
+from jog3r import {name}, Pointmap3DHead
 
 head = Pointmap3DHead.from_pretrained("THIS FOLDER", subfolder="pointmap_head")
-pipe = Jog3rPipeline.from_pretrained("BASE FOLDER", pointmap_head=head)
+pipe = {name}.from_pretrained("BASE FOLDER", pointmap_head=head)
 pipe.load_lora_weights("THIS FOLDER")
 ```
 """
@@ -44,7 +44,7 @@ _LORA_CARD_WITHOUT_HEAD = """---
 library_name: diffusers
 tags: [lora, jog3r]
 ---
-LoRA layers of JOG3R's transformer, trained on generation alone: the base keeps its 3D head, if it has one.
+LoRA layers of the transformer of `{name}`, trained on generation alone: the base keeps its 3D head, if it has one.
 
 ## Training
 
@@ -53,15 +53,15 @@ LoRA layers of JOG3R's transformer, trained on generation alone: the base keeps 
 ## Use
 
 ```python
-from jog3r import Jog3rPipeline
+from jog3r import {name}
 
-pipe = Jog3rPipeline.from_pretrained("BASE FOLDER")
+pipe = {name}.from_pretrained("BASE FOLDER")
 pipe.load_lora_weights("THIS FOLDER")
 ```
 """
 
 
-def save_results(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig, training: str) -> Path:
+def save_results(pipeline: Any, config: TrainConfig, training: str) -> Path:
     """Write `pipeline/` into the run's folder, and with LoRA `lora/`; returns the folder to hand on.
 
     Their cards say what `training` does. `lora/` holds the layers as `load_lora_weights` reads them, and beside them the head
@@ -71,7 +71,7 @@ def save_results(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig, 
         TrainingStopped: the disk is full or refuses.
     """
     directory = Path(config.output_dir)
-    if config.trainable == "lora" and isinstance(pipeline, Jog3rPipeline):
+    if config.trainable == "lora":
         _replace(directory / LORA, lambda folder: _save_lora(pipeline, folder, config.reconstruction_batch > 0, training))
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
@@ -79,7 +79,36 @@ def save_results(pipeline: Jog3rPipeline | Dust3rPipeline, config: TrainConfig, 
     return directory / (LORA if config.trainable == "lora" else PIPELINE)
 
 
-def _save_pipeline(pipeline: Jog3rPipeline | Dust3rPipeline, folder: Path, training: str) -> None:
+def save_best(pipeline: Any, config: TrainConfig, training: str, values: dict[str, float]) -> Path:
+    """Write `best/` into the run's folder, a pipeline as `pipeline/` is, in place of what was the best before.
+
+    `pipeline` stays as it is, LoRA layers included. `validation.json` in the folder says what was measured.
+
+    Raises:
+        TrainingStopped: the disk is full or refuses.
+    """
+    folder = Path(config.output_dir) / BEST
+
+    def write(aside: Path) -> None:
+        _save_pipeline(pipeline, aside, training)
+        (aside / "validation.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+    if config.trainable != "lora":
+        _replace(folder, write)
+        return folder
+    trained = pipeline.transformer
+    added = copy.deepcopy(trained)
+    added.fuse_lora()
+    added.unload_lora()
+    pipeline.register_modules(transformer=added)
+    try:
+        _replace(folder, write)
+    finally:
+        pipeline.register_modules(transformer=trained)
+    return folder
+
+
+def _save_pipeline(pipeline: Any, folder: Path, training: str) -> None:
     save_without_paths(pipeline, folder)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
@@ -88,15 +117,16 @@ def _save_pipeline(pipeline: Jog3rPipeline | Dust3rPipeline, folder: Path, train
     card.write_text(text, encoding="utf-8")
 
 
-def _save_lora(pipeline: Jog3rPipeline, folder: Path, with_head: bool, training: str) -> None:
+def _save_lora(pipeline: Any, folder: Path, with_head: bool, training: str) -> None:
     from peft import get_peft_model_state_dict
 
     transformer: Any = pipeline.transformer
     settings = transformer.peft_config["default"].to_dict() | {"base_model_name_or_path": None}
-    pipeline.save_lora_weights(folder, get_peft_model_state_dict(transformer), transformer_lora_adapter_metadata=settings)
+    layers = get_peft_model_state_dict(transformer)
+    pipeline.save_lora_weights(folder, transformer_lora_layers=layers, transformer_lora_adapter_metadata=settings)
     if with_head:
         save_without_paths(pipeline.pointmap_head, folder / "pointmap_head")
-    card = (_LORA_CARD if with_head else _LORA_CARD_WITHOUT_HEAD).format(training=training)
+    card = (_LORA_CARD if with_head else _LORA_CARD_WITHOUT_HEAD).format(training=training, name=type(pipeline).__name__)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -6,23 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import torch
 from accelerate import Accelerator
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from jog3r.data.clip import Clip
 from jog3r.data.procedural import procedural_clip
-from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
-from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.training.config import TrainConfig
+from jog3r.training.generators import samples as generators
+from jog3r.training.generators.options import GENERATORS
 from jog3r.training.run.card import named_places
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +31,16 @@ MAX_COLUMNS = 8
 
 
 def save_samples(
-    pipeline: Jog3rPipeline | Dust3rPipeline,
+    pipeline: Any,
     config: TrainConfig,
     directory: str | Path,
     step: int,
     *,
     device: torch.device | None = None,
-    embedded: dict[str, torch.Tensor] | None = None,
+    embedded: dict[str, Any] | None = None,
+    clips: list[Clip] | None = None,
 ) -> dict[str, Path]:
-    """Write pictures of the first validation clips, and their captions beside them.
+    """Write pictures of validation clips, and their captions beside them.
 
     `step-0000123.png` has, per clip: frames generated from its caption, its own frames, the depth found in them.
     `step-0000123-cameras.png` has the clips' paths from above: the true one, and the one found.
@@ -52,18 +53,26 @@ def save_samples(
         device: where the pipeline computes; None is where its transformer (or baseline) lies.
         embedded: keeps the embedded captions from one call to the next; None embeds them again, as a text encoder in training
             demands.
+        clips: to show; None: the first procedural ones.
 
     Returns:
         The pictures by name, "frames" and "cameras"; what the configuration does not train is left out, and, with a warning,
         generation where the pipeline has no text encoder or no tokenizer.
     """
-    clips = [procedural_clip(index, "validation", config.num_frames, config.height, config.width) for index in range(NUM_CLIPS)]
+    count = NUM_CLIPS if config.model not in GENERATORS else generators.NUM_CLIPS
+    if clips is None:
+        size = (config.num_frames, config.height, config.width)
+        clips = [procedural_clip(index, "validation", *size) for index in range(count)]
+    clips = clips[:count]
     generated = found = None
-    with _in_evaluation(pipeline, device):
+    embedded = {} if embedded is None else embedded
+    if config.model in GENERATORS:  # before anything but the text encoder changes its device
+        generators.embed_for_samples(pipeline, [clip.caption for clip in clips], embedded)
+    with in_evaluation(pipeline, device):
         if config.generation_batch:
-            generated = _generate(pipeline, clips, config, {} if embedded is None else embedded)
+            generated = _generate(pipeline, clips, config, embedded)
         if config.reconstruction_batch:
-            found = _reconstruct(pipeline, clips)
+            found = _reconstruct(pipeline, clips, config, embedded)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "captions.txt").write_text("\n".join(clip.caption for clip in clips) + "\n", encoding="utf-8")
@@ -136,7 +145,7 @@ def log_pictures(trackers: list[Any], pictures: dict[str, Path], step: int) -> N
 
 
 @contextmanager
-def _in_evaluation(pipeline: Any, device: torch.device | None = None) -> Iterator[None]:
+def in_evaluation(pipeline: Any, device: torch.device | None = None) -> Iterator[None]:
     """In evaluation mode and on `device`, else on that of what is trained. A T5-XXL, six times the rest, stays where it is."""
     modules = {name: module for name, module in pipeline.components.items() if isinstance(module, torch.nn.Module)}
     before = {name: (module.training, module.device) for name, module in modules.items()}
@@ -156,11 +165,13 @@ def _in_evaluation(pipeline: Any, device: torch.device | None = None) -> Iterato
             module.to(before[name][1])
 
 
-def _generate(pipeline: Any, clips: list[Clip], config: TrainConfig, embedded: dict[str, torch.Tensor]) -> np.ndarray | None:
+def _generate(pipeline: Any, clips: list[Clip], config: TrainConfig, embedded: dict[str, Any]) -> np.ndarray | None:
     """Frames (K, F, H, W, 3) uint8 from the clips' captions; None, with a message, without text encoder or tokenizer."""
     if pipeline.text_encoder is None or pipeline.tokenizer is None:
         logger.warning("nothing is generated for the samples: the pipeline has no text encoder or no tokenizer to read captions")
         return None
+    if config.model in GENERATORS:
+        return generators.generate_samples(pipeline, config, embedded)
     if not embedded:  # on the text encoder's own device, where a T5-XXL may take longer for it than all the rest
         captions = [clip.caption for clip in clips]
         with torch.no_grad():
@@ -182,14 +193,21 @@ def _generate(pipeline: Any, clips: list[Clip], config: TrainConfig, embedded: d
     return (frames * 255).round().astype(np.uint8)
 
 
-def _reconstruct(pipeline: Any, clips: list[Clip]) -> Jog3rPipelineOutput | None:
+def _reconstruct(pipeline: Any, clips: list[Clip], config: TrainConfig, embedded: dict[str, Any]) -> Jog3rPipelineOutput | None:
     """Cameras and depth of the clips; None, with a message, where an early head's pointmaps cannot be registered."""
     try:
-        video = np.stack([clip.frames for clip in clips])  # (K, F, H, W, 3)
-        return pipeline(video=video, task="v2c", generator=torch.Generator().manual_seed(0), output_type="np")
+        return reconstruct_clips(pipeline, clips, config, embedded)
     except ValueError as error:
         logger.warning("no cameras in these samples: %s", error)
         return None
+
+
+def reconstruct_clips(pipeline: Any, clips: list[Clip], config: TrainConfig, embedded: dict[str, Any]) -> Jog3rPipelineOutput:
+    """Cameras and depth of the clips; `embedded["empty"]` is the caption under which another generator reads them."""
+    if config.model in GENERATORS:
+        return generators.reconstruct_samples(pipeline, clips, embedded)
+    video = np.stack([clip.frames for clip in clips])  # (K, F, H, W, 3)
+    return pipeline(video=video, task="v2c", generator=torch.Generator().manual_seed(0), output_type="np")
 
 
 def _sheet(clips: list[Clip], generated: np.ndarray | None, found: Jog3rPipelineOutput | None) -> Image.Image:
@@ -210,14 +228,19 @@ def _sheet(clips: list[Clip], generated: np.ndarray | None, found: Jog3rPipeline
 
 def _depth_colors(depth: np.ndarray) -> np.ndarray:
     """Depth (F, H, W) -> colours (F, H, W, 3) uint8: near is bright, one scale for the clip."""
+    import matplotlib  # not above: most of a second, and a run that draws nothing needs none
+
     inverse = 1 / np.maximum(depth, 1e-6)
     low, high = np.quantile(inverse, [0.02, 0.98])
     share = np.clip((inverse - low) / max(high - low, 1e-9), 0, 1)
     return (matplotlib.colormaps["magma"](share)[..., :3] * 255).round().astype(np.uint8)
 
 
-def _paths_from_above(clips: list[Clip], poses: np.ndarray) -> Figure:
+def _paths_from_above(clips: list[Clip], poses: np.ndarray) -> "Figure":
     """True paths, and found ones (K, F, 4, 4) at the scale that fits the true path best, in the plane of x and z."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(2.6 * len(clips), 2.9), layout="constrained")
     FigureCanvasAgg(figure)
     for axis, clip, clip_poses in zip(np.ravel(figure.subplots(1, len(clips))), clips, poses, strict=True):

@@ -13,6 +13,8 @@ __all__ = ["StepLog", "read_steps"]
 class StepLog:
     """Appends `{"step", "positions", "samples", "losses"}` after every step; brought to the disk before each checkpoint.
 
+    Of a run whose halves read places of their own also `"mixture"`: of each place the weight, and the clips of this step.
+
     Args:
         path: of the file; steps from `first_step` on that stand there are of a run that was killed, and dropped.
         first_step: the step that comes next.
@@ -25,9 +27,12 @@ class StepLog:
         write_aside(path, lambda aside: aside.write_text("".join(_line(entry) for entry in kept), encoding="utf-8"))
         self._file = path.open("a", encoding="utf-8")
 
-    def append(self, step: int, positions: list[int], samples: list[str], losses: dict[str, float]) -> None:
-        """One step: places in the stream, and names, of its clips, those of generation first; its losses."""
-        self._file.write(_line({"step": step, "positions": positions, "samples": samples, "losses": losses}))
+    def append(
+        self, step: int, positions: list[int], samples: list[str], losses: dict[str, float], mixture: dict[str, Any] | None = None
+    ) -> None:
+        """One step: places in the stream, and names, of its clips, those of generation first; losses; shares of places."""
+        further = {} if mixture is None else {"mixture": mixture}
+        self._file.write(_line({"step": step, "positions": positions, "samples": samples, "losses": losses, **further}))
         self._file.flush()  # a killed process loses nothing that is flushed
 
     def sync(self) -> None:

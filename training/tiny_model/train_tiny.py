@@ -1,4 +1,5 @@
-"""Retrain the bundled checkpoint from nothing: VAE, text encoder, single frames, clips of 4, of 16 frames, then the folder.
+"""Retrain the bundled checkpoint from nothing: VAE, text encoder, single frames, clips of 4, of 16 frames, the
+folder, its evaluation, and the figures in its card.
 
     make tiny            (or: python training/tiny_model/train_tiny.py [--runs runs/tiny] [--bundle runs/tiny/bundle])
 
@@ -20,6 +21,7 @@ from jog3r.data.files import replace_folder
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.folder_lock import FolderLock
 from jog3r.training.saving import save_without_paths
+from jog3r.training.tiny_model.card_figures import figures_of, write_figures
 
 logger = logging.getLogger(__name__)
 TRAINING = Path(__file__).resolve().parents[1]
@@ -33,7 +35,7 @@ def bundle(pipeline_dir: str | Path, destination: str | Path) -> None:
 
     def write(aside: Path) -> None:
         save_without_paths(pipeline, aside)
-        if (destination / "README.md").exists():  # the model card is written by hand
+        if (destination / "README.md").exists():  # the model card is written by hand, but for its figures
             shutil.copy(destination / "README.md", aside / "README.md")
 
     replace_folder(destination, write)
@@ -42,9 +44,13 @@ def bundle(pipeline_dir: str | Path, destination: str | Path) -> None:
 
 
 def run(script: str, *arguments: str) -> int:
-    """Exit code of a script of `training/` in a process of its own, with memory settings that double a CPU's training speed."""
+    """Exit code of a script of `training/`, or of `jog3r` with that name, in a process of its own.
+
+    Memory settings double a CPU's training speed.
+    """
     settings = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-    return subprocess.run([sys.executable, str(TRAINING / script), *arguments], env={**settings, **os.environ}).returncode
+    command = ["-m", "jog3r"] if script == "jog3r" else [str(TRAINING / script)]
+    return subprocess.run([sys.executable, *command, *arguments], env={**settings, **os.environ}).returncode
 
 
 def train(runs: Path, recipes: Path) -> int:
@@ -63,11 +69,28 @@ def train(runs: Path, recipes: Path) -> int:
             continue
         recipe = recipes / f"tiny_{name}.yaml"
         config = () if name == "new" and not recipe.is_file() else ("--config", str(recipe))  # its defaults are the bundled sizes
-        code = run(script, *config, "--output_dir", str(runs / name), *arguments)
-        if code:
-            logger.error("error: stage %s of make tiny ended with exit code %d; the same command goes on with it", name, code)
+        if code := _stage(name, script, *config, "--output_dir", str(runs / name), *arguments):
             return code
     return 0
+
+
+def evaluate(model: Path, folder: Path, clips: int, videos: int) -> int:
+    """Evaluate a bundle on held-out clips and captions and write its card's figures; the exit code of what fails, else 0."""
+    common = ("--model", str(model), "--clips", str(clips))
+    tasks = {"one pass": ("all", "--videos", str(videos)), "both directions": ("v2c", "--both_directions")}
+    runs = {name: folder / name.replace(" ", "_") for name in tasks}
+    for name, (task, *words) in tasks.items():
+        if code := _stage("evaluation", "jog3r", "evaluate", task, *common, *words, "--out", str(runs[name])):
+            return code
+    write_figures(model, figures_of(runs))
+    return 0
+
+
+def _stage(name: str, script: str, *arguments: str) -> int:
+    code = run(script, *arguments)
+    if code:
+        logger.error("error: stage %s of make tiny ended with exit code %d; the same command goes on with it", name, code)
+    return code
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,13 +105,19 @@ def main(arguments: list[str] | None = None) -> int:
         default=TRAINING / "recipes",
         help="folder of tiny_*.yaml, that for `new` if it is there (default: training/recipes)",
     )
-    parser.add_argument("--only_bundle", action="store_true", help="only rewrite the folder from the last finished stage")
+    parser.add_argument(
+        "--only_bundle", action="store_true", help="only rewrite the folder from the last finished stage, and evaluate it"
+    )
+    parser.add_argument("--clips", type=int, default=200, help="held-out clips of the evaluation at the end")
+    parser.add_argument("--videos", type=int, default=64, help="held-out captions, likewise")
     options = parser.parse_args(arguments)
     try:
         with FolderLock(options.runs):
             code = 0 if options.only_bundle else train(options.runs, options.recipes)
+            destination = options.bundle or options.runs / "bundle"
             if code == 0:
-                bundle(options.runs / "joint" / "pipeline", options.bundle or options.runs / "bundle")
+                bundle(options.runs / "joint" / "pipeline", destination)
+                code = evaluate(destination, options.runs / "evaluation", options.clips, options.videos)
     except ValueError as error:
         logger.error("error: %s", error)
         return 2

@@ -37,7 +37,7 @@ def read_true_cameras(path: Path) -> np.ndarray:
 def _checked(path: Path, poses: np.ndarray) -> np.ndarray:
     """Refuse poses that the errors could not be taken against, before any work."""
     from jog3r.evaluation.baselines import constant_poses
-    from jog3r.evaluation.camera_metrics import pose_errors
+    from jog3r.geometry.camera_metrics import pose_errors
 
     try:
         pose_errors(constant_poses(len(poses)), poses)
@@ -52,7 +52,7 @@ def compare_cameras(poses: np.ndarray, known: np.ndarray, true_poses: np.ndarray
     Pairs of frames whose pose is unknown (`known` (F,) bool) count as 180 degrees.
     """
     from jog3r.evaluation.baselines import constant_poses, forward_poses
-    from jog3r.evaluation.camera_metrics import pose_errors, pose_metrics
+    from jog3r.geometry.camera_metrics import pose_errors, pose_metrics
 
     lines = ["errors against the known cameras     rotation  translation direction (unfolded)"]
     estimates = {

@@ -12,13 +12,29 @@ from jog3r.commands.options import registration_kwargs
 from jog3r.commands.output_folder import UsageError
 from jog3r.commands.reconstruction.network_maps import NetworkMaps, grid_transform
 from jog3r.commands.reconstruction.spool import Spool
-from jog3r.commands.reconstruction.windows import check_windows_fit, is_long, reconstruct_windows
+from jog3r.commands.reconstruction.windows import is_long, reconstruct_windows
 from jog3r.commands.running import pipeline_of_options, seeded_generator
 
-__all__ = ["KEY_FRAMES", "MAX_FRAMES", "find_maps", "run_pipeline"]
+__all__ = ["KEY_FRAMES", "TooManyFrames", "check_length", "find_maps", "run_pipeline"]
 
-MAX_FRAMES = 64  # at once
 KEY_FRAMES = 64  # of a long video, whose maps are kept
+
+
+class TooManyFrames(UsageError):
+    """The video is longer than the network takes at once."""
+
+
+def check_length(count: int, pipe: Any) -> None:
+    """Refuse more frames than the network takes at once.
+
+    Raises:
+        TooManyFrames: naming the window that the model was made for.
+    """
+    if count > pipe.max_video_frames:
+        raise TooManyFrames(
+            f"the network takes at most {pipe.max_video_frames} frames at once, got {count}: take fewer (--frames), or add "
+            f"--window {pipe.output_size(None, None, None)[0]}"
+        )
 
 
 def run_pipeline(options: argparse.Namespace, pipe: Any, frames: np.ndarray) -> Any:
@@ -40,22 +56,23 @@ def run_pipeline(options: argparse.Namespace, pipe: Any, frames: np.ndarray) -> 
     )
 
 
-def find_maps(options: argparse.Namespace, frames: np.ndarray, folder: Path) -> NetworkMaps | None:
-    """What the network finds in frames (F, H, W, 3) of any size; None for more than it takes at once, without windows.
+def find_maps(options: argparse.Namespace, frames: np.ndarray, folder: Path) -> NetworkMaps:
+    """What the network finds in frames (F, H, W, 3) of any size.
 
     Args:
         options: of the command.
         frames: they may lie on disk.
         folder: for the files of windows, while it is at work.
+
+    Raises:
+        TooManyFrames: more than it takes at once, and no windows.
     """
     from jog3r.data.video import resize_frames
 
     by_window = is_long(options)
-    if len(frames) > MAX_FRAMES and not by_window:
-        return None
     pipe = pipeline_of_options(options, with_text=False, generator=by_window)
-    if by_window:
-        check_windows_fit(pipe)
+    if not by_window:
+        check_length(len(frames), pipe)
     height, width = pipe.output_size(None, options.height, options.width)[1:]
     if not by_window:
         reduced, transform = resize_frames(frames, height, width, options.resize)

@@ -12,7 +12,7 @@ from jog3r.commands.options import option
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.dense import aligned_scene, check_depth, model_depth, tracks_of_maps
 from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
-from jog3r.commands.reconstruction.network import MAX_FRAMES, find_maps
+from jog3r.commands.reconstruction.network import TooManyFrames, find_maps
 from jog3r.commands.reconstruction.network_maps import NetworkMaps
 from jog3r.commands.reconstruction.selection import check_count, chosen_cameras, open_frames
 from jog3r.commands.reconstruction.spool import Spool
@@ -105,13 +105,12 @@ def run_tracked(options: argparse.Namespace) -> str:
             stage("asking the network")
             maps = None
             if options.cameras == "auto" or options.depth == "network":
-                maps = find_maps(options, frames, folder)
-                if maps is None and (missing is not None or options.depth == "network"):
-                    raise UsageError(f"the network takes at most {MAX_FRAMES} frames at once, got {len(frames)}: add --window 16")
-                if maps is None:
-                    notes.append(
-                        f"note: the network takes {MAX_FRAMES} frames at once and was not asked; for that add --window 16"
-                    )
+                try:
+                    maps = find_maps(options, frames, folder)
+                except TooManyFrames as error:
+                    if missing is not None or options.depth == "network":
+                        raise
+                    notes.append(f"note: the network was not asked; {error}")
             stage("following features")
             initial = maps if options.cameras == "auto" else None
             found = None
@@ -203,7 +202,6 @@ def camera_scene(
         interpolate: poses that are laid between others' count as known.
         other: what is written as source of the cameras of `maps`.
     """
-    from jog3r.export.point_tracks import Tracks
     from jog3r.export.scene import Scene
     from jog3r.geometry.registration.degeneracy import pose_known
 
@@ -220,20 +218,7 @@ def camera_scene(
     if interpolate:
         places = np.flatnonzero(registered)
         known = known | (np.arange(len(known)) > places[0]) & (np.arange(len(known)) < places[-1])
-    poses, intrinsics = found.poses.double().numpy(), found.intrinsics.double().numpy()
-    seen = (found.tracks.point.numpy(), found.tracks.frame.numpy(), found.tracks.xy.numpy())
-    tracks = Tracks.measured(found.points.numpy(), found.point_colors.numpy(), seen, poses, intrinsics)
-    return Scene(
-        frames,
-        poses,
-        intrinsics,
-        fps=fps,
-        times=times,
-        pose_known=known,
-        registered=registered,
-        tracks=tracks if len(tracks) else None,
-        source="tracks",
-    )
+    return Scene.from_tracks(frames, found, fps=fps, times=times, known=known)
 
 
 def make_clouds(

@@ -17,7 +17,7 @@ from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtfu
 from jog3r.commands.reconstruction.selection import chosen_cameras, open_frames
 from jog3r.commands.reconstruction.spool import Spool, Tee
 from jog3r.commands.results import check_exports, report, result_names, write_exports, written_line
-from jog3r.commands.running import TINY_NOTE, model_size, pipeline_of_options, seeded_generator, stages
+from jog3r.commands.running import TINY_NOTE, pipeline_of_options, seeded_generator, stages
 
 EVERY_FRAME = ("tum", "kitti")  # exports of cameras alone; the others show the key frames
 
@@ -25,7 +25,12 @@ EVERY_FRAME = ("tum", "kitti")  # exports of cameras alone; the others show the 
 def long_video_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `jog3r reconstruct` that only matter for long videos."""
     group = parser.add_argument_group("long videos, window by window (with one of these options)")
-    group.add_argument("--window", type=int, default=None, help="frames reconstructed together (default: the model's, 16)")
+    group.add_argument(
+        "--window",
+        type=int,
+        default=None,
+        help="frames reconstructed together (default: as the model was made for)",
+    )
     group.add_argument("--overlap", type=int, default=None, help="frames that neighbouring windows share (default: a quarter)")
     for name in ("--close_loops", "--close-loops"):
         group.add_argument(
@@ -62,10 +67,8 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
         with stages(1) as stage:
             stage("loading the model")
             open_frames(options)  # a bad file is refused at once
-            size = (options.height, options.width) if options.height is not None else model_size(options.model)
             pipe = pipeline_of_options(options, with_text=False, generator=True)
-            check_windows_fit(pipe)
-        video = open_frames(options, size or pipe.output_size(None, None, None)[1:])
+        video = open_frames(options, pipe.output_size(None, options.height, options.width)[1:])
         with Spool(folder / ".spool") as spool:
             tee = Tee(video, spool)
             result = reconstruct_windows(options, pipe, tee, spool)
@@ -81,25 +84,11 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
     return report("\n".join(lines), options.out, failed)
 
 
-def check_windows_fit(pipe: Any) -> None:
-    """Windows are joined by steps of `Jog3rPipeline` that pipelines of other generators have not.
-
-    Raises:
-        UsageError: `pipe` is one of those.
-    """
-    from jog3r.pipelines.generators.mixin import GeneratorMixin
-
-    if isinstance(pipe, GeneratorMixin):
-        raise UsageError(
-            f"windows need a JOG3R model, --model is a {type(pipe).__name__}: leave --window, --overlap and --close_loops out"
-        )
-
-
 def reconstruct_windows(options: argparse.Namespace, pipe: Any, frames: Any, spool: Spool) -> Any:
     """The joined windows of frames in the network's size; their maps are then in the spool."""
     from jog3r.pipelines.long_videos.long_video import reconstruct_long_video
 
-    window = pipe.transformer.config.num_frames if options.window is None else options.window
+    window = pipe.output_size(None, None, None)[0] if options.window is None else options.window
     return reconstruct_long_video(
         pipe,
         frames,

@@ -1,8 +1,10 @@
 """A server on loopback that gives out a folder with ranges, and hangs up in the middle of every n-th answer if asked to.
 
-The same folder is the dataset repository `me/set` in the words of the hub, as far as reading one takes them.
+The same folder is the dataset repository `me/set` in the words of the hub, as far as reading and filling one takes them.
 """
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +19,34 @@ def _hub_answer(folder: Path, place: str) -> tuple[int, str, bytes]:
     """Status, kind of error and json that the hub has for a path of its programming interface."""
     facts = {"id": "me/set", "sha": COMMIT, "siblings": []}
     files = [{"type": "file", "path": path.name, "size": path.stat().st_size, "oid": COMMIT} for path in folder.glob("*.*")]
-    known = {"": facts, f"/revision/{COMMIT}": facts, f"/tree/{COMMIT}": files}
+    known = {"": facts, "/revision/main": facts, f"/revision/{COMMIT}": facts, f"/tree/{COMMIT}": files, "/tree/main": files}
     name, _, rest = place.partition("/api/datasets/me/set")
     if name or rest not in known:
         return 404, "RepoNotFound" if name else "RevisionNotFound", b"{}"
     return 200, "none", json.dumps(known[rest]).encode()
+
+
+def _hub_takes(folder: Path, place: str, content: bytes) -> tuple[int, dict]:
+    """Status and answer for what is sent to the hub; a commit writes its files into the folder."""
+    if place == "/api/repos/create":
+        return (409 if any(folder.iterdir()) else 200), {"url": "/datasets/me/set", "error": "it is there"}
+    if place == "/api/validate-yaml":
+        return 200, {"errors": [], "warnings": []}
+    if place == "/api/datasets/me/set/preupload/main":
+        names = [file["path"] for file in json.loads(content)["files"]]
+        common = {"uploadMode": "regular", "shouldIgnore": False}
+        return 200, {"files": [{"path": name, **common, "oid": _git_hash(folder / name)} for name in names]}
+    if place == "/api/datasets/me/set/commit/main":
+        for entry in map(json.loads, content.splitlines()):
+            if entry["key"] == "file":
+                (folder / entry["value"]["path"]).write_bytes(base64.b64decode(entry["value"]["content"]))
+        return 200, {"commitUrl": f"/datasets/me/set/commit/{COMMIT}", "commitOid": COMMIT}
+    return 404, {}
+
+
+def _git_hash(path: Path) -> str | None:
+    content = path.read_bytes() if path.is_file() else None
+    return None if content is None else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _range(header: str | None, size: int) -> tuple[int, int]:
@@ -39,6 +64,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(head=False)
+
+    def do_POST(self) -> None:
+        if self.server.closed.is_set():
+            self.close_connection = True
+            return
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        status, answer = _hub_takes(self.server.folder, self.path.split("?")[0], content)
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(self._cut(body))
 
     def _answer(self, head: bool) -> None:
         if self.server.closed.is_set():  # connections that were kept open are served by threads of their own
@@ -59,6 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if wanted else 200)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
         self.send_header("Content-Length", str(len(body)))
         if wanted:
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
