@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from training_cases import settings
 from jog3r.data.cache import Cache, ShardRows, open_place, stream_frames
 from jog3r.data.cache.places import FolderPlace
 from jog3r.training.clips.cached_stream import CachedStream
-from jog3r.training.clips.shard_deal import Readers, ShardDeal
+from jog3r.training.clips.schedule import Schedule
+from jog3r.training.clips.shard_deal import PlaceReaders, Readers, ShardDeal
 from jog3r.training.clips.shard_stream import ShardStream
 from jog3r.training.clips.step_batches import BatchShare, ShareOfStream
 from jog3r.training.clips.streams import build_loader
@@ -75,7 +77,7 @@ def test_a_position_is_found_at_the_worker_that_makes_its_batch(share: BatchShar
 @pytest.mark.parametrize(("readers", "open_shards"), [(1, 1), (1, 4), (3, 2), (8, 4)])
 def test_every_shard_is_read_through_once_an_epoch(readers: int, open_shards: int) -> None:
     counts = [3, 1, 4, 1, 5, 2, 6]
-    deal = ShardDeal(counts, readers, open_shards, seed=7)
+    deal = ShardDeal(counts, [1.0] * readers, open_shards, seed=7)
     assert deal.open_shards == max(1, min(open_shards, 7 // readers))
     total = 22 * 12 // readers * readers
     taken = [deal.at(reader, number) for number in range(total // readers) for reader in range(readers)]
@@ -90,9 +92,29 @@ def test_every_shard_is_read_through_once_an_epoch(readers: int, open_shards: in
                 assert (shard, place) == expected if expected is not None else place == 0
                 expected = (shard, place + 1) if place + 1 < counts[shard] else None
                 places[reader, number] = (shard, place)
-    late = ShardDeal(counts, readers, open_shards, seed=7)  # a resumed run asks for a late clip first
+    late = ShardDeal(counts, [1.0] * readers, open_shards, seed=7)  # a resumed run asks for a late clip first
     assert late.at(readers - 1, 20) == places[readers - 1, 20]
-    assert {(ShardDeal(counts, 1, 1, seed).at(0, 0)[0]) for seed in range(60)} == {*range(7)}
+    assert {(ShardDeal(counts, [1.0], 1, seed).at(0, 0)[0]) for seed in range(60)} == {*range(7)}
+
+
+@pytest.mark.parametrize(("weights", "clips", "processes", "workers"), [((5, 3, 2), 3, 2, 2), ((1, 1), 1, 2, 1), ((7,), 2, 1, 3)])
+def test_readers_of_a_mixture_share_its_places(weights: tuple[int, ...], clips: int, processes: int, workers: int) -> None:
+    schedule, share = Schedule([Fraction(weight) for weight in weights], seed=2), BatchShare(clips, 0, 1, 0, processes)
+    count = processes * workers
+    readers = [PlaceReaders(share, workers, schedule, place) for place in range(len(weights))]
+    numbers = [[0] * count for _ in weights]
+    for sample in range(400):
+        place, clip = schedule.locate(sample)
+        assert schedule.sample(place, clip) == sample
+        reader, number = readers[place].locate(clip)
+        assert reader == Readers(share, workers).locate(sample)[0] and number == numbers[place][reader]
+        numbers[place][reader] += 1
+    for place, taken in enumerate(numbers):
+        assert np.allclose(readers[place].paces, np.array(taken) / max(taken), atol=0.1)
+        deal = ShardDeal(counts := [3, 1, 4, 1, 5, 2, 6, 3], readers[place].paces, 2, seed=7)
+        seen = Counter(deal.at(*readers[place].locate(clip)) for clip in range(20 * sum(counts)))
+        times = [seen[shard, number] for shard in range(8) for number in range(counts[shard])]
+        assert {*times} <= {19, 20, 21}  # after 20 epochs, however unlike the readers
 
 
 def test_an_epoch_shows_every_video_once_and_reads_its_shard_onward(folder: Path, vae) -> None:

@@ -20,7 +20,8 @@ from jog3r.data.cache import Cache, CachedCaption
 from jog3r.data.procedural import procedural_clip
 from jog3r.training.clips.clip_stream import ProceduralStream
 from jog3r.training.clips.held_out import hold_out
-from jog3r.training.clips.mixture import Schedule
+from jog3r.training.clips.schedule import Schedule
+from jog3r.training.clips.shard_stream import ShardStream
 from jog3r.training.clips.step_batches import BatchShare
 from jog3r.training.clips.streams import build_stream
 from jog3r.training.config import TrainConfig, load_config
@@ -167,17 +168,20 @@ def test_items_of_reconstruction_have_no_captions(shards: Path) -> None:
     assert all({*stream[position]} == kept for position in (2, 3, 4, 7, 8, 9))
 
 
-def test_a_single_stream_is_read_by_workers_of_its_own_shards(shards: Path) -> None:
-    pipeline = tiny_pipeline()
-    options = {"num_workers": 2, "reconstruction_data": f"stream {shards}", "num_steps": 40}
-    stream = build_stream(settings(**options), pipeline, 8, BatchShare(2, 3))
+@pytest.mark.parametrize(("places", "steps"), [("stream {}", 5), ("[5 procedural varied, 3 cache {}, 4 stream {}]", 16)])
+def test_a_streamed_shard_is_read_by_one_worker(shards: Path, places: str, steps: int) -> None:
+    words = ["--init_from", "a", "--output_dir", "b", "--num_frames", "3", "--height", "16", "--width", "16"]
+    words += ["--generation_batch", "2", "--reconstruction_batch", "3", "--num_workers", "2", "--num_steps", "40"]
+    config = load_config(TrainConfig, [*words, "--reconstruction_data", places.replace("{}", str(shards))])
+    stream = build_stream(config, tiny_pipeline(), 8, BatchShare(2, 3))
     parts: dict[int, set[str]] = {0: set(), 1: set()}
-    for step in range(5):  # 15 of 16 videos
+    for step in range(steps):  # less than an epoch of the 16 videos
         for slot in range(3):
-            _, _, clip = stream.locate(5 * step + 2 + slot)
-            inner = stream.halves["reconstruction"].streams[0]
-            parts[step % 2].add(inner.cache.part(inner.video_at(clip)))
-    assert not parts[0] & parts[1]
+            _, place, clip = stream.locate(5 * step + 2 + slot)
+            inner = stream.halves["reconstruction"].streams[place]
+            if isinstance(inner, ShardStream):
+                parts[step % 2].add(inner.cache.part(inner.video_at(clip)))
+    assert parts[0] and parts[1] and not parts[0] & parts[1]
 
 
 @pytest.mark.parametrize(

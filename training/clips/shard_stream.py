@@ -49,7 +49,7 @@ class ShardStream(CachedStream):
         # shards and their videos in the order of the files; those without a video that is long enough are none
         counts = list(Counter(self.cache.part(video) for video in self.videos).values())
         self._firsts = [sum(counts[:shard]) for shard in range(len(counts))]
-        self.deal: ShardDeal | None = ShardDeal(counts, self.readers.count, self._open_shards, self.seed)
+        self.deal: ShardDeal | None = ShardDeal(counts, self.readers.paces, self._open_shards, self.seed)
         self._lanes: dict[int, ShardRows] = {}  # the shard that is open in each: as many as open_shards
 
     def video_at(self, position: int) -> int:

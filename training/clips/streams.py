@@ -20,7 +20,8 @@ from jog3r.training.clips.cached_stream import CachedStream
 from jog3r.training.clips.clip_stream import ProceduralStream
 from jog3r.training.clips.data_place import HALVES, DataPlace, named_errors
 from jog3r.training.clips.mixture import HalfOfStep, MixedStream
-from jog3r.training.clips.shard_deal import Readers
+from jog3r.training.clips.schedule import Schedule
+from jog3r.training.clips.shard_deal import PlaceReaders, Readers
 from jog3r.training.clips.shard_stream import ShardStream
 from jog3r.training.clips.step_batches import BatchShare, ShareOfStream
 from jog3r.training.clips.video_stream import VideoStream
@@ -88,22 +89,21 @@ def build_stream(config: TrainConfig, pipeline: Any, caption_length: int, share:
         if not places:
             continue
         captions = half == "generation"
-        # Shards of one place of several are dealt to all readers as if they were one: their clips come to each irregularly.
         per_process = share.generation if captions else share.reconstruction
         own = replace(share, generation=per_process, reconstruction=0)
-        readers = Readers(own, workers) if len(places) == 1 else Readers(BatchShare(1, 0), 1)
+        with named_errors(f"{half}_data"):
+            schedule = Schedule([entry.weight for entry in places], _seed(config.seed, number, 0))
         streams = []
         for index, entry in enumerate(places):
             seed = _seed(config.seed, number, index + 1)  # or two places would draw alike
             length_of = caption_length if captions else None
             part = entry.weight / sum(other.weight for other in places)
             most = math.ceil(config.num_steps * clips * part)  # no place gets a whole clip more than its part
+            readers = PlaceReaders(own, workers, schedule, index)
             reading = _Reading(config, pipeline, length_of, captions, not captions, readers, most, seed)
             with named_errors(f"{half}_data, {entry.place.label()}" if entry.place is not config else "data"):
                 streams.append(_build_place(entry.place, reading))
-        names = _distinct([entry.place.label() for entry in places])
-        with named_errors(f"{half}_data"):
-            halves[half] = HalfOfStep(clips, names, [entry.weight for entry in places], streams, _seed(config.seed, number, 0))
+        halves[half] = HalfOfStep(clips, _distinct([entry.place.label() for entry in places]), schedule, streams)
     # Where the model embeds some captions it embeds all: those of a cache have their ids, too.
     return MixedStream(halves, length, without=("caption_embeds",) if config.embeds_captions else ())
 
