@@ -9,7 +9,8 @@ of 64 x 64 pixels. From it every row of `ROWS` is trained for the same number of
 
 Everything resumes: after a kill trainings go on from their checkpoints, and results that are there are not made again. SIGTERM
 ends a training cleanly. A result is one JSON file in docs/study/: settings, hashes of weights, what each clip contributed. After
-each of them docs/study.md gets its tables and verdicts anew; what is missing is marked there.
+each of them docs/study.md gets its tables and verdicts anew; what is missing is marked there. The pre-trained transformer lies
+beside them (docs/study/generator/): whoever goes on with the study starts from it. Remove all of docs/study/ to begin anew.
 """
 
 import argparse
@@ -212,7 +213,7 @@ def main() -> int:
     written()
     if options.page:
         return 0
-    workshop = Workshop(options.folder, Scale())
+    workshop = Workshop(options.folder, Scale(), options.results / "generator")
     try:
         workshop.prepare()
         Study(workshop, options.results).run(written)

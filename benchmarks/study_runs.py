@@ -83,10 +83,12 @@ class Workshop:
     Attributes:
         folder: of everything: cache, starts, runs.
         scale: of all models.
+        generator: folder of the pre-trained transformer, kept with the results: theirs are comparable with one start alone.
     """
 
     folder: Path
     scale: Scale
+    generator: Path
 
     @property
     def cache(self) -> Path:
@@ -105,7 +107,19 @@ class Workshop:
         ).run()  # fmt: skip
 
     def pretrained(self) -> Path:
-        """The generator that all rows start from: trained on generation alone, on single frames, then on clips."""
+        """The generator that all rows start from; it is trained if its transformer is not there."""
+        folder = self.folder / "pretrained"
+        if not folder.is_dir():
+            if not self.generator.is_dir():
+                transformer = Jog3rPipeline.from_pretrained(self._pretrain()).transformer.half()
+                replace_folder(self.generator, partial(save_without_paths, transformer))
+            pipe = self._new_pipeline()
+            pipe.register_modules(transformer=Jog3rTransformer3DModel.from_pretrained(self.generator, torch_dtype=torch.float32))
+            replace_folder(folder, partial(save_without_paths, pipe))
+        return folder
+
+    def _pretrain(self) -> Path:
+        """Train a generator on generation alone, on single frames, then on clips."""
         scale, new = self.scale, self.folder / "new"
         if not new.is_dir():
             replace_folder(new, partial(save_without_paths, self._new_pipeline()))

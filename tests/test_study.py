@@ -14,9 +14,11 @@ from study_measure import CAMERAS, FEATURES, as_samples, as_values
 from study_page import ABLATIONS, BEGIN, END, TITLES, read_results, sentence, tables, write_page
 from study_runs import Paused, Scale, Workshop
 
+from jog3r.evaluation.predictions import pipeline_hash
 from jog3r.evaluation.statistics.intervals import Figure
 from jog3r.evaluation.statistics.per_clip import Samples
 from jog3r.geometry.camera_metrics import PoseErrors
+from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.training.run.step_log import read_steps
 
 TOY = Scale(
@@ -32,7 +34,7 @@ TOY_ROWS = (
 def test_a_toy_study_goes_on_where_it_was_stopped_and_fills_its_page(tmp_path, monkeypatch):
     AcceleratorState._reset_state()
     PartialState._reset_state()
-    toy = Study(Workshop(tmp_path / "work", TOY), tmp_path / "results", TOY_ROWS)
+    toy = Study(Workshop(tmp_path / "work", TOY, tmp_path / "results" / "generator"), tmp_path / "results", TOY_ROWS)
     page = tmp_path / "study.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
 
@@ -52,7 +54,7 @@ def test_a_toy_study_goes_on_where_it_was_stopped_and_fills_its_page(tmp_path, m
         patch.setattr(study_runs, "train", stopped)
         with pytest.raises(Paused):
             toy.run(written)
-    before = {path.name: path.stat().st_mtime_ns for path in toy.results.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in toy.results.glob("*.json")}
     assert set(before) == {f"{name}.json" for name in ("dust3r-0", "frozen-0", "reconstruction-0", "generation-0", "real-0")}
     assert [entry["step"] for entry in read_steps(tmp_path / "work" / "runs" / "joint-0" / "steps.jsonl")] == [0]
     toy.run(written)
@@ -73,6 +75,8 @@ def test_a_toy_study_goes_on_where_it_was_stopped_and_fills_its_page(tmp_path, m
     assert set(joint["tables"]) >= {CAMERAS, "renderer", "captions", "reader", "agreement", FEATURES}
     assert set(results["two_stage", 0]["tables"]) == {"reader", "agreement"}
     assert joint["weights"] != other["weights"]
+    elsewhere = replace(toy.workshop, folder=tmp_path / "elsewhere").pretrained()  # from the transformer beside the results
+    assert pipeline_hash(load_pipeline(str(elsewhere))) == joint["generator"] and not (elsewhere.parent / "new").exists()
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and text.count("Not run yet") < len(CLAIMS)
     assert "| JOG3R (joint) | 1 | 3 | 3 + 3 |" in text and "| DUSt3R type, from scratch | 1 | 3 | 0 + 3 |" in text
@@ -199,13 +203,13 @@ def test_every_claim_is_about_rows_and_figures_that_exist():
 def test_every_row_is_a_run_that_train_joint_takes(row, tmp_path):
     scale, halves = Scale(), dict(zip(("generation_batch", "reconstruction_batch"), row.halves, strict=True))
     options = {name: 0.5 if value == BALANCED else value for name, value in row.train.items()}
-    config = Workshop(tmp_path, scale).config(tmp_path, tmp_path, **options, **halves, num_steps=scale.steps)
+    config = Workshop(tmp_path, scale, tmp_path).config(tmp_path, tmp_path, **options, **halves, num_steps=scale.steps)
     assert max(config.feature_layers or (scale.tap,)) <= scale.tap
     assert config.reconstruction_warmup_steps in (0, scale.steps // 2)
 
 
 def test_lambda_is_balanced_by_the_first_joint_run(tmp_path, monkeypatch):
-    toy = Study(Workshop(tmp_path / "work", TOY), tmp_path)
+    toy = Study(Workshop(tmp_path / "work", TOY, tmp_path / "results" / "generator"), tmp_path)
     (tmp_path / "joint-0.json").write_text(json.dumps({"gradients": {"start": {"generation": 0.3, "reconstruction": 1.2}}}))
     seen = {}
     monkeypatch.setattr(Workshop, "start", lambda *_: tmp_path)

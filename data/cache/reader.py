@@ -35,7 +35,7 @@ class Cache:
             it lies elsewhere, that shows when it is opened), or no connection.
     """
 
-    def __init__(self, place: str | PathLike[str] | Place, open_files: int = 16):
+    def __init__(self, place: str | PathLike[str] | Place, open_files: int = 64):
         require_pyarrow()
         self.place: Place = open_place(place) if isinstance(place, (str, PathLike)) else place
         self.directory = self.place.address
