@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
-from jog3r.export.pictures.plots import DARK, LIGHT, figure_png, image_rows, tight_layout
+from jog3r.export.pictures.plots import DARK, LIGHT, color_bar, figure_png, image_rows
 from jog3r.export.scene import Scene
 from jog3r.geometry.reprojection import seen_from_first
 
@@ -78,19 +77,12 @@ def consistency_picture(scene: Scene, maps: ConsistencyMaps | None = None, *, co
     chosen = np.unique(np.linspace(0, scene.num_frames - 2, min(columns, scene.num_frames - 1)).round().astype(int))
     heat = (matplotlib.colormaps["inferno"](np.minimum(maps.difference / _FULL_SCALE, 1))[..., :3] * 255).astype(np.uint8)
     unseen = ~maps.seen[..., None]
-    rows = {
-        "frame": scene.frames[1:][chosen],
-        "seen from frame 1": np.where(unseen, 150, maps.carried).astype(np.uint8)[chosen],
-        "difference": np.where(unseen, 150, heat).astype(np.uint8)[chosen],
-    }
-    height, width = scene.size
-    cell = 1.35
+    rows = [
+        ("frame", scene.frames[1:][chosen], [str(index + 2) for index in chosen]),
+        ("seen from frame 1", np.where(unseen, 150, maps.carried).astype(np.uint8)[chosen], None),
+        ("difference", np.where(unseen, 150, heat).astype(np.uint8)[chosen], None),
+    ]
     ink, paper = DARK if dark else LIGHT
-    size = (cell * len(chosen) + 1.0, 3 * cell * height / width + 0.4)
-    figure = Figure(figsize=size, dpi=130, facecolor=paper, layout=tight_layout())
-    axes = image_rows(figure, rows, [str(index + 2) for index in chosen], fontsize=9, ink=ink)
-    scale = ScalarMappable(Normalize(0, _FULL_SCALE), "inferno")
-    bar = figure.colorbar(scale, ax=list(axes[2]), fraction=0.02, pad=0.008, aspect=14)
-    bar.ax.tick_params(labelsize=8, colors=ink, length=0)
-    bar.outline.set_visible(False)
+    figure, axes = image_rows(rows, 1.35, ink=ink, paper=paper, bar=True)
+    color_bar(figure, axes[2], ScalarMappable(Normalize(0, _FULL_SCALE), "inferno"), ink)
     return figure_png(figure)

@@ -4,6 +4,7 @@ Matplotlib figures are made directly, without pyplot and its global state, so th
 """
 
 import io
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -11,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import Normalize
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import ConnectionPatch, Ellipse
@@ -50,10 +52,12 @@ def trajectory_picture(scene: Scene, *, dark: bool = False) -> bytes:
     """
     scene = scene.posed(pictures=False)
     ink, paper = DARK if dark else LIGHT
-    figure = Figure(figsize=(8, 4.5), dpi=120, facecolor=paper, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    figure = Figure(figsize=(8, 4.5), dpi=120, facecolor=paper)
+    # Given, where a layout engine would find them: that takes as long as all the drawing. The labels have four digits at most.
+    axes = figure.subplots(1, 2, gridspec_kw={"left": 0.11, "right": 0.985, "bottom": 0.13, "top": 0.93, "wspace": 0.3})
     extent = np.ptp(scene.poses[:, :3, 3], 0)
     # The upright view is the one that sees more of the path.
-    for axis, name in zip(figure.subplots(1, 2), ("above", "the right" if extent[2] >= extent[0] else "behind"), strict=True):
+    for axis, name in zip(axes, ("above", "the right" if extent[2] >= extent[0] else "behind"), strict=True):
         axis.set_facecolor(paper)
         _draw_plan(axis, scene, name, ink)
     return figure_png(figure)
@@ -73,7 +77,8 @@ def overview_picture(scenes: list[Scene]) -> bytes:
     """
     if not scenes or any(not scene.has_points for scene in scenes):
         raise ValueError(f"an overview needs scenes with points, got {len(scenes)} scenes")
-    figure = Figure(figsize=(9.6, 3.5 * len(scenes)), dpi=100, facecolor="white", layout=tight_layout())
+    tight = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+    figure = Figure(figsize=(9.6, 3.5 * len(scenes)), dpi=100, facecolor="white", layout=tight)
     blocks = figure.subfigures(len(scenes), 1, squeeze=False)[:, 0]
     for block, scene in zip(blocks, scenes, strict=True):
         block.suptitle(scene.caption, fontsize=12, color=INK, x=0.01, ha="left")
@@ -103,15 +108,13 @@ def strips_picture(scene: Scene, *, columns: int = 8) -> bytes:
         raise ValueError(f"columns must be at least 1, got {columns}")
     seen = scene.valid_pixels(edge_tolerance=None)
     chosen = np.unique(np.linspace(0, scene.num_frames - 1, min(columns, scene.num_frames)).round().astype(int))
-    rows = {
-        "frame": scene.frames[chosen],
-        "depth": depth_frames(scene.depth, seen)[chosen],
-        "confidence": confidence_frames(scene.confidence, seen)[chosen],
-    }
-    height, width = scene.size
-    cell = 1.55
-    figure = Figure(figsize=(cell * len(chosen) + 1.1, 3 * cell * height / width + 0.5), dpi=130, layout=tight_layout())
-    axes = image_rows(figure, rows, [str(number + 1) for number in chosen], fontsize=10)
+    titles = [str(number + 1) for number in chosen]
+    rows = [
+        ("frame", scene.frames[chosen], titles),
+        ("depth", depth_frames(scene.depth, seen)[chosen], None),
+        ("confidence", confidence_frames(scene.confidence, seen)[chosen], None),
+    ]
+    figure, axes = image_rows(rows, 1.55, fontsize=10, bar=True)
     _strip_bars(figure, axes, scene, seen)
     return figure_png(figure)
 
@@ -136,17 +139,8 @@ def contact_sheet(frames: np.ndarray, *, columns: int = 4, labels: list[str] | N
             f"need columns >= 1 and one label a frame, got {columns} columns, {len(frames)} frames, {len(labels)} labels"
         )
     columns = min(columns, len(frames))
-    rows = -(-len(frames) // columns)
-    figure = Figure(
-        figsize=(1.8 * columns, rows * (1.8 * frames.shape[1] / frames.shape[2] + 0.22)), dpi=130, layout=tight_layout()
-    )
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, frame, label in zip(axes, frames, labels, strict=False):
-        show_image(axis, frame)
-        axis.set_axis_on()
-        axis.set_title(label, fontsize=8, color=INK, pad=2)
+    starts = range(0, len(frames), columns)
+    figure, _ = image_rows([("", frames[start : start + columns], labels[start : start + columns]) for start in starts], 1.8)
     return figure_png(figure)
 
 
@@ -174,8 +168,9 @@ def correspondences_picture(scene: Scene, first: int = 0, last: int = -1, *, cou
     kept = np.unique(np.linspace(0, len(here) - 1, min(count, len(here))).round().astype(int))
     here, there = here[kept], there[kept]
     ink, paper = DARK if dark else LIGHT
-    figure = Figure(figsize=(11, 5.4 * height / width + 0.3), dpi=130, facecolor=paper, layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(11, 5.4 * height / width + 0.3), dpi=130, facecolor=paper)
+    below = 1 - 0.25 / figure.get_figheight()
+    left, right = figure.subplots(1, 2, gridspec_kw={"left": 0.004, "right": 0.996, "bottom": 0.01, "top": below, "wspace": 0.02})
     for axis, index in ((left, first), (right, last)):
         show_image(axis, scene.frames[index])
         axis.set_title(f"frame {index % scene.num_frames + 1}", fontsize=10, color=ink, pad=4)
@@ -285,7 +280,7 @@ def _draw_ellipses(axis: Axes, scene: Scene, plane: tuple[int, int], colors: np.
     return times
 
 
-def _strip_bars(figure: Figure, axes: np.ndarray, scene: Scene, seen: np.ndarray) -> None:
+def _strip_bars(figure: Figure, axes: list[Axes], scene: Scene, seen: np.ndarray) -> None:
     """The colour scales of the depth and confidence rows, labelled in their own units."""
     inverse = 1 / scene.depth[seen]
     low, high = np.quantile(inverse, [0.02, 0.98])
@@ -296,38 +291,71 @@ def _strip_bars(figure: Figure, axes: np.ndarray, scene: Scene, seen: np.ndarray
     ):
         middle = (ends[0] + ends[1]) / 2
         span = Normalize(ends[0], max(ends[1], ends[0] + 1e-9))
-        bar = figure.colorbar(ScalarMappable(span, colormap), ax=list(axes[row]), fraction=0.02, pad=0.008, aspect=14)
+        bar = color_bar(figure, axes[row], ScalarMappable(span, colormap))
         ticks = [ends[0], middle, ends[1]] if ends[1] > ends[0] else [ends[0]]
         values = [texts[0], 1 / middle if row == 1 else np.exp(middle), texts[1]][: len(ticks)]
         bar.set_ticks(ticks, labels=[f"{value:.3g}" for value in values])
-        bar.ax.tick_params(labelsize=8, colors=INK, length=0)
-        bar.outline.set_visible(False)
 
 
-def tight_layout() -> ConstrainedLayoutEngine:
-    """Small pictures side by side, with hardly any gap."""
-    return ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
-
-
-def show_image(axis: Axes, image: np.ndarray) -> None:
-    """Draw (H, W, 3) uint8 without ticks and frame; small pictures keep their pixels."""
-    axis.imshow(image, interpolation="nearest" if min(image.shape[:2]) < 200 else "antialiased")
+def show_image(axis: Axes, image: np.ndarray, pixels: bool | None = None) -> None:
+    """Draw (H, W, 3) uint8 without ticks and frame; small pictures keep their `pixels`."""
+    small = min(image.shape[:2]) < 200 if pixels is None else pixels
+    axis.imshow(image, interpolation="nearest" if small else "antialiased")
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
         spine.set_visible(False)
 
 
-def image_rows(figure: Figure, rows: dict[str, np.ndarray], titles: list[str], fontsize: int, ink: str = INK) -> np.ndarray:
-    """Draw named rows of C images (C, H, W, 3) uint8 under C titles; returns the axes (rows, C)."""
-    axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    for row, (name, images) in enumerate(rows.items()):
-        for axis, image in zip(axes[row], images, strict=True):
-            show_image(axis, image)
-        axes[row, 0].set_ylabel(name, fontsize=fontsize, color=ink)
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9, color=ink, pad=3)
-    return axes
+def image_rows(
+    rows: Sequence[tuple[str, np.ndarray, list[str] | None]], cell: float, *, fontsize: float = 9, ink: str = INK,
+    paper: str = "white", bar: bool = False,
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
+    """Rows of small pictures, each row one image on axes of its own: axes for every picture would take five times as long.
+
+    Args:
+        rows: Of each its name, up to C pictures (C, H, W, 3) uint8 of one size, and the titles above them or None.
+        cell: Width of a picture in inches.
+        fontsize: Of the names.
+        ink, paper: Colours of the texts and of what is between the pictures.
+        bar: Leave room on the right, for `color_bar`.
+
+    Returns:
+        The figure and the axes of the rows.
+    """
+    columns = max(len(pictures) for _, pictures, _ in rows)
+    height, width = rows[0][1].shape[1:3]
+    gap = max(1, width // 40)
+    left, right = 0.3 if any(name for name, _, _ in rows) else 0.04, 0.62 if bar else 0.04
+    between = 0.12 if bar else 0.05  # half of a bar's last label
+    across = columns * cell
+    tall = across * height / (columns * (width + gap) - gap)
+    heights = [tall + (0.21 if titles else between) for _, _, titles in rows]
+    size = (left + across + right, sum(heights) + between)
+    figure, axes, bottom = Figure(figsize=size, dpi=130, facecolor=paper), [], size[1]
+    background = (np.array(to_rgb(paper)) * 255).round().astype(np.uint8)
+    for (name, pictures, titles), room in zip(rows, heights, strict=True):
+        bottom -= room
+        axis = figure.add_axes((left / size[0], bottom / size[1], across / size[0], tall / size[1]))
+        image = np.tile(background, (height, columns * (width + gap) - gap, 1))
+        for place, picture in enumerate(pictures):
+            image[:, place * (width + gap) :][:, :width] = picture
+        show_image(axis, image, pixels=min(height, width) < 200)
+        axis.set_ylabel(name, fontsize=fontsize, color=ink)
+        for place, title in enumerate(titles or []):
+            middle = place * (width + gap) + (width - 1) / 2
+            axis.annotate(title, (middle, -0.5), (0, 3), textcoords="offset points", ha="center", fontsize=9, color=ink)
+        axes.append(axis)
+    return figure, axes
+
+
+def color_bar(figure: Figure, axis: Axes, scale: ScalarMappable, ink: str = INK) -> Colorbar:
+    """A colour scale beside a row of `image_rows`."""
+    box, width = axis.get_position(), figure.get_figwidth()
+    bar = figure.colorbar(scale, cax=figure.add_axes((box.x1 + 0.06 / width, box.y0, 0.1 / width, box.height)))
+    bar.ax.tick_params(labelsize=8, colors=ink, length=0)
+    bar.outline.set_visible(False)
+    return bar
 
 
 def figure_png(figure: Figure) -> bytes:
