@@ -89,7 +89,7 @@ ROWS = (
     _noise(60),
     # two remedies, should joint training not win
     Row("balanced", {**TEMPORAL, "reconstruction_weight": BALANCED}, videos=True),
-    Row("late", {**TEMPORAL, "reconstruction_warmup_steps": 200}, videos=True),
+    Row("late", {**TEMPORAL, "reconstruction_warmup_steps": 300}, videos=True),
 )
 
 
@@ -128,8 +128,7 @@ class Study:
 
     def train(self, row: Row, seed: int) -> Path:
         """The pipeline of a row, trained if it is not there."""
-        batch = self.workshop.scale.batch
-        generation, reconstruction = (batch * half for half in row.halves)
+        generation, reconstruction = (clips * half for clips, half in zip(self.workshop.scale.batch, row.halves, strict=True))
         is_dust3r = row.train.get("model") == "dust3r"
         options = dict(row.train)
         if options.get("reconstruction_weight") == BALANCED:

@@ -73,7 +73,7 @@ def read_results(folder: Path, scale: Scale) -> dict[tuple[str, int], dict[str, 
     found = {}
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if result["scale"] != asdict(scale):
+        if result["scale"] != json.loads(json.dumps(asdict(scale))):
             raise ValueError(f"{path} was made at another scale, {result['scale']}: move it away")
         found[result["row"], result["seed"]] = result
     return found
@@ -195,7 +195,7 @@ def _budgets(results: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
         if runs[0]["of"] is not None:
             continue
         scale, losses = runs[0]["scale"], [run["losses"] for run in runs]
-        clips = [scale["steps"] * scale["batch"] * half for half in runs[0]["halves"]]
+        clips = [scale["steps"] * batch * half for batch, half in zip(scale["batch"], runs[0]["halves"], strict=True)]
         rows[TITLES.get(name, ABLATIONS.get(name, name))] = {
             "seeds": len(runs), "steps": scale["steps"], "clips": f"{clips[0]} + {clips[1]}",
             "seconds": _mean([run["cpu_seconds_a_step"] for run in runs]),

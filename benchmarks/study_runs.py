@@ -41,8 +41,9 @@ class Scale:
         clips: in the cache that all but the DUSt3R type train on.
         image_steps, video_steps: of the pre-training: on 64 single frames, then on 8 clips a step.
         image_batch, video_batch: clips of these.
-        steps: of every row; 4 clips a step and half.
-        batch: that number of clips.
+        steps: of every row.
+        batch: clips a step of the generation and of the reconstruction half.
+        pairs: of frames of a reconstruction clip that a step looks at; more clips with few pairs teach more than few with many.
         test_clips, captions, varied_clips: of the evaluation: video to cameras, text to video, video to cameras on varied scenes.
         sampling_steps: of text to video.
     """
@@ -59,8 +60,9 @@ class Scale:
     image_batch: int = 64
     video_steps: int = 1200
     video_batch: int = 8
-    steps: int = 400
-    batch: int = 4
+    steps: int = 600
+    batch: tuple[int, int] = (4, 8)
+    pairs: int = 2
     test_clips: int = 128
     captions: int = 64
     varied_clips: int = 64
@@ -71,8 +73,8 @@ def common_options(scale: Scale) -> dict[str, Any]:
     """What all trainings share; rates are those of the recipes of the tiny model, not searched for."""
     return dict(
         height=scale.size, width=scale.size, num_threads=1, num_workers=0, tracker="none", sample_every=0, checkpoint_every=50,
-        keep_checkpoints=1, warmup_steps=20, ema_decay=0.99, optimizer="muon", learning_rate=1.2e-3, matrix_learning_rate=4e-3,
-        mixed_precision="bf16", attention_backend="_native_math",
+        keep_checkpoints=1, pairs_per_clip=scale.pairs, warmup_steps=20, ema_decay=0.99, optimizer="muon", learning_rate=1.2e-3,
+        matrix_learning_rate=4e-3, mixed_precision="bf16", attention_backend="_native_math",
     )  # fmt: skip
 
 
@@ -225,14 +227,14 @@ def gradient_balance(workshop: Workshop, model: Path, options: Mapping[str, Any]
     """
     scale = workshop.scale
     config = workshop.config(
-        model, workshop.folder / "unused", **options, generation_batch=scale.batch, reconstruction_batch=scale.batch,
+        model, workshop.folder / "unused", **options, generation_batch=scale.batch[0], reconstruction_batch=scale.batch[1],
         num_steps=steps, seed=100,
     )  # fmt: skip
     pipe = load_pipeline(str(model))
     joint, inputs = build_model(pipe, config), describe_inputs(pipe, config)
     blocks = [f"transformer_blocks.{number}." for number in range(scale.tap)]
     shared = [value for name, value in select_trainable(joint, config) if any(block in name for block in blocks)]
-    share = BatchShare(scale.batch, scale.batch)
+    share = BatchShare(*scale.batch)
     loader = build_loader(build_stream(config, pipe, inputs.caption_length, share), share, config, 0)
     sums: dict[str, float] = {}
     for step, batch in enumerate(loader):

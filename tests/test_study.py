@@ -23,7 +23,7 @@ from jog3r.training.run.step_log import read_steps
 
 TOY = Scale(
     frames=3, size=16, width=32, heads=2, blocks=3, tap=2, head_blocks=1, clips=4, image_steps=2, image_batch=2, video_steps=2,
-    video_batch=2, steps=3, batch=1, test_clips=2, captions=2, varied_clips=1, sampling_steps=20,
+    video_batch=2, steps=3, batch=(1, 1), pairs=1, test_clips=2, captions=2, varied_clips=1, sampling_steps=20,
 )  # fmt: skip
 TOY_ROWS = (
     Row("dust3r", {"model": "dust3r"}, (False, True)),
