@@ -20,6 +20,7 @@ from jog3r.space.guard.connections import allowed_hosts, bound_connections
 from jog3r.space.guard.gate import Gate
 from jog3r.space.guard.leftovers import Leftovers, bound_gradio, spare_sessions
 from jog3r.space.guard.limits import Refused, SpaceLimits
+from jog3r.space.guard.mcp_texts import PlainMCPServer
 from jog3r.space.guard.storage import ServerFolder
 from jog3r.space.guard.upkeep import few_arenas, start_upkeep
 from jog3r.space.guard.upload_quota import UploadQuota
@@ -93,6 +94,7 @@ def open_space(
     bound_gradio()
     os.environ["GRADIO_TEMP_DIR"] = str(folder.served)
     gradio.mcp.DEFAULT_TEMP_DIR = str(folder.served)  # took its value when it was imported
+    gradio.mcp.GradioMCPServer = PlainMCPServer
     # Where it finds ffmpeg it would look into every video that it hands out, also a stranger's, and convert it, without a bound.
     gradio.processing_utils.ffmpeg_installed = lambda: False
     return Space(first, second, model == bundled, limits, folder)
@@ -142,28 +144,31 @@ class Page(gr.Blocks):
     """Blocks whose refusals of inputs neither quote them nor reach the log."""
 
     def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
-        """Refuse too few values.
-
-        Raises:
-            gr.Error: With one sentence.
-        """
+        """Refuse too few values with one sentence, a `gr.Error`."""
         wanted = len(block_fn.inputs)
         if len(inputs) < wanted:
             message = f"The request has {len(inputs)} values; {wanted} are needed."
             raise gr.Error(message, title="Not done", print_exception=False)
 
     async def preprocess_data(self, *args: Any, **options: Any) -> list[Any]:
-        """The inputs as callbacks get them.
-
-        Raises:
-            gr.Error: A component does not take its value.
-        """
+        """The inputs as callbacks get them; a `gr.Error` where a component does not take its value."""
         try:
             return await super().preprocess_data(*args, **options)
         except gr.Error as error:
-            raise gr.Error(error.message, title=error.title, print_exception=False) from None
+            block_fn, values = args[:2]
+            message = _out_of_bounds(block_fn.inputs, values) or error.message
+            raise gr.Error(message, title="Not done", print_exception=False) from None
         except Exception:  # noqa: BLE001  # components raise all kinds, with the value in the message
             raise gr.Error(_WRONG_VALUE, title="Not done", print_exception=False) from None
+
+
+def _out_of_bounds(inputs: list[Any], values: list[Any]) -> str | None:
+    """The input whose value lies outside, by its name on the page; Gradio says "Value 1 is less than minimum value 2"."""
+    for part, value in zip(inputs, values, strict=False):
+        is_number = isinstance(part, (gr.Number, gr.Slider)) and isinstance(value, (int, float))
+        if is_number and not part.minimum <= value <= part.maximum:
+            return f"{part.label} must be between {part.minimum} and {part.maximum}."
+    return None
 
 
 def follow(

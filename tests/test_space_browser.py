@@ -350,11 +350,21 @@ def test_a_video_that_the_browser_cannot_play_is_no_error(used, tmp_path: Path):
     assert not used.get_by_text("Video not playable").count()
 
 
+@used_on_desktop
+def test_below_a_tall_video_nothing_is_cut_off(used, tmp_path: Path):
+    used.reload()
+    panel = _panel(used, "Video to cameras")
+    panel.locator("input[type=file]").first.set_input_files(write_video(tmp_path / "clip.mp4", 4, 96, 64))
+    used.wait_for_function("document.querySelector('.given video')?.videoHeight === 96")
+    icons, box = panel.locator(".given .source-selection").bounding_box(), panel.locator(".block.given").bounding_box()
+    assert icons["y"] + icons["height"] <= box["y"] + box["height"]
+
+
 @pytest.mark.parametrize("opened", ["phone"], indirect=True)
 def test_a_picture_fills_the_screen_of_a_telephone(opened):
     panel = _panel(opened, "Text to video")
     panel.get_by_role("button", name="Fullscreen").first.click()
-    opened.wait_for_function("document.querySelector('.block.fullscreen')?.getBoundingClientRect().width === innerWidth")
+    opened.wait_for_function("document.querySelector('.block.fullscreen')?.getBoundingClientRect().width === screen.width")
     panel.get_by_role("button", name="Exit fullscreen mode").first.click()
 
 

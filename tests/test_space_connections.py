@@ -74,9 +74,10 @@ def test_headers_without_end_are_cut_off(server: uvicorn.Server) -> None:
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\n"])
 def test_a_connection_without_a_request_is_closed(server: uvicorn.Server, monkeypatch, begun: bytes) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
     with connect(server) as one:
         one.sendall(begun)
+        wait_for(lambda: is_open(server, one))
         wait_for(lambda: not is_open(server, one))
 
 

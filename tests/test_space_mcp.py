@@ -15,6 +15,9 @@ from mcp.client.streamable_http import streamable_http_client
 from space_files import write_video
 from space_server import PROMPT, Running, running_space
 
+from jog3r.space.guard.clients import Clients
+from jog3r.space.guard.limits import Refused
+
 GOOD = {"prompt": PROMPT, "seed": 3, "steps": 20, "guidance": 1.0, "frames": 4}
 
 
@@ -73,12 +76,26 @@ def test_a_clip_inside_the_request_gives_its_cameras(running: Running, tmp_path:
 def test_no_address_and_no_path_is_read(running: Running, video: str):
     failed, text = _call(running, "reconstruct", {"video": video, "frames": 4})
     assert failed and "root:" not in text and "Traceback" not in text
+    if not video.startswith("data:"):
+        told = ("addresses are not fetched", "paths and addresses are not read")
+        assert any(sentence in text for sentence in told) and "http" not in text.replace(video, "")
 
 
 @pytest.mark.parametrize("wrong", [{"prompt": ""}, {"prompt": "a\0b"}, {"steps": 10**6}, {"frames": "many"}, {"seed": -1}])
 def test_wrong_values_are_refused(running: Running, wrong: dict[str, Any]):
     failed, text = _call(running, "generate", GOOD | wrong)
-    assert failed and text and "Traceback" not in text
+    assert failed and text and "Traceback" not in text and "Value " not in text
+
+
+def test_a_full_queue_is_said(running: Running, monkeypatch: pytest.MonkeyPatch):
+    """What the gate answers to Gradio's own client reaches the program that called the tool."""
+
+    def full(*_: Any) -> Any:
+        raise Refused("Too many requests of yours are waiting.", 429)
+
+    monkeypatch.setattr(Clients, "joining", full)
+    failed, text = _call(running, "generate", GOOD)
+    assert failed and text.endswith("Too many requests of yours are waiting.") and "429" not in text
 
 
 def test_files_of_results_can_be_fetched(running: Running):

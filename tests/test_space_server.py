@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -67,12 +68,22 @@ def test_text_to_video_and_cameras(client: Client, running: Running, capfd, capl
         (["zqx a room"], "The request has 1 values; 5 are needed."),
         (["zqx a room", "zqx", 20, 1.0, 4], "wrong kind"),
         (["zqx a room", 0, {"zqx": 1}, 1.0, 4], "wrong kind"),
-        ([{"zqx": "a room"}, -7654321, 20, 1.0, 4], "less than minimum"),
+        ([{"zqx": "a room"}, -7654321, 20, 1.0, 4], "Seed must be between 0 and 2147483647."),
+        (["zqx a room", 0, 7654321, 1.0, 4], "Steps must be between "),
     ],
 )
 def test_what_cannot_be_a_request_is_refused_and_not_logged(running: Running, data: list, sentence: str, capfd, caplog):
     assert sentence in _call(running, "generate", data)
     assert _printed_nothing_of("zqx", capfd, caplog)
+
+
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])
+def test_a_server_of_one_machine_refuses_strangers_names_and_pages(running: Running, headers: dict[str, str]):
+    request = urllib.request.Request(
+        f"{running.url}gradio_api/call/generate", b"{}", {"Content-Type": "application/json"} | headers
+    )
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request)
 
 
 def _printed_nothing_of(text: str, capfd, caplog) -> bool:
