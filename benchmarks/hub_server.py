@@ -40,6 +40,8 @@ def _hub_takes(folder: Path, place: str, content: bytes) -> tuple[int, dict]:
         for entry in map(json.loads, content.splitlines()):
             if entry["key"] == "file":
                 (folder / entry["value"]["path"]).write_bytes(base64.b64decode(entry["value"]["content"]))
+            elif entry["key"] == "deletedFile":
+                (folder / entry["value"]["path"]).unlink()
         return 200, {"commitUrl": f"/datasets/me/set/commit/{COMMIT}", "commitOid": COMMIT}
     return 404, {}
 

@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from jog3r.data.files import file_hash
 from jog3r.export.files import write_file
 from jog3r.export.formats.camera_files import read_cameras_json
 from jog3r.geometry.camera_metrics import pose_errors
-from jog3r.geometry.cameras import relative_poses
 from jog3r.space.guard.storage import ServerFolder
 
 _STILL = 0.01  # of the scene's mean distance: a camera that moved less has no heading
@@ -31,7 +29,7 @@ def kept_path(video: str, numbers: list[int], server: ServerFolder) -> np.ndarra
 
 
 def compared_paths(found: np.ndarray, made: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, str]:
-    """How far a path that was found is from the one that a video was made with, frame 1 and scale apart.
+    """How far a path that was found is from the one that a video was made with, its first known frame and scale apart.
 
     Args:
         found: (F, 4, 4) camera-to-world.
@@ -39,22 +37,23 @@ def compared_paths(found: np.ndarray, made: np.ndarray, known: np.ndarray) -> tu
         known: (F,) bool, False where `found` has no pose.
 
     Returns:
-        `made` in the world of `found`, and the two errors in words: mean angles of rotation, and of the direction from frame 1,
-        over frames 2 to F.
+        `made` in the world of `found`, and the two errors in words: mean angles of rotation, and of the direction from the first
+        known frame, over the known frames behind it.
     """
     if known.sum() < 2:
         return made, "Too few cameras were found to compare them with those that it was generated with."
-    steps = [relative_poses(torch.from_numpy(poses)).numpy()[:, :3, 3] for poses in (found, made)]
-    size_found, size_made = (np.linalg.norm(step[known]) for step in steps)
-    moved = relative_poses(torch.from_numpy(made)).numpy()
-    moved[:, :3, 3] *= size_found / size_made if min(size_found, size_made) > 0 else 1.0
-    errors = pose_errors(found, made).select(known[1:])
-    moves = np.linalg.norm(steps, axis=2).min(0)[1:][known[1:]] > _STILL
+    first = known.argmax()  # what stands in place of an unknown pose says nothing
+    found_from, made_from = (np.linalg.inv(poses[first]) @ poses for poses in (found, made))
+    steps = np.stack([found_from, made_from])[:, known][..., :3, 3]  # (2, known frames, 3)
+    size_found, size_made = np.linalg.norm(steps, axis=(1, 2))
+    made_from[:, :3, 3] *= size_found / size_made if min(size_found, size_made) > 0 else 1.0
+    errors = pose_errors(found[known], made[known])
+    moves = np.linalg.norm(steps, axis=2).min(0)[1:] > _STILL
     heading = "; a camera that hardly moves has no heading to compare"
     if moves.any():
         heading = f" and moves {errors.translation_deg[moves].mean():.0f} degrees off in direction"
     words = f"the camera found turns {errors.rotation_deg.mean():.1f} degrees otherwise{heading} (means over the frames)."
-    return found[:1] @ moved, f"Against the path that it was generated with, {words}"
+    return found[first] @ made_from, f"Against the path that it was generated with, {words}"
 
 
 def _place(video: str, server: ServerFolder) -> Path:

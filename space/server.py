@@ -152,14 +152,13 @@ class Page(gr.Blocks):
 
     async def preprocess_data(self, *args: Any, **options: Any) -> list[Any]:
         """The inputs as callbacks get them; a `gr.Error` where a component does not take its value."""
+        block_fn, values = args[:2]
+        self.validate_inputs(block_fn, values)
         try:
             return await super().preprocess_data(*args, **options)
-        except gr.Error as error:
-            block_fn, values = args[:2]
-            message = _out_of_bounds(block_fn.inputs, values) or error.message
-            raise gr.Error(message, title="Not done", print_exception=False) from None
         except Exception:  # noqa: BLE001  # components raise all kinds, with the value in the message
-            raise gr.Error(_WRONG_VALUE, title="Not done", print_exception=False) from None
+            message = _out_of_bounds(block_fn.inputs, values) or _WRONG_VALUE
+            raise gr.Error(message, title="Not done", print_exception=False) from None
 
 
 def _out_of_bounds(inputs: list[Any], values: list[Any]) -> str | None:

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from cache_cases import cache_config, save_models
 from hub_server import serve
+from huggingface_hub.errors import HfHubHTTPError
 
 from jog3r.commands.parser import main
 from jog3r.data.cache import Cache
@@ -100,6 +102,47 @@ def test_what_does_not_belong_together_is_refused(folder, tmp_path, hub, capsys)
     with pytest.raises(ValueError, match="push_to_hub must be OWNER/NAME, got 'set'"):
         replace(_config(folder, tmp_path / "cache"), push_to_hub="set")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_of_another_model_is_not_replaced_by_this_one(folder, tmp_path, hub):
+    start, use = hub
+    with start() as (address, _):
+        repository = use(address)
+        Preparation(_config(folder, tmp_path / "cache")).run()
+        plan = json.loads((repository / "plan.json").read_text())
+        plan["vae"]["fingerprint"] = "0" * 64
+        (repository / "plan.json").write_text(json.dumps(plan))
+        with pytest.raises(ValueError, match=r"push_to_hub='me/set' holds a cache of another vae: .*; name a new repository"):
+            Preparation(_config(folder, tmp_path / "another"))
+
+
+def test_while_shards_of_a_finished_cache_change_it_has_no_manifest(folder, tmp_path, hub):
+    start, use = hub
+    with start() as (address, _):
+        repository = use(address)
+        Preparation(_config(folder, tmp_path / "cache")).run()
+        (tmp_path / "cache" / "clips-00000.parquet").unlink()
+        again = Preparation(_config(folder, tmp_path / "cache"))
+        again._finish = lambda: False  # the process ends before the manifest
+        again.run()
+        again.hub.flush()
+        assert not (repository / "manifest.json").exists() and (repository / "clips-00000.parquet").is_file()
+        Preparation(_config(folder, tmp_path / "cache")).run()
+        assert (repository / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(("status", "tries"), [(429, 3), (409, 3), (403, 1), (503, 3)])
+def test_a_busy_hub_is_asked_again_and_one_that_refuses_is_not(monkeypatch, status: int, tries: int) -> None:
+    monkeypatch.setattr(hub_copy, "_PAUSES", (0.0, 0.0))
+    asked = []
+
+    def act() -> None:
+        asked.append(status)
+        raise HfHubHTTPError("no", response=httpx.Response(status, request=httpx.Request("POST", "http://hub")))
+
+    with pytest.raises(HfHubHTTPError):
+        hub_copy._again(act)
+    assert len(asked) == tries
 
 
 def test_a_hub_that_is_gone_at_the_end_leaves_the_cache_and_says_how_to_go_on(folder, tmp_path, hub):

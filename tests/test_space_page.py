@@ -87,6 +87,11 @@ def test_a_path_that_was_found_is_compared_with_the_one_it_was_made_with():
     assert "turns 45.0 degrees otherwise and moves 45 degrees off in direction" in compared_paths(found, made, known)[1]
     assert "turns 0.0 degrees otherwise; a camera that hardly" in compared_paths(made[:1].repeat(3, 0), made, known)[1]
     assert "Too few" in compared_paths(found, made, np.array([True, False, False]))[1]
+    late = made.copy()
+    late[0], late[0, 0, 3] = found[1], 50.0  # whatever stands in place of a pose that was not found
+    moved, words = compared_paths(late, made, np.array([False, True, True]))
+    np.testing.assert_allclose(moved, made, atol=1e-12)
+    assert "turns 0.0 degrees otherwise and moves 0 degrees" in words
 
 
 def test_the_path_of_a_video_is_known_by_its_content_as_long_as_files_are_kept(tmp_path):

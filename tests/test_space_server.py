@@ -77,6 +77,11 @@ def test_what_cannot_be_a_request_is_refused_and_not_logged(running: Running, da
     assert _printed_nothing_of("zqx", capfd, caplog)
 
 
+def test_an_unknown_choice_is_refused_without_its_words(running: Running):
+    told = _call(running, "reconstruct", [None, 4, "zqx"])
+    assert "wrong kind" in told and "zqx" not in told
+
+
 @pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])
 def test_a_server_of_one_machine_refuses_strangers_names_and_pages(running: Running, headers: dict[str, str]):
     request = urllib.request.Request(

@@ -122,6 +122,8 @@ class Preparation:
             self.depth_model = load_depth_model(config.depth, config.assume_metric)
         # 3. the plan: everything that decides what comes out
         self.plan = self._make_plan()
+        if self.hub is not None:
+            self.hub.open(self.plan)  # now with the fingerprints of the models
         models = {"vae": (config.model, self.vae), "text_encoder": (config.model, self.text_encoder)}
         models |= {"depth": (config.depth, self.depth_model.model)} if self.depth_model is not None else {}
         self.model_names = model_names(models)

@@ -333,6 +333,8 @@ def _train(run: Run, stop: StopSignal, deadline: float, lock: RunLock) -> bool:
             done = step + 1
             paused = any_process(accelerator, stop.received or time.monotonic() > deadline)
             if config.validate_every and (done % config.validate_every == 0 or done == config.num_steps):
+                if paused:
+                    run.save(done)  # once more behind it; but what stops the run may not wait for a validation
                 run.validate(done)
             if done % config.checkpoint_every == 0 or done == config.num_steps or paused:
                 lock.check()

@@ -69,7 +69,8 @@ class ProceduralStream(Dataset):
             )
             return {"frames": frames, **geometry, **kept}
         with torch.no_grad():
-            item = {"latents": encode_frames(self.vae, frames[None])[0], **geometry}
+            latents = encode_frames(self.vae, frames[None].to(self.vae.device))[0]  # which a validation has on its GPU
+        item = {"latents": latents.cpu(), **geometry}
         if self.keeps_frames:
             item["frames"] = frames
         if self.tokenizer is None:

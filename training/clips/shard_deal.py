@@ -103,7 +103,7 @@ class ShardDeal:
         lanes = len(paces) * self.open_shards  # lane k * readers + r: the k-th open shard of reader r
         self._starts: list[list[int]] = [[] for _ in range(lanes)]  # turns at which its shards begin
         self._shards: list[list[int]] = [[] for _ in range(lanes)]
-        # a heap of (time, lane, turn): when each lane needs its next shard
+        # a heap of (time, lane, turn): when each lane needs its next shard, in turns of the fastest reader
         self._free = [(0.0, lane, 0) for lane in range(lanes) if paces[lane % len(paces)]]
         self._dealt = 0
 

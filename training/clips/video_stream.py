@@ -158,7 +158,8 @@ class VideoStream(ListedVideos):
             item["frames"] = frames
         else:
             with torch.no_grad():
-                item["latents"] = encode_frames(self.vae, frames[None])[0]
+                latents = encode_frames(self.vae, frames[None].to(self.vae.device))[0]  # which a validation has on its GPU
+            item["latents"] = latents.cpu()
         if self.keeps_frames:
             item["frames"] = frames
         if self._captions is not None:

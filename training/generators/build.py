@@ -159,7 +159,7 @@ def warm_head(pipeline: Any, config: TrainConfig, settings: dict[str, Any]) -> P
     names = ("hidden_dim", "num_layers", "num_attention_heads", "attention", "mlp_ratio", "rotary_base", "noise_embedding")
     head = new_head(pipeline, config, {name: source.config[name] for name in names} | settings)
     weights = head.state_dict()
-    taken = {name: value for name, value in source.state_dict().items() if weights.get(name, value[None]).shape == value.shape}
+    taken = {name: value for name, value in source.state_dict().items() if name in weights and weights[name].shape == value.shape}
     if not taken:
         raise ValueError(
             f"no weight of head_from={config.head_from!r} fits the head of this run: leave out head_width and the like"

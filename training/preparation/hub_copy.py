@@ -3,14 +3,14 @@
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from jog3r.data.cache import MANIFEST, PLAN, REPORT, open_place
@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 CARD = "README.md"
 _SECONDS_BETWEEN_COMMITS = 60.0  # of one process: the hub takes 128 an hour of one repository
 _FILES_AT_ONCE = 64
-_PAUSES = (1.0, 4.0, 16.0)  # seconds before a lost connection is tried again
+_PAUSES = (1.0, 4.0, 16.0, 60.0)  # seconds before a lost connection is tried again
+_BUSY = (408, 409, 412, 429)  # what the hub answers where others commit at the same time, or too often
 _RIGHTS = {
     "realestate10k": "Latents and depth here are derived from videos whose rights stay with their owners: keep them to yourself.",
     "posed": "Latents and depth here are derived from videos of somebody: say here whose, and what may be done with them.",
@@ -50,6 +51,7 @@ class HubCopy:
         self._pool = ThreadPoolExecutor(1)
         self._sent: Future[None] | None = None
         self._last = time.monotonic()
+        self._finished = False  # whether the repository has a manifest, of what is about to change
 
     def open(self, plan: dict[str, Any]) -> None:
         """Make the repository, before hours are spent, or see that a cache of `plan` was begun in it.
@@ -60,7 +62,7 @@ class HubCopy:
         try:
             _again(lambda: self._api.create_repo(self.repository, repo_type="dataset", private=self._private, exist_ok=True))
             place = open_place(f"hf://datasets/{self.repository}")
-            before = place.read(PLAN)
+            before, self._finished = place.read(PLAN), place.read(MANIFEST) is not None
             others = set() if before is not None else {*self._there()} - {".gitattributes", CARD}
         except (ValueError, *connection_errors()) as error:
             raise ValueError(
@@ -134,14 +136,18 @@ class HubCopy:
     def _send(self) -> None:
         while self._pending:
             files = self._pending[:_FILES_AT_ONCE]
-            plan = [CommitOperationAdd(PLAN, self.folder / PLAN)]
-            self._commit(plan + [CommitOperationAdd(path.name, path) for path in files if path.is_file()])
+            operations: list[CommitOperationAdd | CommitOperationDelete] = [CommitOperationAdd(PLAN, self.folder / PLAN)]
+            operations += [CommitOperationAdd(path.name, path) for path in files if path.is_file()]
+            if self._finished and MANIFEST in self._there():
+                operations.append(CommitOperationDelete(MANIFEST))
+            self._commit(operations)
+            self._finished = False
             del self._pending[: len(files)]
 
-    def _commit(self, operations: list[CommitOperationAdd]) -> None:
+    def _commit(self, operations: Sequence[CommitOperationAdd | CommitOperationDelete]) -> None:
         names = [operation.path_in_repo for operation in operations]
         message = names[-1] if len(names) < 3 else f"{len(names)} files, {names[1]} to {names[-1]}"
-        _again(lambda: self._api.create_commit(self.repository, operations, commit_message=message, repo_type="dataset"))
+        _again(lambda: self._api.create_commit(self.repository, list(operations), commit_message=message, repo_type="dataset"))
 
     def _there(self) -> dict[str, str]:
         """Files of the repository with their SHA-256; "" of small ones, which the hub compares itself."""
@@ -157,7 +163,8 @@ def _again(act: Callable[[], object]) -> None:
             act()
             return
         except connection_errors() as error:
-            if 400 <= getattr(getattr(error, "response", None), "status_code", 500) < 500:
+            status = getattr(getattr(error, "response", None), "status_code", 500)
+            if 400 <= status < 500 and status not in _BUSY:
                 raise  # the hub understood, and refuses
             logger.info("%s; trying again", first_line(error))
             time.sleep(pause)
@@ -241,11 +248,11 @@ def fetch_cache(repository: str, folder: str | Path) -> dict[str, Any]:
                 _again(partial(hf_hub_download, name, file, **options))
                 if file_hash(path) != entry["sha256"]:
                     raise ValueError(f"{file} of {repository!r} does not have the checksum of its manifest; try again")
+        for file in (PLAN, REPORT, MANIFEST):
+            if (content := place.read(file)) is not None:
+                write_aside(folder / file, partial(_write, content=content))
     except connection_errors() as error:
         raise ValueError(f"{repository!r} was not copied whole ({first_line(error)}); the same command goes on") from error
-    for file in (PLAN, REPORT, MANIFEST):
-        if (content := place.read(file)) is not None:
-            write_aside(folder / file, partial(_write, content=content))
     return manifest
 
 
