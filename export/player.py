@@ -42,6 +42,7 @@ __all__ = [
 MAX_POINTS = 400_000
 PAGE_BYTES = 4_900_000  # of a page: mail takes it, and a telephone opens it
 _POINT_BYTES = 28  # of a point in the GLB
+_QUALITIES = (88, 70, 50, 30)  # of JPEG; below the first, pictures of a page leave half of it to the points
 _SHEET_SIDE = 1600  # of all pictures of a clip on one
 _NAMES = ("video", "depth", "confidence")
 _FOLDER = Path(__file__).parent / "web"
@@ -92,9 +93,9 @@ class Shown:
             return 0.0
         return float(np.median(np.linalg.norm(self.cloud.points - self.poses[self.known, :3, 3].mean(0), axis=1)))
 
-    def sheets(self) -> dict[str, bytes]:
+    def sheets(self, quality: int = _QUALITIES[0]) -> dict[str, bytes]:
         """JPEG files, each of all pictures of a kind in rows of ceil(sqrt(F)), by their names."""
-        return {f"{name}.jpg": sheet_jpeg(self.pictures[name]) for name in _NAMES if name in self.pictures}
+        return {f"{name}.jpg": sheet_jpeg(self.pictures[name], quality) for name in _NAMES if name in self.pictures}
 
 
 def sheet_side(count: int) -> int:
@@ -186,20 +187,28 @@ def _tag(label: str, times: np.ndarray, addresses: Mapping[str, str], more: Mapp
 
 
 def html_page(shown: Shown, title: str = "") -> bytes:
-    """One HTML file that holds everything it shows, below 5 MB: of a larger cloud an even choice of points.
+    """One HTML file below 5 MB with all it shows: of a larger cloud an even choice of points, large pictures compressed further.
 
     Args:
         shown: What it shows.
         title: Heading of the page, such as the prompt.
+
+    Raises:
+        ValueError: The pictures leave no room.
     """
-    addresses = {name: f"data:image/jpeg;base64,{_text(content)}" for name, content in shown.sheets().items()}
     known = shown.known
     cameras = shown.poses[known], shown.intrinsics[known], shown.size
-    frame = _page(player_tag(shown, addresses | {"cloud": ""}), title)
+    for quality in _QUALITIES:
+        addresses = {name: f"data:image/jpeg;base64,{_text(content)}" for name, content in shown.sheets(quality).items()}
+        left = PAGE_BYTES - len(_page(player_tag(shown, addresses | {"cloud": ""}), title))
+        if left > PAGE_BYTES // 2:
+            break
+    bare = len(cloud_glb(None if shown.cloud is None else shown.cloud.at_most(1), *cameras)) + 2000
+    points = (left * 3 // 4 - bare) // _POINT_BYTES
+    if points < 1:
+        raise ValueError(f"the pictures of {len(shown.poses)} frames leave no room in a page of 5 MB: take fewer frames")
     if shown.cloud is not None:
-        bare = len(cloud_glb(shown.cloud.at_most(1), *cameras)) + 2000
-        points = ((PAGE_BYTES - len(frame)) * 3 // 4 - bare) // _POINT_BYTES
-        shown = replace(shown, cloud=shown.cloud.at_most(max(1, points)))
+        shown = replace(shown, cloud=shown.cloud.at_most(points))
     glb = cloud_glb(shown.cloud, *cameras)
     addresses["cloud"] = f"data:model/gltf-binary;base64,{_text(glb)}"
     return _page(player_tag(shown, addresses), title)
@@ -253,7 +262,7 @@ def _small(image: Image.Image, side: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def sheet_jpeg(pictures: Sequence[np.ndarray]) -> bytes:
+def sheet_jpeg(pictures: Sequence[np.ndarray], quality: int = _QUALITIES[0]) -> bytes:
     """A JPEG of pictures (H, W, 3) uint8 of one size, in rows of ceil(sqrt(their number))."""
     columns, (height, width) = _columns(len(pictures)), pictures[0].shape[:2]
     sheet = np.zeros((-(-len(pictures) // columns) * height, columns * width, 3), np.uint8)
@@ -261,7 +270,7 @@ def sheet_jpeg(pictures: Sequence[np.ndarray]) -> bytes:
         row, column = divmod(place, columns)
         sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = picture
     buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, "JPEG", quality=88, subsampling=0)
+    Image.fromarray(sheet).save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from page_checks import changes, data_url, fits_the_width, has_names, is_legible
 
 from jog3r.__main__ import main
 from jog3r.data import procedural_clip
+from jog3r.export import player
 from jog3r.export.exporters import write_results
 from jog3r.export.formats.point_cloud import VERTEX, ply_bytes, read_ply, structured_ply
 from jog3r.export.player import PAGE_BYTES, Shown, html_page, pair_tag, player_tag, read_shown
@@ -83,6 +85,16 @@ def test_a_large_result_stays_below_five_megabytes() -> None:
     shown = Shown.of_scene(Scene.from_depth(frames, depth, clip.poses[:4], intrinsics))
     page = html_page(shown, "a <room>")
     assert 0.9 * PAGE_BYTES < len(page) < 5_000_000 and b"a &lt;room&gt;" in page and len(shown.cloud) > 200_000
+
+
+def test_noisy_pictures_are_coarser_rather_than_the_page_larger(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (FRAMES, 600, 600, 3), np.uint8)
+    shown = replace(read_shown(folder), pictures={"video": list(noise)})
+    assert len(shown.sheets()["video.jpg"]) * 4 / 3 > PAGE_BYTES / 2
+    assert len(html_page(shown)) < PAGE_BYTES
+    monkeypatch.setattr(player, "PAGE_BYTES", 300_000)
+    with pytest.raises(ValueError, match=f"the pictures of {FRAMES} frames leave no room"):
+        html_page(shown)
 
 
 def test_a_folder_without_npz_has_its_points_by_frame(folder: Path, tmp_path: Path) -> None:

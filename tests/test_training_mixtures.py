@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from seven_scenes import as_transforms
 from tiny_components import tiny_pipeline
 from training_cases import run_here, settings
@@ -18,6 +20,7 @@ from training_runs import weights_of
 from jog3r import Jog3rPipeline
 from jog3r.data.cache import Cache, CachedCaption
 from jog3r.data.procedural import procedural_clip
+from jog3r.training.clips import clip_stream, video_stream
 from jog3r.training.clips.clip_stream import ProceduralStream
 from jog3r.training.clips.held_out import hold_out
 from jog3r.training.clips.schedule import Schedule
@@ -27,7 +30,7 @@ from jog3r.training.clips.streams import build_stream
 from jog3r.training.config import TrainConfig, load_config
 from jog3r.training.run.step_log import read_steps
 from jog3r.training.run.validation import Best, better
-from jog3r.training.train_joint import Run
+from jog3r.training.train_joint import Run, train
 
 THREE = ("5 procedural varied", "3 cache {}", {"weight": 2, "data": "stream", "dataset": "{}", "open_shards": 2})
 
@@ -98,6 +101,38 @@ def test_the_best_by_validation_is_kept_and_survives_resuming(runs: tuple[Path, 
     one = Best("l_gen", 1.0, 2)
     assert better(0.9, "l_gen", one) and not better(1.0, "l_gen", one) and not better(float("nan"), "l_gen", None)
     assert better(5.0, "maa", one) and better(2.0, "maa", Best("maa", 1.0, 2)) and not better(0.5, "maa", Best("maa", 1.0, 2))
+
+
+def test_a_stop_is_saved_before_the_validation_that_it_may_not_outlive(init: Path, tmp_path: Path, monkeypatch) -> None:
+    def killed(self: Run, step: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "validate", killed)
+    options = {"init_from": str(init), "num_steps": 3, "checkpoint_every": 3, "validate_every": 1, "validation_clips": 2}
+    config = settings(**options, output_dir=str(tmp_path / "run"))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, SimpleNamespace(received=True))
+    assert (tmp_path / "run" / "step-0000001").is_dir()
+
+
+@pytest.mark.parametrize("data", [{}, {"data": "videos", "source": "posed", "frames": "{posed}", "default_caption": "a kitchen"}])
+def test_held_out_clips_are_encoded_where_the_vae_is(data: dict, tmp_path: Path, shared_data, monkeypatch) -> None:
+    """A validation moves it to the GPU."""
+    if data:
+        scene = min(shared_data("sevenscenes_redkitchen").glob("clip_*"))
+        as_transforms(scene, tmp_path / "posed" / scene.name)
+        data = data | {"frames": str(tmp_path / "posed")}
+    stream = build_stream(settings(**data), pipeline := tiny_pipeline(), 8, BatchShare(2, 3))
+    pipeline.vae.to("meta")
+    seen = []
+
+    def encode(vae: AutoencoderKL, frames: torch.Tensor) -> torch.Tensor:
+        seen.append((vae.device, frames.device))
+        return torch.zeros(1, 4, 3, 4, 4)
+
+    for module in (clip_stream, video_stream):
+        monkeypatch.setattr(module, "encode_frames", encode)
+    assert stream[0]["latents"].device == torch.device("cpu") and seen == [(torch.device("meta"),) * 2]
 
 
 def test_held_out_clips_are_never_trained_on(runs: tuple[Path, Path], shards: Path) -> None:
