@@ -1,6 +1,7 @@
 """Do the paper's claims hold at a size that one core affords? The rows of its tables with three seeds, its ablations with one.
 
     make study                                  # all of it; again and again, until it is through
+    python benchmarks/study.py --rows all late  # only some rows: several processes can share the work
     python benchmarks/study.py --page           # only the tables of docs/study.md, from the results that are there
 
 A generator (6 blocks, width 128; VAE and text encoder of the bundled checkpoint) is pre-trained on procedural clips of 8 frames
@@ -17,7 +18,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -101,11 +102,13 @@ class Study:
         workshop: makes the models.
         results: folder of the JSON files.
         rows: of the study.
+        wanted: names of the rows to measure here; None: all.
     """
 
     workshop: Workshop
     results: Path
     rows: tuple[Row, ...] = ROWS
+    wanted: Collection[str] | None = None
 
     def run(self, written: Callable[[], object]) -> None:
         """Make every result that is missing; `written` is called after each.
@@ -115,7 +118,8 @@ class Study:
             ValueError: results of another scale are there.
         """
         for row, seed in self.order():
-            if not self._path(row.name, seed).is_file():
+            is_wanted = self.wanted is None or row.name in self.wanted
+            if is_wanted and not self._path(row.name, seed).is_file():
                 logger.info("%s, seed %d", row.name, seed)
                 self._write(row.name, seed, self.measure(row, seed))
                 written()
@@ -201,6 +205,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "study", help="of models and checkpoints")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "study", help="of the JSON files")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=[row.name for row in ROWS],
+        help="only these; processes that share a folder take different ones",
+    )
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -215,7 +225,7 @@ def main() -> int:
     workshop = Workshop(options.folder, Scale(), options.results / "generator")
     try:
         workshop.prepare()
-        Study(workshop, options.results).run(written)
+        Study(workshop, options.results, wanted=options.rows).run(written)
     except Paused:
         print("paused: the same command goes on", flush=True)
         return 3

@@ -44,6 +44,8 @@ def test_a_toy_study_goes_on_where_it_was_stopped_and_fills_its_page(tmp_path, m
     written()
     assert page.read_text().count("**Not run yet**") == len(CLAIMS) and "old" not in page.read_text()
     toy.workshop.prepare()
+    replace(toy, wanted=["frozen"]).run(written)  # another process's share
+    assert set(read_results(toy.results, TOY)) == {("frozen", 0), ("real", 0)}
     train = study_runs.train
 
     def stopped(config):
