@@ -101,7 +101,7 @@ def training_rows() -> Iterator[str]:
             numbers = " | ".join(f"{size / 2**30:.2f}" for size in sizes)
             yield (
                 f"| `{name}` | {'yes' if checkpointing else 'no'} | {numbers} | {', '.join(map(str, fits)) or 'none'} | "
-                f"{teraflops:.0f} | {teraflops * steps / (0.4 * A100_TERAFLOPS) / 3600:.0f} |"
+                f"{teraflops:.0f} | {teraflops * steps / (0.4 * A100_TERAFLOPS) / 3600:.2g} |"
             )
 
 

@@ -20,7 +20,7 @@ COMMANDS = {
     "cut": "clips out of your copies of full videos, at the times of RealEstate10K's camera files",
     "prepare": "latents, depth and caption embeddings of a data set, computed once",
     "evaluate": "held-out clips: cameras against the truth, captions against videos",
-    "view": "results of generate or reconstruct in an interactive 3D viewer",
+    "view": "results of generate, reconstruct or register in an interactive 3D viewer, or as one HTML file",
     "serve": "the demo in a browser",
 }
 
