@@ -8,9 +8,8 @@ import numpy as np
 from study_measure import CAMERAS, FEATURES, VARIED, as_samples
 
 from jog3r.evaluation.statistics.compare import HIGHER_IS_BETTER
-from jog3r.evaluation.statistics.distances import distance_difference, kernel_figure
+from jog3r.evaluation.statistics.distances import distance_difference, distance_figure, kernel
 from jog3r.evaluation.statistics.intervals import Figure, Statistic, difference, figure, quotient
-from jog3r.evaluation.video_metrics import polynomial_mmd
 
 # Of a camera that always moves ahead, and of cameras of other videos; intervals' better ends in the bundled model's card.
 CHANCE_MAA, CHANCE_AGREEMENT = 10.8, 10.3
@@ -186,7 +185,7 @@ def paired(results: Results, first: str, second: str, name: tuple[str, str], see
     if name == KERNEL:
         pair = [features(results, row, seeds) for row in (first, second)]
         sound = np.isfinite(np.concatenate(pair, axis=1)).all((1, 2))  # captions that failed in no run
-        return distance_difference(polynomial_mmd, pair[0][sound], pair[1][sound], real(results))
+        return distance_difference(kernel, pair[0][sound], pair[1][sound], real(results))
     mine, theirs = (statistic_of(results, row, name, seeds) for row in (first, second))
     return figure(difference(mine[0], theirs[0]), mine[1])
 
@@ -195,7 +194,7 @@ def value_of(results: Results, row: str, name: tuple[str, str], seeds: Sequence[
     """A figure of a row over some of its seeds, with its interval over clips."""
     if name == KERNEL:
         found = features(results, row, seeds)
-        return kernel_figure(found[np.isfinite(found).all((1, 2))], real(results))
+        return distance_figure(kernel, found[np.isfinite(found).all((1, 2))], real(results))
     return figure(*statistic_of(results, row, name, seeds))
 
 

@@ -4,11 +4,16 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
-__all__ = ["aside_of", "file_hash", "replace_folder", "sync", "write_aside", "write_json"]
+NPZ_FAULTS = (OSError, ValueError, EOFError, BadZipFile, zlib.error)
+"""What numpy raises over an npz that is cut off or damaged."""
+
+__all__ = ["NPZ_FAULTS", "aside_of", "file_hash", "replace_folder", "sync", "write_aside", "write_json"]
 
 
 def aside_of(path: Path, tag: str = "") -> Path:

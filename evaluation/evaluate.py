@@ -12,7 +12,8 @@ is what `jog3r evaluate` calls; every keyword is a field of `EvaluationOptions`,
     per_clip.npz                           what each clip contributed, for `jog3r evaluate compare`
     timings.json                           seconds, which differ from run to run
 
-Started again with the same options it makes only what is missing; with other options that change predictions it refuses. Clip k
+Started again with the same options it makes only what is missing; with other options that change predictions it refuses. Another
+task of the same model may go into the same folder: the results of both stand in it. Clip k
 is drawn and sampled with its own seed, `seed + k`: results do not depend on the number of clips or processes, or on
 interruptions.
 """
@@ -41,10 +42,12 @@ from jog3r.evaluation.networks.torchscript import is_torchscript, load_inception
 from jog3r.evaluation.options import EvaluationOptions
 from jog3r.evaluation.predictions import write_text
 from jog3r.evaluation.processes import Processes, join_processes
-from jog3r.evaluation.statistics.per_clip import Samples, save_samples
+from jog3r.evaluation.statistics.per_clip import load_samples, save_samples
 from jog3r.evaluation.tasks import DistanceNetwork, Plan, text_to_video, video_to_cameras
 
 __all__ = ["EvaluationOptions", "evaluate_t2vc", "evaluate_v2c", "run_evaluation"]
+
+_BLOCKS = {"v2c": report.v2c_blocks, "t2vc": report.t2vc_blocks, "judge": report.judge_blocks}  # of the report, by task
 
 
 def run_evaluation(**options: Any) -> dict[str, Any]:
@@ -74,14 +77,20 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
         raise ValueError(
             f"FVD needs clips of at least {MIN_FRAMES} frames, these have {num_frames}: raise num_frames or leave out fvd"
         )
+    tasks = ("v2c", "t2vc") if config.task == "all" else (config.task,)
     results: dict[str, Any] = {"model": _name(config), "jog3r": __version__, "torch": torch.__version__}
-    blocks: list[report.Block] = [report.Heading(1, f"Evaluation of {results['model']}")]
+    results |= earlier_results(Path(config.out), tasks, results) if processes.first else {}
     if judge is not None and config.task == "judge":
-        return _judged(judge_folders(config, judge, processes), results, blocks, config, processes)
+        found = judge_folders(config, judge, processes)
+        return (
+            _share_done(processes)
+            if found is None
+            else write_results(results | {"judge": {**found[0], "samples": found[1], "timings": {}}}, Path(config.out))
+        )
     plan = Plan(
         config.seed, config.seeds, config.batch_size, {}, features, networks, text_network, processes, judge, config.sanity_clips
     )
-    for task in ("v2c", "t2vc") if config.task == "all" else (config.task,):
+    for task in tasks:
         clips = choose_clips(config, num_frames, size, generate=task == "t2vc")
         if task == "v2c":
             found = video_to_cameras(_method(config, pipeline, clips), clips, Path(config.out) / "v2c", plan)
@@ -89,15 +98,46 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
             found = _t2vc(config, pipeline, clips, plan)
         if found is not None:
             results[task] = found
-            blocks += (report.v2c_blocks if task == "v2c" else report.t2vc_blocks)(found)
-    if not processes.first:
-        return _share_done(processes)
-    return write_results(results, blocks, Path(config.out))
+    return write_results(results, Path(config.out)) if processes.first else _share_done(processes)
 
 
-def write_results(results: dict[str, Any], blocks: Sequence[report.Block], out: Path) -> dict[str, Any]:
-    """Write what a run found; returns the results with the report as `markdown`."""
-    tasks = [name for name, value in results.items() if isinstance(value, dict)]
+def earlier_results(out: Path, tasks: Sequence[str], of: Mapping[str, Any]) -> dict[str, Any]:
+    """What `out` holds of other tasks than `tasks`, which stays there.
+
+    Args:
+        out: folder of the results.
+        tasks: that are made now.
+        of: the `model` and the version of `jog3r` that they are of.
+
+    Raises:
+        ValueError: results of other tasks are of another model or version, or cannot be read.
+    """
+    path = out / "results.json"
+    if not path.is_file():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        others = [task for task in _BLOCKS if task in stored and task not in tasks]
+        if not others:
+            return {}
+        timings = json.loads((out / "timings.json").read_text(encoding="utf-8"))
+        samples = load_samples(out)
+        found = {task: report.from_json(stored[task]) | {"samples": samples[task], "timings": timings[task]} for task in others}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"the results in {str(out)!r} cannot be read ({error}); give another folder, or delete them") from error
+    if any(stored.get(name) != of[name] for name in ("model", "jog3r")):
+        raise ValueError(
+            f"{str(out)!r} holds results of {', '.join(others)} of {stored.get('model')!r} by jog3r {stored.get('jog3r')}, "
+            f"not of {of['model']!r} by {of['jog3r']}: give another folder"
+        )
+    return found
+
+
+def write_results(results: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Write what a run found, and what was there of other tasks; returns the results with the report as `markdown`."""
+    tasks = [name for name in _BLOCKS if name in results]
+    blocks: list[report.Block] = [report.Heading(1, f"Evaluation of {results['model']}")]
+    blocks += [block for task in tasks for block in _BLOCKS[task](results[task])]
     save_samples(out, {task: results[task]["samples"] for task in tasks})
     timings = {task: results[task].pop("timings") for task in tasks}
     write_text(out / "timings.json", json.dumps(report.as_json(timings), indent=2) + "\n")
@@ -178,20 +218,6 @@ def _networks(config: EvaluationOptions) -> list[DistanceNetwork]:
     return found
 
 
-def _judged(
-    found: tuple[dict[str, Any], Samples] | None,
-    results: dict[str, Any],
-    blocks: list[report.Block],
-    config: EvaluationOptions,
-    processes: Processes,
-) -> dict[str, Any]:
-    """Results of the task "judge"."""
-    if found is None:
-        return _share_done(processes)
-    results["judge"] = {**found[0], "samples": found[1], "timings": {}}
-    return write_results(results, [*blocks, *report.judge_blocks(results["judge"])], Path(config.out))
-
-
 def _share_done(processes: Processes) -> dict[str, Any]:
     return {"markdown": f"process {processes.index} of {processes.count}: done"}
 
@@ -202,10 +228,7 @@ def _load(config: EvaluationOptions, processes: Processes) -> Any:
 
     dtype = getattr(torch, config.dtype)
     pipeline: Any = load_pipeline(str(config.model), with_text=config.task in ("t2vc", "all"), dtype=dtype)
-    try:
-        pipeline = pipeline.to(processes.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {config.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    pipeline = processes.place(pipeline)
     if config.task in ("t2vc", "all") and not hasattr(pipeline, "transformer"):
         raise ValueError(f"{type(pipeline).__name__} generates nothing: evaluate it with task v2c, not {config.task}")
     if config.both_directions and not hasattr(pipeline, "transformer"):
@@ -214,7 +237,6 @@ def _load(config: EvaluationOptions, processes: Processes) -> Any:
         raise ValueError(f"{type(pipeline).__name__} does not read videos backwards: leave both_directions out")
     if not getattr(pipeline, "makes_cameras", True):
         raise ValueError(f"{config.model!r} has no trained 3D head: it makes videos and no cameras, which are what is evaluated")
-    pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 

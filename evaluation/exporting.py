@@ -11,11 +11,11 @@ import torch
 from tqdm.auto import tqdm
 
 from jog3r.data import Clip
-from jog3r.evaluation.clips.clip_sets import ClipSet
+from jog3r.evaluation.clips.clip_sets import ClipSet, RemainingClips, UnreadableClip, WrongClip
 from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, pipeline_hash
 from jog3r.evaluation.processes import Processes
 
-__all__ = ["NetworkCameras", "TrackCameras", "cameras_of_clips", "export", "geometry_arrays", "to_uint8"]
+__all__ = ["NetworkCameras", "TrackCameras", "cameras_of_clips", "export", "geometry_arrays", "readable", "to_uint8"]
 
 logger = logging.getLogger(__name__)
 _FEW = 3  # batches that must all fail alike, and first of all, before the call is taken to be wrong
@@ -38,7 +38,8 @@ def export(
 
     Batches are the same whatever is there and however many processes share them, so that results are the same, too. A failing
     batch is made anew one by one. In an empty folder early failures are stored only once an item succeeds. If the first few fail
-    alike, the call is wrong: the error is raised and nothing is stored.
+    alike, the call is wrong: the error is raised and nothing is stored. Items whose clip cannot be read are none of it: they stay
+    missing, and are tried again by the next run.
 
     Args:
         store: the folder.
@@ -67,36 +68,60 @@ def export(
         disable=not missing or not processes.first,
     ) as bar:
         for batch in missing:
-            found = _attempt(predict, batch, title)
-            failed = [item for item in found if "error" in item]
+            attempted = zip(batch, _attempt(predict, batch, title), strict=True)
+            found = {k: item for k, item in attempted if item is not None}
+            failed = [item for item in found.values() if "error" in item]
             if not works and len(failed) == len(found):
-                held |= dict(zip(batch, found, strict=True))
+                held |= found
                 alike = {str(item["error"]) for item in held.values()}
                 if len(held) < few:
                     continue
                 if len(alike) == 1 and not any_stored():  # another process may have had better luck
                     raise ValueError(f"{title}: {alike.pop()}")
             works = True
-            for k, arrays in {**held, **dict(zip(batch, found, strict=True))}.items():
+            for k, arrays in {**held, **found}.items():
                 store.save(keys[k], arrays)
             held.clear()
             bar.update(len(batch))
 
 
-def _attempt(predict: Predict, batch: Sequence[int], title: str) -> list[Arrays]:
-    """A batch, or each of it alone where one breaks it; what is not finite has failed."""
+def _attempt(predict: Predict, batch: Sequence[int], title: str) -> list[Arrays | None]:
+    """A batch, or each of it alone where one breaks it; what is not finite has failed; None of a clip that cannot be read."""
     try:
         found = predict(batch)
+    except WrongClip:
+        raise
     except FAILURES as error:
         if len(batch) > 1:
             return [arrays for k in batch for arrays in _attempt(predict, [k], title)]
+        if isinstance(error, UnreadableClip):
+            logger.warning("left out: %s", error)
+            return [None]
         logger.warning("%s: clip %d failed: %s", title, batch[0], error)
         return [{"error": np.array(str(error))}]
     for place, arrays in enumerate(found):
         broken = [name for name in ("poses", "v2c_poses") if name in arrays and not np.isfinite(arrays[name]).all()]
         if broken:
             found[place] = {"error": np.array(f"{', '.join(broken)} not finite")}
-    return found
+    return list(found)
+
+
+def readable(clips: ClipSet, suspects: Sequence[int]) -> tuple[ClipSet, list[int]]:
+    """The clips without those of `suspects` that cannot be read, which are named in its `left_out`; and which they are.
+
+    Raises:
+        ValueError: not even one can be read.
+    """
+    faults: dict[int, str] = {}
+    for k in suspects:
+        try:
+            clips[k]
+        except UnreadableClip as error:
+            faults[k] = f"{clips.names[k]}: {error}"
+    kept = [k for k in range(len(clips)) if k not in faults]
+    if not kept:
+        raise ValueError(f"none of {len(clips)} clips can be read; the first: {faults[0]}")
+    return (RemainingClips(clips, kept, list(faults.values())) if faults else clips), kept
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ TASKS = ("v2c", "t2vc", "all", "list", "judge")
 _METHODS = ("network", "tracks")
 _PROCEDURAL_CLIPS, _PROCEDURAL_VIDEOS, _FRAMES = 200, 64, 16
 REDRAW_LEVEL = 0.3
+_OF_VIDEOS = (
+    *("videos", "seeds", "num_inference_steps", "guidance_scale", "sanity_clips", "features", "text_network", "inception", "fvd"),
+)
 _ONLY_PROCEDURAL_SPLITS = ("validation", "test")
 
 
@@ -81,6 +84,7 @@ class EvaluationOptions(SourceOptions):
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} must be {' or '.join(values)}, got {getattr(self, name)!r}")
         self._check_numbers()
+        self._check_task()
         if min(self.smoothness_focal, self.smoothness_translation) < 0:
             raise ValueError(f"smoothness weights must be >= 0, got {self.smoothness_focal} and {self.smoothness_translation}")
         if self.smoothness_focal > 0 and not self.focal_per_frame:
@@ -88,14 +92,22 @@ class EvaluationOptions(SourceOptions):
         for name in ("features", "text_network", "inception", "fvd"):
             if getattr(self, f"{name}_sha256") is not None and getattr(self, name) is None:
                 raise ValueError(f"{name}_sha256 is given without {name}: name the feature network too")
-            if name != "features" and getattr(self, name) is not None and self.task not in ("t2vc", "all"):
-                raise ValueError(f"{name} looks at generated videos: it means nothing to task {self.task}")
         self.judged = tuple(map(str, self.judged))
         if self.task != "list" and Path(self.out).is_file():
             raise NotADirectoryError(f"{self.out} is a file; give a folder")
         check_options_of(self, "source", SOURCE_OPTIONS)
         self._check_method()
         self._check_clips()
+
+    def _check_task(self) -> None:
+        """Refuse options that the task has no use for."""
+        by_network = self.task == "judge" and self.judge not in (None, "sfm")  # a pipeline as judge of given videos
+        for field in fields(self):
+            if self.task in ("t2vc", "all") or field.name not in _OF_VIDEOS or getattr(self, field.name) == field.default:
+                continue
+            if (field.name == "features" and by_network) or (field.name == "sanity_clips" and self.task == "judge"):
+                continue
+            raise ValueError(f"{field.name} is for generated videos: it means nothing to task {self.task}, leave it out")
 
     def _check_numbers(self) -> None:
         for name in ("clips", "stride", "seeds", "batch_size", "sanity_clips", "height", "width", "frame_step"):

@@ -46,6 +46,9 @@ class Predictions:
             return
         # hidden files are those that a killed run left half-written, or that another process is writing
         if self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
+            if stored.exists():  # by now: another process wrote it
+                self._refuse_change(json.loads(stored.read_text(encoding="utf-8")))
+                return
             raise ValueError(
                 f"{self.folder} is not empty and holds no {CONFIG_NAME}: not a folder of predictions; give another one"
             )

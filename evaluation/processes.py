@@ -35,6 +35,19 @@ class Processes:
         """What of the work is this process's."""
         return items[self.index :: self.count]
 
+    def place(self, pipeline: Any) -> Any:
+        """The pipeline on this one's device, without its progress bar.
+
+        Raises:
+            ValueError: the device is not there.
+        """
+        try:
+            placed = pipeline.to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device {self.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        placed.set_progress_bar_config(disable=True)
+        return placed
+
     def wait(self) -> None:
         """Until all are here."""
         if self.accelerator is not None:

@@ -40,6 +40,7 @@ CONSISTENCY_COLUMNS = {
     "flow_px": "motion: flow px",
     "warp_ratio": "warp / no-warp error",
     "N": "N",
+    "without score": "without score",
     "failed": "failed",
 }
 TEXT_COLUMNS = {"agreement": "100 x mean cosine over frames", "N": "N", "failed": "failed"}
@@ -128,6 +129,15 @@ def as_json(value: Any) -> Any:
     return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
+def from_json(value: Any) -> Any:
+    """Results as they were before `as_json`, as far as they are printed."""
+    if isinstance(value, Mapping) and value.keys() == {"value", "low", "high", "n"}:
+        return Figure(*(math.nan if value[name] is None else value[name] for name in ("value", "low", "high")), value["n"])
+    if isinstance(value, Mapping):
+        return {key: from_json(item) for key, item in value.items()}
+    return [from_json(item) for item in value] if isinstance(value, list) else value
+
+
 def header(settings: Mapping[str, Any]) -> str:
     """The settings as one line of `name value` pairs."""
     return ", ".join(f"{name} {number(value)}" for name, value in settings.items())
@@ -195,6 +205,8 @@ def judge_blocks(result: Mapping[str, Any]) -> list[Block]:
         parts += ["Cameras of the model against the judge's:", Table(result["agreement"], POSE_COLUMNS, "video")]
     if result["differences"]:
         parts += ["Paired differences over the clips that both rows have:", Table(result["differences"], columns, "rows")]
+    if result["errors"]:
+        parts.append("Videos that the judge could not look at:\n" + "\n".join(f"- {line}" for line in result["errors"]))
     return parts
 
 

@@ -12,11 +12,10 @@ from jog3r.evaluation.baselines import constant_poses, forward_poses, shuffled_p
 from jog3r.evaluation.caption_checks import NUM_SHUFFLES as CAPTION_SHUFFLES
 from jog3r.evaluation.caption_checks import DetectedColours, agreement_counts, classify_motion, detect_colours
 from jog3r.evaluation.consistency import FeatureFunction, met3r_self, warp_error
-from jog3r.evaluation.statistics.distances import floor_figure, frechet_figure, kernel_figure, pooled
+from jog3r.evaluation.statistics.distances import DISTANCES, distance_figure, floor_figures
 from jog3r.evaluation.statistics.intervals import Figure, figure, quotient
 from jog3r.evaluation.statistics.per_clip import Samples
 from jog3r.evaluation.statistics.pose_figures import pose_figures
-from jog3r.evaluation.video_metrics import frechet_distance, polynomial_mmd
 from jog3r.geometry.camera_metrics import PoseErrors, failed_pose_errors, masks_of_bins, pose_errors
 from jog3r.geometry.cameras import transform, unproject
 from jog3r.geometry.registration.degeneracy import pose_known
@@ -309,23 +308,20 @@ def score_consistency(
 def score_distributions(generated_features: np.ndarray, real_features: np.ndarray) -> dict[str, dict[str, Any]]:
     """Fréchet and kernel distance of features to real ones, with intervals, and the floor real against real at the same N.
 
-    The floor splits the real set, so it is at half its size: the distance of as many generated to as many real clips stands
-    beside it. A Fréchet distance of fewer than 4 clips has no interval. The intervals are those of `statistics.distances`.
+    The floor splits the real clips, so it is at half their number; the distance of generated to real clips at that number stands
+    beside it. Fewer than 4 clips have no interval and no floor. All is computed by `statistics.distances`.
 
     Args:
-        generated_features (N,D) or (N,K,D): a vector a clip, or one for each of its K frames.
-        real_features (M,D) or (M,K,D): likewise.
+        generated_features (N,D) or (N,K,D): a vector a clip, or K of its frames, windows and seeds; NaN where there is none.
+        real_features (N,D) or (N,K,D): likewise, of the real clips of the same captions.
     """
-    half = len(real_features) // 2
-    rows: dict[str, dict[str, Any]] = {
-        "Fréchet": {"distance": frechet_figure(generated_features, real_features)},
-        "kernel (KID)": {"distance": kernel_figure(generated_features, real_features)},
-    }
-    if half >= 2:
-        at_half = pooled(generated_features[:half]), pooled(real_features[:half])
-        rows["Fréchet at the floor's N"] = {"distance": Figure(frechet_distance(*at_half), np.nan, np.nan, half)}
-        rows["Fréchet floor, real against real"] = {"distance": floor_figure(frechet_distance, real_features)}
-        rows["kernel floor, real against real"] = {"distance": floor_figure(polynomial_mmd, real_features)}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, distance in DISTANCES.items():
+        rows[name] = {"distance": distance_figure(distance, generated_features, real_features)}
+    for name, distance in DISTANCES.items():
+        if (found := floor_figures(distance, generated_features, real_features)) is not None:
+            short = name.split()[0]
+            rows[f"{short} at the floor's N"], rows[f"{short} floor, real against real"] = ({"distance": one} for one in found)
     return rows
 
 
@@ -373,7 +369,7 @@ def _consistency(
     features: FeatureFunction | None,
     owners: Sequence[int],
 ) -> dict[str, Any]:
-    """Means over the clips; None for a failed one, which is counted and has no figure."""
+    """Means over the clips; those that failed (None), and those in which nothing was warped, are counted and have no figure."""
     rows: list[dict[str, float]] = []
     sound = []
     for view, owner in zip(views, owners, strict=True):
@@ -389,7 +385,8 @@ def _consistency(
         sound.append(owner)
     path = f"consistency/{name}"
     figures = {key: samples.add_means(path, key, [row[key] for row in rows], sound) for key in rows[0]} if rows else {}
-    return {**figures, "N": len(rows), "failed": len(owners) - len(rows)}
+    without = sum(not np.isfinite(row["met3r_self"]) for row in rows)
+    return {**figures, "N": len(rows), "without score": without, "failed": len(owners) - len(rows)}
 
 
 def _geometry_errors(prediction: Arrays, clip: Clip) -> tuple[float, float]:

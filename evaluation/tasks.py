@@ -16,7 +16,7 @@ from jog3r.evaluation import scoring
 from jog3r.evaluation.caption_checks import parse_caption
 from jog3r.evaluation.clips.clip_sets import ClipSet
 from jog3r.evaluation.clips.given_cameras import GivenCameras
-from jog3r.evaluation.exporting import NetworkCameras, TrackCameras, cameras_of_clips, export, geometry_arrays, to_uint8
+from jog3r.evaluation.exporting import NetworkCameras, TrackCameras, cameras_of_clips, export, geometry_arrays, readable, to_uint8
 from jog3r.evaluation.judges.judging import Judge, JudgedRow, judge_rows, sanity_rows
 from jog3r.evaluation.judges.renderer_judge import RendererJudge, redraw
 from jog3r.evaluation.networks.features import FeatureNetwork
@@ -25,6 +25,7 @@ from jog3r.evaluation.networks.text_network import TextNetwork
 from jog3r.evaluation.networks.torchscript import PictureNetwork, ScriptedVideoNetwork
 from jog3r.evaluation.predictions import Predictions, StoredPredictions, pipeline_hash
 from jog3r.evaluation.processes import Processes
+from jog3r.evaluation.statistics.distances import by_video
 from jog3r.evaluation.statistics.per_clip import Samples
 
 __all__ = ["DistanceNetwork", "Plan", "text_to_video", "video_to_cameras"]
@@ -73,7 +74,8 @@ def video_to_cameras(
     config: dict[str, Any] = {"task": "v2c", "jog3r": __version__, "seed": plan.seed, "clips": clips.describe()}
     if isinstance(method, GivenCameras):
         config |= {"cameras": "given predictions", "call": {}}
-        predictions = method
+        clips, kept = readable(clips, range(len(clips)))
+        predictions = method.of(kept)
     else:
         config |= method.describe()
         store = Predictions(out, config)
@@ -82,8 +84,9 @@ def video_to_cameras(
         strict = isinstance(method, NetworkCameras)
         predict = cameras_of_clips(method, clips, plan.seed)
         export(store, keys, predict, "video to cameras", plan.processes, plan.batch_size if strict else 1, strict)
-        predictions = store.stored(keys)
-    plan.processes.wait()
+        plan.processes.wait()
+        clips, kept = readable(clips, [k for k, key in enumerate(keys) if store.missing([key])])
+        predictions = store.stored([keys[k] for k in kept])
     if not plan.processes.first:
         return None
     result = scoring.score_v2c(predictions, clips, scoring.Items(clips.videos, range(len(clips)), clips.owners))
@@ -130,10 +133,9 @@ def text_to_video(
 
     export(store, keys, generate, "text to video with cameras", plan.processes, plan.batch_size)
     real: Sequence[Arrays] = []
-    if clips is not None:
-        real = _export_real(
-            method, clips, Predictions(Path(out) / "real", {"task": "real", **common, "clips": clips.describe()}), plan
-        )
+    of_real = None if clips is None else Predictions(Path(out) / "real", {"task": "real", **common, "clips": clips.describe()})
+    if clips is not None and of_real is not None:
+        _export_real(method, clips, of_real, plan)
     judge, redrawn = plan.judge, None
     if isinstance(judge, RendererJudge) and clips is not None:
         judge = replace(judge, clips=clips)
@@ -141,6 +143,14 @@ def text_to_video(
             pipeline, clips, judge.level, Predictions(Path(out) / "redrawn", {**config, **judge.describe()}), plan
         )
     plan.processes.wait()
+    if clips is not None and of_real is not None:
+        real_keys = [item_key(key) for key in clips.keys]
+        clips, kept = readable(clips, [k for k, key in enumerate(real_keys) if of_real.missing([key])])
+        real = of_real.stored([real_keys[k] for k in kept])
+        if len(kept) < len(captions):  # what a caption without its real clip was given is not scored either
+            captions, config = [captions[k] for k in kept], {**config, "clips": kept}
+            keys = [key for key, (k, _) in zip(keys, places, strict=True) if k in kept]
+            places = [(kept.index(k), repeat) for k, repeat in places if k in kept]
     generated = store.stored(keys)
     names, owners = [str(k) for k in range(len(captions))] if clips is None else clips.names, [k for k, _ in places]
     items = scoring.Items(names, owners) if clips is None else scoring.Items(clips.videos, owners, clips.owners)
@@ -210,7 +220,7 @@ def _score(
         "captions": {} if attributes is None else scoring.score_captions(generated, real, true, attributes, items, samples),
         "text agreement": {} if text is None else {text.name: agreement},
         "consistency": scoring.score_consistency(generated, real, true, plan.features and plan.features.dense, items, samples),
-        "distributions": {network.name: _distances(generated, real, network, samples) for network in networks},
+        "distributions": {network.name: _distances(generated, real, network, items, samples) for network in networks},
         "samples": samples,
     }
 
@@ -222,7 +232,7 @@ def _generate(pipeline: Any, texts: list[str], seeds: list[int], arguments: dict
     return [{"frames": to_uint8(output.frames[place]), **geometry_arrays(output, place)} for place in range(len(texts))]
 
 
-def _export_real(method: NetworkCameras, clips: ClipSet, store: Predictions, plan: Plan) -> StoredPredictions:
+def _export_real(method: NetworkCameras, clips: ClipSet, store: Predictions, plan: Plan) -> None:
     """Real clips through the VAE and back, and V2C of the clips themselves."""
     pipeline = method.pipeline
 
@@ -235,7 +245,6 @@ def _export_real(method: NetworkCameras, clips: ClipSet, store: Predictions, pla
 
     keys = [item_key(key) for key in clips.keys]
     export(store, keys, predict, "real clips", plan.processes, plan.batch_size)
-    return store.stored(keys)
 
 
 def _export_redrawn(pipeline: Any, clips: ClipSet, level: float, store: Predictions, plan: Plan) -> StoredPredictions:
@@ -275,26 +284,22 @@ def _attributes(captions: Sequence[str]) -> list[dict[str, Any]] | None:
 
 
 def _distances(
-    generated: Sequence[Mapping], real: Sequence[Mapping], network: DistanceNetwork, samples: Samples
+    generated: Sequence[Mapping], real: Sequence[Mapping], network: DistanceNetwork, items: scoring.Items, samples: Samples
 ) -> dict[str, Any]:
-    """Both sets went through the same decoder: real clips as the VAE gives them back. A clip counts with all its videos."""
-
-    sets = [
-        [None if "error" in item else np.atleast_2d(network.clip(item["frames"])) for item in items]
-        for items in (generated, real)
-    ]
-    counts = [sum(found is not None for found in features) for features in sets]
-    if min(counts) < 2:
+    """Both sets went through the same decoder: real clips as the VAE gives them back. A video counts with all its clips."""
+    own, true = (
+        [None if "error" in item else np.atleast_2d(network.clip(item["frames"])) for item in stored]
+        for stored in (generated, real)
+    )
+    failed = sum(found is None for found in own)
+    if len(own) - failed < 2 or sum(found is not None for found in true) < 2:
         return {}
-    blank = np.full_like(next(found for found in sets[0] if found is not None), np.nan)
-    own, true = (np.stack([blank if found is None else found for found in features]) for features in sets)  # (M,K,D)
-    own = own.reshape(len(true), -1, own.shape[-1])  # (N,S*K,D): the videos of a caption stand behind each other
-    samples.features[network.name] = (own, true)
-    sound = [features[np.isfinite(features).all((1, 2))] for features in (own, true)]
-    if min(map(len, sound)) < 2:
+    videos, count, seeds = items.of_clips(len(real)), len(items.names), len(generated) // len(real)
+    by_seed = [by_video(own[seed::seeds], videos, count) for seed in range(seeds) if any(x is not None for x in own[seed::seeds])]
+    samples.features[network.name] = (np.concatenate(by_seed, axis=1), by_video(true, videos, count))  # the first seed first
+    if any(np.isfinite(features).all(-1).any(1).sum() < 2 for features in samples.features[network.name]):
         return {}
-    rows = scoring.score_distributions(*sound)
-    failed = len(generated) - counts[0]
+    rows = scoring.score_distributions(*samples.features[network.name])
     return {name: {**row, "failed": 0 if "floor, " in name else failed} for name, row in rows.items()}
 
 

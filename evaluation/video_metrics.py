@@ -57,14 +57,39 @@ def frechet_distance(features_a: Features, features_b: Features) -> float:
     return max(float(distance), 0.0)  # equal sets end at -1e-13 or so
 
 
-def polynomial_mmd(features_a: Features, features_b: Features, degree: int = 3) -> float:
+def polynomial_mmd(
+    features_a: Features,
+    features_b: Features,
+    degree: int = 3,
+    owners_a: np.ndarray | None = None,
+    owners_b: np.ndarray | None = None,
+) -> float:
     """Unbiased squared MMD with the kernel (x.y / D + 1)^degree, KID's; near 0, or below, for equal distributions at any N.
 
+    Args:
+        features_a (N,D), features_b (M,D): numpy or torch, any float type.
+        degree: of the kernel.
+        owners_a (N,), owners_b (M,): number of the clip that each sample is of. Samples of one clip are not independent, in one
+            set or between both (a video and the real clip of its caption): pairs of one owner are left out. None: each sample is
+            of its own.
+
     Raises:
-        ValueError: as `frechet_distance`.
+        ValueError: as `frechet_distance`, or all samples are of one owner.
     """
     a, b = _checked(features_a, features_b, least=2)
-    return _KernelSums.of(a, b, degree).value()
+    if owners_a is None or owners_b is None:
+        return _KernelSums.of(a, b, degree).value()
+    sums = 0.0
+    for x, y, owners, others, factor in (
+        (a, a, owners_a, owners_a, 1),
+        (b, b, owners_b, owners_b, 1),
+        (a, b, owners_a, owners_b, -2),
+    ):
+        apart = np.asarray(owners)[:, None] != np.asarray(others)[None]
+        if not apart.any():
+            raise ValueError("all samples are of one clip: a kernel distance needs at least two")
+        sums += factor * float(_kernel(x, y, degree)[apart].mean())
+    return sums
 
 
 def kernel_distance(

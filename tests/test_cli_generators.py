@@ -141,5 +141,5 @@ def test_evaluate_takes_them(capsys, folders: Path, tmp_path: Path) -> None:
     code, printed, lines = run(capsys, "evaluate", "all", "--model", folders / "head", "--out", tmp_path / "e", *options)
     assert code == 0, lines
     assert "always forward" in printed and (tmp_path / "e" / "results.json").is_file()
-    code, _, lines = run(capsys, "evaluate", "v2c", "--model", folders / "plain", "--out", tmp_path / "p", *options)
+    code, _, lines = run(capsys, "evaluate", "v2c", "--model", folders / "plain", "--out", tmp_path / "p", *size)
     assert code == 2 and "has no trained 3D head" in lines[-1]

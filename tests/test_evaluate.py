@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from jog3r.evaluation.networks.i3d import I3D, load_i3d
 from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, pipeline_hash
 from jog3r.evaluation.report import as_json, number, t2vc_report, table, v2c_report
 from jog3r.evaluation.scoring import score_closed_loop, score_v2c
+from jog3r.evaluation.statistics.per_clip import load_samples
 
 SIZE = (4, 16, 16)
 
@@ -274,17 +276,9 @@ def test_t2vc_with_free_captions_and_a_feature_network(pipe, tmp_path, dino, cap
 
 def test_run_evaluation_from_a_folder(pipe, tmp_path, dino):
     pipe.save_pretrained(tmp_path / "model")
-    options = dict(
-        task="all",
-        model=str(tmp_path / "model"),
-        out=str(tmp_path / "out"),
-        clips=1,
-        captions=4,
-        split="validation",
-        num_inference_steps=2,
-        features=str(dino),
-        text_network=str(save_clip(tmp_path / "clip")),
-    )
+    places = dict(model=str(tmp_path / "model"), out=str(tmp_path / "out"), features=str(dino))
+    places |= dict(text_network=str(save_clip(tmp_path / "clip")))
+    options = dict(task="all", clips=1, captions=4, split="validation", num_inference_steps=2, **places)
     results = run_evaluation(**options)
     stored = json.loads((tmp_path / "out" / "results.json").read_text())
     assert stored["v2c"]["first"]["model"]["num_pairs"] == 3
@@ -303,8 +297,15 @@ def test_run_evaluation_from_a_folder(pipe, tmp_path, dino):
     assert results["v2c"]["settings"]["weights"] == pipeline_hash(pipe, TEXT_PARTS) != pipeline_hash(pipe)
     # video to cameras goes on from there, and reads no text encoder
     (tmp_path / "model" / "text_encoder" / "model.safetensors").write_bytes(b"damaged")
-    again = run_evaluation(**options | {"task": "v2c", "text_network": None})
+    unused = dict.fromkeys(("text_network", "features", "videos"))
+    again = run_evaluation(**{**options, **unused, "task": "v2c", "captions": None, "num_inference_steps": 30})
     assert again["v2c"]["settings"]["weights"] == results["v2c"]["settings"]["weights"]
+    # what was there of the other task stays, to the letter; of another model it is refused
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == stored and again["markdown"] == results["markdown"]
+    assert set(load_samples(tmp_path / "out")) == {"v2c", "t2vc"}
+    shutil.copytree(tmp_path / "model", tmp_path / "other")
+    with pytest.raises(ValueError, match=r"holds results of t2vc of .*model' by jog3r .*, not of .*other' by"):
+        run_evaluation(task="v2c", model=tmp_path / "other", out=tmp_path / "out", clips=1)
 
 
 def test_fingerprint_sees_weights_and_settings(pipe):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import av
@@ -197,6 +198,40 @@ def test_a_list_names_folders_wherever_they_lie():
     assert "nerfstudio" not in places  # of two
 
 
+# ---- videos that cannot be read
+
+
+def test_a_damaged_video_is_left_out_named_and_taken_up_once_it_is_whole(data, tmp_path, model, capsys):
+    copied = Path(shutil.copytree(data, tmp_path / "data"))
+    video = copied / "videos" / "bb.mp4"
+    whole = video.read_bytes()
+    video.write_bytes(whole[: len(whole) // 2])
+    lines = [f"left out: {name}: " for name in ("cc", "bb")]
+
+    def counts(result):
+        found = [next((n for n, start in enumerate(lines) if line.startswith(start)), None) for line in result["errors"]]
+        return result["settings"]["N"], result["settings"].get("left out"), [n for n in found if n is not None]
+
+    given = run_evaluation(**options(copied, predictions=write_predictions(tmp_path / "p"), out=tmp_path / "given"))["v2c"]
+    assert counts(given) == (2, 2, [0, 1]) and given["first"]["model"]["num_failed"] == 0
+    assert given["samples"].clips == ["aa", "dd"] and given["first"]["model"]["rotation_deg"] < 1e-3
+    assert main(["evaluate", "list", *words(copied, "--out", tmp_path / "list.json")]) == 0
+    assert "2 clips of 3 videos; left out: 2" in capsys.readouterr().out
+    made = options(copied, task="all", model=str(model), out=tmp_path / "made", num_frames=4, height=16, width=16)
+    made |= {"num_inference_steps": 2, "default_caption": "a red room"}
+    results = run_evaluation(**made)
+    assert counts(results["v2c"]) == counts(results["t2vc"]) == (3, 1, [1])  # the short one has the 4 frames
+    assert results["t2vc"]["samples"].clips == ["aa", "cc", "dd"]
+    assert results["t2vc"]["consistency"]["generated, geometry of V2C"]["N"] == 3
+    video.write_bytes(whole)
+    results = run_evaluation(**made)
+    assert counts(results["v2c"]) == counts(results["t2vc"]) == (4, None, [])
+    for name in ("aa", "bb", "dd"):
+        (copied / "videos" / f"{name}.mp4").write_bytes(whole[:2000])
+    with pytest.raises(ValueError, match="none of 3 clips can be read; the first: aa: "):
+        run_evaluation(**options(copied, predictions=tmp_path / "p", out=tmp_path / "none"))
+
+
 # ---- anybody's cameras, and planted bugs
 
 
@@ -231,6 +266,34 @@ def test_missing_and_unusable_predictions_count_as_180(data, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has a file for none of 3 clips; for the first it would be aa.npz"):
         run_evaluation(**options(data, predictions=tmp_path / "empty", out=tmp_path / "e"))
+
+
+def test_files_that_cannot_be_used_are_failures_with_a_reason(data, tmp_path):
+    folder = write_predictions(tmp_path / "p")
+    clips = choose_clips(EvaluationOptions(**options(data, predictions="p", out="o", height=16, width=24)), 8, (16, 24))
+
+    def found(**arrays):
+        np.savez(folder / "aa.npz", **arrays)
+        item = GivenCameras(folder, clips)[0]
+        return str(item["error"]) if "error" in item else item
+
+    poses = np.tile(np.eye(4), (8, 1, 1))
+    assert "intrinsics must have an entry for each of 8 frames, got (3, 3)" in found(poses=poses, intrinsics=np.eye(3))
+    assert "depth must have the clip's 16 x 24 pixels, got (5, 5)" in found(poses=poses, depth=np.ones((8, 5, 5)))
+    assert "depth must have an entry" in found(poses=poses, depth=np.ones((8, 16)))
+    whole = (folder / "aa.npz").read_bytes()
+    for size in (6, len(whole) // 2):
+        (folder / "aa.npz").write_bytes(whole[:size])
+        assert str(GivenCameras(folder, clips)[0]["error"]).startswith("aa.npz: ")
+    (folder / "aa.npz").unlink()
+    matrix = [[30.0, 0.0, 23.5], [0.0, 30.0, 15.5], [0.0, 0.0, 1.0]]  # of the video's own 48 x 32 pixels
+    document = {"convention": "opencv_cam_to_world", "width": 48, "height": 32}
+    document |= {"frames": [{"pose": pose.tolist(), "intrinsics": matrix} for pose in poses]}
+    (folder / "aa.json").write_text(json.dumps(document))
+    half = [[15.0, 0.0, 11.5], [0.0, 15.0, 7.5], [0.0, 0.0, 1.0]]
+    np.testing.assert_allclose(GivenCameras(folder, clips)[0]["intrinsics"], [half] * 8)
+    (folder / "aa.json").write_text(json.dumps(document | {"width": 40}))  # of another aspect: what was cut off is not known
+    assert "intrinsics" not in GivenCameras(folder, clips)[0]
 
 
 def test_planted_bugs_move_the_right_figure_the_right_way(data, tmp_path):
@@ -278,6 +341,8 @@ def test_planted_bugs_move_the_right_figure_the_right_way(data, tmp_path):
         ({"height": 16, "model": "m"}, "both height and width"),
         ({"stride": 0}, "stride must be at least 1"),
         ({"windows": "last"}, "windows must be first or all"),
+        ({"seeds": 2, "model": "m"}, "seeds is for generated videos: it means nothing to task v2c"),
+        ({"features": "f", "model": "m"}, "features is for generated videos"),
         ({"dtype": "int8"}, "dtype must be float32 or bfloat16 or float16"),
     ],
 )

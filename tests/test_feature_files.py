@@ -202,5 +202,5 @@ def test_networks_that_read_no_text_are_refused(clip_folder, tmp_path):
             (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(ValueError, match="has a tokenizer of 2 words for a network of 54"):
         load_text_network(tmp_path)
-    with pytest.raises(ValueError, match="text_network looks at generated videos: it means nothing to task v2c"):
+    with pytest.raises(ValueError, match="text_network is for generated videos: it means nothing to task v2c"):
         EvaluationOptions(task="v2c", model="m", out="o", text_network=str(clip_folder))

@@ -10,11 +10,18 @@ from jog3r.commands.parser import main
 from jog3r.evaluation import pose_errors, pose_metrics
 from jog3r.evaluation.report import Heading, Table, as_json, cell, latex, markdown
 from jog3r.evaluation.statistics.compare import compare_runs, verdict
-from jog3r.evaluation.statistics.distances import distance_difference, floor_figure, frechet_figure, kernel_figure
+from jog3r.evaluation.statistics.distances import (
+    by_video,
+    distance_difference,
+    distance_figure,
+    floor_figures,
+    frechet,
+    kernel,
+)
 from jog3r.evaluation.statistics.intervals import Figure, bootstrap_weights, figure, mean_figure, ratio, student_quantile
 from jog3r.evaluation.statistics.per_clip import Samples, load_samples, save_samples
 from jog3r.evaluation.statistics.pose_figures import PairErrors, pose_figures
-from jog3r.evaluation.video_metrics import frechet_distance
+from jog3r.evaluation.video_metrics import frechet_distance, polynomial_mmd
 from jog3r.geometry.cameras import so3_exp
 
 
@@ -192,15 +199,83 @@ def test_distances_draw_whole_clips():
     generator = np.random.default_rng(0)
     real, near = generator.normal(size=(2, 24, 3, 5))
     far = near + 1
-    found = frechet_figure(near, real)
+    found = distance_figure(frechet, near, real)
     assert found == pytest.approx(frechet_distance(near.reshape(-1, 5), real.reshape(-1, 5))) and found.n == 24
-    assert found.low < found < found.high < frechet_figure(far, real).low
-    assert kernel_figure(near, real).high < kernel_figure(far, real).low
-    assert floor_figure(frechet_distance, real).n == 12
-    better = distance_difference(frechet_distance, near, far, real)
-    assert better.high < 0 and np.isnan(distance_difference(frechet_distance, near[:3], far[:3], real[:3]).low)
+    assert found.low < found < found.high < distance_figure(frechet, far, real).low
+    assert distance_figure(kernel, near, real).high < distance_figure(kernel, far, real).low
+    better = distance_difference(frechet, near, far, real)
+    assert better.high < 0 and np.isnan(distance_difference(frechet, near[:3], far[:3], real[:3]).low)
+    assert distance_difference(frechet, near, near, real, real + 1).high < 0  # each against real clips of its own
     repeated = np.repeat(near[:, :1], 3, 1)  # frames of one clip that are all alike are no more samples: the spread shows it
-    assert frechet_figure(repeated, real).high - frechet_figure(repeated, real).low > found.high - found.low
+    wide = distance_figure(frechet, repeated, real)
+    assert wide.high - wide.low > found.high - found.low
+
+
+def clips_of_frames(seed: int, clips: int = 12, frames: int = 8) -> np.ndarray:
+    """(N,K,D) vectors of frames: those of a clip lie close to each other."""
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(clips, 1, 4)) + 0.1 * generator.normal(size=(clips, frames, 4))
+
+
+def test_frames_of_one_clip_are_not_taken_for_independent_samples():
+    draws = [(clips_of_frames(seed), clips_of_frames(1000 + seed)) for seed in range(40)]
+    values = np.array([distance_figure(kernel, *pair) for pair in draws])
+    naive = np.array([polynomial_mmd(*(part.reshape(-1, 4) for part in pair)) for pair in draws])
+    assert abs(values.mean()) < 3 * values.std() / 40**0.5  # unbiased
+    assert naive.mean() > 6 * naive.std() / 40**0.5  # as it would be with pairs of frames of one clip
+    alone = [part[:, 0] for part in draws[0]]
+    owners = np.arange(12)
+    assert polynomial_mmd(*alone, owners_a=owners, owners_b=owners + 12) == pytest.approx(polynomial_mmd(*alone))
+    assert distance_figure(kernel, draws[0][0], draws[0][0]) == pytest.approx(0)
+    with pytest.raises(ValueError, match="all samples are of one clip"):
+        polynomial_mmd(*alone, owners_a=0 * owners, owners_b=owners)
+
+
+def test_the_floor_is_what_a_perfect_generator_has_at_its_size():
+    """Whether it draws each caption once or four times, and whether it resembles the captions' own real clips or not."""
+    for distance in (frechet, kernel):
+        found = []
+        for seed in range(12):
+            real = clips_of_frames(seed, frames=2)
+            four = np.concatenate([clips_of_frames(100 * (1 + k) + seed, frames=2) for k in range(4)], axis=1)
+            found.append([*floor_figures(distance, four, real), *floor_figures(distance, real + 1e-3, real)])
+            assert found[-1][0].n == found[-1][1].n == 6
+        own, floor, copy, same_floor = np.array(found).T
+        assert np.array_equal(floor, same_floor)
+        spread = (own - floor).std() / 12**0.5
+        assert abs((own - floor).mean()) < 3 * spread and np.allclose(copy, floor, atol=0.02 * floor.std() + 0.02)
+    assert floor_figures(frechet, real[:3], real[:3]) is None
+
+
+def test_windows_and_seeds_of_a_video_stand_behind_each_other():
+    vectors = [np.full((2, 3), k, float) for k in range(3)]
+    found = by_video([vectors[0], None, vectors[2]], [0, 1, 0], 2)
+    assert found.shape == (2, 4, 3) and found[0, :, 0].tolist() == [0, 0, 2, 2] and np.isnan(found[1]).all()
+    samples = Samples(["a", "b"])
+    samples.features["net"] = (found, found)
+    assert np.isnan(samples.select(["b"]).features["net"][0]).all()
+    ragged = by_video([*vectors, vectors[0] + 9], [0, 0, 1, 2], 3)
+    assert distance_figure(frechet, ragged, ragged).n == 3
+
+
+def test_runs_are_compared_with_their_own_real_clips_and_as_many_seeds(tmp_path):
+    real = clips_of_frames(0, frames=2)
+    fair, more = clips_of_frames(1, frames=2), np.concatenate([clips_of_frames(seed, frames=2) for seed in (1, 2)], axis=1)
+    for name, own, true in (("a", fair, real), ("b", more, real), ("c", fair + 1, real + 1)):
+        samples = Samples([str(k) for k in range(12)])
+        samples.features["net"] = (own, true)
+        samples.add_means("text/generated", "agreement", 20.0 + (name == "a") + np.arange(12) / 9, range(12))
+        save_samples(tmp_path / name, {"t2vc": samples})
+    found = compare_runs(tmp_path / "a", tmp_path / "b")["t2vc"]["tables"]
+    assert found["net"]["Fréchet"]["difference"] == pytest.approx(0)
+    assert found["text/generated"]["agreement"]["verdict"] == "first"
+    found = compare_runs(tmp_path / "a", tmp_path / "c")["t2vc"]["tables"]
+    assert found["net"]["Fréchet"]["second"] == pytest.approx(found["net"]["Fréchet"]["first"], rel=1e-4)
+    whole = (tmp_path / "a" / "per_clip.npz").read_bytes()
+    for size in (4, len(whole) // 2, len(whole) - 30):
+        (tmp_path / "a" / "per_clip.npz").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="cannot be read"):
+            load_samples(tmp_path / "a")
 
 
 # ---- tables

@@ -1,22 +1,25 @@
 """Outside judges: tracks put real clips first and are not fooled; a pipeline's scores are what its own geometry gives."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sfm_scenes import make_room, path, render
 from tiny_components import tiny_pipeline
 
 from jog3r.commands.parser import main
 from jog3r.data.procedural import procedural_clip
 from jog3r.evaluation import met3r_pairs
-from jog3r.evaluation.judges import track_judge
+from jog3r.evaluation.judges import choosing, track_judge
 from jog3r.evaluation.judges.choosing import choose_judge
 from jog3r.evaluation.judges.judging import JudgedRow, judge_rows, sanity_rows
 from jog3r.evaluation.judges.network_judge import NetworkJudge
-from jog3r.evaluation.judges.sanity import SANITY_ROWS, sanity_video
+from jog3r.evaluation.judges.sanity import MIXED, SANITY_ROWS, sanity_video
 from jog3r.evaluation.judges.track_judge import TrackJudge
 from jog3r.evaluation.options import EvaluationOptions
 from jog3r.evaluation.processes import Processes
@@ -85,7 +88,8 @@ def test_a_pipeline_judges_by_its_own_geometry(tmp_path):
         torch.stack((pairs.anchor_pointmaps[0], pairs.pointmaps[0]), 1),
         torch.stack((pairs.anchor_confidence[0], pairs.confidence[0]), 1),
     )
-    assert found["figure met3r_pairs"] == pytest.approx(float(expected.score.mean()))
+    assert not expected.overlap_mask.any() and found["figure overlapping pairs %"] == 0  # of a random head nothing overlaps
+    assert np.isnan(found["figure met3r_pairs"])
     still = judge.look(np.repeat(frames[:1], 4, 0), 0)
     assert set(still) == set(found) and "poses" in still
     assert "figure met3r_pairs" not in NetworkJudge(pipe, None, "colours").look(frames, 0)
@@ -111,6 +115,60 @@ def test_folders_of_videos_are_judged(clips, tmp_path, capsys):
     assert "grey minus real" in capsys.readouterr().out
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["judge"]["rows"]
     assert rows["real"]["placed %"]["value"] == 100 and rows["grey"]["failed %"]["value"] == 100
+
+
+def test_long_videos_are_read_and_what_cannot_be_looked_at_is_named(tmp_path, capsys):
+    videos = tmp_path / "videos"
+    frames = np.random.default_rng(0).integers(0, 255, (81, 16, 16, 3), dtype=np.uint8)
+    for name, shown in (("long", frames), ("odd", frames[:4, :, :15]), ("right", frames[:4])):
+        (videos / name).mkdir(parents=True)
+        for number, frame in enumerate(shown):
+            Image.fromarray(frame).save(videos / name / f"{number:03d}.png")
+    assert len(choosing._row("videos", [videos / "long"], ["long"]).load(0)) == 81
+    tiny_pipeline().save_pretrained(tmp_path / "judge")
+    assert main(["evaluate", "judge", str(videos), "--judge", str(tmp_path / "judge"), "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["judge"]
+    row = found["rows"]["videos"]
+    assert (row["N"], row["without video"], row["not looked at"]) == (3, 0, 2)
+    long, odd = found["errors"]
+    assert long.startswith("videos, long: the video has 81 frames") and odd.startswith("videos, odd: height and width must")
+    assert "Videos that the judge could not look at:" in capsys.readouterr().out
+    options = EvaluationOptions(task="judge", judged=(str(videos),), judge=str(tmp_path / "judge"), out="o")
+    with pytest.raises(ValueError, match="device 'cuda:7' cannot be used"):
+        choose_judge(options, None, None, Processes(device="cuda:7"))
+
+
+def test_pairs_that_share_nothing_are_no_perfect_ones():
+    frames = procedural_clip(0, "validation", 3, 16, 16).frames
+    points = torch.zeros(1, 2, 16, 16, 3)  # (B,P,H,W,3)
+    points[..., 2] = 2
+    points[..., :2] = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 16)] * 2, indexing="xy"), -1)
+    apart = points.clone()
+    apart[:, 1, ..., 0] += 50
+    pairs = SimpleNamespace(
+        pairs=torch.tensor([[0, 1], [0, 2]]), anchor_pointmaps=points, pointmaps=apart,
+        anchor_confidence=torch.ones(1, 2, 16, 16), confidence=torch.ones(1, 2, 16, 16),
+    )  # fmt: skip
+    judge = NetworkJudge(None, lambda pictures: pictures, "colours")
+    one, both = judge._pairs(frames, pairs), judge._pairs(frames, SimpleNamespace(**vars(pairs) | {"pointmaps": points}))
+    assert one["overlapping pairs %"] == 50 and both["overlapping pairs %"] == 100
+    first = {name: value[:1] if name == "pairs" else value[:, :1] for name, value in vars(pairs).items()}
+    assert both["met3r_pairs"] != pytest.approx(one["met3r_pairs"], rel=0.1)
+    assert one["met3r_pairs"] == pytest.approx(judge._pairs(frames, SimpleNamespace(**first))["met3r_pairs"])
+    none = judge._pairs(frames, SimpleNamespace(**vars(pairs) | {"pointmaps": points + 50}))
+    assert np.isnan(none["met3r_pairs"]) and none["overlapping pairs %"] == 0
+
+
+def test_a_mixture_of_other_clips_is_another_row(clips, tmp_path):
+    pytest.importorskip("pycolmap")
+
+    def judged(count):
+        rows = [row for row in sanity_rows(lambda k: clips[k].frames, count) if row.name == MIXED]
+        return judge_rows(TrackJudge(), [replace(row, owners=[0]) for row in rows], ["a"], tmp_path, {}, Processes())
+
+    judged(2)
+    with pytest.raises(ValueError, match="mixed of: 2 -> 3"):
+        judged(3)
 
 
 @pytest.mark.parametrize(

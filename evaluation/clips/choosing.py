@@ -1,5 +1,6 @@
 """From the options of an evaluation to its clips."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 from jog3r.data.source import ClipSource
 from jog3r.data.source_options import build_source
 from jog3r.evaluation.clips.clip_list import ClipList, write_clip_list
-from jog3r.evaluation.clips.clip_sets import ClipSet, ProceduralClips
+from jog3r.evaluation.clips.clip_sets import ClipSet, ProceduralClips, UnreadableClip
 from jog3r.evaluation.clips.windows import WindowedClips, WindowRule, entry_of, find_entries, places_of
 from jog3r.evaluation.options import EvaluationOptions
 
 __all__ = ["choose_clips", "write_list"]
+
+logger = logging.getLogger(__name__)
 
 
 def choose_clips(options: EvaluationOptions, num_frames: int, size: tuple[int, int] | None, generate: bool = False) -> ClipSet:
@@ -73,7 +76,15 @@ def write_list(options: EvaluationOptions, num_frames: int, size: tuple[int, int
     clips = choose_clips(options, num_frames, size)
     if not isinstance(clips, WindowedClips):
         raise ValueError("procedural clips need no list")
-    entries = [entry_of(entry, clips[k]) for k, entry in enumerate(clips.entries)]
+    entries, left_out = [], list(clips.left_out)
+    for k, entry in enumerate(clips.entries):
+        try:
+            entries.append(entry_of(entry, clips[k]))
+        except UnreadableClip as error:
+            logger.warning("left out: %s", error)
+            left_out.append(f"{entry.clip_name}: {error}")
+    if not entries:
+        raise ValueError(f"none of {len(clips)} clips can be read; the first: {left_out[0]}")
     settings = clips.describe()
     document = {
         "rule": f"{options.windows} window of the first {len(clips.videos)} videos of the source in its order",
@@ -83,7 +94,7 @@ def write_list(options: EvaluationOptions, num_frames: int, size: tuple[int, int
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_clip_list(path, entries, document)
-    return f"{options.out}: {len(entries)} clips of {len(clips.videos)} videos; left out: {len(clips.left_out)}"
+    return f"{options.out}: {len(entries)} clips of {len(clips.videos)} videos; left out: {len(left_out)}"
 
 
 def _source(options: EvaluationOptions, size: tuple[int, int] | None, num_frames: int, generate: bool) -> ClipSource:

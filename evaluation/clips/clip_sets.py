@@ -11,7 +11,7 @@ from jog3r.data import Clip, procedural_clip
 from jog3r.data.procedural import procedural_caption, scene_names
 from jog3r.data.procedural.scene_grammar import split_size
 
-__all__ = ["ClipSet", "GivenClips", "ProceduralClips", "as_clip_set"]
+__all__ = ["ClipSet", "GivenClips", "ProceduralClips", "RemainingClips", "UnreadableClip", "WrongClip", "as_clip_set"]
 
 
 class ClipSet(Sequence[Clip]):
@@ -55,6 +55,50 @@ class ClipSet(Sequence[Clip]):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """What decides the clips, without their number: compared on restart, printed with the results."""
+
+
+class UnreadableClip(ValueError):
+    """A clip that cannot be loaded: no fault of who looks for its cameras."""
+
+
+class WrongClip(ValueError):
+    """A clip that is not the one that a list names: the data are of another version, and nothing is evaluated."""
+
+
+class RemainingClips(ClipSet):
+    """Some of the clips of a set.
+
+    Args:
+        clips: the set.
+        kept: which of them, in order.
+        left_out: a line for each of the others, with the reason.
+    """
+
+    def __init__(self, clips: ClipSet, kept: Sequence[int], left_out: Sequence[str]) -> None:
+        self._clips, self._kept = clips, kept
+        self.keys, self.names = [clips.keys[k] for k in kept], [clips.names[k] for k in kept]
+        owners = [clips.owners[k] for k in kept]
+        used = list(dict.fromkeys(owners))
+        self.owners, self.videos = [used.index(owner) for owner in owners], [clips.videos[owner] for owner in used]
+        self.left_out = [*clips.left_out, *left_out]
+        self.has_captions = clips.has_captions
+
+    @property
+    def other_pixels(self) -> Set[str]:  # type: ignore[override]  # of the whole set, which goes on noting them
+        """As of the set."""
+        return self._clips.other_pixels
+
+    def load(self, index: int) -> Clip:
+        """Clip `index` of those kept."""
+        return self._clips.load(self._kept[index])
+
+    def caption(self, index: int) -> str:
+        """Its caption."""
+        return self._clips.caption(self._kept[index])
+
+    def describe(self) -> dict[str, Any]:
+        """As the set does: what is left out decides no clip."""
+        return self._clips.describe()
 
 
 class ProceduralClips(ClipSet):

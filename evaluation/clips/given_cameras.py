@@ -7,12 +7,14 @@ frames count.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jog3r.data.camera_formats.cameras_json import read_cameras
+from jog3r.data.files import NPZ_FAULTS
 from jog3r.evaluation.clips.clip_sets import ClipSet
 from jog3r.evaluation.clips.windows import WindowedClips
 from jog3r.geometry.pose_checks import pose_fault
@@ -20,6 +22,7 @@ from jog3r.geometry.registration.degeneracy import NO_OVERLAP
 
 __all__ = ["GivenCameras"]
 
+_SAME_ASPECT = 0.02  # two sizes whose aspects differ by more are not a picture and its reduction
 _PATTERNS = ("{}.npz", "{}.json", "{}/cameras.json", "{}/cameras.npz")
 
 
@@ -40,20 +43,29 @@ class GivenCameras(Sequence[dict[str, np.ndarray]]):
             names = ", ".join(pattern.format(clips.names[0]) for pattern in _PATTERNS)
             raise ValueError(f"{str(folder)!r} has a file for none of {len(clips)} clips; for the first it would be {names}")
 
+        self._numbers: Sequence[int] = range(len(clips))
+
+    def of(self, clips: Sequence[int]) -> "GivenCameras":
+        """Those of the clips with these numbers."""
+        chosen = copy(self)
+        chosen._numbers = clips
+        return chosen
+
     def __len__(self) -> int:
         """As many as clips."""
-        return len(self._clips)
+        return len(self._numbers)
 
     def __getitem__(self, index: Any) -> Any:
         """Arrays as of `Predictions.load`; no slices."""
         if not 0 <= index < len(self):
             raise IndexError(index)
+        index = self._numbers[index]
         path = self._files[index]
         if path is None:
             return {"error": np.array(f"no prediction for {self._clips.names[index]!r}")}
         try:
-            return self._fit(_read(path), int(index))
-        except (ValueError, OSError, KeyError) as error:
+            return self._fit(_read(path), index)
+        except (*NPZ_FAULTS, KeyError) as error:
             return {"error": np.array(f"{path.name}: {error}")}
 
     def _find(self, index: int) -> Path | None:
@@ -69,23 +81,46 @@ class GivenCameras(Sequence[dict[str, np.ndarray]]):
             frames = np.array(self._clips.entries[index].frames)
         wanted = len(self._clips[index].poses) if frames is None else len(frames)
         if frames is not None and count != wanted and frames.max() < count:
-            arrays = {name: value[frames] for name, value in arrays.items()}
+            arrays = {name: value if name == "size" else value[frames] for name, value in arrays.items()}
         elif count != wanted:
             raise ValueError(f"it has {count} cameras, the clip has {wanted} frames")
         known = arrays.pop("known", np.ones(wanted, bool)).astype(bool)
         arrays["poses"] = np.where(known[:, None, None], arrays["poses"], np.eye(4))
+        for name in ("intrinsics", "depth"):
+            if name in arrays and (arrays[name].ndim != 3 or len(arrays[name]) != wanted):
+                raise ValueError(f"{name} must have an entry for each of {wanted} frames, got {arrays[name].shape}")
+        self._match_size(arrays, index)
         if not np.isfinite(arrays["poses"]).all():
             raise ValueError("poses contain NaN or infinity; mark frames without a pose as not known")
         if (fault := pose_fault(arrays["poses"])) is not None:
             raise ValueError(f"poses must be rigid; frame {fault[0]}: {fault[1]}")
         return arrays | {"degenerate": np.where(known, "", NO_OVERLAP)}
 
+    def _match_size(self, arrays: dict[str, np.ndarray], index: int) -> None:
+        """Bring intrinsics of a cameras.json to the clip's pixels; refuse depth of another size."""
+        size = arrays.pop("size", None)  # width, height
+        if size is None and "depth" not in arrays:
+            return
+        height, width = self._clips[index].frames.shape[1:3]
+        if size is not None and tuple(size) != (width, height):
+            ratio = np.array([width, height]) / size
+            if abs(ratio[0] / ratio[1] - 1) > _SAME_ASPECT:
+                del arrays["intrinsics"]  # it was cropped: what of it is in the clip is not known
+            else:
+                scale = np.diag([*ratio, 1.0])
+                half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # pixel centres lie at whole numbers
+                arrays["intrinsics"] = np.linalg.inv(half) @ scale @ half @ arrays["intrinsics"]
+        if "depth" in arrays and arrays["depth"].shape[1:] != (height, width):
+            raise ValueError(f"depth must have the clip's {height} x {width} pixels, got {arrays['depth'].shape[1:]}")
+
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     """`poses` camera-to-world (F,4,4) and what else the file has."""
     if path.suffix == ".json":
-        _, poses, intrinsics, known = read_cameras(path)
-        return {"poses": poses, "intrinsics": intrinsics, "known": known}
+        document, poses, intrinsics, known = read_cameras(path)
+        sides = [document.get(name) for name in ("width", "height")]
+        size = {"size": np.array(sides)} if all(isinstance(side, int) and side > 0 for side in sides) else {}
+        return {"poses": poses, "intrinsics": intrinsics, "known": known, **size}
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in ("poses", "extrinsics", "intrinsics", "depth", "known") if name in stored.files}
     if ("poses" in arrays) == ("extrinsics" in arrays):

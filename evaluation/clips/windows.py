@@ -15,7 +15,7 @@ import numpy as np
 from jog3r.data import Clip
 from jog3r.data.frame_choice import STRIDES, FrameSelection, take_frames
 from jog3r.data.source import ClipSource
-from jog3r.evaluation.clips.clip_sets import ClipSet
+from jog3r.evaluation.clips.clip_sets import ClipSet, UnreadableClip, WrongClip
 
 __all__ = ["Entry", "WindowRule", "WindowedClips", "cut_windows", "entry_of", "find_entries", "places_of"]
 
@@ -170,12 +170,16 @@ class WindowedClips(ClipSet):
         """The window, its first camera the world.
 
         Raises:
-            ValueError: the video cannot be read, or its cameras are not those of the list.
+            UnreadableClip: the video cannot be read.
+            WrongClip: its cameras are not those of the list.
         """
         entry = self.entries[index]
-        if self._latest is None or self._latest[0] != entry.name:
-            self._latest = (entry.name, self._source.load(self._places[entry.name]))
-        clip = take_frames(self._latest[1], entry.selection)
+        try:
+            if self._latest is None or self._latest[0] != entry.name:
+                self._latest = (entry.name, self._source.load(self._places[entry.name]))
+            clip = take_frames(self._latest[1], entry.selection)
+        except (ValueError, OSError) as error:
+            raise UnreadableClip(str(error)) from error
         if entry.caption is not None:
             clip = replace(clip, caption=entry.caption)
         self._check(entry, clip)
@@ -196,7 +200,7 @@ class WindowedClips(ClipSet):
 
     def _check(self, entry: Entry, clip: Clip) -> None:
         if entry.poses_sha256 not in (None, poses_hash(clip)):
-            raise ValueError(
+            raise WrongClip(
                 f"{entry.clip_name!r} has other cameras than the clip list: another version of the data, or other frames"
             )
         if self._check_pixels and entry.pixels_sha256 not in (None, pixels_hash(clip)):

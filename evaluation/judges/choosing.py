@@ -1,6 +1,7 @@
 """The judge that the options name, and folders of videos that it looks at."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from jog3r.evaluation.statistics.per_clip import Samples
 
 __all__ = ["choose_judge", "judge_folders"]
 
+_MAX_FRAMES = 1024  # of a judged video, all of which is in memory
+
 
 def choose_judge(options: EvaluationOptions, judged: Any, features: FeatureNetwork | None, processes: Processes) -> Judge | None:
     """The judge, or None.
@@ -46,12 +49,13 @@ def choose_judge(options: EvaluationOptions, judged: Any, features: FeatureNetwo
     from jog3r.pipelines.loading.any_pipeline import load_pipeline  # here: it brings in diffusers and transformers
 
     pipeline: Any = load_pipeline(options.judge, with_text=False, dtype=getattr(torch, options.dtype))
+    if not getattr(pipeline, "makes_cameras", True):
+        raise ValueError(f"judge {options.judge!r} has no trained 3D head: it finds no cameras to judge by")
+    pipeline = processes.place(pipeline)
     if judged is not None and pipeline_hash(pipeline, TEXT_PARTS) == pipeline_hash(judged, TEXT_PARTS):
         raise ValueError(
             f"judge {options.judge!r} has the weights of the model it is to judge: it would praise itself; name another"
         )
-    pipeline = pipeline.to(processes.device)
-    pipeline.set_progress_bar_config(disable=True)
     return NetworkJudge(pipeline, features and features.dense, "colours" if features is None else features.name)
 
 
@@ -75,15 +79,14 @@ def judge_folders(options: EvaluationOptions, judge: Judge, processes: Processes
         count = min(len(clips), options.sanity_clips)
         names += [f"sanity/{name}" for name in clips.names[:count]]
         first = len(names) - count
-        for row in sanity_rows(lambda k: clips[k].frames, count):
-            rows.append(JudgedRow(row.name, row.load, range(first, first + count)))
+        rows += [replace(row, owners=range(first, first + count)) for row in sanity_rows(lambda k: clips[k].frames, count)]
         digest["sanity"] = [str(clips.describe())]
     return judge_rows(judge, rows, names, Path(options.out) / "judge", {"videos": digest}, processes)
 
 
 def _row(name: str, videos: Sequence[Path], names: Sequence[str]) -> JudgedRow:
     def load(k: int) -> np.ndarray:
-        return read_video(videos[k]).frames
+        return read_video(videos[k], max_frames=_MAX_FRAMES).frames
 
     return JudgedRow(name, load, [names.index(path.stem) for path in videos])
 

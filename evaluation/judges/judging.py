@@ -12,7 +12,7 @@ from jog3r.evaluation.consistency import video_motion
 from jog3r.evaluation.exporting import export
 from jog3r.evaluation.judges.network_judge import NetworkJudge
 from jog3r.evaluation.judges.renderer_judge import RendererJudge
-from jog3r.evaluation.judges.sanity import SANITY_ROWS, sanity_video
+from jog3r.evaluation.judges.sanity import MIXED, SANITY_ROWS, sanity_video
 from jog3r.evaluation.judges.track_judge import TrackJudge
 from jog3r.evaluation.predictions import Predictions, StoredPredictions
 from jog3r.evaluation.processes import Processes
@@ -25,6 +25,7 @@ __all__ = ["Judge", "JudgedRow", "judge_rows", "sanity_rows"]
 
 Judge: TypeAlias = TrackJudge | NetworkJudge | RendererJudge
 _MOTION = "motion: frame difference"
+_NO_VIDEO = "there is no video"
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class JudgedRow:
         load: frames (F,H,W,3) uint8 of a video by its number; None of one that was never made, which counts as failed.
         owners: whose each video is, places in the names of the clips.
         cameras: predictions whose `poses` and `degenerate` the judge's cameras are compared with; None: there are none.
+        content: what decides the videos of this row beside what decides all, for restarts.
     """
 
     name: str
     load: Callable[[int], np.ndarray | None]
     owners: Sequence[int]
-    cameras: Sequence[Mapping[str, np.ndarray]] | None = field(default=None)
+    cameras: Sequence[Mapping[str, np.ndarray]] | None = None
+    content: Mapping[str, Any] = field(default_factory=dict)
 
 
 def judge_rows(
@@ -59,12 +62,12 @@ def judge_rows(
 
     Returns:
         By row the figures, `agreement` with the cameras of rows that have any, `settings`, `in_order` (whether the sanity rows
-        came out in the right order; None without them or for a judge that has no order), `differences` between rows; and what
-        each clip contributed. None in all processes but the first.
+        came out in the right order; None without them or for a judge that has no order), `differences` between rows, `errors`, a
+        line for each video that the judge could not look at; and what each clip contributed. None in all processes but the first.
     """
     stored: dict[str, StoredPredictions] = {}
     for number, row in enumerate(rows):
-        config = {"task": "judge", "jog3r": __version__, "row": row.name, **judge.describe(), **content}
+        config = {"task": "judge", "jog3r": __version__, "row": row.name, **judge.describe(), **row.content, **content}
         store = Predictions(folder / f"row{number}", config)
         keys = [f"{k:06d}" for k in range(len(row.owners))]
         export(store, keys, _look(judge, row), f"{judge.name}: {row.name}", processes, strict=False)
@@ -76,14 +79,22 @@ def judge_rows(
     tables = {row.name: _row(samples, row, stored[row.name]) for row in rows}
     agreement = {row.name: _agreement(samples, row, stored[row.name]) for row in rows if row.cameras is not None}
     result = {"rows": tables, "agreement": agreement, "settings": judge.describe(), "in_order": _in_order(judge, tables)}
-    return result | {"differences": row_differences(samples, [row.name for row in rows if row.name not in SANITY_ROWS])}, samples
+    result |= {"differences": row_differences(samples, [row.name for row in rows if row.name not in SANITY_ROWS])}
+    refusals = [
+        f"{row.name}, {names[owner]}: {item['error']}"
+        for row in rows
+        for owner, item in zip(row.owners, stored[row.name], strict=True)
+        if "error" in item and str(item["error"]) != _NO_VIDEO
+    ]
+    return result | {"errors": refusals}, samples
 
 
 def sanity_rows(load: Callable[[int], np.ndarray], count: int) -> list[JudgedRow]:
     """Rows on which the judge itself is judged, from `count` real clips."""
 
     def row(name: str) -> JudgedRow:
-        return JudgedRow(name, lambda k: sanity_video(name, k, count, load), range(count))
+        content = {"mixed of": count} if name == MIXED else {}
+        return JudgedRow(name, lambda k: sanity_video(name, k, count, load), range(count), content=content)
 
     return [row(name) for name in SANITY_ROWS]
 
@@ -109,7 +120,7 @@ def _look(judge: Judge, row: JudgedRow) -> Callable[[Sequence[int]], list[dict[s
         for k in batch:
             frames = row.load(k)
             if frames is None:
-                raise ValueError("there is no video")
+                raise ValueError(_NO_VIDEO)
             motion = np.array(video_motion(frames)["frame_difference"])
             found.append({**judge.look(frames, k), f"figure {_MOTION}": motion})
         return found
@@ -118,14 +129,19 @@ def _look(judge: Judge, row: JudgedRow) -> Callable[[Sequence[int]], list[dict[s
 
 
 def _row(samples: Samples, row: JudgedRow, verdicts: StoredPredictions) -> dict[str, Any]:
-    """Means over the clips; a video that was never made has no figures, and is counted."""
+    """Means over the clips; a video that was never made, or that the judge cannot look at, has no figures, and is counted."""
     items = [dict(item) for item in verdicts]
     names = dict.fromkeys(name for item in items for name in item if name.startswith("figure "))
     figures: dict[str, Any] = {}
     for name in names:
         values = [float(item.get(name, np.nan)) for item in items]
         figures[name.removeprefix("figure ")] = samples.add_means(row.name, name.removeprefix("figure "), values, row.owners)
-    return {**figures, "N": len(items), "without video": sum("error" in item for item in items)}
+    errors = [str(item["error"]) for item in items if "error" in item]
+    without = errors.count(_NO_VIDEO)
+    counts = {"N": len(items), "without video": without, "not looked at": len(errors) - without}
+    scores = [np.array([item[name] for name in names if name in item and _MOTION not in name]) for item in items]
+    silent = sum("error" not in item and not np.isfinite(found).any() for item, found in zip(items, scores, strict=True))
+    return {**figures, **counts, "without score": silent}
 
 
 def _agreement(samples: Samples, row: JudgedRow, verdicts: StoredPredictions) -> dict[str, Any]:

@@ -49,16 +49,22 @@ class NetworkJudge:
         warped = warp_error(frames, depth, poses, intrinsics, valid=valid)
         figures = {"met3r_self": own.score, "visible share": float(own.visibility.mean()), "warp / no-warp": warped["ratio"]}
         if self._features is not None and output.pairwise is not None:
-            figures["met3r_pairs"] = self._pairs(frames, output.pairwise)
+            figures |= self._pairs(frames, output.pairwise)
         flags = np.array(output.registration[0].degenerate)
         return {"poses": poses.numpy(), "degenerate": flags, **{f"figure {k}": np.array(v) for k, v in figures.items()}}
 
-    def _pairs(self, frames: np.ndarray, pairs: Any) -> float:
-        """Mean over the pairs (1, f) of `met3r_pairs` from the pipeline's own pointmaps."""
+    def _pairs(self, frames: np.ndarray, pairs: Any) -> dict[str, float]:
+        """`met3r_pairs` from the pipeline's own pointmaps, mean over the pairs (1, f) that overlap, and how many of them do.
+
+        A pair whose points share no pixel has a score of 0, which would be a perfect one.
+        """
         if self._features is None:
             raise ValueError("met3r_pairs needs a feature network")
         maps = self._features(as_video(frames)).float().cpu()  # (F,C,h,w)
         numbers = pairs.pairs.cpu()  # (P,2)
         points = torch.stack((pairs.anchor_pointmaps[0], pairs.pointmaps[0]), 1).float().cpu()  # (P,2,H,W,3)
         confidence = torch.stack((pairs.anchor_confidence[0], pairs.confidence[0]), 1).float().cpu()  # (P,2,H,W)
-        return float(met3r_pairs(maps[numbers], points, confidence).score.mean())
+        found = met3r_pairs(maps[numbers], points, confidence)
+        overlap = found.overlap_mask.flatten(1).any(1)  # (P,)
+        score = float(found.score[overlap].mean()) if overlap.any() else float("nan")
+        return {"met3r_pairs": score, "overlapping pairs %": 100 * float(overlap.float().mean())}

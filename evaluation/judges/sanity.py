@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-__all__ = ["SANITY_ROWS", "sanity_video"]
+__all__ = ["MIXED", "SANITY_ROWS", "sanity_video"]
 
-SANITY_ROWS = ("real clips", "shuffled frames of different clips", "frozen video", "noise")  # a judge must like the first alone
+MIXED = "shuffled frames of different clips"
+SANITY_ROWS = ("real clips", MIXED, "frozen video", "noise")  # a judge must like the first alone
 
 
 def sanity_video(row: str, number: int, count: int, load: Callable[[int], np.ndarray]) -> np.ndarray:
@@ -24,7 +25,7 @@ def sanity_video(row: str, number: int, count: int, load: Callable[[int], np.nda
         return np.repeat(frames[:1], len(frames), axis=0)
     if row == "noise":
         return generator.integers(0, 256, frames.shape, dtype=np.uint8)
-    if row == "shuffled frames of different clips":
+    if row == MIXED:
         return _mixed(frames, [load(k) for k in range(count) if k != number][: len(frames)], generator)
     return frames
 

@@ -6,16 +6,15 @@ from typing import Any
 import numpy as np
 
 from jog3r.evaluation.report import Block, Heading, Table
-from jog3r.evaluation.statistics.distances import distance_difference, frechet_figure, kernel_figure
+from jog3r.evaluation.statistics.distances import DISTANCES, distance_difference, distance_figure
 from jog3r.evaluation.statistics.intervals import Figure, Statistic, difference, figure
 from jog3r.evaluation.statistics.per_clip import Samples, load_samples
-from jog3r.evaluation.video_metrics import frechet_distance, polynomial_mmd
 
 HIGHER_IS_BETTER = (
     *("rra@5", "rta@5", "rta_folded@5", "maa@30", "maa_folded@30", "auc@30"),
     *("registered %", "placed %", "all placed %", "inliers a frame", "inlier share %", "points", "track length"),
     "moves as the scene %",
-    *("wall", "floor", "motion", "object_precision", "object_recall", "object_f1"),
+    *("wall", "floor", "motion", "object_precision", "object_recall", "object_f1", "agreement"),
 )
 NO_SIDE = (
     "visibility",
@@ -23,6 +22,7 @@ NO_SIDE = (
     "frame_difference",
     "flow_px",
     "motion: frame difference",
+    "no-warp error",
 )  # neither direction is better
 OF_NO_MODEL = ("constant pose", "always forward", "shuffled pairs", "chance", "real as rendered", "rendered, true")
 
@@ -87,10 +87,10 @@ def _compare_task(task: str, first: Samples, second: Samples) -> dict[str, Any]:
         tables[path] = {name: _compare(name, mine[name], theirs[name], len(common)) for name in mine if name in theirs}
     for network, (own, real) in first.features.items():
         if network in second.features:
-            other = second.features[network][0]
-            sound = [k for k in range(len(common)) if all(np.isfinite(values[k]).all() for values in (own, real, other))]
-            if len(sound) >= 4:
-                tables[network] = _compare_sets(own[sound], other[sound], real[sound])
+            other, other_real = second.features[network]
+            count = min(own.shape[1], other.shape[1])  # of a run with more videos of each caption the first ones
+            found = _compare_sets(own[:, :count], real, other[:, :count], other_real)
+            tables |= {} if found is None else {network: found}
     return {"clips": len(common), "left_out": left_out, "tables": tables}
 
 
@@ -108,16 +108,18 @@ def verdict(name: str, found: Figure) -> str:
     return "first" if (found.low > 0) == (name in HIGHER_IS_BETTER) else "second"
 
 
-def _compare_sets(first: np.ndarray, second: np.ndarray, real: np.ndarray) -> dict[str, dict[str, Any]]:
+def _compare_sets(
+    first: np.ndarray, real: np.ndarray, second: np.ndarray, second_real: np.ndarray
+) -> dict[str, dict[str, Any]] | None:
+    """Distances of each run to its own real clips; None below four clips that all sets have."""
     rows = {}
-    for name, distance, single in (
-        ("Fréchet", frechet_distance, frechet_figure),
-        ("kernel (KID)", polynomial_mmd, kernel_figure),
-    ):
-        found = distance_difference(distance, first, second, real)
+    for name, distance in DISTANCES.items():
+        found = distance_difference(distance, first, second, real, second_real)
+        if found.n < 4:
+            return None
         rows[name] = {
-            "first": single(first, real),
-            "second": single(second, real),
+            "first": distance_figure(distance, first, real),
+            "second": distance_figure(distance, second, second_real),
             "difference": found,
             "verdict": verdict(name, found),
         }

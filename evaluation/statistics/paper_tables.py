@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jog3r.evaluation.report import INTERVALS, Block, Heading, Table
-from jog3r.evaluation.statistics.intervals import Figure
+from jog3r.evaluation.report import INTERVALS, Block, Heading, Table, from_json
 
 __all__ = ["paper_tables", "tables_blocks"]
 
@@ -58,17 +57,21 @@ def paper_tables(folders: Sequence[str | Path]) -> dict[str, Any]:
         what differs in rows that carry it; `not_shown`: by folder which results have no column, and why.
 
     Raises:
-        ValueError: no folder, or one without results.
+        ValueError: no folder, one without results, or one folder twice.
     """
     if not folders:
         raise ValueError("tables takes folders that `jog3r evaluate` wrote, got none")
+    if len(set(map(Path, folders))) < len(folders):
+        raise ValueError(f"tables takes each folder once, got {', '.join(map(str, folders))}")
     notes, not_shown = _Notes(), {}
+    names = [path.name for path in map(Path, folders)]
     table_1 = {f"paper: {name}": dict(zip(("fid", "fvd", "met3r_self"), row, strict=True)) for name, row in TABLE_1.items()}
     table_2 = {f"paper: {name}": dict(zip(TABLE_2_COLUMNS, row, strict=True)) for name, row in TABLE_2.items()}
     for folder in map(Path, folders):
         results = _read(folder)
+        run = folder.name if names.count(folder.name) == 1 else str(folder)
         if "t2vc" in results:
-            name = notes.mark(folder.name, _notes_of_videos(results["t2vc"]))
+            name = notes.mark(run, _notes_of_videos(results["t2vc"]))
             table_1[name] = _video_row(results["t2vc"])
         if "v2c" in results:
             data = _data(results["v2c"]["settings"])
@@ -76,9 +79,12 @@ def paper_tables(folders: Sequence[str | Path]) -> dict[str, Any]:
                 not_shown[str(folder)] = f"v2c of {results['v2c']['settings'].get('source')}: neither RealEstate10K nor DL3DV"
                 continue
             for method, figures in results["v2c"]["first"].items():
-                name = folder.name if method == "model" else method
-                marked = notes.mark(name, _notes_of_cameras(results["v2c"]["settings"], data))
-                table_2.setdefault(marked, {}).update({f"{data} {key}": _figure(figures[key]) for key in _POSES})
+                remarks = _notes_of_cameras(results["v2c"]["settings"], data)
+                row = {f"{data} {key}": from_json(figures[key]) for key in _POSES}
+                marked = notes.mark(run if method == "model" else method, remarks)
+                if any(table_2.get(marked, row).get(key, value) != value for key, value in row.items()):
+                    marked = notes.mark(f"{method}, clips of {run}", remarks)  # a baseline of other clips
+                table_2.setdefault(marked, {}).update(row)
         if not {"t2vc", "v2c"} & set(results):
             not_shown[str(folder)] = "neither v2c nor t2vc"
     return {
@@ -121,14 +127,6 @@ def _read(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _figure(value: Any) -> Any:
-    """A figure of a results.json; numbers of older versions as they are."""
-    if not isinstance(value, Mapping):
-        return value
-    numbers = [float("nan") if value[name] is None else value[name] for name in ("value", "low", "high")]
-    return Figure(*numbers, value["n"])
-
-
 def _data(settings: Mapping[str, Any]) -> str | None:
     """Which of the paper's data sets a run is of."""
     if settings.get("source") == "realestate10k":
@@ -140,13 +138,15 @@ def _video_row(result: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for network, rows in result["distributions"].items():
         name = "fid" if network.startswith("Inception") else "fvd" if network.startswith("I3D") else None
+        if not rows:  # fewer than two clips had features
+            continue
         if name is not None:
-            row[name] = _figure(rows["Fréchet"]["distance"])
+            row[name] = from_json(rows["Fréchet"]["distance"])
         if name == "fid":
-            row["kid"] = _figure(rows["kernel (KID)"]["distance"])
-    row["met3r_self"] = _figure(result["consistency"]["generated, geometry of T2V+C"].get("met3r_self"))
+            row["kid"] = from_json(rows["kernel (KID)"]["distance"])
+    row["met3r_self"] = from_json(result["consistency"]["generated, geometry of T2V+C"].get("met3r_self"))
     judged = result.get("judge", {}).get("rows", {}).get("generated", {})
-    return row | ({"placed %": _figure(judged["placed %"])} if "placed %" in judged else {})
+    return row | ({"placed %": from_json(judged["placed %"])} if "placed %" in judged else {})
 
 
 def _notes_of_videos(result: Mapping[str, Any]) -> list[str]:

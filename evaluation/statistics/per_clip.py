@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jog3r.data.files import write_aside
+from jog3r.data.files import NPZ_FAULTS, write_aside
 from jog3r.evaluation.statistics.intervals import Figure, Statistic, figure_of_ratio, ratio, sums
 from jog3r.evaluation.statistics.pose_figures import PairErrors, pose_figures
 from jog3r.geometry.camera_metrics import PoseErrors
@@ -29,7 +29,7 @@ class Samples:
         self.pairs: dict[str, PairErrors] = {}
         self.ratios: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
         self.features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        """By network: of generated and of real clips, each (N,K,D), NaN where a clip failed."""
+        """By network: of generated clips, the first seed first, and of real ones; each (N,K,D), NaN where there is none."""
 
     def add_poses(self, path: str, errors: Sequence[PoseErrors], clips: Sequence[int]) -> dict[str, Figure | float | int]:
         """Keep errors of cameras, one entry an item of clip `clips[k]`; returns their figures."""
@@ -125,7 +125,7 @@ def load_samples(folder: Path) -> dict[str, Samples]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as error:
+    except NPZ_FAULTS as error:
         raise ValueError(f"{str(path)!r} cannot be read ({error}); start the evaluation again, which goes on fast") from error
     tasks: dict[str, Samples] = {}
     for key, value in arrays.items():

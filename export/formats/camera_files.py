@@ -2,8 +2,10 @@
 
 import io
 import json
+import zlib
 from dataclasses import fields
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -107,7 +109,7 @@ def read_npz(content: bytes) -> Scene:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise ValueError(f"not an npz file ({error}); write it with npz_bytes") from error
     if str(arrays.pop("convention", "")) != CONVENTION or not {"frames", "poses", "intrinsics", "fps"} <= set(arrays):
         raise ValueError(f"not an npz of jog3r (it holds {sorted(arrays)}); write it with npz_bytes")

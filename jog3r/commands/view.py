@@ -23,7 +23,10 @@ def run(options: argparse.Namespace) -> str:
     if options.html is not None:
         from jog3r.export.player import write_page
 
-        path = write_page(options.directory, options.html, overwrite=options.overwrite)
+        try:
+            path = write_page(options.directory, options.html, overwrite=options.overwrite)
+        except OSError as error:
+            raise UsageError(f"{str(options.html)!r} cannot be written: {error}") from error
         return f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)"
     if options.overwrite:
         raise UsageError("--overwrite is for --html FILE, which is not given")

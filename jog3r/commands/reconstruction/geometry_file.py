@@ -2,12 +2,12 @@
 
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from jog3r.commands.output_folder import UsageError
+from jog3r.data.files import NPZ_FAULTS
 from jog3r.geometry.registration import Registration
 
 __all__ = ["FORMS", "read_geometry", "solve"]
@@ -62,7 +62,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             raise UsageError(f"{str(path)!r} is one array (npy); write several by name with numpy.savez")
         with loaded:
             return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except NPZ_FAULTS as error:
         reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
         raise UsageError(f"{str(path)!r} cannot be read as an npz file ({reason}); write it with numpy.savez") from error
 
