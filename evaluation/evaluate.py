@@ -81,12 +81,9 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
     results: dict[str, Any] = {"model": _name(config), "jog3r": __version__, "torch": torch.__version__}
     results |= earlier_results(Path(config.out), tasks, results) if processes.first else {}
     if judge is not None and config.task == "judge":
-        found = judge_folders(config, judge, processes)
-        return (
-            _share_done(processes)
-            if found is None
-            else write_results(results | {"judge": {**found[0], "samples": found[1], "timings": {}}}, Path(config.out))
-        )
+        if (judged := judge_folders(config, judge, processes)) is None:
+            return _share_done(processes)
+        return write_results(results | {"judge": {**judged[0], "samples": judged[1], "timings": {}}}, Path(config.out))
     plan = Plan(
         config.seed, config.seeds, config.batch_size, {}, features, networks, text_network, processes, judge, config.sanity_clips
     )

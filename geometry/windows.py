@@ -18,6 +18,10 @@ MAX_POINTS = 4096  # matched pixels that take part in a join
 Item = TypeVar("Item")
 
 
+class JoinError(ValueError):
+    """Two windows of a video have nothing that joins them."""
+
+
 @dataclass(frozen=True)
 class WindowGeometry:
     """What is known of the n frames of one window, in the window's own world and unit of length.

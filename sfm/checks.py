@@ -102,11 +102,9 @@ def _check_initial(initial: Any, size: tuple[int, int], num_frames: int) -> Init
         raise ValueError(f"initial must be of the same {num_frames} frames, got poses of shape {poses.shape}")
     if not (np.isfinite(poses).all() and np.isfinite(intrinsics).all()):
         raise ValueError("initial has poses or intrinsics that are not finite")
-    # The pipeline takes the largest centred part of the frames that has the aspect ratio of its maps.
     height, width = depth.shape[1:]
-    scale = min(size[0] / height, size[1] / width)
     return Initial(
         np.linalg.inv(poses[:1]) @ poses,
-        intrinsics[:, [0, 1], [0, 1]] * scale,
+        intrinsics[:, [0, 1], [0, 1]] * [size[1] / width, size[0] / height],  # a pipeline sees all of the frames, stretched
         getattr(registration, "degenerate", ("",) * num_frames),
     )

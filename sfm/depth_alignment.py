@@ -17,6 +17,7 @@ _HYPOTHESES = 256  # pairs of points that a line is drawn through
 _TRUNCATION = 0.2  # of relative errors while the best of them is sought
 _ROUNDS = 10  # of reweighting
 _LEAST_SCALE = 0.005  # relative error below which weights make no difference
+_FARTHEST = 0.3  # of the least inverse depth of a point: relative depth below it is not believed
 _FIELD_WIDTH = 1 / 12  # of the longer side: how far a point speaks for its neighbourhood
 _FIELD_PRIOR = 1.0  # points that the field would have to overrule
 _FIELD_NODES = 24  # along the longer side
@@ -167,6 +168,8 @@ def _fill(
     error = max(float(np.median(np.abs(residual))), 1e-4) if len(residual) else np.inf
     local = _field(places, np.minimum(np.abs(residual), 1.0) - error, np.ones(len(places)), shape, _FIELD_PRIOR) + error
     good = valid & (straight > 0)
+    if inverse and usable.any():  # a sky's disparity is zero and some noise: what lies far behind all points is not known
+        good &= straight > _FARTHEST * float((1 / z[usable]).min())
     z_of_line = 1 / np.where(good, straight, 1.0) if inverse else straight
     result.depth[index] = np.where(good, z_of_line * np.exp(field), 0)
     result.confidence[index] = np.where(good, 1 / np.maximum(local, _LEAST_SCALE), 0)

@@ -91,13 +91,16 @@ def why_not(features: np.ndarray, tracks: Tracks) -> str:
 
 
 def network_result(grid: Grid, given: Given, reason: str, candidates: tuple[Candidate, ...]) -> TrackedCameras:
-    """The cameras of `initial` in the video's pixels, without points."""
+    """The cameras of `initial` in the video's pixels, without points; with the focal length and the aspect that are given."""
     initial = given.initial
     if initial is None:
         raise ValueError("there are no cameras of a network")
     count = len(initial.poses)
     intrinsics = np.tile(np.eye(3), (count, 1, 1))
-    intrinsics[:, [0, 1], [0, 1]] = initial.focals
+    focals = initial.focals if given.focal_px is None else np.full((count, 2), given.focal_px)
+    if given.focal_px is not None or given.pixel_aspect is not None:
+        focals = focals[:, :1] * [1.0, given.pixel_aspect or 1.0]
+    intrinsics[:, [0, 1], [0, 1]] = focals
     intrinsics[:, :2, 2] = grid.width / 2, grid.height / 2
     if given.intrinsics is not None:
         intrinsics = given.intrinsics
@@ -229,8 +232,11 @@ def _degenerate(
 
 def _median_error(tracks: Tracks, verdict: Verdict, inliers: np.ndarray) -> np.ndarray:
     errors = np.full(tracks.num_frames, np.nan)
-    for frame in np.unique(tracks.frame[inliers]):
-        errors[frame] = np.median(verdict.distance[inliers & (tracks.frame == frame)])
+    frames, distances = tracks.frame[inliers], verdict.distance[inliers]
+    order = np.argsort(frames, kind="stable")
+    seen, starts = np.unique(frames[order], return_index=True)
+    for frame, values in zip(seen, np.split(distances[order], starts[1:]), strict=False):
+        errors[frame] = np.median(values)
     return errors
 
 

@@ -113,6 +113,8 @@ def test_frames_without_a_trustworthy_pose_are_named(capsys, model, clips, tmp_p
     assert note.split("): ")[1] == (
         "frames 1-2, 5: no overlap, pose unknown; frame 4: poor fit; frame 6: too few points, pose unknown"
     )
+    (note,) = doubtful_poses(["no overlap, moving objects", "planar scene, poor fit"])
+    assert "frame 0: no overlap, moving objects, pose unknown; frame 1: planar scene, poor fit" in note
     assert doubtful_poses([""] * 3) == []
 
 

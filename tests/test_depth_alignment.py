@@ -46,6 +46,21 @@ def test_scale_and_shift_of_each_frame_are_found_among_wrong_points(inverse: boo
     assert (aligned.error < 0.05).all()
 
 
+def test_the_sky_of_relative_depth_has_no_made_up_distance() -> None:
+    """Disparity zero, and what the line adds to it: as near to nothing as its noise."""
+    sky = np.zeros_like(CLIP.valid)
+    sky[:, :6] = True
+    for shift in (1e-4, -1e-4):
+        given = np.where(sky, 0, 1 / Z - shift)
+        points, seen = sparse()
+        kept = seen[2][:, 1] >= 8  # no point on it
+        seen = tuple(part[kept] for part in seen)
+        aligned = align_depth(given, points[seen[0]], (np.arange(kept.sum()), *seen[1:]), CLIP.poses, inverse=True)
+        assert (aligned.depth[sky] == 0).all() and (aligned.confidence[sky] == 0).all()
+        below = CLIP.valid & ~sky
+        assert (aligned.depth[below] > 0).mean() > 0.97
+
+
 def test_exact_depth_stays_exact() -> None:
     aligned = align_depth(CLIP.depth, *sparse(), CLIP.poses, valid=CLIP.valid)
     np.testing.assert_allclose(aligned.depth[CLIP.valid], CLIP.depth[CLIP.valid], rtol=1e-4)

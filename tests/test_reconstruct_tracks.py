@@ -2,19 +2,23 @@
 
 import json
 import shutil
+import struct
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sfm_scenes import RenderedClip, make_room, path, render
 
 from jog3r.commands.parser import main
+from jog3r.commands.reconstruction.spool import Spool
 from jog3r.data.video import resize_frames
 from jog3r.export.exporters import load_scene
 from jog3r.export.formats.point_cloud import read_ply
 from jog3r.export.video import encode_video
 from jog3r.geometry.camera_metrics import pose_errors
+from jog3r.geometry.windows import JoinError
 
 pycolmap = pytest.importorskip("pycolmap")
 FRAMES, HEIGHT, WIDTH, FOCAL = 7, 144, 192, 150.0
@@ -131,7 +135,9 @@ def test_auto_takes_the_network_where_nothing_can_be_followed(capsys, tmp_path: 
     printed = capsys.readouterr().out
     document, poses, intrinsics = cameras_of(tmp_path / "out")
     assert (document["source"], document["width"], document["height"]) == ("network", 96, 64)
-    assert "cameras: network (" in printed and "the bundled tiny model" in printed
+    assert "cameras: network (" in printed and "the bundled tiny model" in printed and "had no effect" not in printed
+    assert main([*arguments, str(tmp_path / "given"), "--focal_px", "90", "--interpolate"]) == 0
+    assert "note: --focal_px, --interpolate had no effect: these cameras are the network's" in capsys.readouterr().out
     assert main([*arguments, str(tmp_path / "network"), "--cameras", "network"]) == 0
     of_network, its_poses, its_intrinsics = cameras_of(tmp_path / "network")
     assert (of_network["source"], of_network["width"], of_network["height"]) == ("network", 64, 64)
@@ -154,6 +160,55 @@ def test_a_video_too_long_for_the_network_goes_by_tracks_and_says_so(capsys, mon
     assert cameras_of(tmp_path / "out")[0]["source"] == "tracks"
     line = refused(capsys, tmp_path / "none", *arguments, "--cameras", "tracks", "--depth", "network")
     assert "the network takes at most 3 frames at once, got 4: take fewer (--frames), or add --window 16" in line
+
+
+def test_windows_that_do_not_join_leave_the_tracks(capsys, monkeypatch, folder: Path, tmp_path: Path) -> None:
+    def apart(*_: object) -> None:
+        raise JoinError("frames 2 to 3 do not join their windows: no frame has a pose in both windows")
+
+    monkeypatch.setattr("jog3r.commands.reconstruction.tracked.find_maps", apart)
+    arguments = ["reconstruct", str(folder / "room.mp4"), "--window", "4"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert "note: the network has no say; frames 2 to 3 do not join their windows" in capsys.readouterr().out
+    assert cameras_of(tmp_path / "out")[0]["source"] == "tracks"
+
+
+def test_where_neither_can_tell_the_ways_out_are_named(capsys, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("jog3r.Jog3rPipeline.max_video_frames", 3)
+    (tmp_path / "grey.mp4").write_bytes(encode_video(np.full((5, 96, 128, 3), 128, np.uint8), 10.0, scale=1))
+    line = refused(capsys, tmp_path / "out", "reconstruct", tmp_path / "grey.mp4")
+    assert "too little texture" in line and "take fewer (--frames), or add --window 16" in line
+
+
+def test_frames_of_a_trimmed_video_are_chosen_from_those_that_show(folder: Path, tmp_path: Path) -> None:
+    content = bytearray((folder / "room.mp4").read_bytes())
+    place, ticks = content.index(b"elst") + 12, struct.unpack_from(">I", content, content.index(b"mdhd") + 16)[0]
+    seconds, start, rate = struct.unpack_from(">Iii", content, place)
+    struct.pack_into(">Iii", content, place, seconds * 5 // 7, start + 2 * ticks // 10, rate)  # the first 2 of 7 are hidden
+    (tmp_path / "trimmed.mp4").write_bytes(content)
+    arguments = ["reconstruct", str(tmp_path / "trimmed.mp4"), "--cameras", "tracks", "--frames", "3", "--out"]
+    assert main([*arguments, str(tmp_path / "out")]) == 0
+    assert [frame["time"] for frame in cameras_of(tmp_path / "out")[0]["frames"]] == pytest.approx([0, 0.2, 0.4])
+
+
+def test_a_full_disk_ends_in_one_line(capsys, monkeypatch, folder: Path, tmp_path: Path) -> None:
+    little = SimpleNamespace(free=1000)
+    arguments = ("reconstruct", folder / "room.mp4", "--cameras", "tracks")
+    with monkeypatch.context() as patch:
+        patch.setattr("jog3r.commands.reconstruction.spool.shutil.disk_usage", lambda _: little)
+        assert "7 frames take 0.0 GB" in refused(capsys, tmp_path / "out", *arguments)
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    enter = Spool.__enter__
+
+    def full(spool: Spool) -> Spool:
+        found = enter(spool)
+        found.files["frames"] = open("/dev/full", "wb", buffering=0)  # noqa: SIM115  # the spool closes it
+        return found
+
+    monkeypatch.setattr(Spool, "__enter__", full)
+    line = refused(capsys, tmp_path / "out", *arguments)
+    assert "No space left" in line and "name an --out on a larger disk" in line
 
 
 def test_windows_of_the_network_go_with_tracks(folder: Path, clip: RenderedClip, tmp_path: Path) -> None:
@@ -259,6 +314,10 @@ def test_geometry_of_a_file_is_refined_by_the_tracks_of_its_video(
         (["--cameras", "tracks", "--depth", "./nowhere"], "--depth './nowhere' cannot be used"),
         (["--height", "16"], "both --height and --width"),
         (["--keyframes", "3"], "--keyframes chooses among the frames of a long video"),
+        (["--keyframes", "0", "--window", "4"], "--keyframes must be at least 1, got 0"),
+        (["--window", "1"], "--window must be at least 2 frames, got 1"),
+        (["--overlap", "0"], "--overlap must be at least 1 frame, got 0"),
+        (["--pixel_aspect", "nan"], "pixel_aspect must be a positive number, got nan"),
     ],
 )
 def test_mistakes_end_in_one_line(capsys, folder: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -14,6 +14,7 @@ from jog3r.sfm import track_cameras
 from jog3r.sfm.frames import make_grid
 from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.result import _degenerate, fill_poses, video_intrinsics
+from jog3r.sfm.solving import rotation
 from jog3r.sfm.solving.adjust import Freedom, adjust
 from jog3r.sfm.solving.judge import judge
 from jog3r.sfm.solving.planar import scene_is_planar
@@ -82,8 +83,12 @@ def test_the_network_is_the_answer_where_tracks_cannot_tell() -> None:
     found = track_cameras(np.full((3, 96, 128, 3), 127, np.uint8), initial=initial)
     assert found.chosen == "network" and "too little texture" in found.reason
     assert torch.equal(found.poses, poses) and found.degenerate == initial.degenerate
-    # the network saw the centred 96 x 96 of the frames as 32 x 32
-    assert found.intrinsics[0].tolist() == [[120, 0, 64], [0, 120, 48], [0, 0, 1]]
+    # the network saw the 128 x 96 of the frames as 32 x 32: a pipeline stretches what it is given
+    assert found.intrinsics[0].tolist() == [[160, 0, 64], [0, 120, 48], [0, 0, 1]]
+    given = track_cameras(np.full((3, 96, 128, 3), 127, np.uint8), initial=initial, focal_px=90.0, pixel_aspect=1.5)
+    assert given.intrinsics[2].tolist() == [[90, 0, 64], [0, 135, 48], [0, 0, 1]]
+    given = track_cameras(np.full((3, 96, 128, 3), 127, np.uint8), initial=initial, pixel_aspect=1.5)
+    assert given.intrinsics[0].tolist() == [[160, 0, 64], [0, 240, 48], [0, 0, 1]]
     with pytest.raises(ValueError, match="same 4 frames"):
         track_cameras(np.full((4, 96, 128, 3), 127, np.uint8), initial=initial)
     with pytest.raises(TypeError, match="got dict"):
@@ -207,6 +212,17 @@ def test_rotations_and_focal_length_of_a_turning_camera_are_exact() -> None:
     found = rotating_camera(tracks, usual_prior(192.0))
     assert found is not None and found.focal == pytest.approx(FOCAL, rel=0.01)
     assert pose_errors(np.linalg.inv(found.world_to_camera), np.linalg.inv(truth.world_to_camera)).rotation_deg.max() < 0.1
+
+
+def test_a_long_turn_is_solved_in_part_and_the_rest_turned_from_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracks, truth = tracks_of(path(14, turn_deg=25))
+    monkeypatch.setattr(rotation, "MAX_FRAMES", 6)
+    found = rotating_camera(tracks, usual_prior(192.0))
+    assert found is not None and found.known.all() and found.focal == pytest.approx(FOCAL, rel=0.01)
+    assert pose_errors(np.linalg.inv(found.world_to_camera), np.linalg.inv(truth.world_to_camera)).rotation_deg.max() < 0.1
+    seen = tracks.select(tracks.frame != 3)  # not one of the six
+    found = rotating_camera(seen, usual_prior(192.0))
+    assert found is not None and np.flatnonzero(~found.known).tolist() == [3]
 
 
 def test_a_network_narrows_the_prior_of_the_focal_length() -> None:

@@ -13,7 +13,7 @@ from jog3r.geometry.pointmaps import mean_distance
 from jog3r.geometry.pose_graph import Edge, chain_nodes
 from jog3r.geometry.registration.degeneracy import pose_known
 from jog3r.geometry.similarity import sim3
-from jog3r.geometry.windows import WindowGeometry, blend_depth, border_weights, frame_shares, join_windows, unit_ratio
+from jog3r.geometry.windows import JoinError, WindowGeometry, blend_depth, border_weights, frame_shares, join_windows, unit_ratio
 from jog3r.pipelines.long_videos.loop_closing import WindowMemory, remember
 
 HALF_MAX = 6e4  # just below the largest float16
@@ -93,7 +93,7 @@ class WindowChain:
             fit = join_windows(last.frames(slice(shift, None)), geometry.frames(slice(0, shared)), len(last.depth) / shared)
         except ValueError as error:
             start = self.entries[-1][0] + shift
-            raise ValueError(
+            raise JoinError(
                 f"frames {start} to {start + shared - 1} do not join their windows: {error}; cut the video there or overlap more"
             ) from error
         number = len(self.edges)
@@ -149,4 +149,5 @@ class WindowChain:
         for (start, _, _), flags in zip(self.entries, self.flags, strict=True):
             for offset, (flag, known) in enumerate(zip(flags, pose_known(flags).tolist(), strict=True)):
                 (said if known else unknown)[start + offset].add(flag)
-        return tuple("" if "" in flags else ", ".join(sorted(flags or lost)) for flags, lost in zip(said, unknown, strict=True))
+        words = [{word for flag in flags or lost for word in flag.split(", ")} for flags, lost in zip(said, unknown, strict=True)]
+        return tuple("" if "" in found else ", ".join(sorted(found)) for found in words)

@@ -54,13 +54,12 @@ def frame_pairs(num_frames: int) -> np.ndarray:
 
     The number grows as F log F.
     """
-    first, second = np.triu_indices(num_frames, 1)
-    if num_frames > EXHAUSTIVE_FRAMES:
-        gap = second - first
-        power = (gap & (gap - 1)) == 0
-        wanted = (gap <= NEIGHBOURS) | (power & (gap <= 64)) | ((first == 0) & (second % 8 == 0) & (second <= 256))
-        first, second = first[wanted], second[wanted]
-    return np.stack([first, second], 1)
+    if num_frames <= EXHAUSTIVE_FRAMES:
+        return np.stack(np.triu_indices(num_frames, 1), 1)
+    gaps = sorted({*range(1, NEIGHBOURS + 1), *(2**power for power in range(7))})  # 1 to 64
+    pairs = [np.stack([np.arange(num_frames - gap), np.arange(gap, num_frames)], 1) for gap in gaps if gap < num_frames]
+    star = np.arange(8, min(num_frames, 257), 8)
+    return np.unique(np.concatenate([*pairs, np.stack([np.zeros_like(star), star], 1)]), axis=0)
 
 
 def all_pairs(database: Path, num_frames: int, seed: int) -> np.ndarray:

@@ -54,7 +54,9 @@ def _frame_descriptors(database: Path, frames: np.ndarray, seed: int) -> np.ndar
 
         def features(frame: int) -> np.ndarray:
             described = np.asarray(opened.read_descriptors(images[frame].image_id).data)
-            scale = np.asarray(opened.read_keypoints(images[frame].image_id))[:, 2:].reshape(len(described), -1)
+            if not described.size:  # black, or without texture
+                return np.zeros((0, 128), np.float32)
+            scale = np.asarray(opened.read_keypoints(images[frame].image_id))[:, 2:]
             largest = np.argsort(-np.abs(scale).max(1, initial=0), kind="stable")[:_PER_FRAME]
             rooted = np.sqrt(described[largest].astype(np.float32))
             return rooted / np.maximum(np.linalg.norm(rooted, axis=1, keepdims=True), 1e-6)

@@ -44,6 +44,13 @@ class Tracks:
         _, point = np.unique(self.point[kept], return_inverse=True)
         return Tracks(self.num_frames, point, self.frame[kept], self.xy[kept], self.feature[kept])
 
+    def of_frames(self, numbers: np.ndarray) -> "Tracks":
+        """The observations of these frames (ascending), which are numbered anew."""
+        place = np.full(self.num_frames, -1)
+        place[numbers] = np.arange(len(numbers))
+        kept = self.select(place[self.frame] >= 0)
+        return Tracks(len(numbers), kept.point, place[kept.frame], kept.xy, kept.feature)
+
     def confirmed(self, least: int) -> "Tracks":
         """Without points that only two frames see, which any shift along the epipolar line leaves right.
 
@@ -55,7 +62,7 @@ class Tracks:
         return self.select((many | needed)[self.point])
 
     def limited(self, per_frame: int, seed: int) -> "Tracks":
-        """At most so many points that a frame sees `per_frame` on average."""
+        """So many points that a frame sees about `per_frame` on average, somewhat more, as long tracks are kept."""
         wanted = per_frame * self.num_frames / max(len(self.point), 1)
         return self if wanted >= 1 else self.thin(round(wanted * self.num_points), seed)
 

@@ -13,7 +13,7 @@ from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution
 
-MAX_FRAMES = 200  # the normal equations are dense
+MAX_FRAMES = 200  # solved together: the normal equations are dense
 _MIN_MATCHES = 15
 _MAX_MATCHES = 200  # of a pair that take part
 
@@ -22,13 +22,14 @@ def rotating_camera(tracks: Tracks, prior: FocalPrior, iterations: int = 15) -> 
     """Rotations of all frames that hang together with the first, and the focal length, by robust Gauss-Newton steps.
 
     Minimises the distances in work pixels between matched features of each pair, carried over by the rotation between the frames.
+    Of more than `MAX_FRAMES` frames as many, evenly chosen, are solved so; each other one is turned from its nearest of these.
 
     Returns:
-        The solution, all cameras at one place; None if frame 1 has no matches or the clip is too long.
+        The solution, all cameras at one place; None if frame 1 has no matches.
     """
     count = tracks.num_frames
     if count > MAX_FRAMES:
-        return None
+        return _rotating_long(tracks, prior, iterations)
     used = _matched_pixels(tracks)
     rotations, known = _chain(used, count, prior.focal)
     used = {pair: xy for pair, xy in used.items() if known[pair[0]] and known[pair[1]]}
@@ -61,21 +62,48 @@ def rotating_camera(tracks: Tracks, prior: FocalPrior, iterations: int = 15) -> 
     return Solution("rotating camera", cameras, known, focal).rebased()
 
 
+def _rotating_long(tracks: Tracks, prior: FocalPrior, iterations: int) -> Solution | None:
+    """`rotating_camera` of a long clip."""
+    numbers = np.linspace(0, tracks.num_frames - 1, MAX_FRAMES).round().astype(int)
+    found = rotating_camera(tracks.of_frames(numbers), prior, iterations)
+    if found is None:
+        return None
+    cameras, known = np.tile(np.eye(4), (tracks.num_frames, 1, 1)), np.zeros(tracks.num_frames, bool)
+    cameras[numbers], known[numbers] = found.world_to_camera, found.known
+    solved = numbers[found.known]
+    seen = _by_frame(tracks)
+    for frame in np.setdiff1d(np.arange(tracks.num_frames), numbers).tolist():
+        nearest = int(solved[np.abs(solved - frame).argmin()])
+        xy = _pixels_of_pair(tracks, seen[nearest], seen[frame])
+        if xy is not None:
+            cameras[frame, :3, :3], known[frame] = _turn(xy, found.focal) @ cameras[nearest, :3, :3], True
+    return Solution(found.name, cameras, known, found.focal)
+
+
 _FACT = 5.0  # squared pixels: what the matches of one independent fact add up to (see `jog3r.sfm.solving.adjust`)
 
 
 def _matched_pixels(tracks: Tracks) -> dict[tuple[int, int], np.ndarray]:
     """Per pair of frames (K, 4): x, y in the first and the second."""
+    seen = _by_frame(tracks)
+    found = {(i, j): _pixels_of_pair(tracks, seen[i], seen[j]) for i, j in frame_pairs(tracks.num_frames).tolist()}
+    return {pair: xy for pair, xy in found.items() if xy is not None}
+
+
+def _by_frame(tracks: Tracks) -> list[np.ndarray]:
+    """Numbers of the observations of each frame."""
     order = np.argsort(tracks.frame, kind="stable")
     starts = np.searchsorted(tracks.frame[order], np.arange(tracks.num_frames + 1))
-    seen = [order[starts[frame] : starts[frame + 1]] for frame in range(tracks.num_frames)]
-    used = {}
-    for i, j in frame_pairs(tracks.num_frames).tolist():
-        _, first, second = np.intersect1d(tracks.point[seen[i]], tracks.point[seen[j]], assume_unique=True, return_indices=True)
-        if len(first) >= _MIN_MATCHES:
-            thin = slice(None, None, max(1, len(first) // _MAX_MATCHES))
-            used[i, j] = np.concatenate([tracks.xy[seen[i][first[thin]]], tracks.xy[seen[j][second[thin]]]], 1)
-    return used
+    return [order[starts[frame] : starts[frame + 1]] for frame in range(tracks.num_frames)]
+
+
+def _pixels_of_pair(tracks: Tracks, seen: np.ndarray, other: np.ndarray) -> np.ndarray | None:
+    """(K, 4): x, y in two frames that have these observations; None of too few."""
+    _, first, second = np.intersect1d(tracks.point[seen], tracks.point[other], assume_unique=True, return_indices=True)
+    if len(first) < _MIN_MATCHES:
+        return None
+    thin = slice(None, None, max(1, len(first) // _MAX_MATCHES))
+    return np.concatenate([tracks.xy[seen[first[thin]]], tracks.xy[other[second[thin]]]], 1)
 
 
 def _chain(used: dict[tuple[int, int], np.ndarray], count: int, focal: float) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,9 @@ from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.solution import ROBUST_PX
 
 UNCERTAIN_DEG = (1.0, 10.0)  # of rotation and direction: more is flagged
-MAX_FRAMES, MAX_POINTS = 120, 600  # that take part: the reduced equations are dense
+MAX_FRAMES = 400  # that take part: the reduced equations are dense
+_POINTS, _POINTS_A_FRAME = 600, 25  # that take part, drawn: at least the first; the more, the better long videos hang together
+_MAX_PAIRS, _PAIRS_AT_ONCE = 2_000_000, 200_000  # of observations of one point; each takes a kilobyte while it is added
 _AS_LIKELY = 5.0  # difference of costs, which are logarithms of likelihoods: 1 to 150
 
 
@@ -36,8 +38,9 @@ def camera_uncertainty(tracks: Tracks, verdict: Verdict, prior: FocalPrior) -> U
         return Uncertainty(rotation, direction)
     frames = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), MAX_FRAMES)).round().astype(int))]
     used, points = fitting(tracks, verdict.points, (verdict.distance < ROBUST_PX) & np.isin(tracks.frame, frames))
+    drawn = np.random.default_rng(0).permutation(used.num_points)[: max(_POINTS, _POINTS_A_FRAME * len(frames))]
     chosen = np.zeros(used.num_points, bool)
-    chosen[np.random.default_rng(0).permutation(used.num_points)[:MAX_POINTS]] = True
+    chosen[drawn[np.cumsum(used.length[drawn] ** 2) <= _MAX_PAIRS]] = True
     share = chosen.mean() if len(chosen) else 1.0
     points, used = euclidean(points[chosen]), used.select(chosen[used.point])
     if not used.num_points:
@@ -109,7 +112,9 @@ def _covariance(
     total = np.zeros(size * size)
     own = by_camera.transpose(0, 2, 1) @ by_camera
     _add(total, size, places, places, own)
-    _add(total, size, places[first], places[second], -solved[first] @ mixed[second].transpose(0, 2, 1))
+    for start in range(0, len(first), _PAIRS_AT_ONCE):
+        one, two = (numbers[start : start + _PAIRS_AT_ONCE] for numbers in (first, second))
+        _add(total, size, places[one], places[two], -solved[one] @ mixed[two].transpose(0, 2, 1))
     reduced = total.reshape(size, size)
     residual = np.minimum(verdict.distance[verdict.distance < ROBUST_PX], ROBUST_PX)
     variance = max(float((residual**2).mean()) / 2, LEAST_NOISE_PX**2) * OBSERVATIONS_PER_FACT * share

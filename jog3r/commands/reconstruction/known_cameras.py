@@ -78,11 +78,12 @@ def doubtful_poses(reasons: Sequence[str]) -> list[str]:
             frames.setdefault(reason, []).append(index)
     if not frames:
         return []
-    from jog3r.geometry.registration.degeneracy import NO_OVERLAP, TOO_FEW_POINTS
+    from jog3r.geometry.registration.degeneracy import pose_known
 
-    unknown = {NO_OVERLAP, TOO_FEW_POINTS}
+    known = pose_known(list(frames)).tolist()
     groups = [
-        f"{_ranges(numbers)}: {reason}{', pose unknown' if reason in unknown else ''}" for reason, numbers in frames.items()
+        f"{_ranges(numbers)}: {reason}{'' if is_known else ', pose unknown'}"
+        for (reason, numbers), is_known in zip(frames.items(), known, strict=True)
     ]
     return [f"note: doubtful poses (frames counted from 0): {'; '.join(groups)}"]
 

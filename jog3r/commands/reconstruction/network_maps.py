@@ -44,12 +44,11 @@ class NetworkMaps:
         return cls(maps[0], maps[1], found.degenerate, np.arange(len(frames)), frames, maps[2], maps[3], transform)
 
     def initial(self, size: tuple[int, int]) -> Registration:
-        """The cameras as a beginning for `track_cameras` on frames of `size` (H, W), which takes maps for their centre."""
+        """The cameras as a beginning for `track_cameras` on frames of `size` (H, W), which takes maps for all of a frame."""
         height, width = self.depth.shape[1:]
-        scale = min(size[0] / height, size[1] / width)
         intrinsics = self.intrinsics.copy()
-        for axis in (0, 1):
-            intrinsics[:, axis, axis] /= scale * self.transform[axis, axis]
+        for axis, stretch in enumerate((size[1] / width, size[0] / height)):
+            intrinsics[:, axis, axis] /= stretch * self.transform[axis, axis]
         count = len(self.poses)
         empty = torch.zeros(1, 1, 1).expand(count, height, width)
         return Registration(

@@ -26,14 +26,16 @@ def selection_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_frames(options: argparse.Namespace, size: tuple[int, int] | None = None) -> Any:
+def open_frames(options: argparse.Namespace, size: tuple[int, int] | None = None, recorded: int | None = None) -> Any:
     """The frames that the options choose from `options.video`: a `FrameStream`.
 
     Args:
         options: of `selection_arguments`, and `video`.
         size: (height, width) to bring them to; None keeps the video's own.
+        recorded: frames that the video is known to have; None: as many as it says, or has.
 
     Raises:
+        EndsEarly: while they are read, `--frames` of a video that says that it has more frames than it shows.
         ValueError: a video that cannot be read, options out of range, or fewer frames than `--frames` wants.
     """
     from jog3r.data.recordings.shots import DEFAULT_LIMITS
@@ -47,6 +49,8 @@ def open_frames(options: argparse.Namespace, size: tuple[int, int] | None = None
         return stream
     # Headers may state no number, or a rounded one.
     count = stream.expected_frames if stream.counted else sum(1 for _ in stream_video(options.video, **chosen))
+    if recorded is not None:
+        count = len(range(options.start, min(recorded, options.stop or recorded), options.stride))
     if count < options.frames:
         raise UsageError(
             f"{str(options.video)!r} gives {count} frames with start={options.start}, stop={options.stop}, "
@@ -65,9 +69,14 @@ def read_chosen(options: argparse.Namespace, size: tuple[int, int] | None = None
         UsageError: fewer than 2 frames.
     """
     from jog3r.data.video import Video
+    from jog3r.data.video_stream import EndsEarly
 
     frames = open_frames(options, size)
-    timed = list(frames.timed())
+    try:
+        timed = list(frames.timed())
+    except EndsEarly as error:
+        frames = open_frames(options, size, error.count)
+        timed = list(frames.timed())
     check_count(options, len(timed))
     return Video(np.stack([frame for _, frame in timed]), frames.fps, np.array([time for time, _ in timed]))
 

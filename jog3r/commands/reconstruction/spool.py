@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jog3r.commands.output_folder import UsageError
+
 __all__ = ["Spool", "Tee"]
 
 
@@ -31,9 +33,30 @@ class Spool:
             file.close()
         shutil.rmtree(self.folder)
 
+    def check_room(self, frame: np.ndarray, count: int) -> None:
+        """Refuse `count` frames such as this one if the disk has no room for them.
+
+        Raises:
+            UsageError: see above.
+        """
+        free = shutil.disk_usage(self.folder).free
+        if (needed := count * frame.nbytes) > free:
+            raise self._full(f"{count} frames take {needed / 1e9:.1f} GB while they are worked on, {free / 1e9:.1f} GB are free")
+
+    def clear(self, name: str) -> None:
+        """Forget the frames, or maps."""
+        self.files[name].seek(0)
+        self.files[name].truncate()
+
+    def _full(self, reason: str) -> UsageError:
+        return UsageError(f"{reason}: take fewer frames (--frames, --stride), or name an --out on a larger disk")
+
     def _append(self, name: str, array: np.ndarray) -> None:
         self.shapes[name] = array.shape
-        self.files[name].write(np.ascontiguousarray(array).tobytes())
+        try:
+            self.files[name].write(np.ascontiguousarray(array).tobytes())
+        except OSError as error:
+            raise self._full(f"the frames of the video cannot be written to {str(self.folder.parent)!r} ({error})") from error
 
     def add_frame(self, frame: np.ndarray) -> None:
         """Keep a frame (H, W, 3) uint8."""

@@ -16,6 +16,7 @@ from jog3r.commands.reconstruction.network import TooManyFrames, find_maps
 from jog3r.commands.reconstruction.network_maps import NetworkMaps
 from jog3r.commands.reconstruction.selection import check_count, chosen_cameras, open_frames
 from jog3r.commands.reconstruction.spool import Spool
+from jog3r.commands.reconstruction.windows import check_long_options
 from jog3r.commands.results import check_exports, report, result_names, write_exports, written_line
 from jog3r.commands.running import TINY_NOTE, stages
 
@@ -88,6 +89,8 @@ def run_tracked(options: argparse.Namespace) -> str:
     if (options.height is None) != (options.width is None):
         raise UsageError("give both --height and --width, or neither")
     check_exports(options.export, has_geometry=True)
+    check_long_options(options)
+    _check_positive(options)
     true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
     if options.depth not in (None, "network"):
         check_depth(options.depth)
@@ -105,18 +108,13 @@ def run_tracked(options: argparse.Namespace) -> str:
             stage("asking the network")
             maps = None
             if options.cameras == "auto" or options.depth == "network":
-                try:
-                    maps = find_maps(options, frames, folder)
-                except TooManyFrames as error:
-                    if missing is not None or options.depth == "network":
-                        raise
-                    notes.append(f"note: the network was not asked; {error}")
+                maps = _ask_network(options, frames, folder, notes)
             stage("following features")
             initial = maps if options.cameras == "auto" else None
             found = None
             if missing is None:
                 chosen = {name: getattr(options, name) for name in TRACK_OPTIONS}
-                found = find_tracks(frames, initial, options.seed, chosen)
+                found = _follow(frames, initial, (options.seed, chosen), notes)
             cameras = camera_scene((frames, fps, times), found, maps, options.interpolate)
             stage("finding depth")
             cameras, cloud, failed, more = make_clouds(cameras, maps, options.depth, options.device)
@@ -125,11 +123,49 @@ def run_tracked(options: argparse.Namespace) -> str:
         names = sorted(path.name for path in folder.iterdir())
     reasons = found.degenerate if found is not None else maps.degenerate if maps is not None else ()
     lines = [written_line(options.out, names), describe(cameras, found), *more, *notes, *doubts(cameras, reasons)]
+    if cameras.source == "network":
+        lines += _without_effect(options)
     if options.model is None and cameras.source == "network":
         lines.append(TINY_NOTE)
     if true_poses is not None:
         lines.append(compare_cameras(cameras.poses, cameras.pose_known, true_poses))
     return report("\n".join(lines), options.out, failed)
+
+
+def _ask_network(options: argparse.Namespace, frames: np.ndarray, folder: Path, notes: list[str]) -> NetworkMaps | None:
+    """What the network finds; None, and a note, where it cannot and tracks can."""
+    from jog3r.geometry.windows import JoinError
+
+    try:
+        return find_maps(options, frames, folder)
+    except (TooManyFrames, JoinError) as error:
+        if notes or options.depth == "network":  # nothing else would find cameras, or depth
+            raise
+        notes.append(f"note: the network {'was not asked' if isinstance(error, TooManyFrames) else 'has no say'}; {error}")
+        return None
+
+
+def _follow(frames: np.ndarray, initial: NetworkMaps | None, how: tuple[int, dict[str, Any]], notes: list[str]) -> Any:
+    """`find_tracks`; where it finds nothing, what `notes` say of the network is part of the error."""
+    try:
+        return find_tracks(frames, initial, *how)
+    except ValueError as error:
+        raise UsageError("; ".join([str(error), *(note.removeprefix("note: ") for note in notes)])) from error
+
+
+def _check_positive(options: argparse.Namespace) -> None:
+    """Refuse early what `track_cameras` would refuse when the network is done."""
+    for name, least in (("max_side", 64), ("focal_px", 0), ("pixel_aspect", 0)):
+        value = getattr(options, name)
+        if value is not None and not (value >= least and value > 0):
+            raise UsageError(f"--{name} must be {f'at least {least} pixels' if least else 'a positive number'}, got {value}")
+
+
+def _without_effect(options: argparse.Namespace) -> list[str]:
+    """A note on options of tracks where the network's cameras were taken as they are."""
+    given = [name for name in ("focal_px", "pixel_aspect", "interpolate") if getattr(options, name) != ONLY_TRACKS[name]]
+    named = ", ".join(f"--{name}" for name in given)
+    return [f"note: {named} had no effect: these cameras are the network's, as it found them"] if given else []
 
 
 def _check_matcher(name: str) -> None:
@@ -157,13 +193,23 @@ def _missing_pycolmap(wanted: str) -> str | None:
 
 def read_frames(options: argparse.Namespace, spool: Spool) -> tuple[float, np.ndarray]:
     """All chosen frames in their own size, to disk; frames per second, and the time of each."""
-    video = open_frames(options)
-    times = []
-    for time, frame in video.timed():
-        spool.add_frame(frame)
-        times.append(time)
-    check_count(options, len(times))
-    return video.fps, np.array(times)
+    from jog3r.data.video_stream import EndsEarly
+
+    def read(video: Any) -> tuple[float, np.ndarray]:
+        times: list[float] = []
+        for time, frame in video.timed():
+            if not times:
+                spool.check_room(frame, video.__length_hint__())
+            spool.add_frame(frame)
+            times.append(time)
+        check_count(options, len(times))
+        return video.fps, np.array(times)
+
+    try:
+        return read(open_frames(options))
+    except EndsEarly as error:  # some packets show nothing: an edit list hides them, or they only help to decode others
+        spool.clear("frames")
+        return read(open_frames(options, recorded=error.count))
 
 
 def find_tracks(frames: np.ndarray, initial: NetworkMaps | None, seed: int = 0, chosen: dict[str, Any] | None = None) -> Any:

@@ -50,15 +50,30 @@ def is_long(options: argparse.Namespace) -> bool:
     return asked
 
 
+def check_long_options(options: argparse.Namespace) -> None:
+    """Refuse what no long video takes, before anything is read.
+
+    Raises:
+        UsageError: see above.
+    """
+    if options.keyframes is not None and options.keyframes < 1:
+        raise UsageError(f"--keyframes must be at least 1, got {options.keyframes}")
+    if not is_long(options):
+        return
+    if options.window is not None and options.window < 2:
+        raise UsageError(f"--window must be at least 2 frames, got {options.window}")
+    if options.overlap is not None and options.overlap < 1:
+        raise UsageError(f"--overlap must be at least 1 frame, got {options.overlap}")
+
+
 def run_long_reconstruct(options: argparse.Namespace) -> str:
     """`jog3r reconstruct` with windows: returns what to print."""
     from jog3r.geometry.registration.degeneracy import pose_known
 
     if (options.height is None) != (options.width is None):
         raise UsageError("give both --height and --width, or neither")
+    check_long_options(options)
     keyframes = 64 if options.keyframes is None else options.keyframes
-    if keyframes < 1:
-        raise UsageError(f"--keyframes must be at least 1, got {keyframes}")
     check_exports(options.export, has_geometry=True)
     if keyframes < 2 and "colmap" in options.export:
         raise UsageError("--export colmap needs points that several frames see: raise --keyframes to 2 at least, got 1")
