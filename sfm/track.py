@@ -46,7 +46,8 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
             its cameras are the answer where tracks cannot tell.
         focal_px: focal length in x in pixels of the video, if known.
         known_intrinsics: (3, 3) or (F, 3, 3) in pixels of the video, if known; not with focal_px or pixel_aspect.
-        pixel_aspect: ratio fy / fx of the frames, such as 1.185 for 16:9 squeezed to 3:2; None means 1.
+        pixel_aspect: ratio fy / fx of the frames, such as 1.185 for 16:9 squeezed to 3:2; None: square, or what the
+            tracks clearly ask for where no focal length is given.
         max_side: features are found in frames reduced so that their longer side is at most this.
         matcher: folder or hub repository of a matcher of transformers to use instead of SIFT: SuperPoint + LightGlue or
             EfficientLoFTR.

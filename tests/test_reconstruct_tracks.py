@@ -306,6 +306,7 @@ def test_geometry_of_a_file_is_refined_by_the_tracks_of_its_video(
         (["--cameras", "network", "--depth", "network"], "--depth has no effect with --cameras network"),
         (["--cameras", "tracks", "--window", "16"], "--window has no effect with --cameras tracks"),
         (["--cameras", "tracks", "--model", "x"], "--model has no effect with --cameras tracks"),
+        (["--cameras", "tracks", "--dtype", "bfloat16"], "--dtype has no effect with --cameras tracks"),
         (["--cameras", "tracks", "--max_side", "20"], "max_side must be at least 64 pixels, got 20"),
         (["--cameras", "tracks", "--focal_px", "-3"], "focal_px must be a positive number, got -3"),
         (["--cameras", "tracks", "--frames", "1"], "--frames must be at least 2"),

@@ -40,8 +40,6 @@ class Matches:
     """(P, 2) frames of each pair, the first smaller."""
     indices: tuple[np.ndarray, ...]
     """Per pair (M, 2) numbers of the matched features."""
-    focal_free: bool
-    """The matches were verified without a focal length."""
 
     @property
     def num_frames(self) -> int:
@@ -158,7 +156,7 @@ def match_features(
             database, matching_options=matching, pairing_options=pairing, verification_options=verification(seed)
         )
         advance(share)
-    return read_matches(database, ids, xy, small_xy, not focal_known)
+    return read_matches(database, ids, xy, small_xy)
 
 
 def verification(seed: int) -> Any:
@@ -197,7 +195,7 @@ def to_work_pixels(database: Path, grid: Grid, focal_known: bool) -> tuple[list[
     return [image.name for image in images], [image.image_id for image in images], tuple(xy), tuple(small_xy)
 
 
-def read_matches(database: Path, ids: list[int], xy: tuple, small_xy: tuple, focal_free: bool) -> Matches:
+def read_matches(database: Path, ids: list[int], xy: tuple, small_xy: tuple) -> Matches:
     """The verified matches of a database whose images, in the order of the frames, have these numbers."""
     pycolmap = load_pycolmap()
     frame_of = {image_id: frame for frame, image_id in enumerate(ids)}
@@ -211,4 +209,4 @@ def read_matches(database: Path, ids: list[int], xy: tuple, small_xy: tuple, foc
             found.append((first, second, matched) if first < second else (second, first, matched[:, ::-1]))
     found.sort(key=lambda entry: entry[:2])
     pairs = np.array([entry[:2] for entry in found], dtype=np.int64).reshape(-1, 2)
-    return Matches(database, xy, small_xy, pairs, tuple(entry[2] for entry in found), focal_free)
+    return Matches(database, xy, small_xy, pairs, tuple(entry[2] for entry in found))

@@ -170,7 +170,7 @@ def learned_matches(
     names, ids, xy, small_xy = to_work_pixels(database, grid, focal[1])
     for listed, _ in listed_pairs(database, names, pairs):
         pycolmap.verify_matches(database, listed, verification(seed))
-    return read_matches(database, ids, xy, small_xy, not focal[1])
+    return read_matches(database, ids, xy, small_xy)
 
 
 def merge_features(num_frames: int, pairs: np.ndarray, matched: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:

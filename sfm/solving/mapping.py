@@ -1,4 +1,4 @@
-"""Beginnings: COLMAP's incremental mapper with settings for video, and cameras that stand still, advance or are given."""
+"""A beginning: COLMAP's incremental mapper with settings for video."""
 
 from typing import Any
 

@@ -35,6 +35,7 @@ TRACK_OPTIONS = ("max_side", "focal_px", "pixel_aspect", "interpolate", "matcher
 ONLY_NETWORK: dict[str, Any] = {
     **dict(model=None, registration="fast", focal_per_frame=False, reconstruction_timestep=None, height=None, width=None),
     **dict(both_directions=False, window=None, overlap=None, close_loops=False, keyframes=None, resize="crop"),
+    **dict(dtype="float32", offload=False),
 }
 
 
@@ -55,7 +56,13 @@ def camera_arguments(parser: argparse.ArgumentParser) -> None:
     )
     option(parser, "max_side", type=int, default=None, metavar="PIXELS", help="features are found in frames of at most this side")
     option(parser, "focal_px", type=float, default=None, metavar="PIXELS", help="focal length in pixels of the video, if known")
-    option(parser, "pixel_aspect", type=float, default=None, help="fy / fx of a stretched video, such as 1.78 (default: square)")
+    option(
+        parser,
+        "pixel_aspect",
+        type=float,
+        default=None,
+        help="fy / fx of a stretched video, such as 1.78 (default: square, or what tracks ask for)",
+    )
     option(
         parser,
         "matcher",
