@@ -43,8 +43,8 @@ class Solution:
 def triangulate(tracks: Tracks, solution: Solution, rounds: int = 5) -> np.ndarray:
     """Homogeneous world points (N, 4) of all tracks under given cameras; w >= 0, 0 for a point at infinity; |(x, y, z)| = 1.
 
-    Robust least squares on the reprojection error, outliers weighted down more and more; points that no known frame sees have w = 0
-    and any direction.
+    Robust least squares on the reprojection error, outliers weighted down more and more; points that no known frame sees have
+    w = 0 and any direction.
     """
     focal, cameras = solution.focals, solution.world_to_camera[tracks.frame, :3]  # (M, 3, 4)
     rays = tracks.xy / focal
