@@ -18,10 +18,10 @@ from jog3r.data.camera_formats.scenes import LOOKED_FOR, other_models
 from jog3r.data.clip import Clip
 from jog3r.data.local_files import is_hidden, read_text, visible_files, warn_unread
 from jog3r.data.poses import rebase_poses
-from jog3r.data.realestate10k.lists import read_captions
+from jog3r.data.realestate10k.lists import own_last_parts, read_captions
 from jog3r.data.recordings.pictures import IMAGE_SUFFIXES
 from jog3r.data.recordings.resizing import resize_frames
-from jog3r.data.source import MAX_FRAMES, check_frame_step, check_resize_mode, list_hash, read_image, step_setting
+from jog3r.data.source import check_count, check_frame_step, check_resize_mode, list_hash, read_image, step_setting
 from jog3r.data.video_stream import stream_video
 
 __all__ = ["PosedFolders"]
@@ -74,16 +74,19 @@ class PosedFolders:
         self._captions = {} if captions is None else read_captions(captions)
         self._mode, self._default, self._image_folder, self._step = resize_mode, default_caption, image_folder, frame_step
         self.names: Sequence[str] = [
-            folder.relative_to(root).as_posix() if folder != root else root.name for folder in self._folders
+            folder.relative_to(root).as_posix() if folder != root else root.resolve().name for folder in self._folders
         ]
+        self._own_parts = own_last_parts(self.names)
         self.size = size
 
     def captions(self, index: int) -> tuple[str, str]:
         """The caption, the same for both directions."""
         name, folder = self.names[index], self._folders[index]
-        caption = self._captions.get(name, self._captions.get(folder.name))
+        caption = self._captions.get(name)
         if caption is None and (folder / CAPTION_FILE).is_file():
             caption = read_text(folder / CAPTION_FILE).strip()
+        if caption is None and folder.name in self._own_parts:
+            caption = self._captions.get(folder.name)
         caption = self._default if caption is None else caption
         if caption is None:
             raise ValueError(f"no caption for {name!r}: write {CAPTION_FILE} into its folder")
@@ -96,16 +99,12 @@ class PosedFolders:
         missing = [path.name for path in files if not path.is_file()]
         if missing:
             raise ValueError(f"{self.names[index]!r} lacks {len(missing)} of {len(files)} files, the first {missing[0]!r}")
-        return len(range(0, len(cameras.poses), self._step))
+        return self._count(index, cameras)
 
     def load(self, index: int) -> Clip:
         """The frames of a folder, undistorted and resized, with depth where the folder has it."""
         cameras = read_posed_frames(self._folders[index], self._image_folder)
-        count = len(range(0, len(cameras.poses), self._step))
-        if count > MAX_FRAMES:
-            raise ValueError(
-                f"{self.names[index]!r} has {count} frames, more than {MAX_FRAMES}; cut it, or thin it with frame_step"
-            )
+        self._count(index, cameras)
         frames, depth, intrinsics = self._read_frames(cameras)
         valid = np.isfinite(depth) & (depth > 0)
         return Clip(
@@ -117,6 +116,9 @@ class PosedFolders:
             self.captions(index)[0],
             {"name": self.names[index]},
         )
+
+    def _count(self, index: int, cameras: PosedFrames) -> int:
+        return check_count(self.names[index], len(range(0, len(cameras.poses), self._step)))
 
     def settings(self) -> dict[str, Any]:
         """Kind, list, resizing, which images and which frames."""

@@ -16,7 +16,16 @@ from jog3r.data.direction_words import reversed_words
 from jog3r.data.procedural import procedural_caption, procedural_clip, scene_names
 from jog3r.data.recordings import pictures
 
-__all__ = ["ClipSource", "ProceduralSource", "check_frame_step", "check_resize_mode", "list_hash", "read_image", "step_setting"]
+__all__ = [
+    "ClipSource",
+    "ProceduralSource",
+    "check_count",
+    "check_frame_step",
+    "check_resize_mode",
+    "list_hash",
+    "read_image",
+    "step_setting",
+]
 
 MAX_FRAMES = 1024  # of one video; a longer one is refused, as all its frames are held at once
 
@@ -57,6 +66,17 @@ def check_resize_mode(mode: str) -> None:
     """Refuse with `ValueError` what is neither "stretch" nor "crop", the ways to bring frames to a size."""
     if mode not in ("stretch", "crop"):
         raise ValueError(f"resize_mode must be 'stretch' or 'crop', got {mode!r}")
+
+
+def check_count(name: str, count: int) -> int:
+    """The number of frames of a video.
+
+    Raises:
+        ValueError: more than are held at once.
+    """
+    if count > MAX_FRAMES:
+        raise ValueError(f"{name!r} has {count} frames, more than {MAX_FRAMES}; cut it, or thin it with frame_step")
+    return count
 
 
 def check_frame_step(step: int) -> None:

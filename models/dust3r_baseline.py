@@ -36,6 +36,8 @@ class Dust3rBaseline(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin):
     _supports_gradient_checkpointing = True
     _no_split_modules = ["SelfAttentionBlock", "PairwiseDecoderBlock"]
     _repeated_blocks = ["SelfAttentionBlock", "PairwiseDecoderBlock"]
+    _skip_layerwise_casting_patterns = Pointmap3DHead._skip_layerwise_casting_patterns  # diffusers asks the outer model alone
+    _keep_in_fp32_modules = Pointmap3DHead._keep_in_fp32_modules
 
     @register_to_config
     def __init__(

@@ -28,7 +28,8 @@ def bind_callback(
     def on_step_end(step: int, t: Tensor, latents: Tensor) -> Tensor:
         tensors = {name: latents if name == "latents" else getattr(captions, name) for name in names}
         changed = callback(pipe, step, t, dict(tensors)) or {}
-        captions.update({name: changed.get(name, value) for name, value in tensors.items() if name != "latents"})
+        own = {name: value for name, value in tensors.items() if name != "latents"}
+        captions.update(own | {name: value for name, value in changed.items() if name in CaptionBatch.names})
         return changed.get("latents", latents)
 
     return on_step_end

@@ -263,6 +263,7 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
             return latents
         return self.video_processor.postprocess_video(decode_frames(self.vae, latents, chunk_size), output_type=output_type)
 
+    @torch.no_grad()
     def through_vae(self, video: Any, output_type: str = "np") -> Any:
         """A video as the VAE gives it back: the best that a generated one can look like."""
         return self.decode_latents(self.encode_video(self.prepare_video(video)), output_type)

@@ -39,10 +39,14 @@ def no_tap_message(scheduler: Any, num_inference_steps: int, max_timestep: float
         return type(scheduler).from_config(scheduler.config, **changes)
 
     def lands(copy: Any, steps: int) -> bool:
-        copy.set_timesteps(steps)
+        try:
+            copy.set_timesteps(steps)
+        except (ValueError, IndexError, AssertionError):  # more steps than the scheduler takes
+            return False
         return find_tap_step(copy.timesteps, max_timestep) is not None
 
-    candidates, same = range(num_inference_steps + 1, 10 * num_inference_steps + 100), copied()
+    most = min(10 * num_inference_steps + 100, num_train_timesteps(scheduler) + 1)
+    candidates, same = range(num_inference_steps + 1, most), copied()
     enough = next((steps for steps in candidates if lands(same, steps)), None)
     if enough is not None:
         remedies.append(f"raise num_inference_steps to {enough}")

@@ -71,6 +71,8 @@ class SamplingMixin:
         finally:
             self._guidance_scale, self._attention_kwargs, self._interrupt = before
             self._current_timestep = None
+            if getattr(self.transformer, "is_cache_enabled", False):  # an aborted call leaves what a step cache remembers
+                self.transformer._reset_stateful_cache()
 
     def prepare_timesteps(
         self, num_inference_steps: int, task: str, max_timestep: float | None = None

@@ -1,18 +1,27 @@
 """A checkpoint becomes a complete pipeline folder, or nothing at all."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from huggingface_hub.utils import filter_repo_objects
 from original_checkpoints import dust3r_arguments, dust3r_shapes, opensora_shapes, random_weights, save_dust3r
+from safetensors.torch import load_file
 from tiny_components import PROMPT, tiny_pipeline, tiny_text_encoder, tiny_vae
 from transformers import T5Config, T5ForConditionalGeneration
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
 from jog3r.models.conversion.convert import inspect_opensora
-from jog3r.pipelines.loading.assemble import convert_opensora, opensora_scheduler, write_conversion
+from jog3r.pipelines.loading.assemble import (
+    _component_folder,
+    _write_text_encoder,
+    convert_opensora,
+    opensora_scheduler,
+    write_conversion,
+)
 
 CONFIG = {"num_attention_heads": 4, "sample_size": 4, "num_frames": 4, "space_scale": 1.0}
 HEAD = {"head_hidden_dim": 24, "head_num_layers": 1, "head_num_attention_heads": 3}
@@ -165,3 +174,38 @@ def test_pickled_text_encoders_become_safetensors(checkpoint: Path, parts: Path,
     assert [path.name for path in (tmp_path / "out/text_encoder").glob("*model*")] == ["model.safetensors"]
     ours = Jog3rPipeline.from_pretrained(tmp_path / "out").text_encoder.state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in encoder.state_dict().items())
+
+
+def test_of_a_pipeline_on_the_hub_the_component_alone_is_fetched(parts: Path, tmp_path: Path, monkeypatch) -> None:
+    asked: list[dict] = []
+
+    def download(repository: str, **filters: list[str]) -> str:
+        asked.append(filters)
+        chosen = filter_repo_objects(["vae/config.json", "unet/config.json", "unet/model.safetensors", "config.json"], **filters)
+        for name in chosen if repository == "a/pipeline" else [name for name in chosen if "/" not in name]:
+            (tmp_path / repository / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / repository / name).touch()
+        (tmp_path / repository).mkdir(parents=True, exist_ok=True)
+        return str(tmp_path / repository)
+
+    monkeypatch.setattr("jog3r.pipelines.loading.assemble.snapshot_download", download)
+    patterns = ["*.json", "*.safetensors"]
+    assert _component_folder("a/pipeline", "vae", patterns) == tmp_path / "a" / "pipeline" / "vae"
+    assert not (tmp_path / "a" / "pipeline" / "unet").exists() and len(asked) == 1
+    assert _component_folder("a/vae", "vae", patterns) == tmp_path / "a" / "vae"
+    assert len(asked) == 3 and asked[-1]["ignore_patterns"] == ["*/*"]
+
+
+def test_variants_of_a_text_encoder_are_not_copied(checkpoint: Path, parts: Path, tmp_path: Path) -> None:
+    tiny_text_encoder().save_pretrained(tmp_path / "both" / "text_encoder")
+    tiny_text_encoder().save_pretrained(tmp_path / "both" / "text_encoder", variant="fp16")
+    _write_text_encoder(tmp_path / "both", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_pickles_of_the_old_form_are_checked_too(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "old")
+    weights = load_file(folder / "text_encoder" / "model.safetensors")
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    torch.save(weights, folder / "text_encoder" / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert Jog3rPipeline.from_pretrained(folder).text_encoder is not None

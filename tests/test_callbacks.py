@@ -40,6 +40,8 @@ def test_callback_may_exchange_the_prompt_midway(pipe):
     kwargs = dict(task="t2v", callback_on_step_end_tensor_inputs=["prompt_embeds"], **FAST)
     swapped = pipe(PROMPT, callback_on_step_end=swap, generator=seeded(), **kwargs)
     assert not torch.equal(swapped.frames, pipe(PROMPT, generator=seeded(), **kwargs).frames)
+    unasked = pipe(PROMPT, callback_on_step_end=swap, generator=seeded(), task="t2v", **FAST)  # what comes back counts
+    assert torch.equal(unasked.frames, swapped.frames)
 
 
 def test_callbacks_of_diffusers_name_their_tensors(pipe):

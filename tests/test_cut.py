@@ -107,6 +107,18 @@ def test_a_folder_of_clips_is_cut_and_read_again(long_videos, tmp_path, capsys):
     assert read_video(tmp_path / "small" / "first.mp4").frames.shape[1:3] == (16, 32)
 
 
+def test_lists_with_camera_files_of_their_own_find_them_in_the_folder_given(long_videos, tmp_path, capsys):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a-b_c.mp4").write_bytes(long_videos["mp4"].read_bytes())
+    (tmp_path / "cameras").mkdir()
+    _write_cameras(tmp_path / "cameras" / "first.txt", [3, 4, 5])
+    rows = [{"clip_name": "first", "clip_path": "videos/first.mp4", "pose_file": "pose_files/first.txt", "caption": ["a room"]}]
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    words = ["cut", "--cameras", tmp_path / "cameras", "--videos", tmp_path / "videos", "--split", tmp_path / "list.json"]
+    assert main([*map(str, words), "--output_dir", str(tmp_path / "out")]) == 0
+    assert "1 clips cut" in capsys.readouterr().out and (tmp_path / "out" / "first.mp4").is_file()
+
+
 def test_what_cannot_be_cut_is_refused(long_videos, tmp_path, capsys):
     cameras, videos = tmp_path / "cameras", long_videos["mp4"].parent
     cameras.mkdir()

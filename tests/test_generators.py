@@ -159,6 +159,12 @@ def test_cameras_of_a_video_take_one_pass_that_stops_at_the_tap(pipes: dict, nam
     given = {"prompt_embeds": texts[0], **({"prompt_attention_mask": texts[1]} if name == "ltx" else {})}
     again = pipe(video=frames, generator=seeded(), **options | given).pointmaps
     torch.testing.assert_close(again, output.pointmaps, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="prompt_embeds must be of one caption or of 2, one a video, got 3"):
+        pipe(video=frames, **options | given | {"prompt_embeds": texts[0][[0, 0, 0]]})
+    if name == "ltx":
+        with pytest.raises(ValueError, match="prompt_embeds need their prompt_attention_mask"):
+            pipe(video=frames, **options, prompt_embeds=texts[0])
+    assert pipe.through_vae(frames).shape[:2] == frames.shape[:2]  # without no_grad around it
     given["prompt_embeds"] = given["prompt_embeds"] + 1
     assert (pipe(video=frames, generator=seeded(), **options | given).pointmaps - output.pointmaps).abs().max() > 1e-2
 

@@ -16,6 +16,7 @@ from jog3r.data.camera_formats.lenses import undistortion_grid
 from jog3r.data.clip import Clip
 from jog3r.data.posed_video import PosedFolders
 from jog3r.data.procedural import procedural_clip
+from jog3r.data.realestate10k.lists import read_captions
 from jog3r.export.exporters import export_scene
 from jog3r.export.scene import Scene
 from jog3r.geometry.cameras import invert, project, transform
@@ -220,6 +221,36 @@ def test_folders_names_and_captions(tmp_path: Path, truth: Clip) -> None:
     with pytest.raises(ValueError, match="no caption for 'set/a'"):
         PosedFolders(tmp_path, (8, 8)).captions(1)
     assert PosedFolders(tmp_path / "c", (8, 8)).names == ["c"]
+
+
+def test_no_clip_gets_another_ones_caption(tmp_path: Path, truth: Clip) -> None:
+    """Folders that are all called alike, as those of DL3DV are."""
+    for name in "abc":
+        _write_nerfstudio(tmp_path / name / "nerfstudio", truth)
+    (tmp_path / "captions.json").write_text(json.dumps({"a/nerfstudio": "a kitchen"}))
+    source = PosedFolders(tmp_path, (8, 8), captions=tmp_path / "captions.json")
+    assert source.captions(0)[0] == "a kitchen"
+    with pytest.raises(ValueError, match="no caption for 'b/nerfstudio'"):
+        source.captions(1)
+    (tmp_path / "c" / "nerfstudio" / "caption.txt").write_text("a hall")
+    assert source.captions(2)[0] == "a hall"
+    (tmp_path / "captions.json").write_text(json.dumps({"x/one.mp4": "1", "y/one.mp4": "2", "y/two.mp4": "3"}))
+    assert read_captions(tmp_path / "captions.json") == {"x/one": "1", "y/one": "2", "y/two": "3", "two": "3"}
+
+
+def test_longer_videos_than_fit_are_refused_before_they_are_read(tmp_path: Path, truth: Clip, monkeypatch) -> None:
+    _write_nerfstudio(tmp_path / "a", truth)
+    monkeypatch.setattr("jog3r.data.source.MAX_FRAMES", 10)
+    for asked in ("expected_frames", "load"):
+        with pytest.raises(ValueError, match="'a' has 12 frames, more than 10; cut it, or thin it with frame_step"):
+            getattr(PosedFolders(tmp_path, (8, 8), default_caption=""), asked)(0)
+    assert PosedFolders(tmp_path, (8, 8), default_caption="", frame_step=2).expected_frames(0) == 6
+
+
+def test_the_folder_one_stands_in_has_its_name(tmp_path: Path, truth: Clip, monkeypatch) -> None:
+    _write_nerfstudio(tmp_path / "scene", truth)
+    monkeypatch.chdir(tmp_path / "scene")
+    assert PosedFolders(".", (8, 8), default_caption="").names == ["scene"]
 
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path, truth: Clip) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from jog3r.data.procedural import procedural_clip
 from jog3r.data.realestate10k import RealEstate10K
 from jog3r.data.source import ProceduralSource
 from jog3r.training import prepare as prepare_module
+from jog3r.training.preparation import shards
 from jog3r.training.preparation.depth_masks import is_constant, median_disagreement
 from jog3r.training.preparation.plan import expectation
 from jog3r.training.preparation.prepare_config import PrepareConfig
@@ -180,12 +183,49 @@ def test_disagreement_of_known_depth() -> None:
     assert is_constant(torch.full_like(depth, 3.0), valid) and not is_constant(depth, valid)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"align_scale": False}, "are for a depth model"),
+        ({"assume_metric": True, "depth": "none"}, "are for a depth model"),
+        ({"max_depth": 5.0, "depth": "none"}, "max_depth=5 means nothing to depth=none"),
+        ({"hub_private": False}, "hub_private=false is for push_to_hub"),
+    ],
+)
+def test_options_without_effect_are_refused(tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _config(tmp_path, tmp_path, **options)
+
+
+def test_a_caption_that_came_too_late_is_none(tmp_path: Path, model: Path) -> None:
+    """Its number is not in the plan: the video is skipped, and not stored with a number that no caption has."""
+    preparation = Preparation(_config(tmp_path / "cache", model))
+    preparation.caption_ids[2] = (-1, -1)
+    assert preparation._load_one(2) == "it had no caption when this run began: start it in a new output_dir"
+    assert preparation._load_one(1).num_frames == 6
+
+
+def test_the_other_processes_wait_while_the_first_surveys(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock-0-of-2"
+    lock.touch()
+    refreshed = threading.Timer(0.3, lambda: os.utime(lock, ns=(1, 1)))
+    made = threading.Timer(0.6, (tmp_path / "plan.json").touch)
+    for timer in (refreshed, made):
+        timer.start()
+    shards._wait_for(tmp_path / "plan.json", seconds=0.45)
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(ValueError, match="did not appear within 0 s"):
+        shards._wait_for(tmp_path / "plan.json", seconds=0.01)
+
+
 def test_a_depth_model_without_depth_is_noticed(tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
     preparation = Preparation(_config(tmp_path / "none", model))
     preparation.depth_model = lambda frames: torch.full(frames.shape[:3], -1.0)
     with pytest.raises(ValueError, match="cannot be used, more than max_bad_share.*the depth model gives no depth above 0"):
         preparation.run()
-    preparation = Preparation(_config(tmp_path / "constant", model, num_clips=2, align_scale=False))
+    unaligned = _config(tmp_path / "constant", model, num_clips=2)
+    unaligned.align_scale = False  # without a depth model to name it is refused
+    preparation = Preparation(unaligned)
     preparation.depth_model = lambda frames: torch.full(frames.shape[:3], 2.5)
     preparation.run()
     assert "depth of 'train/00000001' is 2.5 in all pixels of all frames, which teaches nothing" in caplog.text

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,26 @@ def test_streamed_shards_give_what_files_give_in_any_order(files: Path, write) -
     for index in (0, 2, 1, 4, 3, 0):
         same(source.load(index), expected.load(index))
         assert source.captions(index) == (f"caption of {NAMES[index]}",) * 2
+
+
+def test_a_stream_is_read_once_onwards_however_shares_are_dealt() -> None:
+    """A row that was passed long ago needs another stream; one far ahead does not."""
+    begun: list[int] = []
+
+    class Rows:
+        columns, local = ("name", "video", "cameras"), False
+
+        def read(self, columns: list[str], start: int):
+            begun.append(start)
+            return ({name: f"{name} {number}" for name in self.columns} for number in range(start, 200))
+
+    source = RealEstate10KTable.__new__(RealEstate10KTable)
+    source._rows, source._columns, source._lock = Rows(), {"name": "name"}, threading.Lock()
+    source._stream, source._next, source._passed, source.names = iter(()), 200, {}, range(200)
+    for start in range(0, 200, 32):  # this process's half, in shards of 16
+        assert [source._row(index)["name"] for index in range(start, min(start + 16, 200))][0] == f"name {start}"
+    assert begun == [0] and len(source._passed) <= 16
+    assert source._row(5)["name"] == "name 5" and begun == [0, 5]
 
 
 def test_tables_that_are_none_are_refused(files: Path) -> None:

@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from tiny_components import PROMPT, seeded, tiny_pipeline
 
 from jog3r import Jog3rPipeline
+from jog3r.evaluation.predictions import pipeline_hash
 from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.pipelines.loading.embedded_code import REQUIREMENTS
 
@@ -70,3 +71,16 @@ def test_diffusers_own_loader_finds_the_pipeline(model: Path) -> None:
 def test_what_to_install_is_what_the_package_asks_for() -> None:
     setup = (Path(__file__).resolve().parents[1] / "setup.py").read_text()
     assert all(f'"{requirement}"' in setup for requirement in REQUIREMENTS)
+
+
+def test_the_installed_package_needs_no_trust_for_a_repository_with_code(tmp_path: Path) -> None:
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--someone--coded"
+    pipe = tiny_pipeline()
+    pipe.save_pretrained(repository / "snapshots" / revision, with_code=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    options = {"cache_dir": tmp_path, "local_files_only": True}
+    again = Jog3rPipeline.from_pretrained("someone/coded", **options)
+    assert type(again) is Jog3rPipeline and pipeline_hash(again) == pipeline_hash(pipe)
+    assert pipeline_hash(load_pipeline("someone/coded", **options)) == pipeline_hash(pipe)

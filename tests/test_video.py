@@ -1,5 +1,6 @@
 """Reading clips: what comes out is exactly what was asked for, and everything else is refused with a remedy."""
 
+import itertools
 import wave
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jog3r.data.recordings.resizing import _crop_box
 from jog3r.data.video import FOLDER_FPS, VideoLimits, read_video, resize_frames
 
 
@@ -286,6 +288,23 @@ def test_resize_moves_image_points_as_its_transform_says(mode: str, height: int,
     resized, transform = resize_frames(frames, height, width, mode)
     assert resized.shape == (1, height, width, 3)
     np.testing.assert_allclose(centroid(resized[0]), transform @ centroid(frames[0]), atol=0.03)
+
+
+def test_crops_never_leave_the_picture() -> None:
+    """What is left and above of the middle part may come out as -5e-14, which Pillow refuses."""
+    for (old_height, old_width), (height, width) in (
+        ((480, 640), (464, 32)),
+        ((480, 854), (464, 464)),
+        ((3024, 4032), (352, 352)),
+    ):
+        frames = np.zeros((1, old_height, old_width, 3), np.uint8)
+        assert resize_frames(frames, height, width, "crop")[0].shape == (1, height, width, 3)
+    boxes = [
+        _crop_box(*old, *new, "crop")
+        for old in ((480, 640), (738, 994), (1200, 1600), (4032, 3024))
+        for new in itertools.product(range(16, 1024, 8), repeat=2)
+    ]
+    assert min(min(left, top) for left, top, _, _ in boxes) == 0
 
 
 def test_resize_known_values() -> None:

@@ -350,8 +350,13 @@ class Preparation:
 
     def _load_one(self, index: int) -> Clip | str:
         # Other errors of the operating system (no permission, a lost disk) are no property of the video: they end the run.
+        if self.caption_ids[index][0] < 0:
+            try:
+                self.source.captions(index)
+            except ValueError as error:
+                return self._without_paths(str(error))
+            return "it had no caption when this run began: start it in a new output_dir"
         try:
-            self.source.captions(index)
             clip = self.source.load(index)
         except (ValueError, FileNotFoundError) as error:
             return self._without_paths(str(error))
@@ -364,7 +369,7 @@ class Preparation:
     def _without_paths(self, text: str) -> str:
         """Reports travel with the cache: folders of this machine stay out of them."""
         for folder in (self.config.frames, self.config.cameras):
-            text = text if folder is None else text.replace(f"{folder.rstrip('/')}/", "")
+            text = text if folder is None else text.replace(f"{Path(folder)}/", "")
         return text
 
     @torch.no_grad()

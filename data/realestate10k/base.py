@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +12,9 @@ import numpy as np
 from jog3r.data.clip import Clip
 from jog3r.data.poses import rebase_poses
 from jog3r.data.realestate10k.camera_files import CameraFile, pixel_intrinsics
-from jog3r.data.realestate10k.lists import read_captions
+from jog3r.data.realestate10k.lists import own_last_parts, read_captions
 from jog3r.data.recordings.resizing import resize_frames
-from jog3r.data.source import MAX_FRAMES, check_frame_step, check_resize_mode, list_hash, step_setting
+from jog3r.data.source import check_count, check_frame_step, check_resize_mode, list_hash, step_setting
 from jog3r.data.video_stream import stream_video
 
 __all__ = ["RealEstate10KSource", "stream_bytes"]
@@ -55,7 +56,9 @@ class RealEstate10KSource:
         name = self.names[index]
         caption = self._own_caption(index)
         if caption is None:
-            caption = self._listed.get(name, self._listed.get(name.rpartition("/")[2], self._default))
+            part = name.rpartition("/")[2]
+            caption = self._listed.get(name, self._listed.get(part) if part in self._own_parts else None)
+            caption = self._default if caption is None else caption
         if caption is None:
             raise ValueError(f"no caption for clip {name!r}")
         return caption, caption
@@ -67,7 +70,7 @@ class RealEstate10KSource:
             ValueError: something of the clip is missing.
         """
         cameras = self._cameras(index)
-        return None if cameras is None else len(range(0, len(cameras.timestamps), self._step))
+        return None if cameras is None else check_count(self.names[index], len(range(0, len(cameras.timestamps), self._step)))
 
     def load(self, index: int) -> Clip:
         """The frames of a clip; `ValueError` if cameras or frames are missing, damaged or of different numbers."""
@@ -77,8 +80,7 @@ class RealEstate10KSource:
         kept = len(range(0, count, self._step))
         if count < 2:
             raise ValueError(f"the camera file of {name!r} has {count} lines of cameras; a clip needs at least 2")
-        if kept > MAX_FRAMES:
-            raise ValueError(f"{name!r} has {kept} frames, more than {MAX_FRAMES}; cut it, or thin it with frame_step")
+        check_count(name, kept)
         frames, intrinsics = self._resized(stream, cameras, name)
         unknown = np.zeros(frames.shape[:3], np.float32)
         attributes = {"name": name, "url": cameras.url}
@@ -92,6 +94,10 @@ class RealEstate10KSource:
             "resize_mode": self._mode,
             **step_setting(self._step),
         }
+
+    @cached_property
+    def _own_parts(self) -> set[str]:
+        return own_last_parts(self.names)
 
     def _own_caption(self, index: int) -> str | None:  # noqa: ARG002  # most shapes have none
         """The caption stored with the clip; None if it has none, `ValueError` if it is damaged."""

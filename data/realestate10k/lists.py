@@ -1,6 +1,8 @@
 """Lists that go with RealEstate10K: which clips belong to a split, and what their captions are."""
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 from jog3r.data.local_files import read_json, read_text
 
-__all__ = ["VIDEO_SUFFIXES", "Re10kEntry", "read_caption", "read_captions", "read_split"]
+__all__ = ["VIDEO_SUFFIXES", "Re10kEntry", "own_last_parts", "read_caption", "read_captions", "read_split"]
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
@@ -26,6 +28,8 @@ class Re10kEntry:
 def read_captions(path: str | PathLike[str]) -> dict[str, str]:
     """Captions by clip: CameraCtrl's `{"<id>.mp4": ["caption", ...]}` (the first counts) or `{"<id>": "caption"}`.
 
+    Keys may be paths; the last part of one names its clip, too, where no other path ends so.
+
     Raises:
         ValueError: no such file, or another layout.
     """
@@ -33,14 +37,19 @@ def read_captions(path: str | PathLike[str]) -> dict[str, str]:
     table = read_json(path)
     if not isinstance(table, dict):
         raise ValueError(f"{str(path)!r} must map clip names to captions, got a {type(table).__name__}")
-    captions = {}
+    captions: dict[str, str] = {}
     for name, value in table.items():
         text = value[0] if isinstance(value, list) and value else value
         if not isinstance(text, str):
             raise ValueError(f"{str(path)!r}: the caption of {name!r} must be a text or a list of texts, got {value!r}")
         captions[_stem(name)] = text
-        captions.setdefault(_stem(Path(name).name), text)  # keys may be paths
-    return captions
+    short = Counter(Path(name).name for name in captions)
+    return {Path(name).name: text for name, text in captions.items() if short[Path(name).name] == 1} | captions
+
+
+def own_last_parts(names: Iterable[str]) -> set[str]:
+    """Last parts of names that are paths, of those that one name alone has: what stands under one is that clip's."""
+    return {part for part, count in Counter(name.rpartition("/")[2] for name in names).items() if count == 1}
 
 
 def read_caption(value: Any, name: str) -> str | None:

@@ -117,14 +117,15 @@ class RealEstate10KTable(RealEstate10KSource):
         with self._lock:
             if index in self._passed:
                 return self._passed.pop(index)
-            if not self._next <= index < self._next + _AHEAD:
+            # what a hub streams has no places: to begin anew behind some rows reads all of them again
+            if index < self._next or (self._rows.local and index >= self._next + _AHEAD):
                 self._stream, self._next, self._passed = self._rows.read(list(self._columns.values()), index), index, {}
             try:
                 while self._next < index:
                     self._passed[self._next] = next(self._stream)
                     self._next += 1
-                while len(self._passed) > _AHEAD:
-                    self._passed.pop(min(self._passed))
+                    if len(self._passed) > _AHEAD:
+                        self._passed.pop(min(self._passed))
                 row = next(self._stream)
             except (ValueError, StopIteration) as error:
                 self._next = len(self.names)  # the stream is over: the next clip begins another

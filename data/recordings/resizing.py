@@ -67,7 +67,7 @@ def _crop_box(old_height: int, old_width: int, height: int, width: int, mode: st
     if mode == "stretch":
         return 0.0, 0.0, float(old_width), float(old_height)
     zoom = min(old_width / width, old_height / height)
-    left, top = (old_width - zoom * width) / 2, (old_height - zoom * height) / 2
+    left, top = max(0.0, (old_width - zoom * width) / 2), max(0.0, (old_height - zoom * height) / 2)  # rounding may pass the edge
     return left, top, left + zoom * width, top + zoom * height
 
 

@@ -86,7 +86,9 @@ def _camera_files(options: argparse.Namespace) -> dict[str, Path]:
     if not options.cameras.is_dir():
         raise UsageError(f"--cameras {str(options.cameras)!r} is no folder")
     if options.split is not None:
-        return {entry.name: entry.cameras for entry in read_split(options.split, options.videos, options.cameras)}
+        entries = read_split(options.split, options.videos, options.cameras)  # some state a file of their own
+        here = {entry.name: options.cameras / f"{Path(entry.name).name}.txt" for entry in entries}
+        return {entry.name: here[entry.name] if here[entry.name].is_file() else entry.cameras for entry in entries}
     clips = {path.stem: path for path in visible_files(options.cameras, (".txt",))}
     if not clips:
         raise UsageError(f"--cameras {str(options.cameras)!r} holds no camera files (*.txt)")
@@ -157,6 +159,9 @@ def _cut(video: Path, times: np.ndarray, target: Path, options: argparse.Namespa
     from jog3r.data.realestate10k.full_videos import frames_at
     from jog3r.export.video import encode_video
 
-    frames = frames_at(video, times, options.short_side or None)
+    try:
+        frames = frames_at(video, times, options.short_side or None)
+    except OSError as error:  # of this video alone
+        raise ValueError(f"{str(video)!r} cannot be read: {error.strerror}") from error
     content = encode_video(frames, 1e6 / float(np.median(np.diff(times))), scale=1, crf=options.crf)
     write_aside(target, lambda aside: aside.write_bytes(content))

@@ -205,6 +205,7 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
         """Frames (B, F, 3, H, W) in 0..1 to normalised latents (B, C, f, h, w) float32."""
         return encode_frames(self.vae, frames * 2 - 1)
 
+    @torch.no_grad()
     def through_vae(self, video: Any, output_type: str = "np") -> Any:
         """A video as the VAE gives it back: the best that a generated one can look like."""
         frames = decode_frames(self.vae, self.encode_video(self.prepare_video(video)))
@@ -365,6 +366,10 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
     def _caption(self, given: dict[str, Any], latents: Tensor, **more: Any) -> tuple:
         """What `encode_prompt` gives for B clips: the caption of the call's `prompt_embeds`, else the empty one."""
         embeds = given.get("prompt_embeds")
+        if embeds is not None and len(embeds) not in (1, len(latents)):
+            raise ValueError(f"prompt_embeds must be of one caption or of {len(latents)}, one a video, got {len(embeds)}")
+        if embeds is not None and more.get("prompt_attention_mask", embeds) is None:
+            raise ValueError("prompt_embeds need their prompt_attention_mask")
         return self.encode_prompt(
             [""] * len(latents) if embeds is None else None,
             do_classifier_free_guidance=False,

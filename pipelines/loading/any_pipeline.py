@@ -21,6 +21,8 @@ PIPELINES = {
     **{name: _LTX for name in (_LTX[0], "LTXPipeline")},
 }
 
+_OF_HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download")  # options of a download
+
 # A text encoder is most of a full-size model: for what reads no text it is not loaded.
 WITHOUT_TEXT = {"text_encoder": None, "tokenizer": None}
 
@@ -43,7 +45,7 @@ def load_pipeline(model: str, *, with_text: bool = True, **options: Any) -> Any:
         if not index.is_file():
             raise ValueError(f"{str(model)!r} is no pipeline folder: it has no model_index.json")
     else:
-        index = Path(hf_hub_download(model, "model_index.json", revision=options.get("revision")))
+        index = Path(hf_hub_download(model, "model_index.json", **{name: options[name] for name in _OF_HUB if name in options}))
     name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     name = name[-1] if isinstance(name, list) else name
     if name not in PIPELINES:

@@ -187,7 +187,7 @@ def _write_text_encoder(source: str | Path, folder: Path) -> None:
     found = _component_folder(source, "text_encoder", patterns)
     if not list(found.glob("*.safetensors")):  # older repositories have pickled weights alone
         found = _component_folder(source, "text_encoder", [*patterns, "*.bin", "*.bin.index.json"])
-    files = sorted(found.glob("model*.safetensors"))
+    files = sorted(file for file in found.glob("model*.safetensors") if file.name.count(".") == 1)  # no variants, such as fp16
     if _is_plain_encoder(found, files, source):
         folder.mkdir()
         for file in (found / "config.json", *files, *found.glob("model.safetensors.index.json")):
@@ -236,8 +236,10 @@ def _component_folder(source: str | Path, component: str, patterns: list[str], n
     """The folder of a component: `source` itself or its subfolder, local or downloaded from the hub."""
     folder = Path(source)
     if not folder.is_dir():
-        wanted = [*patterns, *(f"{component}/{pattern}" for pattern in patterns)]
-        folder = Path(_load(lambda: snapshot_download(str(source), allow_patterns=wanted), source))
+        inside = [f"{component}/{pattern}" for pattern in patterns]
+        folder = Path(_load(lambda: snapshot_download(str(source), allow_patterns=inside), source))
+        if not (folder / component).is_dir():  # the repository is the component; the hub's * crosses folders
+            folder = Path(_load(lambda: snapshot_download(str(source), allow_patterns=patterns, ignore_patterns=["*/*"]), source))
     if (folder / component).is_dir():
         folder = folder / component
     if needed is not None and not (folder / needed).is_file():

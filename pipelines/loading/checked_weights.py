@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -67,9 +68,9 @@ class Jog3rCheckpointMixin(SavingMixin):
         return dict(self.components)  # type: ignore[attr-defined]  # of DiffusionPipeline
 
     @classmethod
-    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """As diffusers; the class is this one, also where the index names the code that the folder carries."""
-        config: Any = super().load_config(*args, **kwargs)  # type: ignore[misc]  # of DiffusionPipeline
+    def _dict_from_json_file(cls, *args: Any, **kwargs: Any) -> Any:
+        """As diffusers; the class is this one, also where the index names the code that the folder or repository carries."""
+        config: Any = super()._dict_from_json_file(*args, **kwargs)  # type: ignore[misc]  # of DiffusionPipeline
         if isinstance(config, dict) and isinstance(config.get("_class_name"), list):
             config["_class_name"] = config["_class_name"][-1]
         return config
@@ -149,7 +150,7 @@ def _saved_names(folder: Path, ours: bool, variant: str | None) -> set[str]:
             names |= set(content.keys())
     if not names:
         for file in _weight_files(folder, "diffusion_pytorch_model" if ours else "pytorch_model", ".bin", variant):
-            names |= set(torch.load(file, map_location="meta", mmap=True, weights_only=True))
+            names |= set(torch.load(file, map_location="meta", mmap=is_zipfile(file), weights_only=True))
     return names
 
 

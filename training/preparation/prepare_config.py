@@ -62,6 +62,12 @@ class PrepareConfig(SourceOptions):
             raise ValueError(f"max_depth must be positive, got {self.max_depth}")
         if self.push_to_hub is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to_hub):
             raise ValueError(f"push_to_hub must be OWNER/NAME, got {self.push_to_hub!r}")
+        if self.push_to_hub is None and not self.hub_private:
+            raise ValueError("hub_private=false is for push_to_hub, which is not given: leave it out")
+        if self.depth in ("dataset", "none") and (self.assume_metric or not self.align_scale):
+            raise ValueError("assume_metric and align_scale are for a depth model: name one with the option depth")
+        if self.depth == "none" and self.max_depth != type(self).max_depth:
+            raise ValueError(f"max_depth={self.max_depth:g} means nothing to depth=none: leave it out")
         self._check_windows()
         own = {"procedural": (*SOURCE_OPTIONS["procedural"], "num_clips", "num_frames")}
         check_options_of(self, "source", SOURCE_OPTIONS | own)

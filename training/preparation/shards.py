@@ -5,12 +5,13 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from jog3r.data.cache import MANIFEST, PLAN, REPORT, part_name
 from jog3r.data.files import aside_of, file_hash, write_json
+from jog3r.data.local_files import is_hidden
 from jog3r.training.folder_lock import FolderLock
 
 __all__ = ["ShardFolder", "lock_cache"]
@@ -59,7 +60,7 @@ class ShardFolder:
         path = self.directory / PLAN
         if not path.is_file():
             found = sorted(item.name for item in self.directory.iterdir()) if self.directory.is_dir() else []
-            strangers = [name for name in found if name != PARTS and not name.startswith((f".{PLAN}", ".lock"))]
+            strangers = [name for name in found if name != PARTS and not is_hidden(name)]
             if strangers:
                 raise ValueError(f"output_dir {str(self.directory)!r} holds other files ({strangers[0]}); name a new folder")
             return
@@ -141,10 +142,22 @@ class ShardFolder:
         return self.directory / PARTS / f"{part_name(kind, number)}.json"
 
 
+def _sign_of_life(directory: Path) -> list[int]:
+    """When the lock of the first process was refreshed."""
+    found = []
+    for lock in directory.glob(".lock-0-of-*"):
+        with suppress(FileNotFoundError):
+            found.append(lock.stat().st_mtime_ns)
+    return found
+
+
 def _wait_for(path: Path, seconds: float = 600.0) -> None:
-    """Wait until the first process has made `path`."""
-    deadline = time.monotonic() + seconds
+    """Wait until the first process has made `path`: as long as it is at work, which its lock shows, and `seconds` more."""
+    deadline, sign = time.monotonic() + seconds, None
     while not path.is_file():
+        latest = _sign_of_life(path.parent)
+        if latest != sign:  # it surveys the videos, which may take hours
+            deadline, sign = time.monotonic() + seconds, latest
         if time.monotonic() > deadline:
             raise ValueError(f"{path} did not appear within {seconds:.0f} s: is process 0 running, with the same output_dir?")
         time.sleep(0.2)
