@@ -197,6 +197,7 @@ def test_text_to_video_and_cameras_and_again_by_a_link(browser, running: Running
         sync_api.expect(panel.get_by_label("Seed")).not_to_have_value("0")
         panel.get_by_role("button", name="Settings").click()
         panel.get_by_label("number input for Frames").fill("3")
+        sync_api.expect(panel.get_by_label("range slider for Frames")).to_have_value("3")  # the page has taken it over
         video = _generated(page, panel, tmp_path, 3)
         heard = [text.split(" in ")[0] for text in page.evaluate("heard")]
         # Random weights may give frames that share no points, which is said when the files for COLMAP were tried.
