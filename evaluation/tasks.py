@@ -149,8 +149,9 @@ def text_to_video(
         real = of_real.stored([real_keys[k] for k in kept])
         if len(kept) < len(captions):  # what a caption without its real clip was given is not scored either
             captions, config = [captions[k] for k in kept], {**config, "clips": kept}
-            keys = [key for key, (k, _) in zip(keys, places, strict=True) if k in kept]
-            places = [(kept.index(k), repeat) for k, repeat in places if k in kept]
+            number = {k: place for place, k in enumerate(kept)}
+            keys = [key for key, (k, _) in zip(keys, places, strict=True) if k in number]
+            places = [(number[k], repeat) for k, repeat in places if k in number]
     generated = store.stored(keys)
     names, owners = [str(k) for k in range(len(captions))] if clips is None else clips.names, [k for k, _ in places]
     items = scoring.Items(names, owners) if clips is None else scoring.Items(clips.videos, owners, clips.owners)
