@@ -23,7 +23,7 @@ __all__ = ["TINY", "TrainingProcesses", "errors_of", "float32_layer_norm", "loss
 TINY: dict[str, Any] = {
     "num_frames": 3, "height": 16, "width": 16, "generation_batch": 2, "reconstruction_batch": 2, "pairs_per_clip": 2,
     "num_steps": 6, "warmup_steps": 2, "checkpoint_every": 2, "sample_every": 1000, "num_threads": 1, "num_workers": 0,
-    "tracker": "none", "ema_decay": 0.9,
+    "tracker": "none", "ema_decay": 0.9, "frozen_blocks": 0,
 }  # fmt: skip
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([
@@ -40,7 +40,7 @@ class TrainingProcesses:
         processes: how many, as `accelerate launch --cpu --num_processes` starts them.
         sharded: over the processes, by FSDP2.
         file_limit: bytes that a file may have at most: the nearest thing to a full disk that needs no rights.
-        options: of the run, besides `TINY`.
+        options: of the run, besides `TINY`; None leaves one of those out.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TrainingProcesses:
         **options: Any,
     ):
         values = {**TINY, **options, "init_from": init, "output_dir": output}
-        words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+        words = [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
         self.log = output.with_suffix(".log")
         environments = [_environment(rank, processes) for rank in range(processes)]
         with socket.socket() as free:

@@ -18,7 +18,15 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from jog3r.models.feature_tap import check_layers
-from jog3r.models.layers import Attention, FeedForward, SelfAttentionBlock, TimestepProjection, fuse_features, rotary_2d
+from jog3r.models.layers import (
+    Attention,
+    FeedForward,
+    PositionTable,
+    SelfAttentionBlock,
+    TimestepProjection,
+    fuse_features,
+    rotary_2d,
+)
 from jog3r.models.saving import ModelSavingMixin
 
 ATTENTIONS = ("pairwise", "global")
@@ -145,7 +153,7 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
             self.anchor_blocks = nn.ModuleList([PairwiseDecoderBlock(*block) for _ in range(num_layers)])
             self.other_blocks = nn.ModuleList([PairwiseDecoderBlock(*block) for _ in range(num_layers)])
         else:
-            self.anchor_embedding = nn.Parameter(torch.randn(hidden_dim) * 0.02)
+            self.frame_positions = PositionTable(hidden_dim, scale=1.0)
             # the paper's variant with one decoder: full self-attention over the tokens of all frames
             self.decoder_blocks = nn.ModuleList([SelfAttentionBlock(*block) for _ in range(num_layers)])
         # 3. output
@@ -288,11 +296,10 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
         return anchor.unflatten(0, (batch_size, num_pairs)), other.unflatten(0, (batch_size, num_pairs))
 
     def _decode_together(self, tokens: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
-        """One decoder over all frames; frame 1 is marked, as all points are in its camera."""
+        """One decoder over all frames, whose tokens are told their frame's number: without, it hardly learns the motion."""
         num_frames = tokens.shape[1]
-        mark = torch.zeros(num_frames, 1, 1, dtype=tokens.dtype, device=tokens.device)
-        mark[0] = 1
-        states = (tokens + mark * self.anchor_embedding).flatten(1, 2)  # (B, F*N, D)
+        numbers = self.frame_positions(num_frames, tokens.device).to(tokens.dtype)  # (F, D)
+        states = (tokens + numbers[:, None]).flatten(1, 2)  # (B, F*N, D)
         rotary = rotary.repeat(1, num_frames, 1)  # (2, F*N, head_dim)
         for block in self.decoder_blocks:
             states = self._run_block(block, states, rotary)

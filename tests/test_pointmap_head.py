@@ -37,6 +37,12 @@ def test_every_frame_gets_a_pointmap_the_first_step_is_one_frame(attention: str,
 
 
 @torch.no_grad()
+def test_one_decoder_tells_equal_frames_apart_by_their_numbers() -> None:
+    maps = tiny_head(attention="global")(features(1).expand(-1, 4, -1, -1), 16, 16).pointmaps[0]
+    assert all(not torch.allclose(maps[k], maps[other]) for k in range(3) for other in range(k))
+
+
+@torch.no_grad()
 def test_a_frame_is_made_of_the_features_of_its_own_step_and_the_first() -> None:
     head = tiny_head(frames_per_step=4)
     given = features()
