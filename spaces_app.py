@@ -298,8 +298,8 @@ def launch(space: Space, host: str | None = None, port: int | None = None, block
 
 def main(model: str | None = None, compare: str | None = None, host: str | None = None, port: int | None = None) -> None:
     """Serve the page until interrupted or terminated."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # or people's files would stay
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)) if in_main else None  # or people's files would stay
     bundled = tiny_checkpoint()
     model = model or os.environ.get("JOG3R_MODEL") or bundled
     space = open_space(
@@ -314,6 +314,8 @@ def main(model: str | None = None, compare: str | None = None, host: str | None 
     finally:
         stop_running()
         space.folder.close()
+        if in_main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _request_seconds(text: str | None) -> float:

@@ -71,7 +71,7 @@ class TrainingProcesses:
         """Whether the first process has not ended."""
         return self.processes[0].is_alive()
 
-    def wait(self, seconds: float = 300.0) -> int:
+    def wait(self, seconds: float = 1800.0) -> int:
         """Exit code of the first process; the others have ended, too."""
         deadline = time.monotonic() + seconds
         for process in self.processes:
@@ -146,7 +146,7 @@ def float32_layer_norm(
     )
 
 
-def wait_until(condition: Any, run: TrainingProcesses, seconds: float = 300.0) -> None:
+def wait_until(condition: Any, run: TrainingProcesses, seconds: float = 1800.0) -> None:
     """Return as soon as `condition()` holds or the run is over."""
     deadline = time.monotonic() + seconds
     while not condition() and run.running:

@@ -340,7 +340,8 @@ def unproject(depth: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray) -> n
 
 def _numpy(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # numpy has no bfloat16
     return np.asarray(value)
 
 

@@ -81,7 +81,7 @@ class _Viewer:
             self.server.scene.add_camera_frustum(
                 f"/cameras/{index + 1:05d}",
                 fov=float(2 * np.arctan(height / 2 / self.shown.intrinsics[index, 1, 1])),
-                aspect=width / height,
+                aspect=float((width / self.shown.intrinsics[index, 0, 0]) / (height / self.shown.intrinsics[index, 1, 1])),
                 scale=size,
                 color=tuple(int(channel) for channel in colors[index]),
                 image=self.shown.pictures["video"][index] if self.shown.pictures else None,

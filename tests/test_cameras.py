@@ -214,3 +214,8 @@ def test_every_precision_stays_what_it_is(dtype: torch.dtype) -> None:
 def test_whole_numbers_as_focal_keep_half_pixels() -> None:
     assert cameras.intrinsics_from_focal(50, 5, 5)[0].tolist() == [50.0, 0.0, 2.5]
     assert cameras.intrinsics_from_focal(np.array([50, 60]), 5, 5)[1, 1, 2] == 2.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_no_rotation_is_no_rotation_in_half_precision(dtype: torch.dtype) -> None:
+    assert torch.equal(so3_exp(torch.zeros(3, dtype=dtype)), torch.eye(3, dtype=dtype))

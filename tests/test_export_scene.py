@@ -26,11 +26,12 @@ from jog3r.export.files import bytes_of, write_file, write_files
 from jog3r.export.formats.blender import blender_script
 from jog3r.export.formats.camera_files import cameras_json, npz_bytes, read_cameras_json, read_npz
 from jog3r.export.formats.colmap import colmap_model
-from jog3r.export.formats.glb import continuous, glb_bytes
+from jog3r.export.formats.glb import animated_camera_glb, continuous, glb_bytes
 from jog3r.export.formats.nerfstudio import nerfstudio_files
 from jog3r.export.formats.point_cloud import ply_bytes, read_ply
 from jog3r.export.formats.splats import nearest_spacing, splat_bytes
 from jog3r.export.formats.tracks import build_tracks
+from jog3r.export.formats.trajectories import tum_text
 from jog3r.export.scene import Scene, unproject
 from jog3r.export.video import colorize, depth_frames, encode_video, player_scale
 from jog3r.geometry.depth_maps import sample_depth
@@ -426,6 +427,26 @@ def test_a_run_has_the_five_files_and_reads_back(scene: Scene, tmp_path: Path) -
     (tmp_path / "video.mp4").unlink()
     with pytest.raises(ValueError, match=r"lacks video\.mp4"):
         load_scene(tmp_path)
+
+
+def test_a_clock_that_began_long_ago_keeps_its_steps(scene: Scene) -> None:
+    times = 1.7e9 + np.arange(FRAMES) / 120
+    late = dataclasses.replace(scene, times=times)
+    stamps = [line.split()[0] for line in tum_text(late).splitlines()[1:]]
+    np.testing.assert_allclose(np.array(stamps, float), times, atol=1e-6)
+    at_once = dataclasses.replace(scene, times=times - times[0])
+    assert animated_camera_glb(late) == animated_camera_glb(dataclasses.replace(at_once, times=at_once.times - 0.04))
+
+
+def test_a_folder_without_arrays_keeps_the_numbers_of_its_frames(scene: Scene, tmp_path: Path) -> None:
+    write_results(dataclasses.replace(scene, frame_index=40 * np.arange(FRAMES)), tmp_path)
+    assert load_scene(tmp_path).frame_index.tolist() == (40 * np.arange(FRAMES)).tolist()
+
+
+def test_bfloat16_tensors_are_taken(scene: Scene) -> None:
+    confidence = torch.from_numpy(scene.confidence)
+    same = Scene(scene.frames, scene.poses, scene.intrinsics, scene.pointmaps, confidence.bfloat16())
+    np.testing.assert_allclose(same.confidence, scene.confidence, rtol=1e-2)
 
 
 def test_targets_are_what_the_exporters_write(scene: Scene, exported: dict, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_components import tiny_text_encoder, tiny_tokenizer, tiny_vae
@@ -79,14 +81,15 @@ def test_the_lock_of_another_machine_is_watched_for_a_sign_of_life(tmp_path: Pat
     _foreign(tmp_path / ".lock", 0.2)
     with FolderLock(tmp_path):  # it was silent
         pass
-    _foreign(tmp_path / ".lock", 0.2)
+    monkeypatch.setattr(folder_lock, "SILENCE_SECONDS", 60.0)
+    _foreign(tmp_path / ".lock", 60.0)
     seen = []
 
     def sleep(_: float) -> None:  # the other one refreshes its lock while it is watched
         seen.append(len(seen))
         os.utime(tmp_path / ".lock", ns=(len(seen), len(seen)))
 
-    monkeypatch.setattr(folder_lock.time, "sleep", sleep)
+    monkeypatch.setattr(folder_lock, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     with pytest.raises(ValueError, match="process 17 on elsewhere is at work"):
         FolderLock(tmp_path).__enter__()
     assert seen == [0]

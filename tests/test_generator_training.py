@@ -16,13 +16,14 @@ from training_cases import run_here, settings
 
 from jog3r import Jog3rWanPipeline, Pointmap3DHead
 from jog3r.models.feature_tap import layout_of
-from jog3r.training.build import build_model, select_trainable
+from jog3r.training.build import build_model, load_start, select_trainable
 from jog3r.training.clips.step_batches import StepNoise, draw_step_noise
 from jog3r.training.clips.streams import join_items
 from jog3r.training.config import TrainConfig
 from jog3r.training.generators.captions import embed_for, keep_captions
 from jog3r.training.generators.inputs import describe_inputs
 from jog3r.training.generators.options import recognise
+from jog3r.training.generators.samples import embed_for_samples, generate_samples
 from jog3r.training.generators.time_steps import TimeSteps, scheduler_shift
 from jog3r.training.memory import measure_step
 from jog3r.training.preparation.caption_embeddings import caption_item
@@ -149,6 +150,18 @@ def test_frozen_weights_are_kept_in_half_precision_and_layers_beside_them_in_flo
     joint.transformer.float()
     whole = joint(batch, draws, options("wan"))["generation"]
     torch.testing.assert_close(losses["generation"], whole, rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("name", ["cogvideox", "ltx"])
+def test_samples_are_made_by_weights_in_half_precision(name: str, tmp_path: Path) -> None:
+    """The calls of these two convert nothing: text encoder and VAE are in float32."""
+    tiny_parent(name).save_pretrained(tmp_path)
+    config = options(name, init_from=str(tmp_path), trainable="lora", mixed_precision="bf16", sample_steps=2)
+    pipe = load_start(config)
+    build_model(pipe, config)
+    assert pipe.transformer.dtype == torch.bfloat16 != pipe.vae.dtype
+    embedded = embed_for_samples(pipe, ["a red room"], {})
+    assert generate_samples(pipe, config, embedded).shape == (1, config.num_frames, config.height, config.width, 3)
 
 
 def test_time_steps_have_the_schedulers_shift(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,6 +339,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("wan", dict(variational_bound=True), "variational_bound=True means nothing to model=wan"),
     ("wan", dict(train_text_encoder=True), "embedded once, at the start"),
     ("cogvideox", dict(timestep_sampling="uniform"), "means nothing to model=cogvideox; it is for wan, ltx"),
+    ("wan", dict(gradient_checkpointing=True, compile_backend="eager"), "leave gradient_checkpointing or compile_backend out"),
     ("wan", dict(trainable="named"), "trainable=named and trained_parameters belong together"),
     ("wan", dict(trainable="named", trained_parameters=("temporal_attn",)), "no parameter of WanTransformer3DModel is called"),
     ("wan", dict(min_reconstruction_timestep=200), "min_reconstruction_timestep must not be above"),

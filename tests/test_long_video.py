@@ -24,6 +24,7 @@ from jog3r.pipelines.long_videos.long_video import (
     strided,
 )
 from jog3r.pipelines.long_videos.loop_closing import LoopOptions, find_candidates, remember, verify_loop, view_agreement
+from jog3r.pipelines.long_videos.window_chain import MemoryStore
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 
 SMALL = {"window": 8, "overlap": 3, "progress": False}
@@ -200,6 +201,14 @@ def test_store_gets_each_frame_once_in_order_and_nothing_else_is_kept() -> None:
     assert store.indices == list(range(70))
     kept = sum(getattr(result, name).numel() for name in ("poses", "intrinsics", "chained_poses", "window_to_world"))
     assert kept <= 70 * (16 + 9 + 16 + 16)
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1.0, 1e6])
+def test_depth_is_kept_in_any_unit(unit: float) -> None:
+    depth, store = unit * (1 + torch.rand(3, 4, generator=seeded())), MemoryStore()
+    depth[0, 0] = 0
+    store.write(5, depth, torch.ones(3, 4))
+    torch.testing.assert_close(store.read(5)[0], depth, rtol=5e-4, atol=0)
 
 
 def test_degenerate_frames_are_flagged_unless_a_window_finds_them_sound() -> None:

@@ -3,8 +3,8 @@
 import json
 import logging
 import os
-import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -205,13 +205,18 @@ def test_a_caption_that_came_too_late_is_none(tmp_path: Path, model: Path) -> No
     assert preparation._load_one(1).num_frames == 6
 
 
-def test_the_other_processes_wait_while_the_first_surveys(tmp_path: Path) -> None:
-    lock = tmp_path / ".lock-0-of-2"
-    lock.touch()
-    refreshed = threading.Timer(0.3, lambda: os.utime(lock, ns=(1, 1)))
-    made = threading.Timer(0.6, (tmp_path / "plan.json").touch)
-    for timer in (refreshed, made):
-        timer.start()
+def test_the_other_processes_wait_while_the_first_surveys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lock := tmp_path / ".lock-0-of-2").touch()
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        if round(now[0], 1) == 0.4:
+            os.utime(lock, ns=(1, 1))
+        if round(now[0], 1) == 0.8:
+            (tmp_path / "plan.json").touch()
+
+    monkeypatch.setattr(shards, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
     shards._wait_for(tmp_path / "plan.json", seconds=0.45)
     (tmp_path / "plan.json").unlink()
     with pytest.raises(ValueError, match="did not appear within 0 s"):

@@ -47,6 +47,9 @@ FORMS = {
     "world": {"pointmaps": 3 * POINTS, "confidence": np.ones((FRAMES, HEIGHT, WIDTH))},
     "another world": {"pointmaps": MOVED, "poses": elsewhere() @ CLIP.poses.astype(np.float64)},
     "pairs": PAIRS,
+    "a depth camera": {"depth": (5e3 * CLIP.depth).round().astype(np.uint16), **CAMERAS, "poses": larger(CLIP.poses, 5e3)},
+    "another machine": {"depth": CLIP.depth.astype(">f4"), "intrinsics": CLIP.intrinsics, "poses": CLIP.poses},
+    "unsigned pairs": {**PAIRS, "pairs": PAIRS["pairs"].astype(np.uint16)},
 }
 
 
@@ -111,6 +114,8 @@ def changed(form: str, **arrays: object) -> dict[str, object]:
         (changed("depth", depth=CLIP.depth[..., None]), [], "depth of"),
         (changed("depth", depth=np.array([["much"]])), [], "depth of"),
         (changed("depth", intrinsics=np.eye(4)), [], "intrinsics must be finite, (3, 3) or (5, 3, 3)"),
+        (changed("depth", depth=CLIP.depth.astype(complex)), [], "depth must hold real numbers"),
+        (changed("pairs", pairs=PAIRS["pairs"].astype(float)), [], "pairs must be whole numbers (P, 2), got float64"),
         (changed("depth", poses=2 * CLIP.poses), [], "rigid camera-to-world"),
         (changed("world-to-camera", extrinsics=CLIP.poses[:, :2]), [], "extrinsics must be world-to-camera"),
         (changed("depth", confidence=-np.ones_like(CLIP.depth)), [], "confidence must be >= 0"),
@@ -152,6 +157,22 @@ def test_pixels_without_geometry_stay_without() -> None:
     found = registration_from_depth(depth, torch.from_numpy(CLIP.intrinsics), torch.from_numpy(CLIP.poses))
     assert (found.confidence[1:, :10] == 0).all() and (found.confidence[1:, 10:] == 1).all()
     assert found.pointmaps.isfinite().all() and found.depth.isfinite().all()
+
+
+def test_the_cameras_of_cropped_frames_may_be_off_the_centre() -> None:
+    intrinsics = torch.from_numpy(CLIP.intrinsics.copy())
+    intrinsics[:, 0, 2] += 0.2 * WIDTH
+    points = pointmaps_in_first_camera(torch.from_numpy(CLIP.depth), intrinsics, torch.from_numpy(CLIP.poses))
+    found = register_world_pointmaps(points, intrinsics=intrinsics)
+    assert pose_errors(found.poses.numpy(), CLIP.poses)["rotation_deg"].max() < 0.01
+    with pytest.raises(ValueError, match="not in the camera of frame 1"):
+        register_world_pointmaps(points)
+
+
+def test_geometry_that_is_trained_is_registered_without_its_gradient() -> None:
+    depth = torch.from_numpy(CLIP.depth.copy()).requires_grad_()
+    found = registration_from_depth(depth, torch.from_numpy(CLIP.intrinsics), torch.from_numpy(CLIP.poses))
+    assert not (found.depth.requires_grad or found.poses.requires_grad or found.pointmaps.requires_grad)
 
 
 def test_noisy_points_of_frame_1_pass_for_its_camera() -> None:

@@ -17,7 +17,7 @@ from jog3r.geometry.registration.energy import (
     signed_expm1,
     signed_log1p,
 )
-from jog3r.geometry.registration.reference import ReferenceOptions, reference_alignment, temporal_terms
+from jog3r.geometry.registration.reference import ReferenceOptions, reference_alignment, spread_pixels, temporal_terms
 
 NAMES = ("im_poses", "im_focals", "im_depthmaps", "pw_poses")
 STAR = torch.tensor([(0, f) for f in range(1, 16)])
@@ -54,6 +54,14 @@ def test_runs_in_inference_mode() -> None:
         inside = register_pointmaps(*(value + 0 for value in scene.inputs[:5]), 4, focal_px=torch.tensor(20.0), **options)
         same = register_pointmaps(*(value + 0 for value in scene.inputs[:5]), 4, **options)
     assert torch.equal(same.poses, plain.poses) and torch.isfinite(inside.poses).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(512, 384), (512, 512), (1024, 48), (16, 20), (2, 3)])
+def test_pixels_of_the_start_are_spread_over_the_whole_picture(height: int, width: int) -> None:
+    numbers = spread_pixels(height, width, 512)
+    assert min(height * width, 400) <= len(numbers) <= 800
+    for size, found in ((height, numbers // width), (width, numbers % width)):
+        assert len(found.unique()) >= min(size, 4) and found.max() - found.min() > 0.6 * (size - 1)
 
 
 def test_energy_with_given_poses_does_not_depend_on_their_unit() -> None:

@@ -40,7 +40,9 @@ FLAGS = [
 STAY_STILL = """
 document.addEventListener("play", (event) => event.target.pause(), true);
 document.addEventListener("DOMContentLoaded", () => {
-  document.head.append(Object.assign(document.createElement("style"), { textContent: "* { animation: none !important; }" }));
+  document.head.append(Object.assign(document.createElement("style"), {
+    textContent: "* { animation: none !important; transition: none !important; }",
+  }));
 });
 """
 # The two themes go with the two sizes: what matters to a theme does not depend on the size.
@@ -177,6 +179,7 @@ def _downloads_open(page, panel, folder: Path, frames: int) -> None:
     assert len(json.loads(_download(page, panel, "cameras.json"))["frames"]) == frames
     (folder / "video.mp4").write_bytes(_download(page, panel, "video.mp4"))
     assert len(read_video(folder / "video.mp4").frames) == frames
+    panel.locator('a[download="everything.zip"]').filter(visible=True).first.wait_for()  # comes with the files for COLMAP
     # Random weights may give frames that share no points.
     if not panel.get_by_text("No COLMAP files").count():
         archive = zipfile.ZipFile(io.BytesIO(_download(page, panel, "colmap.zip")))
@@ -240,7 +243,7 @@ def test_video_to_cameras(used, source: str, tmp_path: Path):
     _plays(used, panel.locator("video").first)
     panel.get_by_role("button", name="Find the cameras").click()
     panel.get_by_text("Done in").wait_for()
-    assert panel.locator(".poses tbody tr").count() == 4
+    sync_api.expect(panel.locator(".poses tbody tr")).to_have_count(4)
     _shows_points(panel)
     _downloads_open(used, panel, tmp_path, 4)
     _is_for_everybody(used)
@@ -258,7 +261,7 @@ def test_comparison_under_one_clock(used, running: Running):
     assert pictures.evaluate_all("all => all.map((one) => one.dataset.frame)") == ["2"] * 4
     left, right = (panel.locator(".video canvas").nth(side).bounding_box() for side in (0, 1))
     assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
-    assert panel.locator('img[alt*="carried to frame 1"]').count() == 2
+    sync_api.expect(panel.locator('img[alt*="carried to frame 1"]')).to_have_count(2)
     assert len(_download(used, panel, "video_right.mp4")) > 500
     panel.get_by_role("button", name="Code that reproduces this").click()
     panel.get_by_text("consistency_maps").first.wait_for()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 gr = pytest.importorskip("gradio")
-from space_server import LIMITS, PATIENCE_SECONDS, PROMPT, Running, running_space
+from space_server import LIMITS, PATIENCE_SECONDS, PROMPT, Running, held_layers, running_space
 
 from jog3r.space.guard.clients import Clients
 from jog3r.space.guard.gate import Gate
@@ -145,7 +145,7 @@ def _ask(running: Running, path: str, value: dict, client: str | None) -> tuple[
 
 
 def test_one_client_cannot_fill_the_queue(tmp_path: Path):
-    with running_space(tmp_path) as running:
+    with running_space(tmp_path) as running, held_layers(running.space):  # all of them wait
         long = {"data": [PROMPT, 0, 100, 1.0, 4]}
         number = next(number for number, fn in running.page.fns.items() if fn.api_name == "generate")
         ways = [("call/generate", long), ("queue/join", long | {"fn_index": number, "session_hash": "one"})]

@@ -54,7 +54,8 @@ def test_sessions_of_answered_requests_are_dropped(running: Running, monkeypatch
     connected(running.url).predict(*GOOD, api_name="/generate")
     queue = running.page._queue
     assert queue.pending_messages_per_session
-    wait_for(lambda: not any(kept._getters for kept in queue.pending_messages_per_session.values()))  # the client's stream ends
+    sessions = queue.pending_messages_per_session
+    wait_for(lambda: not queue.event_ids_to_events and not any(kept._getters for kept in list(sessions.values())))  # streams end
     _tidy(running, 2)
     assert queue.pending_messages_per_session  # somebody may still come for them
     monkeypatch.setattr(leftovers, "_UNFETCHED_SECONDS", 0.0)
@@ -110,7 +111,7 @@ def test_many_sessions_of_others_do_not_end_a_request(running: Running, monkeypa
         quick = next(number for number, fn in running.page.fns.items() if fn.name == "take_over")
         for number in range(20):
             _post(running, "queue/join", {"data": [None], "fn_index": quick, "session_hash": f"stranger{number}"})
-        wait_for(lambda: not any(event.session_hash.startswith("stranger") for event in queue.event_ids_to_events.values()))
+        wait_for(lambda: not any(event.session_hash.startswith("stranger") for event in list(queue.event_ids_to_events.values())))
         _tidy(running, 2)
         assert sum(session.startswith("stranger") for session in sessions) == 5
         assert [session for session in sessions if not session.startswith("stranger")]

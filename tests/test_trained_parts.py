@@ -91,8 +91,6 @@ def test_a_head_is_marked_as_trained_by_a_run_that_trains_it() -> None:
     pipe = tiny_pipeline(pointmap_head=tiny_head(trained=False))
     built(settings(reconstruction_batch=0), pipe)
     assert not pipe.pointmap_head.config.trained
-    built(settings(reconstruction_batch=0, head_attention="global"), tiny := tiny_pipeline())
-    assert not tiny.pointmap_head.config.trained  # a new one
     built(settings(), pipe)
     assert pipe.pointmap_head.config.trained
 
@@ -106,6 +104,28 @@ def test_a_head_with_other_attention_starts_fresh() -> None:
     assert pipe.pointmap_head.config.attention == "global" and pipe.pointmap_head.config.patch_size == kept.config.patch_size
     config = settings(head_attention="global")
     assert joint(*batch_and_draws(config), config)["reconstruction"].isfinite()
+
+
+def test_a_trained_head_is_not_left_behind_by_its_taps() -> None:
+    with pytest.raises(
+        ValueError, match=r"reads blocks \[2\], and reconstruction_batch=0 does not train it for feature_layers=\[1\]"
+    ):
+        built(settings(reconstruction_batch=0, feature_layers=(1,)))
+    built(settings(reconstruction_batch=0, feature_layers=(1,)), tiny_pipeline(pointmap_head=tiny_head(trained=False)))
+    built(settings(feature_layers=(1,)))
+
+
+def test_what_the_pipeline_cannot_do_is_refused_before_the_first_step() -> None:
+    with pytest.raises(ValueError, match="has no text encoder or no tokenizer to embed captions with"):
+        built(settings(), tiny_pipeline(text_encoder=None))
+    built(settings(generation_batch=0), tiny_pipeline(text_encoder=None))
+    with pytest.raises(ValueError, match="must be multiples of 8 pixels .*, got 17x16"):
+        built(settings(reconstruction_batch=0, height=17))
+    with pytest.raises(ValueError, match="finds cameras in at most 64 frames, got num_frames=65: set sample_every=0"):
+        built(settings(num_frames=65))
+    built(settings(num_frames=65, sample_every=0))
+    with pytest.raises(ValueError, match="attention_backend=sage: "):
+        built(settings(attention_backend="sage"))
 
 
 def test_a_pipeline_of_the_other_kind_is_refused() -> None:

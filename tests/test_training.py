@@ -3,6 +3,7 @@
 import copy
 import logging
 import runpy
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -223,10 +224,11 @@ def test_pipelines_load_by_their_index(tmp_path: Path) -> None:
 
 
 def test_user_mistakes_end_in_one_line(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    script = str(ROOT / "training" / "train_joint.py")
+    script, before = str(ROOT / "training" / "train_joint.py"), signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "argv", [script, "--init_from", "nowhere", "--output_dir", "x"])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(script, run_name="__main__")
     assert end.value.code == 2
     [message] = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert message.startswith("error: ") and "nowhere" in message and "\n" not in message
+    assert signal.getsignal(signal.SIGTERM) is before  # a notebook can be stopped again

@@ -57,6 +57,7 @@ def test_options_override_the_recipe() -> None:
         (["--num_threads", "0"], "num_threads must be at least 1, got 0"),
         (["--train_text_encoder", "true", "--generation_batch", "0"], "train_text_encoder=true needs generation_batch > 0"),
         (["--trainable", "none", "--reconstruction_batch", "0"], "3D head"),
+        (["--head_attention", "global", "--reconstruction_batch", "0"], "head_attention starts a fresh head"),
         (["--config", "nowhere.yaml"], "does not exist"),
         (["--data", "cache", "--cache_dir", "c", "--edge_threshold", "0"], "edge_threshold must be above 0"),
         (["--data", "cache", "--cache_dir", "c", "--agreement_threshold", "-1"], "agreement_threshold must be above 0"),
@@ -143,3 +144,5 @@ def test_missing_options_and_foreign_files_are_refused(tmp_path: Path) -> None:
         load_config(TrainConfig, ["--config", str(tmp_path / "list.yaml")])
     with pytest.raises(ValueError, match="decoder_only"):
         load_config(VaeConfig, ["--output_dir", "x", "--decoder_only", "true"])
+    with pytest.raises(ValueError, match="checkpoint_every must be at least 1, got 0"):
+        load_config(VaeConfig, ["--output_dir", "x", "--checkpoint_every", "0"])

@@ -15,6 +15,7 @@ from jog3r.training import optimization
 from jog3r.training.run.checkpoints import _gather, check_same_data, find_checkpoint
 from jog3r.training.run.failures import TrainingStopped
 from jog3r.training.run.processes import start_accelerator
+from jog3r.training.run.step_log import StepLog, read_steps
 from jog3r.training.train_joint import Run
 
 RATES = dict(learning_rate=1e-3, matrix_learning_rate=0.02, weight_decay=0.1, ema_decay=0.9)
@@ -189,3 +190,18 @@ def test_a_disk_without_room_is_named_and_leaves_nothing_half(tmp_path: Path, mo
     with pytest.raises(TrainingStopped, match=r"step 2 cannot be written to .*pos 64 vs 0 \(\d+ MiB were free\); make room"):
         run_here(tmp_path, num_steps=2)
     assert sorted(path.name for path in (tmp_path / "run").glob("*step-*")) == ["step-0000001"]
+
+
+def test_a_run_that_is_further_is_not_called_finished(tmp_path: Path) -> None:
+    run_here(tmp_path, num_steps=4, checkpoint_every=2)
+    with pytest.raises(ValueError, match="step-0000004' is behind num_steps=2: set num_steps to at least 4"):
+        run_here(tmp_path, num_steps=2, checkpoint_every=2)
+
+
+def test_names_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
+    log = StepLog(tmp_path / "steps.jsonl", 0)
+    log.append(0, [0], ["a\u2028b\u0085c"], {"loss": 1.0})
+    log.close()
+    with (tmp_path / "steps.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 1, "posi')  # cut off
+    assert [entry["samples"] for entry in read_steps(tmp_path / "steps.jsonl")] == [["a\u2028b\u0085c"]]

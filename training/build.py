@@ -14,6 +14,7 @@ from jog3r.models.dust3r_baseline import Dust3rBaseline
 from jog3r.models.feature_tap import layout_of, num_blocks
 from jog3r.models.pointmap_head import Pointmap3DHead
 from jog3r.models.transformer_jog3r import Jog3rTransformer3DModel
+from jog3r.pipelines.checks import check_size
 from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
@@ -59,6 +60,11 @@ def build_model(pipeline: Any, config: TrainConfig) -> JointModel | ImageModel |
         return build_image_model(pipeline.baseline, config)
     if not isinstance(pipeline, Jog3rPipeline):
         return finish_generator(build_generator_model(pipeline, config), config)
+    if config.generation_batch and config.embeds_captions and None in (pipeline.text_encoder, pipeline.tokenizer):
+        raise ValueError(
+            f"init_from={config.init_from!r} has no text encoder or no tokenizer to embed captions with: add them, train on a "
+            "cache, or set generation_batch=0"
+        )
     pipeline.vae.requires_grad_(False).eval()
     # T5-XXL is six times the rest: with a cache of captions it stays off the training's device
     text_encoder = pipeline.text_encoder if config.embeds_captions else None
@@ -80,6 +86,12 @@ def build_joint_model(
             raise ValueError(
                 f"LoRA files do not hold taps: {config.init_from!r} taps blocks {transformer.feature_layers}, got "
                 f"feature_layers={list(config.feature_layers)}; set_feature_layers and save it first"
+            )
+        keeps_head = head is not None and head.config.trained and not config.reconstruction_batch
+        if keeps_head and list(config.feature_layers) != transformer.feature_layers:
+            raise ValueError(
+                f"the 3D head of {config.init_from!r} reads blocks {transformer.feature_layers}, and reconstruction_batch=0 does "
+                f"not train it for feature_layers={list(config.feature_layers)}"
             )
         transformer.set_feature_layers(config.feature_layers)
     if head is not None and config.head_attention not in (None, head.config.attention):
@@ -120,7 +132,10 @@ def set_computation(part: Any, config: TrainConfig) -> None:
     if config.gradient_checkpointing:  # nothing in a block is random: no states of generators to keep for computing it again
         part.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
     if config.attention_backend is not None:
-        part.set_attention_backend(config.attention_backend)
+        try:
+            part.set_attention_backend(config.attention_backend)
+        except (RuntimeError, ImportError) as error:  # its package is not there
+            raise ValueError(f"attention_backend={config.attention_backend}: {error}") from error
     if config.attention_backend == "_native_math":  # else it computes in float32, whatever the inputs
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     if config.compile_backend is not None:
@@ -139,6 +154,14 @@ def _check_kind(pipeline: Any, config: TrainConfig) -> None:
     kind = kind_of(pipeline)
     if config.model not in (None, kind):
         raise ValueError(f"{config.init_from!r} is a {type(pipeline).__name__}: set model={kind}, got model={config.model}")
+    if kind not in GENERATORS:
+        check_size(config.height, config.width, pipeline.token_size)
+    looked_at = config.reconstruction_batch and (config.validate_every or config.sample_every)
+    if looked_at and kind not in GENERATORS and config.num_frames > pipeline.max_video_frames:
+        raise ValueError(
+            f"{config.init_from!r} finds cameras in at most {pipeline.max_video_frames} frames, got "
+            f"num_frames={config.num_frames}: set sample_every=0 and validate_every=0, or take fewer"
+        )
     if kind == "jog3r" and config.reconstruction_batch and pipeline.pointmap_head is None:
         raise ValueError(f"{config.init_from!r} has no pointmap_head to train: add one, or set reconstruction_batch=0")
     if kind == "jog3r" and config.reconstruction_batch:

@@ -60,10 +60,10 @@ def recipe_of(arguments: Sequence[str]) -> str | None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Context of a script's work: a user's mistake (`ValueError`) ends the process with one line and exit code 2."""
+    """Context of a script's work: a user's mistake, or a file that is not there, ends the process with one line and code 2."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
 
@@ -278,6 +278,8 @@ class TrainConfig(DataPlace):
             raise ValueError(f"push_to_hub and hub_model_id belong together, got {self.push_to_hub} and {self.hub_model_id!r}")
         if self.trainable == "none" and not self.reconstruction_batch:
             raise ValueError("trainable=none trains the 3D head alone: set reconstruction_batch > 0")
+        if self.head_attention is not None and not self.reconstruction_batch:
+            raise ValueError("head_attention starts a fresh head, which reconstruction_batch=0 does not train")
         lora_options = {name: getattr(self, name) for name in ("lora_rank", "lora_alpha", "lora_targets")}
         given = [name for name, value in lora_options.items() if value is not None]
         if self.trainable != "lora" and given:

@@ -203,6 +203,11 @@ class Run:
         if self.config.resume == "never":
             raise ValueError(f"resume=never, but {str(self.directory)!r} holds {path.name}: name a new output_dir, or delete it")
         saved = read_run(path)
+        if saved["step"] > self.config.num_steps:
+            raise ValueError(
+                f"{str(path)!r} is behind num_steps={self.config.num_steps}: set num_steps to at least {saved['step']}, or name "
+                "a new output_dir"
+            )
         changed = check_same_data(path, saved, self.progress(0))
         load_checkpoint(self.state, path, changed)
         self.best = None if saved.get("best") is None else Best(**saved["best"])
@@ -301,9 +306,11 @@ def train(config: TrainConfig, stop: StopSignal | None = None, recipe: str | Non
         ValueError: options or data that do not fit, or another run in the folder.
         TrainingStopped: the run cannot go on.
     """
+    if stop is None:
+        with StopSignal() as stop:
+            return train(config, stop, recipe)
     check_start(config)
     config = recognise(config)
-    stop = StopSignal() if stop is None else stop
     deadline = float("inf") if config.stop_after_minutes is None else time.monotonic() + 60 * config.stop_after_minutes
     accelerator = start_accelerator(config)
     with RunLock(accelerator, Path(config.output_dir)) as lock:
@@ -332,14 +339,18 @@ def _train(run: Run, stop: StopSignal, deadline: float, lock: RunLock) -> bool:
             accelerator.log(logs, step=step)
             done = step + 1
             paused = any_process(accelerator, stop.received or time.monotonic() > deadline)
-            if config.validate_every and (done % config.validate_every == 0 or done == config.num_steps):
+            last = done == config.num_steps
+            validates = bool(config.validate_every) and (done % config.validate_every == 0 or last)
+            saves = done % config.checkpoint_every == 0 or last or paused
+            if validates or saves:
+                lock.check()  # before anything is written
+                if log is not None:
+                    log.sync()
+            if validates:
                 if paused:
                     run.save(done)  # once more behind it; but what stops the run may not wait for a validation
                 run.validate(done)
-            if done % config.checkpoint_every == 0 or done == config.num_steps or paused:
-                lock.check()
-                if log is not None:
-                    log.sync()
+            if saves:
                 run.save(done)
             if config.sample_every and done % config.sample_every == 0:
                 run.save_samples(done)
@@ -355,10 +366,9 @@ def _train(run: Run, stop: StopSignal, deadline: float, lock: RunLock) -> bool:
 def main(arguments: list[str]) -> int:
     """Entry point; a user's mistake ends in one line and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    stop = StopSignal()
     try:
-        config = load_config(TrainConfig, arguments)
-        train(config, stop, recipe_of(arguments))
+        with StopSignal() as stop:
+            train(load_config(TrainConfig, arguments), stop, recipe_of(arguments))
     except ValueError as error:
         say_why(str(error))
         return 2

@@ -75,12 +75,12 @@ def read_details(content: bytes) -> dict[str, Any]:
         content: The file's bytes, which `read_cameras_json` takes.
 
     Returns:
-        `source`, and per frame (F,) `pose_known`, `registered` and `times` in seconds.
+        `source`, and per frame (F,) `pose_known`, `registered`, `times` in seconds and `frame_index`.
     """
     document = json.loads(content)
     frames = document["frames"]
     details = {"source": document.get("source", ""), "pose_known": [frame.get("pose_known", True) for frame in frames]}
-    for name, key in (("registered", "registered"), ("times", "time")):
+    for name, key in (("registered", "registered"), ("times", "time"), ("frame_index", "index")):
         if all(key in frame for frame in frames):
             details[name] = [frame[key] for frame in frames]
     return {name: value if isinstance(value, str) else np.array(value) for name, value in details.items()}

@@ -172,6 +172,7 @@ def animated_camera_glb(scene: Scene) -> bytes:
     Returns:
         The file's bytes.
     """
+    began = scene.times[0]  # by the file's clock, which may begin anywhere; float32 keeps the steps of what begins at 0
     scene = scene.posed(pictures=False)
     height, width = scene.size
     focal_x, focal_y = np.median(scene.intrinsics[:, [0, 1], [0, 1]], 0)
@@ -184,7 +185,7 @@ def animated_camera_glb(scene: Scene) -> bytes:
     node = document.node(
         name="jog3r_camera", camera=0, translation=poses[0, :3, 3].tolist(), rotation=[float(value) for value in xyzw[0]]
     )
-    times = document.accessor(scene.times.astype("<f4"))
+    times = document.accessor((scene.times - began).astype("<f4"))
     outputs = {"translation": poses[:, :3, 3].astype("<f4"), "rotation": xyzw.astype("<f4")}
     samplers = [{"input": times, "output": document.accessor(values), "interpolation": "LINEAR"} for values in outputs.values()]
     channels = [{"sampler": index, "target": {"node": node, "path": path}} for index, path in enumerate(outputs)]

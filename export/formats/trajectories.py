@@ -15,8 +15,9 @@ def tum_text(scene: Scene) -> str:
     """
     scene = scene.posed(pictures=False)
     xyzw = quaternion_wxyz(scene.poses[:, :3, :3])[:, [1, 2, 3, 0]]
-    rows = np.concatenate([scene.times[:, None], scene.poses[:, :3, 3], xyzw], 1)
-    return _lines(rows, "# timestamp tx ty tz qx qy qz qw (camera-to-world)\n")
+    rows = _lines(np.concatenate([scene.poses[:, :3, 3], xyzw], 1)).splitlines()
+    stamped = [f"{time:.9f} {row}\n" for time, row in zip(scene.times, rows, strict=True)]  # also of clocks that count since 1970
+    return "# timestamp tx ty tz qx qy qz qw (camera-to-world)\n" + "".join(stamped)
 
 
 def kitti_text(scene: Scene) -> str:
@@ -24,6 +25,6 @@ def kitti_text(scene: Scene) -> str:
     return _lines(scene.poses[:, :3].reshape(-1, 12))
 
 
-def _lines(rows: np.ndarray, header: str = "") -> str:
+def _lines(rows: np.ndarray) -> str:
     # 12 significant digits: far below any error of the poses, and still a readable file. Adding 0 turns -0 into 0.
-    return header + "".join(" ".join(f"{value + 0.0:.12g}" for value in row) + "\n" for row in rows)
+    return "".join(" ".join(f"{value + 0.0:.12g}" for value in row) + "\n" for row in rows)

@@ -19,6 +19,7 @@ MAX_PIXEL_ERROR = 0.05  # median, of the longer side: points farther from their 
 MAX_TESTED = 4096  # pixels of frame 1
 
 
+@torch.no_grad()
 def registration_from_depth(depth: Tensor, intrinsics: Tensor, poses: Tensor, confidence: Tensor | None = None) -> Registration:
     """Depth and cameras of any model as a `Registration`; nothing is solved for.
 
@@ -38,11 +39,12 @@ def registration_from_depth(depth: Tensor, intrinsics: Tensor, poses: Tensor, co
     num_frames = depth.shape[0]
     intrinsics = check_intrinsics(intrinsics, num_frames, depth.device)
     poses = check_poses(poses, num_frames, depth.device)
-    confidence = _confidence(confidence, depth.shape)
+    confidence = _confidence(confidence, depth.shape, depth.device)
+    depth = _real("depth", depth).double()
     valid = depth.isfinite() & (depth > 0) & (confidence > 0)
     if not bool(valid[0].any()):
         raise ValueError("depth of frame 1 must have valid pixels, they fix the scale; got none that is finite and positive")
-    depth = torch.where(valid, depth.double(), 0.0)
+    depth = torch.where(valid, depth, 0.0)
     world, poses, unit = normalise_scale(transform(poses, unproject(depth, intrinsics)), poses, valid)
     return Registration(
         poses=poses.float(),
@@ -59,6 +61,7 @@ def registration_from_depth(depth: Tensor, intrinsics: Tensor, poses: Tensor, co
     )
 
 
+@torch.no_grad()
 def register_world_pointmaps(
     pointmaps: Tensor, confidence: Tensor | None = None, *, poses: Tensor | None = None, intrinsics: Tensor | None = None
 ) -> Registration:
@@ -78,12 +81,14 @@ def register_world_pointmaps(
     if pointmaps.dim() != 4 or pointmaps.shape[-1] != 3 or len(pointmaps) < 2:
         raise ValueError(f"pointmaps must have shape (F, H, W, 3) with at least 2 frames, got {tuple(pointmaps.shape)}")
     num_frames = len(pointmaps)
-    confidence = _confidence(confidence, pointmaps.shape[:3])
+    confidence = _confidence(confidence, pointmaps.shape[:3], pointmaps.device)
+    pointmaps = _real("pointmaps", pointmaps)
     if poses is None:
-        _check_first_camera(pointmaps[0], confidence[0])
+        centre = None if intrinsics is None else check_intrinsics(intrinsics, num_frames, pointmaps.device)[0, :2, 2]
+        _check_first_camera(pointmaps[0], confidence[0], centre)
         points = pointmaps.float()
     else:
-        poses = torch.as_tensor(poses, dtype=torch.float64)
+        poses = torch.as_tensor(poses, dtype=torch.float64, device=pointmaps.device)
         check_poses(poses, num_frames, pointmaps.device)
         points = transform(invert(poses[0]), pointmaps.double()).float()
     pairs = torch.stack([torch.zeros(num_frames - 1, dtype=torch.long), torch.arange(1, num_frames)], 1)
@@ -99,20 +104,33 @@ def register_world_pointmaps(
     )
 
 
-def _confidence(confidence: Tensor | None, shape: torch.Size) -> Tensor:
+def _real(name: str, values: Tensor) -> Tensor:
+    """Unsigned integers, such as a depth camera's millimetres, know no comparisons: as doubles they do."""
+    if values.is_complex():
+        raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
+    return values if values.is_floating_point() else values.double()
+
+
+def _confidence(confidence: Tensor | None, shape: torch.Size, device: torch.device) -> Tensor:
     if confidence is None:
-        return torch.ones(shape)
+        return torch.ones(shape, device=device)
     if confidence.shape != shape:
         raise ValueError(f"confidence must have shape {tuple(shape)}, got {tuple(confidence.shape)}")
+    confidence = _real("confidence", confidence)
     if not bool((confidence >= 0).all()):
         raise ValueError("confidence must be >= 0 in every pixel; 0 marks pixels without geometry")
     return confidence.float()
 
 
-def _check_first_camera(points: Tensor, confidence: Tensor) -> None:
-    """Refuse points (H, W, 3) that no camera at the origin, looking along z, sees at their pixels."""
+def _check_first_camera(points: Tensor, confidence: Tensor, centre: Tensor | None) -> None:
+    """Refuse points (H, W, 3) that no camera at the origin, looking along z, sees at their pixels.
+
+    Its principal point is `centre` (2,) in pixels, None: the picture's.
+    """
     height, width = points.shape[:2]
-    pixels = pixel_grid(height, width).flatten(0, 1) - torch.tensor([width / 2, height / 2])  # (N, 2)
+    if centre is None:
+        centre = torch.tensor([width / 2, height / 2], device=points.device)
+    pixels = pixel_grid(height, width, device=points.device).flatten(0, 1) - centre  # (N, 2)
     step = max(1, len(pixels) // MAX_TESTED)
     points, pixels, weight = points.double().flatten(0, 1)[::step], pixels.double()[::step], confidence.flatten()[::step]
     usable = points.isfinite().all(-1) & (weight > 0)

@@ -190,11 +190,11 @@ def _frame_poses(data: Pairwise, world: Tensor, focals: Tensor, options: Referen
     weights = (confidence > _MIN_CONFIDENCE).to(world).flatten(1)
     # A frame whose confidences are all low still gets a pose, from all its pixels.
     weights = torch.where((weights.sum(1) < _PNP_LEAST)[:, None], (confidence > 1).to(world).flatten(1), weights)
-    step = max(1, height * width // _PNP_PIXELS)
-    points, weights = world.flatten(1, 2).transpose(1, 2)[..., ::step], weights[:, ::step]
+    chosen = spread_pixels(height, width, _PNP_PIXELS).to(world.device)
+    points, weights = world.flatten(1, 2).transpose(1, 2)[..., chosen], weights[:, chosen]
 
     def poses_at(focal: Tensor) -> tuple[Tensor, Tensor]:
-        rays = pixel_rays(intrinsics_from_focal(focal, height, width), height, width).flatten(1, 2).transpose(1, 2)[..., ::step]
+        rays = pixel_rays(intrinsics_from_focal(focal, height, width), height, width).flatten(1, 2).transpose(1, 2)[..., chosen]
         poses, _ = robust_camera_pose(points, rays, weights)
         poses = poses.to(points)
         return poses, _inlier_score(points, rays, weights, poses, focal)
@@ -204,6 +204,12 @@ def _frame_poses(data: Pairwise, world: Tensor, focals: Tensor, options: Referen
     if bool((focals <= 0).all()):
         focals = torch.full_like(focals, 0.96 * max(height, width))
     return _best_focal(poses_at, focals, max(height, width))
+
+
+def spread_pixels(height: int, width: int, count: int) -> Tensor:
+    """Numbers (about `count`,) of pixels on a grid over the whole picture; every n-th of all could lie in one column."""
+    step = max(1, math.isqrt(height * width // count))
+    return torch.arange(height * width).unflatten(0, (height, width))[::step, ::step].flatten()
 
 
 def _best_focal(poses_at: Callable[[Tensor], tuple[Tensor, Tensor]], focals: Tensor, size: int) -> tuple[Tensor, Tensor]:

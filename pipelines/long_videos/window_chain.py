@@ -3,6 +3,7 @@
 Letters: F frames of the video, n frames of a window, K windows, H W pixels.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -30,19 +31,21 @@ class FrameStore(Protocol):
 
 
 class MemoryStore:
-    """Keeps the maps in float16: 4 bytes a pixel; depth to a relative 5e-4, values above 6e4 cut off."""
+    """Keeps the maps in float16: 4 bytes a pixel; depth to a relative 5e-4 of any unit, confidence above 6e4 cut off."""
 
     def __init__(self) -> None:
-        self._maps: dict[int, tuple[Tensor, Tensor]] = {}
+        self._maps: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def write(self, index: int, depth: Tensor, confidence: Tensor) -> None:
         """Keep the maps (H, W) of a frame."""
-        self._maps[index] = (depth.clamp(max=HALF_MAX).half(), confidence.clamp(max=HALF_MAX).half())
+        known = depth[depth > 0]
+        unit = known.median() if len(known) else depth.new_ones(())
+        self._maps[index] = ((depth / unit).clamp(max=HALF_MAX).half(), confidence.clamp(max=HALF_MAX).half(), unit)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
         """Depth and confidence (H, W) of a frame, float32."""
-        depth, confidence = self._maps[index]
-        return depth.float(), confidence.float()
+        depth, confidence, unit = self._maps[index]
+        return depth.float() * unit, confidence.float()
 
 
 class _Maps(NamedTuple):
@@ -73,7 +76,9 @@ class WindowChain:
         """Take the next window: its first frame, its frames and what is known of them."""
         if len(geometry.depth) != len(items):
             raise ValueError(f"the reconstructor gave {len(geometry.depth)} frames for {len(items)}")
-        weights = border_weights(len(items)) * geometry.pose_known.cpu()  # an unknown pose is no opinion
+        on_cpu = {name: getattr(geometry, name).cpu() for name in ("poses", "intrinsics", "depth", "confidence")}
+        geometry = replace(geometry, **on_cpu)
+        weights = border_weights(len(items)) * geometry.pose_known  # an unknown pose is no opinion
         fresh = _Maps(geometry.depth.float(), geometry.confidence.float(), weights)
         if self.last is not None:
             fresh = self._join(start - self.entries[-1][0], self.last, geometry, fresh)

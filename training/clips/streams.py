@@ -80,7 +80,7 @@ def build_stream(config: TrainConfig, pipeline: Any, caption_length: int, share:
     if config.generation_data is None and config.reconstruction_data is None:
         captions, depth = config.generation_batch > 0, config.reconstruction_batch > 0
         reading = _Reading(
-            config, pipeline, caption_length, captions, depth, Readers(share, workers), length, config.seed
+            config, pipeline, caption_length if captions else None, captions, depth, Readers(share, workers), length, config.seed
         )  # fmt: skip
         return _build_place(config, reading)
     halves = {}

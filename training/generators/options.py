@@ -97,6 +97,11 @@ def check_model_options(config: Any) -> None:
             f"the blocks of model={config.model} have no temporal attention of their own: name what to train with "
             "trainable=named and trained_parameters, or take trainable=lora"
         )
+    if config.gradient_checkpointing and config.compile_backend is not None and config.reconstruction_batch:
+        raise ValueError(
+            f"the reconstruction half of model={config.model} reads its blocks uncompiled, and to compute them again for "
+            "gradients would run the compiled ones: leave gradient_checkpointing or compile_backend out"
+        )
     if config.train_text_encoder:
         raise ValueError(f"captions of model={config.model} are embedded once, at the start: set train_text_encoder=false")
     if config.head_from is not None and (config.head_width is not None or config.head_attention is not None):

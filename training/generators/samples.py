@@ -9,6 +9,7 @@ import torch
 from jog3r.data.clip import Clip
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.training.config import TrainConfig
+from jog3r.training.joint_model import autocast
 
 __all__ = ["NUM_CLIPS", "embed_for_samples", "generate_samples", "reconstruct_samples"]
 
@@ -36,27 +37,33 @@ def embed_for_samples(pipeline: Any, captions: list[str], embedded: dict[str, An
 def generate_samples(pipeline: Any, config: TrainConfig, embedded: dict[str, Any]) -> np.ndarray:
     """Frames (K, F, H, W, 3) uint8 of K captions, under the guidance that the generator's own pipeline takes unasked."""
     device = pipeline.transformer.device
-    texts = {name: value.to(device) for name, value in embedded.items() if name != "empty"}
+    texts = {name: _to_model(value, pipeline) for name, value in embedded.items() if name != "empty"}
     frames = []
     for clip in range(len(texts["prompt_embeds"])):
-        output = pipeline(
-            **{name: value[clip : clip + 1] for name, value in texts.items()},
-            task="t2v",
-            num_frames=config.num_frames,
-            height=config.height,
-            width=config.width,
-            num_inference_steps=config.sample_steps,
-            generator=torch.Generator().manual_seed(0),
-            output_type="np",
-        )
+        with autocast(config, device):  # not all parts have one precision, and not all calls of diffusers convert between them
+            output = pipeline(
+                **{name: value[clip : clip + 1] for name, value in texts.items()},
+                task="t2v",
+                num_frames=config.num_frames,
+                height=config.height,
+                width=config.width,
+                num_inference_steps=config.sample_steps,
+                generator=torch.Generator().manual_seed(0),
+                output_type="np",
+            )
         frames.append(output.frames[0])
     return (np.stack(frames) * 255).round().astype(np.uint8)
 
 
+def _to_model(value: torch.Tensor, pipeline: Any) -> torch.Tensor:
+    """Embeddings on the transformer's device in its precision, masks on its device."""
+    model = pipeline.transformer
+    return value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+
+
 def reconstruct_samples(pipeline: Any, clips: list[Clip], embedded: dict[str, Any]) -> Jog3rPipelineOutput:
     """Depth (K, F, H, W) and poses (K, F, 4, 4) of the clips."""
-    device = pipeline.transformer.device
-    empty = {name: value.to(device) for name, value in embedded["empty"].items()}
+    empty = {name: _to_model(value, pipeline) for name, value in embedded["empty"].items()}
     found = [
         pipeline(video=clip.frames, task="v2c", generator=torch.Generator().manual_seed(0), output_type="np", **empty)
         for clip in clips

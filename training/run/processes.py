@@ -43,11 +43,17 @@ _PATIENCE = timedelta(hours=1)  # that processes have with each other; one draws
 
 
 class StopSignal:
-    """Remembers a SIGTERM: the step is finished, a checkpoint saved, and the run ends well."""
+    """Context that remembers a SIGTERM: the step is finished, a checkpoint saved, and the run ends well."""
 
     def __init__(self) -> None:
         self.received = False
-        signal.signal(signal.SIGTERM, self._note)
+
+    def __enter__(self) -> "StopSignal":
+        self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)  # None: it was not set from Python
 
     def _note(self, *_: Any) -> None:
         self.received = True

@@ -46,8 +46,8 @@ class StepLog:
 
 def read_steps(path: str | Path) -> list[dict[str, Any]]:
     """The steps of a log; a last line that a kill cut off is left out."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]  # not splitlines: names may hold other ends of lines
+    return [json.loads(line) for line in lines]
 
 
 def _line(entry: dict[str, Any]) -> str:

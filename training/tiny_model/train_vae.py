@@ -48,6 +48,17 @@ class VaeConfig:
     num_threads: int = 1
 
     def __post_init__(self) -> None:
+        for name in (
+            "num_scenes",
+            "frames_per_scene",
+            "num_steps",
+            "batch_size",
+            "num_validation",
+            "checkpoint_every",
+            "num_threads",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.size % 2 ** (len(self.channels) - 1):
             raise ValueError(f"size={self.size} is not divisible by the VAE's factor {2 ** (len(self.channels) - 1)}")
 

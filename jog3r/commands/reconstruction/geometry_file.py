@@ -81,7 +81,8 @@ def solve(form: str, arrays: dict[str, np.ndarray], given: dict[str, Any]) -> Re
     from jog3r.geometry.registration import register_pointmaps
     from jog3r.geometry.registration.other_inputs import register_world_pointmaps, registration_from_depth
 
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items() if name != "frames"}
+    native = {name: array.astype(array.dtype.newbyteorder("=")) for name, array in arrays.items() if name != "frames"}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in native.items()}
     poses = tensors.get("poses")
     if (extrinsics := tensors.get("extrinsics")) is not None:
         poses = _inverse(extrinsics)
@@ -90,14 +91,16 @@ def solve(form: str, arrays: dict[str, np.ndarray], given: dict[str, Any]) -> Re
         return registration_from_depth(tensors["depth"], tensors["intrinsics"], poses, confidence)
     if form == "pointmaps in one world":
         return register_world_pointmaps(tensors["pointmaps"], confidence, poses=poses, intrinsics=intrinsics)
-    ones = torch.ones(tensors["pointmaps"].shape[:3])
+    if native["pairs"].dtype.kind not in "iu":
+        raise UsageError(f"pairs must be whole numbers (P, 2), got {native['pairs'].dtype}")
+    pairs, ones = tensors["pairs"].long(), torch.ones(tensors["pointmaps"].shape[:3])
     return register_pointmaps(
         tensors["anchor_pointmaps"],
         tensors.get("anchor_confidence", ones),
         tensors["pointmaps"],
         ones if confidence is None else confidence,
-        tensors["pairs"],
-        int(tensors["pairs"].max()) + 1,
+        pairs,
+        int(pairs.max()) + 1,
         known_poses=poses,
         intrinsics=intrinsics,
         **given,
