@@ -19,16 +19,7 @@ gc.disable()  # nothing of what is imported becomes garbage, and looking for it 
 import gradio as gr
 
 from jog3r import tiny_checkpoint
-from jog3r.space.callbacks import (
-    CAMERAS_TAB,
-    METHODS,
-    Updates,
-    compare,
-    example_clip,
-    generate,
-    reconstruct,
-    take_over,
-)
+from jog3r.space.callbacks import CAMERAS_TAB, METHODS, Updates, compare, example_clip, generate, reconstruct, take_over
 from jog3r.space.example import EXAMPLE_CLIPS, EXAMPLE_LABELS, EXAMPLE_PROMPTS, Example, serve_example
 from jog3r.space.guard.leftovers import SESSIONS
 from jog3r.space.guard.limits import SpaceLimits
@@ -319,11 +310,9 @@ def main(model: str | None = None, compare: str | None = None, host: str | None 
 
 
 def _request_seconds(text: str | None) -> float:
-    if not text:
-        return SpaceLimits.request_seconds
-    if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) == 0:
+    if text and (not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) == 0):
         raise ValueError(f"JOG3R_REQUEST_SECONDS must be a number above 0, got {text!r}")
-    return float(text)
+    return float(text or SpaceLimits.request_seconds)
 
 
 if __name__ == "__main__":

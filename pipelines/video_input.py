@@ -67,7 +67,7 @@ def _as_tensor(video: Any) -> Tensor:
     if isinstance(video, Tensor):
         return video
     if isinstance(video, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(video))
+        return torch.from_numpy(np.require(video, requirements=["C", "W"]))  # torch warns of memory that is not writable
     if not isinstance(video, Sequence):
         raise TypeError(f"video must be a path, a list of PIL images, an array or a tensor, got {type(video).__name__}")
     if len(video) == 0:

@@ -100,7 +100,8 @@ def reconstruct(space: Space, video: str | None, frames: float, method: str = "a
                 "Cameras come from auto or network" + (", or tracks." if tracks else "; tracks are not installed here.")
             )
         large = TRACK_SIDE if tracks and method != "network" else 0
-        upload = yield from follow(decode_upload(Path(video), count, size, space.limits, folder, large), 9)
+        step = space.model.frame_step
+        upload = yield from follow(decode_upload(Path(video), count, size, space.limits, folder, large, step), 9)
         events = find_cameras(space.model.path, upload.frames, upload.fps, space.limits.request_seconds, upload.times, method)
         result = yield from follow(events, 9)
         yield _step(9)
@@ -159,7 +160,8 @@ def compare(space: Space, prompt: str, seed: float, steps: float, guidance: floa
     """
     with one_sentence("compare"), space.folder.request() as folder:
         models = (space.model, space.compare or space.model)
-        frames = min(model.max_frames for model in models)
+        most, step = min(model.max_frames for model in models), max(model.frame_step for model in models)  # of 1, 4 or 8
+        frames = most - (most - 1) % step
         settings = GenerateSettings.checked(space.limits, frames, prompt, seed, steps, guidance, frames)
         seeds = (settings.seed, settings.seed if space.compare else (settings.seed + 1) % 2**31)
         end = time.monotonic() + space.limits.request_seconds  # of all that the request computes
@@ -179,7 +181,7 @@ def compare(space: Space, prompt: str, seed: float, steps: float, guidance: floa
             yield progress(Step(f"{side}: starting", begin)), *shown(), ""
             events = generate_video(model.path, replace(settings, seed=seeds[number]), False, end - time.monotonic())
             clip = yield from follow(events, 6, side, begin, 0.4)
-            events = find_cameras(space.model.path, clip, GENERATED_FPS, end - time.monotonic())
+            events = find_cameras(space.model.path, clip, GENERATED_FPS, end - time.monotonic(), method="network")
             scene = (yield from follow(events, 6, side, begin + 0.4, 0.1)).scene
             yield _step(6, f"{side}: writing the files", begin + 0.5)
             pictures[number], maps = write_consistency(scene, folder, f"consistency_{side}")

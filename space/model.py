@@ -15,6 +15,7 @@ from jog3r.export.player import sheet_jpeg
 from jog3r.export.scene import Scene
 from jog3r.pipelines.generators.mixin import GeneratorMixin
 from jog3r.pipelines.loading.any_pipeline import load_pipeline
+from jog3r.pipelines.loading.model_card import is_untrained
 from jog3r.pipelines.pipeline_dust3r import Dust3rPipeline
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.space.guard.limits import GenerateSettings, Refused
@@ -115,7 +116,8 @@ class SpaceModel:
     @property
     def has_geometry(self) -> bool:
         """Whether it finds cameras; a generation-only checkpoint has no pointmap head, most other generators no trained one."""
-        return self.pipe.makes_cameras if self.is_other else not self.makes_videos or self.pipe.pointmap_head is not None
+        head = getattr(self.pipe, "pointmap_head", None)
+        return not self.makes_videos or (head is not None and not is_untrained(head))
 
     @property
     def dtype(self) -> str:

@@ -90,7 +90,7 @@ def open_space(
         if not one.makes_videos:
             raise ValueError(f"{one.path!r} is a {type(one.pipe).__name__}, which makes no videos to compare: leave compare out")
     folder = ServerFolder(limits.keep_seconds, parent)
-    start_upkeep(folder)
+    start_upkeep(folder, limits)
     bound_gradio()
     os.environ["GRADIO_TEMP_DIR"] = str(folder.served)
     gradio.mcp.DEFAULT_TEMP_DIR = str(folder.served)  # took its value when it was imported

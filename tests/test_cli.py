@@ -238,7 +238,8 @@ def test_both_or_neither_of_prompt_and_video_cannot_be_said(capsys, clips, tmp_p
 
 
 def test_unknown_commands_are_refused(capsys):
-    for arguments, message in ((["dream"], "invalid choice: 'dream'"), ([], "required: COMMAND")):
+    ports = [([*words, "--port", "99999"], "from 0 to 65535, got '99999'") for words in (["serve"], ["view", "x"])]
+    for arguments, message in ((["dream"], "invalid choice: 'dream'"), ([], "required: COMMAND"), *ports):
         code, printed, errors = run(capsys, *arguments)
         assert (code, printed) == (2, "") and len(errors.splitlines()) == 1 and message in errors
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sfm_scenes import make_room, path, render
-from tiny_components import tiny_pipeline
+from tiny_components import tiny_head, tiny_pipeline
 from tiny_generators import tiny_generator, tiny_parent
 
 from jog3r.commands import generate
@@ -133,6 +133,15 @@ def test_without_pycolmap_and_without_a_head_the_remedy_is_named(
     monkeypatch.setitem(sys.modules, "pycolmap", None)
     line = refused(capsys, tmp_path / "out", "generate", "a room", "--model", folders / "plain", *SMALL)
     assert "no trained 3D head, and cameras from tracks need pycolmap: pip install" in line and "--task t2v" in line
+
+
+def test_a_head_of_ours_that_was_never_trained_finds_no_cameras_unasked(
+    capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_pipeline(pointmap_head=tiny_head(trained=False)).save_pretrained(tmp_path / "new")
+    monkeypatch.setitem(sys.modules, "pycolmap", None)
+    line = refused(capsys, tmp_path / "out", "generate", "a room", "--model", tmp_path / "new", "--num_inference_steps", 20)
+    assert "no trained 3D head, and cameras from tracks need pycolmap" in line
 
 
 def test_evaluate_takes_them(capsys, folders: Path, tmp_path: Path) -> None:

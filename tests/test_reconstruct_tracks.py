@@ -186,6 +186,9 @@ def test_frames_of_a_trimmed_video_are_chosen_from_those_that_show(folder: Path,
     seconds, start, rate = struct.unpack_from(">Iii", content, place)
     struct.pack_into(">Iii", content, place, seconds * 5 // 7, start + 2 * ticks // 10, rate)  # the first 2 of 7 are hidden
     (tmp_path / "trimmed.mp4").write_bytes(content)
+    windows = ["reconstruct", str(tmp_path / "trimmed.mp4"), "--cameras", "network", "--window", "3", "--frames", "3"]
+    assert main([*windows, "--out", str(tmp_path / "windows")]) == 0
+    assert len(cameras_of(tmp_path / "windows")[1]) == 3
     arguments = ["reconstruct", str(tmp_path / "trimmed.mp4"), "--cameras", "tracks", "--frames", "3", "--out"]
     assert main([*arguments, str(tmp_path / "out")]) == 0
     assert [frame["time"] for frame in cameras_of(tmp_path / "out")[0]["frames"]] == pytest.approx([0, 0.2, 0.4])

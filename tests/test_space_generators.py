@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("gradio")
 from space_server import running_space
+from tiny_components import tiny_head, tiny_pipeline
 from tiny_generators import tiny_generator, tiny_parent
 
 from jog3r.space.guard.limits import GenerateSettings
@@ -70,3 +71,6 @@ def test_one_without_a_trained_head_is_refused(tmp_path) -> None:
     tiny_parent("wan").save_pretrained(tmp_path / "plain")
     with pytest.raises(ValueError, match="no trained 3D head, and the Space shows cameras: .*jog3r generate --model"):
         open_space(str(tmp_path / "plain"), None, bundled="")
+    tiny_pipeline(pointmap_head=tiny_head(trained=False)).save_pretrained(tmp_path / "new")
+    with pytest.raises(ValueError, match="no trained 3D head, and the Space shows cameras"):
+        open_space(str(tmp_path / "new"), None, bundled="")

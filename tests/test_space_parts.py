@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import zipfile
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,6 +27,7 @@ from space_server import LIMITS, PATIENCE_SECONDS, wait_for
 
 from jog3r.data import procedural_clip
 from jog3r.export.scene import Scene
+from jog3r.space.guard import decode_upload as decoder
 from jog3r.space.guard.limits import GenerateSettings, Refused, check_prompt
 from jog3r.space.guard.storage import ServerFolder
 from jog3r.space.guard.upkeep import release_memory, start_upkeep
@@ -224,6 +226,13 @@ def test_as_many_frames_as_asked_for_are_taken_to_the_end_of_the_clip(tmp_path, 
     assert np.ptp(np.diff(upload.numbers)) <= 1
 
 
+@pytest.mark.parametrize(("step", "kept"), [(1, 7), (4, 5), (2, 7)])
+def test_as_many_frames_are_taken_of_a_short_clip_as_the_model_takes(tmp_path, step, kept):
+    path = write_video(tmp_path / "short.mp4", 7)
+    video, numbers = decoder._decode(path, decoder.Wanted(16, (16, 16), 0, step), LIMITS)
+    assert len(video.frames) == len(numbers) == kept and (numbers[0], numbers[-1]) == (0, 6)
+
+
 def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path):
     path = write_video(tmp_path / "clip.mp4", 12)
     content = bytearray(path.read_bytes())
@@ -317,11 +326,21 @@ def test_request_folders_go_and_old_files_go(tmp_path):
 def test_upkeep_deletes_old_files_and_ends_with_the_folder(tmp_path):
     folder = ServerFolder(-1, tmp_path)
     (folder.served / "old").write_bytes(b"x")
-    thread = start_upkeep(folder, every_seconds=0.01)
+    thread = start_upkeep(folder, LIMITS, every_seconds=0.01)
     wait_for(lambda: not (folder.served / "old").exists())
     folder.close()
     thread.join(PATIENCE_SECONDS)
     assert not thread.is_alive()
+
+
+def test_upkeep_deletes_the_oldest_of_too_many_files(tmp_path):
+    folder = ServerFolder(10**6, tmp_path)
+    for age in (300, 200, 0):
+        (path := folder.served / str(age)).write_bytes(b"x")
+        os.utime(path, (time.time() - age, time.time() - age))
+    start_upkeep(folder, replace(LIMITS, keep_files=1), every_seconds=0.01)
+    wait_for(lambda: [path.name for path in folder.served.iterdir()] == ["0"])
+    folder.close()
 
 
 @pytest.mark.parametrize("failures", [1, 10**9])
@@ -338,7 +357,7 @@ def test_upkeep_goes_on_after_rounds_that_failed(tmp_path, monkeypatch, caplog, 
         rounds.put("done")
 
     monkeypatch.setattr(folder, "remove_old", fail_at_first)
-    thread = start_upkeep(folder, every_seconds=0.01)
+    thread = start_upkeep(folder, LIMITS, every_seconds=0.01)
     wait_for(lambda: rounds.qsize() >= 3)  # a failure, then a round and its end; or three failures
     assert (folder.served / "old").exists() == (failures > 1) and "Too many open files" in caplog.text
     assert thread.is_alive()

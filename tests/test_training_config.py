@@ -144,5 +144,8 @@ def test_missing_options_and_foreign_files_are_refused(tmp_path: Path) -> None:
         load_config(TrainConfig, ["--config", str(tmp_path / "list.yaml")])
     with pytest.raises(ValueError, match="decoder_only"):
         load_config(VaeConfig, ["--output_dir", "x", "--decoder_only", "true"])
+    (tmp_path / "notepad.yaml").write_text("num_steps: 3", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"notepad.yaml' is no UTF-8 text"):
+        load_config(VaeConfig, ["--config", str(tmp_path / "notepad.yaml")])
     with pytest.raises(ValueError, match="checkpoint_every must be at least 1, got 0"):
         load_config(VaeConfig, ["--output_dir", "x", "--checkpoint_every", "0"])

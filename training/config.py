@@ -93,7 +93,11 @@ def _read_recipe(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(f"recipe {str(path)!r} does not exist" + (f"; {readers[-1]} names it as its base" if readers else ""))
     if path.resolve() in readers:
         raise ValueError(f"recipe {str(path)!r} is, over some others, its own base")
-    values = _read_yaml(path.read_text(encoding="utf-8"), f"recipe {str(path)!r}") or {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"recipe {str(path)!r} is no UTF-8 text: {error}") from error
+    values = _read_yaml(text, f"recipe {str(path)!r}") or {}
     if not isinstance(values, dict):
         raise ValueError(f"recipe {str(path)!r} must be a yaml mapping of options, got {type(values).__name__}")
     base = values.pop("base", None)

@@ -158,7 +158,7 @@
       if (last < 1) return;
       this.press(true);
       const step = () => {
-        if (!this.isConnected || document.hidden || !this.checkVisibility()) return this.pause();
+        if (!this.isConnected || document.hidden || this.checkVisibility?.() === false) return this.pause();
         const ends = this.frame === last;
         if (ends && --rounds < 1) { this.go(0); return this.pause(); }
         this.go(ends ? 0 : this.frame + 1);

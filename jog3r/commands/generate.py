@@ -82,6 +82,7 @@ def _camera_source(options: argparse.Namespace, pipe: Any) -> str | None:
     """
     from jog3r.pipelines.generators.fit import check_frames, check_head
     from jog3r.pipelines.generators.mixin import GeneratorMixin
+    from jog3r.pipelines.loading.model_card import is_untrained
     from jog3r.sfm.colmap import load_pycolmap
 
     other = isinstance(pipe, GeneratorMixin)
@@ -89,7 +90,7 @@ def _camera_source(options: argparse.Namespace, pipe: Any) -> str | None:
         check_frames(pipe, *pipe.output_size(options.num_frames, options.height, options.width))
     if options.task == "t2v":
         return None
-    has_head = pipe.makes_cameras if other else pipe.pointmap_head is not None
+    has_head = pipe.makes_cameras if other else pipe.pointmap_head is not None and not is_untrained(pipe.pointmap_head)
     if options.cameras == "network" or (options.cameras == "auto" and has_head):
         if other:
             check_head(pipe, "t2v+c")

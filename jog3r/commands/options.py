@@ -18,6 +18,13 @@ __all__ = [
 ]
 
 
+def port(text: str) -> int:
+    """A number of a TCP port, for argparse."""
+    if not text.isdecimal() or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to {2**16 - 1}, got {text!r}")
+    return int(text)
+
+
 def option(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
     """`--name`, also with dashes for underscores."""
     names = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))

@@ -85,7 +85,7 @@ def _raised_here(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).split(".")[0] == "jog3r"
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).split(".")[0] in ("jog3r", "spaces_app")
 
 
 def _fail(code: int, error: BaseException | str, verbose: bool) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 
+from jog3r.commands.options import port
 from jog3r.commands.output_folder import UsageError
 
 
@@ -11,7 +12,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=None, help="folder or hub repository (default: JOG3R_MODEL, else the bundled one)")
     parser.add_argument("--compare", default=None, help="second model to compare (default: JOG3R_COMPARE_MODEL, else none)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=7860, help="port to listen on (default 7860)")
+    parser.add_argument("--port", type=port, default=7860, help="port to listen on (default 7860)")
     parser.set_defaults(run=run)
 
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from jog3r.commands.options import port
 from jog3r.commands.output_folder import UsageError
 
 
@@ -10,7 +11,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder that generate, reconstruct or register wrote")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080)")
+    parser.add_argument("--port", type=port, default=8080, help="port to listen on (default 8080)")
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write one HTML file that shows it, below 5 MB, and serve nothing"
     )

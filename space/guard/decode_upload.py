@@ -32,11 +32,13 @@ class Wanted(NamedTuple):
         num_frames: Most frames to keep, evenly over the clip.
         size: Height and width to crop and scale to.
         large: Side of a square to crop and scale to instead, where the frames are as large; 0 never.
+        step: Numbers of frames that the model takes are this apart, from 1.
     """
 
     num_frames: int
     size: tuple[int, int]
     large: int = 0
+    step: int = 1
 
 
 def main(arguments: list[str]) -> int:
@@ -76,7 +78,8 @@ def _take(path: Path, count: int, wanted: Wanted, limits: SpaceLimits) -> tuple[
     """Frames of a clip of `count`, evenly from the first to the last."""
     if count < 2:
         raise Refused(f"The video has {count} frame; at least 2 are needed.")
-    numbers = np.linspace(0, count - 1, min(count, wanted.num_frames)).round().astype(int).tolist()
+    kept = max(2, min(count, wanted.num_frames) - (min(count, wanted.num_frames) - 1) % wanted.step)
+    numbers = np.linspace(0, count - 1, kept).round().astype(int).tolist()
     height, width = (wanted.large,) * 2 if wanted.large and _short_side(path) >= wanted.large else wanted.size
     bounds = VideoLimits(limits.upload_seconds, limits.upload_side)
     return read_frames(path, numbers, size=(height, width), resize_mode="crop", limits=bounds), numbers

@@ -6,7 +6,9 @@ import logging
 import threading
 import time
 
+from jog3r.space.guard.limits import SpaceLimits
 from jog3r.space.guard.storage import ServerFolder
+from jog3r.space.guard.upload_quota import SPARED_SECONDS
 
 _log = logging.getLogger(__name__)
 _M_ARENA_MAX = -8  # of glibc's malloc.h
@@ -37,8 +39,8 @@ def release_memory() -> bool:
     return True
 
 
-def start_upkeep(folder: ServerFolder, every_seconds: float = 60.0) -> threading.Thread:
-    """Delete old files and release memory in the background until the folder is closed; what is loaded now counts as kept.
+def start_upkeep(folder: ServerFolder, limits: SpaceLimits, every_seconds: float = 60.0) -> threading.Thread:
+    """Delete old files, and the oldest of too many, and release memory until the folder is closed; what is loaded now is kept.
 
     A round that fails is logged, and the next one comes: the page promises that files are deleted.
     """
@@ -49,6 +51,7 @@ def start_upkeep(folder: ServerFolder, every_seconds: float = 60.0) -> threading
             time.sleep(every_seconds)
             try:
                 folder.remove_old()
+                folder.remove_oldest(limits.keep_bytes, limits.keep_files, SPARED_SECONDS)
                 release_memory()
             except Exception:  # noqa: BLE001  # no free descriptor, a disk that fails: no kind of error may end the thread
                 _log.exception("a round of the upkeep failed; the next one comes in %g s", every_seconds)

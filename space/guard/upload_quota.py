@@ -5,7 +5,7 @@ import threading
 from jog3r.space.guard.limits import Refused, SpaceLimits
 from jog3r.space.guard.storage import ServerFolder
 
-_SPARED_SECONDS = 120.0  # files younger than this are still waited for
+SPARED_SECONDS = 120.0  # files younger than this are still waited for
 UPLOAD_FILES = 4  # that one upload may bring; the page and its clients send one file at a time
 
 
@@ -55,4 +55,4 @@ class UploadQuota:
 
     def _make_room(self) -> tuple[int, int]:
         """Let old files go; returns bytes and number of those that stay."""
-        return self.folder.remove_oldest(self.limits.keep_bytes // 2, self.limits.keep_files // 2, _SPARED_SECONDS)
+        return self.folder.remove_oldest(self.limits.keep_bytes // 2, self.limits.keep_files // 2, SPARED_SECONDS)

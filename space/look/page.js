@@ -1,7 +1,7 @@
 // What the page does by itself: tell of a request, help with a prompt, start by Ctrl + Enter, copy links.
 (() => {
   const panelOf = (element) => element.closest("[role=tabpanel]");
-  const seen = (element) => element.checkVisibility();
+  const seen = (element) => element.checkVisibility?.() ?? element.offsetParent !== null;
   const live = document.createElement("div");
   live.className = "heard-only";
   live.setAttribute("aria-live", "polite");

@@ -68,6 +68,7 @@ def check_long_options(options: argparse.Namespace) -> None:
 
 def run_long_reconstruct(options: argparse.Namespace) -> str:
     """`jog3r reconstruct` with windows: returns what to print."""
+    from jog3r.data.video_stream import EndsEarly
     from jog3r.geometry.registration.degeneracy import pose_known
 
     if (options.height is None) != (options.width is None):
@@ -83,19 +84,28 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
             stage("loading the model")
             open_frames(options)  # a bad file is refused at once
             pipe = pipeline_of_options(options, with_text=False, generator=True)
-        video = open_frames(options, pipe.output_size(None, options.height, options.width)[1:])
-        with Spool(folder / ".spool") as spool:
-            tee = Tee(video, spool)
-            result = reconstruct_windows(options, pipe, tee, spool)
-            if true_poses is not None:
-                true_poses = chosen_cameras(options, true_poses, len(result))
-            shown, failed = _write(result, (spool.frames(), video.fps, np.array(tee.times)), options.export, keyframes, folder)
+        size = pipe.output_size(None, options.height, options.width)[1:]
+
+        def attempt(video: Any) -> tuple[Any, np.ndarray | None, int, Any]:
+            with Spool(folder / ".spool") as spool:
+                tee = Tee(video, spool)
+                result = reconstruct_windows(options, pipe, tee, spool)
+                true = None if true_poses is None else chosen_cameras(options, true_poses, len(result))
+                shown, failed = _write(
+                    result, (spool.frames(), video.fps, np.array(tee.times)), options.export, keyframes, folder
+                )
+                return result, true, shown, failed
+
+        try:
+            result, true, shown, failed = attempt(open_frames(options, size))
+        except EndsEarly as error:  # fewer frames than the file's own count, of which --frames took some
+            result, true, shown, failed = attempt(open_frames(options, size, error.count))
         names = sorted(path.name for path in folder.iterdir())
     lines = [written_line(options.out, names), _summary(result, shown, options.close_loops), *doubtful_poses(result.degenerate)]
     if options.model is None:
         lines.append(TINY_NOTE)
-    if true_poses is not None:
-        lines.append(compare_cameras(result.poses.numpy(), pose_known(result.degenerate).numpy(), true_poses))
+    if true is not None:
+        lines.append(compare_cameras(result.poses.numpy(), pose_known(result.degenerate).numpy(), true))
     return report("\n".join(lines), options.out, failed)
 
 
