@@ -1,6 +1,7 @@
 """Cameras of a video from feature tracks: the recipe."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
     interpolate: bool = False,
     seed: int = 0,
     progress: bool = False,
+    check: Callable[[], object] = lambda: None,
 ) -> TrackedCameras:
     """Find cameras and points of a video by feature tracks and bundle adjustment (pycolmap), from several beginnings.
 
@@ -54,6 +56,7 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
         interpolate: give frames that could not be registered a pose between their neighbours'; they stay flagged.
         seed: of everything that draws; same seed, same result, on any number of cores.
         progress: show the stages.
+        check: is called many times on the way; what it raises ends the work.
 
     Returns:
         Cameras, points and their tracks in pixels of the video; what deserves no trust is flagged.
@@ -72,22 +75,27 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
     grid = make_grid(len(frames), frame_size(frames), max_side, given.pixel_aspect or 1.0, given.intrinsics)
     prior = given.focal_prior(grid)
     bar = tqdm(total=len(_STAGES), disable=not progress, bar_format=_BAR)
+
+    def advance(share: float) -> None:
+        check()
+        bar.update(share)
+
     with quiet(pycolmap), bar, tempfile.TemporaryDirectory(prefix="jog3r_sfm_") as folder:
         bar.set_description(_STAGES[0])
-        database = find_features(frames, grid, Path(folder), prior.focal, seed, bar.update)
+        database = find_features(frames, grid, Path(folder), prior.focal, seed, advance)
         pairs = all_pairs(database, len(frames), seed)
         bar.set_description(_STAGES[1])
         if network is None:
-            matches = match_features(database, grid, pairs, prior.known, seed, bar.update)
+            matches = match_features(database, grid, pairs, prior.known, seed, advance)
         else:
             other = Path(folder) / "learned"
             other.mkdir()
-            matches = learned_matches(frames, grid, other, pairs, network, (prior.focal, prior.known), seed, bar.update)
+            matches = learned_matches(frames, grid, other, pairs, network, (prior.focal, prior.known), seed, advance)
         tracks = build_tracks(matches)
         if len(frames) > EXHAUSTIVE_FRAMES:
             tracks = tracks.limited(MOST_SEEN, seed)
         bar.set_description(_STAGES[2])
-        best, trials = solve(matches, tracks, prior, given.network(prior), given.aspect_open, seed)
+        best, trials = solve(matches, tracks, prior, given.network(prior), given.aspect_open, seed, check)
         bar.update()
         bar.set_description(_STAGES[3])
         features = np.array([len(xy) for xy in matches.xy])

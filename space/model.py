@@ -264,7 +264,7 @@ def find_cameras(
         job.report(Step("following features", 0.5))
         from jog3r.sfm import track_cameras
 
-        found = track_cameras(frames, initial=output.registration[0])
+        found = track_cameras(frames, initial=output.registration[0], check=job.check)
         if found.chosen != "tracks" or not len(found.points):
             why = found.reason if found.chosen != "tracks" else "tracks see no parallax"
             if method == "tracks":

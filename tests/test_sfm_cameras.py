@@ -155,3 +155,18 @@ def test_unrelated_pictures_are_refused() -> None:
     frames = np.stack([render(make_room(seed), path(1), SIZE, FOCAL).frames[0] for seed in range(10, 14)])
     with pytest.raises(ValueError, match="one continuous shot|do not fit one rigid scene"):
         track_cameras(frames)
+
+
+@pytest.mark.parametrize("calls", [1, 3, 5])
+def test_a_check_ends_the_work(clip: RenderedClip, calls: int) -> None:
+    class Stopped(BaseException):
+        pass
+
+    made = iter(range(1, calls))
+
+    def check() -> None:
+        if next(made, None) is None:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        track_cameras(clip.frames, check=check)

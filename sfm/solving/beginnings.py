@@ -6,6 +6,7 @@ with the first. A network knows the focal length and what a scene looks like, an
 same tracks under the same prior; the judge asks the tracks.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +34,13 @@ _ASPECTS = (0.5, 2.0)
 
 
 def solve(
-    matches: Matches, tracks: Tracks, prior: FocalPrior, network: Solution | None, aspect_open: bool, seed: int
+    matches: Matches,
+    tracks: Tracks,
+    prior: FocalPrior,
+    network: Solution | None,
+    aspect_open: bool,
+    seed: int,
+    check: Callable[[], object] = lambda: None,
 ) -> tuple[Verdict | None, list[Verdict]]:
     """All beginnings, adjusted and judged.
 
@@ -44,6 +51,7 @@ def solve(
         network: cameras of a network, one more beginning.
         aspect_open: whether frames may be found to be stretched.
         seed: of all draws.
+        check: is called before each beginning is mapped or adjusted, and at the end; what it raises ends the work.
 
     Returns:
         The winner, finished over all tracks, None if no two frames have enough in common; and all beginnings, best first, as
@@ -53,19 +61,24 @@ def solve(
         return None, []
     sure = tracks.confirmed(LEAST_CONFIRMED)
     some = sure.limited(TRIAL_SEEN, seed)
-    trials = _try_beginnings(matches, some, prior, network, seed)
+    trials = _try_beginnings(matches, some, prior, network, seed, check)
     if not trials:
         return None, []
+    check()
     return judge(tracks, _finish(sure, some, trials[0], prior, aspect_open), prior), trials
 
 
-def _try_beginnings(matches: Matches, tracks: Tracks, prior: FocalPrior, network: Solution | None, seed: int) -> list[Verdict]:
+def _try_beginnings(
+    matches: Matches, tracks: Tracks, prior: FocalPrior, network: Solution | None, seed: int, check: Callable[[], object]
+) -> list[Verdict]:
     def adjusted(solution: Solution) -> Verdict:
+        check()
         return judge(tracks, adjust(tracks, solution, prior), prior)
 
     def mapped(factor: float, free: bool) -> list[Verdict]:
         name = f"mapper at {factor} x the likeliest focal length" if factor != 1 else "mapper"
         name = "mapper, any focal length" if free else name
+        check()
         return [adjusted(solution) for solution in run_mapper(matches, prior.focal * factor, free, seed, name)]
 
     verdicts = mapped(1.0, False)  # held: at the given focal length, or the likeliest
