@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from original_checkpoints import opensora_shapes, random_weights
-from tiny_components import seeded, tiny_pipeline, tiny_transformer
+from tiny_components import seeded, tiny_head, tiny_pipeline, tiny_transformer
 from training_cases import batch_and_draws, built, settings
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
@@ -108,7 +108,8 @@ def test_the_fusion_is_trained_with_the_head_whatever_else_is() -> None:
         joint(*batch_and_draws(config), config)["reconstruction"].backward()
         weights = dict(trained)["transformer.feature_weights"]
         assert weights.grad is not None and weights.grad.abs().max() > 0
-    _, trained = built(settings(trainable="all", feature_layers=(1, 2), reconstruction_batch=0))
+    alone = tiny_pipeline(pointmap_head=tiny_head(trained=False))
+    _, trained = built(settings(trainable="all", feature_layers=(1, 2), reconstruction_batch=0), alone)
     assert "transformer.feature_weights" not in dict(trained)
 
 

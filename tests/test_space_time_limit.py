@@ -21,10 +21,11 @@ from jog3r.space.server import open_space
 
 
 def test_the_parts_of_a_comparison_share_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    given = []
+    given, methods = [], []
 
-    def part(*arguments: object) -> Iterator[Step | Done | Failed]:
+    def part(*arguments: object, method: str | None = None) -> Iterator[Step | Done | Failed]:
         given.append(arguments[-1])
+        methods.append(method)
         time.sleep(0.2)
         yield Done(np.zeros((4, 16, 16, 3), np.uint8)) if len(given) == 1 else Failed("enough")
 
@@ -35,6 +36,7 @@ def test_the_parts_of_a_comparison_share_its_time(tmp_path: Path, monkeypatch: p
     with pytest.raises(gr.Error, match="enough"):
         list(callbacks.compare(space, PROMPT, 0, 20, 1.0))
     assert given[1] + 0.2 <= given[0] <= 10
+    assert methods == [None, "network"]  # tracks of larger pictures would give no pointmaps to compare
     space.folder.close()
 
 

@@ -16,7 +16,9 @@ def tum_text(scene: Scene) -> str:
     scene = scene.posed(pictures=False)
     xyzw = quaternion_wxyz(scene.poses[:, :3, :3])[:, [1, 2, 3, 0]]
     rows = _lines(np.concatenate([scene.poses[:, :3, 3], xyzw], 1)).splitlines()
-    stamped = [f"{time:.9f} {row}\n" for time, row in zip(scene.times, rows, strict=True)]  # also of clocks that count since 1970
+    # with nanoseconds, also of clocks that count since 1970
+    stamps = [np.format_float_positional(time, precision=9, trim="-") for time in scene.times]
+    stamped = [f"{stamp} {row}\n" for stamp, row in zip(stamps, rows, strict=True)]
     return "# timestamp tx ty tz qx qy qz qw (camera-to-world)\n" + "".join(stamped)
 
 
