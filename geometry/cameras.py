@@ -155,7 +155,7 @@ def so3_exp(rotation_vector: Tensor) -> Tensor:
     _check_last(rotation_vector, (3,), "rotation_vector")
     angle_squared = (rotation_vector**2).sum(-1)[..., None, None]
     # Below the threshold the two ratios are their Taylor series: no division by zero, and no NaN gradient of sqrt at zero.
-    small = angle_squared < max(1e-8, torch.finfo(angle_squared.dtype).tiny)
+    small = angle_squared <= 1e-8  # which is 0 in float16
     angle = torch.where(small, torch.ones_like(angle_squared), angle_squared).sqrt()
     first = torch.where(small, 1 - angle_squared / 6, torch.sin(angle) / angle)
     second = torch.where(small, 0.5 - angle_squared / 24, 2 * (torch.sin(angle / 2) / angle) ** 2)

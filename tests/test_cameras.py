@@ -219,3 +219,5 @@ def test_whole_numbers_as_focal_keep_half_pixels() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_no_rotation_is_no_rotation_in_half_precision(dtype: torch.dtype) -> None:
     assert torch.equal(so3_exp(torch.zeros(3, dtype=dtype)), torch.eye(3, dtype=dtype))
+    turn = torch.tensor([0.0, 0.0, 1e-3], dtype=dtype)
+    torch.testing.assert_close(so3_exp(turn).double(), so3_exp(turn.double()), rtol=1e-2, atol=1e-5)

@@ -116,8 +116,9 @@ def test_a_trained_head_is_not_left_behind_by_its_taps() -> None:
 
 
 def test_what_the_pipeline_cannot_do_is_refused_before_the_first_step() -> None:
-    with pytest.raises(ValueError, match="has no text encoder or no tokenizer to embed captions with"):
-        built(settings(), tiny_pipeline(text_encoder=None))
+    for data in ({}, {"data": "videos", "source": "posed", "frames": "anywhere"}):
+        with pytest.raises(ValueError, match="has no text encoder or no tokenizer to embed captions with"):
+            built(settings(**data), tiny_pipeline(text_encoder=None))
     built(settings(generation_batch=0), tiny_pipeline(text_encoder=None))
     with pytest.raises(ValueError, match="must be multiples of 8 pixels .*, got 17x16"):
         built(settings(reconstruction_batch=0, height=17))

@@ -44,7 +44,7 @@ def test_three_kills_and_a_preemption_change_nothing(init: Path, tmp_path: Path)
     assert last.wait() == 0, last.text()
     assert same_result(whole, killed, 4) == []
     names = sorted(path.name for path in killed.glob("step-*"))
-    assert len(names) == 2 and names[1] == "step-0000012"
+    assert names in (["step-0000010", "step-0000012"], ["step-0000011", "step-0000012"])  # 11: the signal came then
 
 
 def test_torn_checkpoints_are_named_and_the_one_before_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -60,7 +60,8 @@ def build_model(pipeline: Any, config: TrainConfig) -> JointModel | ImageModel |
         return build_image_model(pipeline.baseline, config)
     if not isinstance(pipeline, Jog3rPipeline):
         return finish_generator(build_generator_model(pipeline, config), config)
-    if config.generation_batch and config.embeds_captions and None in (pipeline.text_encoder, pipeline.tokenizer):
+    embeds = config.embeds_captions or "videos" in {entry.place.data for entry in config.places("generation")}
+    if config.generation_batch and embeds and None in (pipeline.text_encoder, pipeline.tokenizer):
         raise ValueError(
             f"init_from={config.init_from!r} has no text encoder or no tokenizer to embed captions with: add them, train on a "
             "cache, or set generation_batch=0"

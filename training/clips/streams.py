@@ -188,11 +188,6 @@ def _video_stream(place: DataPlace, reading: _Reading) -> VideoStream:
     stream.check_missing(place.max_missing_share)
     if reading.captions and reading.caption_length is not None:
         tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
-        if tokenizer is None or encoder is None:
-            raise ValueError(
-                f"init_from={config.init_from!r} has no text encoder or no tokenizer to embed captions with: add them, or "
-                "set generation_batch=0"
-            )
         texts, captions = stream.caption_texts(), []
         if not any(texts):
             raise ValueError(

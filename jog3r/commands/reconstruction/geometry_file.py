@@ -81,8 +81,8 @@ def solve(form: str, arrays: dict[str, np.ndarray], given: dict[str, Any]) -> Re
     from jog3r.geometry.registration import register_pointmaps
     from jog3r.geometry.registration.other_inputs import register_world_pointmaps, registration_from_depth
 
-    native = {name: array.astype(array.dtype.newbyteorder("=")) for name, array in arrays.items() if name != "frames"}
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in native.items()}
+    ours = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("=")) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(array) for name, array in ours.items() if name != "frames"}
     poses = tensors.get("poses")
     if (extrinsics := tensors.get("extrinsics")) is not None:
         poses = _inverse(extrinsics)
@@ -91,8 +91,8 @@ def solve(form: str, arrays: dict[str, np.ndarray], given: dict[str, Any]) -> Re
         return registration_from_depth(tensors["depth"], tensors["intrinsics"], poses, confidence)
     if form == "pointmaps in one world":
         return register_world_pointmaps(tensors["pointmaps"], confidence, poses=poses, intrinsics=intrinsics)
-    if native["pairs"].dtype.kind not in "iu":
-        raise UsageError(f"pairs must be whole numbers (P, 2), got {native['pairs'].dtype}")
+    if ours["pairs"].dtype.kind not in "iu":
+        raise UsageError(f"pairs must be whole numbers (P, 2), got {ours['pairs'].dtype}")
     pairs, ones = tensors["pairs"].long(), torch.ones(tensors["pointmaps"].shape[:3])
     return register_pointmaps(
         tensors["anchor_pointmaps"],
