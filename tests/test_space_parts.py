@@ -75,7 +75,7 @@ def test_a_job_reports_and_returns():
         job.report(Step("half", 0.5))
         return 3
 
-    assert [event for event in run_job(work, 10) if event is not None] == [Step("half", 0.5), Done(3)]
+    assert [event for event in run_job(work, 600) if event is not None] == [Step("half", 0.5), Done(3)]
 
 
 def _endless(entered: threading.Event, left: threading.Event) -> object:
@@ -99,7 +99,7 @@ def test_closing_the_generator_stops_the_computation_and_frees_the_worker():
     assert next(events) is None and entered.wait(PATIENCE_SECONDS)
     events.close()
     assert left.wait(PATIENCE_SECONDS)
-    assert list(run_job(lambda job: 1, 30))[-1] == Done(1)
+    assert list(run_job(lambda job: 1, 600))[-1] == Done(1)
 
 
 def test_a_job_out_of_time_is_stopped_and_says_so():
@@ -118,7 +118,7 @@ def test_a_job_that_waits_may_be_given_up():
     assert next(waiting) is None
     waiting.close()
     running.close()
-    assert list(run_job(lambda job: 2, 30))[-1] == Done(2) and not ran
+    assert list(run_job(lambda job: 2, 600))[-1] == Done(2) and not ran
 
 
 def test_the_end_of_the_server_stops_what_is_computed():
@@ -134,7 +134,7 @@ def test_errors_of_a_job_are_one_sentence_and_the_log_holds_no_message(caplog):
     def work(job: Job) -> None:
         raise KeyError("s" + "ecret")  # the log shows lines of source
 
-    failed = list(run_job(work, 10))[-1]
+    failed = list(run_job(work, 600))[-1]
     assert pickle.loads(pickle.dumps(failed)) == failed and "went wrong" in failed.sentence  # as between ZeroGPU's processes
     assert "KeyError" in caplog.text and "test_space_parts" in caplog.text and "secret" not in caplog.text
     with pytest.raises(Refused, match="went wrong"):
