@@ -2,13 +2,14 @@
 
 import json
 import logging
+import os
 import re
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_hidden", "natural_key", "read_json", "read_text", "visible_files", "warn_unread"]
+__all__ = ["is_hidden", "is_there", "natural_key", "read_json", "read_text", "visible_files", "warn_unread"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +24,25 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def is_there(path: Path) -> bool:
+    """Whether this entry of a folder is a file, not a folder.
+
+    Raises:
+        ValueError: a link to a file that is not there, as data sets have whose files were not fetched.
+    """
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{str(path)!r} is a link to {os.readlink(path)!r}, which is not there; fetch it, or remove the link")
+    return path.is_file()
+
+
 def visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files of a folder whose suffix, in small letters, is one of `suffixes`, in natural order; hidden ones left out."""
+    """The files of a folder whose suffix, in small letters, is one of `suffixes`, in natural order; hidden ones left out.
+
+    Raises:
+        ValueError: one of them is a link to a file that is not there.
+    """
     found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and not is_hidden(path.name)]
-    return sorted((path for path in found if path.is_file()), key=lambda path: (natural_key(path.name), path.name))
+    return sorted(filter(is_there, found), key=lambda path: (natural_key(path.name), path.name))
 
 
 def read_text(path: str | PathLike[str]) -> str:

@@ -153,14 +153,17 @@ class PosedFolders:
         return np.stack(frames), np.stack(depths), np.stack(intrinsics)
 
 
-def _camera_folders(root: Path, unposed: list[Path]) -> list[Path]:
-    """Folders with cameras; those with images alone are appended to `unposed`."""
+def _camera_folders(root: Path, unposed: list[Path], above: tuple[Path, ...] = ()) -> list[Path]:
+    """Folders with cameras; those with images alone are appended to `unposed`. A link to one of the folders `above` is none."""
+    if root.resolve() in above:
+        return []
+    above = (*above, root.resolve())
     if find_cameras(root) is not None:
         return [root]
     if visible_files(root, IMAGE_SUFFIXES):
         unposed.append(root)
     children = sorted(child for child in root.iterdir() if child.is_dir() and not is_hidden(child.name))
-    return [folder for child in children for folder in _camera_folders(child, unposed)]
+    return [folder for child in children for folder in _camera_folders(child, unposed, above)]
 
 
 def _images(cameras: PosedFrames, step: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -99,11 +99,14 @@ class FrameStream:
 
 
 def _recording(path: Path, limits: VideoLimits) -> Recording:
-    if not path.exists():
-        raise ValueError(f"{str(path)!r} does not exist; give the path of a video file or of a folder of images")
-    if path.is_dir():
-        return PictureFolder(path, limits)
-    return AnimatedPicture(path, limits) if AnimatedPicture.knows(path) else VideoFile(path, limits)
+    try:
+        if not path.exists():
+            raise ValueError(f"{str(path)!r} does not exist; give the path of a video file or of a folder of images")
+        if path.is_dir():
+            return PictureFolder(path, limits)
+        return AnimatedPicture(path, limits) if AnimatedPicture.knows(path) else VideoFile(path, limits)
+    except OSError as error:  # a name that is too long, no permission
+        raise ValueError(f"{str(error.filename or path)!r} cannot be read: {error.strerror}") from error
 
 
 def stream_video(

@@ -34,6 +34,7 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
     pixel_aspect: float | None = None,
     max_side: int = 640,
     matcher: str | None = None,
+    device: str | None = None,
     interpolate: bool = False,
     seed: int = 0,
     progress: bool = False,
@@ -53,6 +54,7 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
         max_side: features are found in frames reduced so that their longer side is at most this.
         matcher: folder or hub repository of a matcher of transformers to use instead of SIFT: SuperPoint + LightGlue or
             EfficientLoFTR.
+        device: of the matcher; None: a GPU if there is one.
         interpolate: give frames that could not be registered a pose between their neighbours'; they stay flagged.
         seed: of everything that draws; same seed, same result, on any number of cores.
         progress: show the stages.
@@ -71,7 +73,7 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
     given = check_given(frame_size(frames), len(frames), initial, focal_px, known_intrinsics, pixel_aspect)
     if max_side < 64:
         raise ValueError(f"max_side must be at least 64 pixels, got {max_side}")
-    network = None if matcher is None else load_matcher(matcher)
+    network = None if matcher is None else load_matcher(matcher, device)
     grid = make_grid(len(frames), frame_size(frames), max_side, given.pixel_aspect or 1.0, given.intrinsics)
     prior = given.focal_prior(grid)
     bar = tqdm(total=len(_STAGES), disable=not progress, bar_format=_BAR)

@@ -1,10 +1,13 @@
 """Folders that the command line writes: no mixture of two runs, nothing lost, whatever stands in the way."""
 
 import os
+import resource
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from original_checkpoints import opensora_shapes, random_weights
@@ -128,6 +131,32 @@ def test_an_export_that_fails_loses_no_result(capsys: pytest.CaptureFixture, mod
     line = errors.splitlines()[-1]  # behind the bar of the denoising
     assert line.startswith("jog3r: --export colmap could not be made: no point is seen by 2 frames")
     assert line.endswith(f"everything else is in '{tmp_path / 'out'}'") and "Traceback" not in errors
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 100 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_loses_no_result_and_is_one_line(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    clip = procedural_clip(3, split="test", num_frames=3, height=192, width=256)
+    noise = np.random.default_rng(0).integers(0, 255, clip.frames.shape, dtype=np.uint8)
+    scene = Scene.from_depth(noise, clip.depth, clip.poses, clip.intrinsics, valid=clip.valid, fps=8.0)
+    np.savez(tmp_path / "found.npz", depth=clip.depth, poses=clip.poses, intrinsics=clip.intrinsics, frames=noise)
+    (tmp_path / "out").mkdir()
+    with full_disk():
+        failed = write_exports(["tum", "colmap"], lambda _: scene, tmp_path / "out")
+        command = run(capsys, "register", tmp_path / "found.npz", "--out", tmp_path / "registered")
+    assert list(failed) == ["--export colmap"] and "File too large" in str(failed["--export colmap"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["trajectory_tum.txt"]
+    assert command[0] == 2 and command[2].endswith("File too large\n") and "Traceback" not in command[2]
+    assert {path.name for path in tmp_path.iterdir()} == {"found.npz", "out"}
 
 
 def test_an_export_of_fewer_frames_leaves_no_old_images(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from jog3r import tiny_checkpoint
 from jog3r.commands.output_folder import UsageError
+from jog3r.commands.reconstruction.selection import chosen_cameras
 from jog3r.commands.reconstruction.spool import Spool
 from jog3r.commands.reconstruction.windows import is_long, long_video_arguments, run_long_reconstruct
 from jog3r.data import procedural_clip
@@ -101,3 +103,22 @@ def test_spool_gives_back_what_it_took_and_vanishes(tmp_path: Path) -> None:
         assert depth.tolist() == [[1.5] * 4] * 2
         assert confidence.tolist() == [[2.0] * 4] * 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_spool_on_a_full_disk_vanishes_and_says_why(tmp_path: Path) -> None:
+    refused = pytest.raises(UsageError, match="cannot be written to '.*No space left on device.*: take fewer frames")
+    with Path("/dev/full").open("wb") as full, refused, Spool(tmp_path / "spool") as spool:
+        os.dup2(full.fileno(), spool.files["frames"].fileno())  # behind its buffer, which fails again when it is closed
+        spool.add_frame(np.zeros((2, 4, 3), np.uint8))
+        spool.add_frame(np.zeros((200, 400, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cameras_of_another_number_of_frames_are_no_truth(video: Path) -> None:
+    chosen = argparse.Namespace(video=video, true_cameras="true.txt", start=0, stop=None, stride=1, frames=4, resize="crop")
+    poses = np.arange(14)
+    for count in (14, 9, 3):
+        with pytest.raises(UsageError, match=f"'true.txt' has {count} cameras for {10 if count > 4 else 4} frames"):
+            chosen_cameras(chosen, poses[:count], 4)
+    assert chosen_cameras(chosen, poses[:10], 4).tolist() == [0, 3, 6, 9]
+    assert chosen_cameras(chosen, poses[:4], 4).tolist() == [0, 1, 2, 3]  # of the chosen frames alone

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jog3r.commands.parser import main
+from jog3r.data.local_files import visible_files
 from jog3r.data.recordings.pictures import rgb_array
 from jog3r.data.source import read_image
 from jog3r.data.video import read_video
@@ -247,3 +249,24 @@ def test_damaged_pictures_are_refused_by_name(tmp_path: Path, name: str) -> None
             assert path.name in str(error) or str(tmp_path) in str(error)
         else:
             assert frames.shape == (2, 8, 8, 3)
+
+
+def test_links_to_pictures_that_are_not_there_are_refused_by_name(tmp_path: Path) -> None:
+    """Data sets that keep large files elsewhere leave such links until the files are fetched."""
+    save_two(tmp_path, Image.new("RGB", (8, 8)), "png")
+    (tmp_path / "notes.txt").symlink_to(tmp_path / "nowhere.txt")  # no picture
+    assert len(read_video(tmp_path).frames) == 2
+    (tmp_path / "2.png").symlink_to(tmp_path / "store" / "2.png")
+    for read in (read_video, stream_video, load_frames, lambda folder: visible_files(folder, (".png",))):
+        with pytest.raises(ValueError, match="2.png' is a link to '.*store/2.png', which is not there"):
+            read(tmp_path)
+
+
+def test_a_place_that_cannot_be_looked_at_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    place = tmp_path / f"{'a' * 300}.mp4"
+    for read in (read_video, stream_video, load_frames):
+        with pytest.raises(ValueError, match="a.mp4' cannot be read: File name too long"):
+            read(place)
+    for command in (["reconstruct", str(place)], ["register", str(place)], ["view", str(place)]):
+        assert main([*command, *([] if command[0] == "view" else ["--out", str(tmp_path / "out")])]) == 2
+        assert len((line := capsys.readouterr().err).splitlines()) == 1 and "File name too long" in line

@@ -223,6 +223,12 @@ def test_folders_names_and_captions(tmp_path: Path, truth: Clip) -> None:
     assert PosedFolders(tmp_path / "c", (8, 8)).names == ["c"]
 
 
+def test_a_link_to_a_folder_above_gives_no_clip_twice(tmp_path: Path, truth: Clip) -> None:
+    _write_ours(tmp_path / "clips" / "a", truth)
+    (tmp_path / "clips" / "loop").symlink_to(tmp_path / "clips")
+    assert list(PosedFolders(tmp_path / "clips", None).names) == ["a"]
+
+
 def test_no_clip_gets_another_ones_caption(tmp_path: Path, truth: Clip) -> None:
     """Folders that are all called alike, as those of DL3DV are."""
     for name in "abc":

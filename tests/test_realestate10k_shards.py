@@ -346,7 +346,12 @@ def test_camera_files_of_a_mac_and_chunks_without_index_do_not_count_silently(
     assert "1 clips of 000000.torch are not named by index.json; not read: b" in caplog.text
     (files / "cameras/a.txt").unlink()
     assert list(RealEstate10K(files / "cameras", files / "frames", SIZE).names) == list("bcde")
-    assert "1 videos have no camera file; not read: a.mp4" in caplog.text
+    assert "1 videos or folders of images have no camera file; not read: a.mp4" in caplog.text
+    caplog.clear()
+    (files / "frames/spare").mkdir()
+    Image.new("RGB", (48, 32)).save(files / "frames/spare/0.png")
+    RealEstate10K(files / "cameras", files / "frames", SIZE)
+    assert "2 videos or folders of images have no camera file; not read: a.mp4, spare" in caplog.text
     caplog.clear()
     (files / "list.txt").write_text("b")  # a list says what is wanted
     RealEstate10K(files / "cameras", files / "frames", SIZE, split=files / "list.txt")

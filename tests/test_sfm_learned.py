@@ -1,5 +1,6 @@
 """Learned matchers of transformers behind the same call: tiny random models of the real classes, loaded from their folders."""
 
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import (
     SuperPointConfig,
 )
 
+from jog3r.commands.reconstruction.tracked import TRACK_OPTIONS
 from jog3r.sfm import track_cameras
 from jog3r.sfm.frames import make_grid
 from jog3r.sfm.matching.learned import learned_matches, load_matcher, merge_features
@@ -50,6 +52,11 @@ def test_places_are_pixels_of_the_frames(folders: dict[str, Path], kind: str) ->
     assert np.median(same[:, 2:] - same[:, :2], 0) == pytest.approx([0, 0], abs=1)
     assert np.median(moved[:, 2:] - moved[:, :2], 0) == pytest.approx([8, 0], abs=1)
     assert np.array_equal(moved, matcher(first, second))
+
+
+def test_the_matcher_is_on_the_device_asked_for(folders: dict[str, Path]) -> None:
+    assert next(load_matcher(str(folders["lightglue"]), "meta").model.parameters()).is_meta
+    assert "device" in TRACK_OPTIONS and set(TRACK_OPTIONS) <= set(signature(track_cameras).parameters)
 
 
 def test_matches_reach_colmap_and_what_it_verifies_comes_back(folders: dict[str, Path], tmp_path: Path) -> None:

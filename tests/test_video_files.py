@@ -261,6 +261,19 @@ def test_a_gif_without_durations_plays_as_in_a_browser(tmp_path: Path) -> None:
         read_video(path, limits=VideoLimits(max_seconds=0.5))
 
 
+@pytest.mark.parametrize(("name", "options"), KINDS[1:])
+def test_animations_of_sixty_frames_a_second_keep_their_times(tmp_path: Path, name: str, options: dict) -> None:
+    path = animated(tmp_path / f"a.{name}", scene(), [16] * 6, **options)
+    np.testing.assert_allclose(read_video(path).times, np.arange(6) * 0.016, atol=1e-3)
+
+
+def test_a_picture_for_programs_without_animation_is_no_frame(tmp_path: Path) -> None:
+    path = animated(tmp_path / "a.png", np.concatenate([255 - scene()[:1], scene()]), DURATIONS, default_image=True)
+    video = read_video(path)
+    assert_shows(video.frames, scene())
+    np.testing.assert_allclose(video.times, np.cumsum((0, *DURATIONS[:-1])) / 1000)
+
+
 # Names and texts
 
 
@@ -320,6 +333,20 @@ def test_times_are_those_of_the_frames(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(video.times, true[[0, 2, 5]], atol=1e-3)
     assert video.fps == pytest.approx(2 / 1.1, rel=1e-3)
     assert_shows(video.frames, scene()[[0, 2, 5]], 6)
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "mpeg4"])
+def test_an_avi_may_say_nothing_for_a_while(tmp_path: Path, codec: str) -> None:
+    """Its header counts the moments of a gap as frames."""
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path = write(tmp_path / "a.avi", scene(), codec=codec, pix_fmt=pix_fmt, times_ms=(0, 100, 200, 600, 700, 800))
+    video = read_video(path)
+    assert_shows(video.frames, scene(), 8)
+    np.testing.assert_allclose(video.times - video.times[0], [0, 0.1, 0.2, 0.6, 0.7, 0.8], atol=1e-3)
+    assert not stream_video(path).counted
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    with pytest.raises(ValueError, match="a.avi'.*cut off"):
+        read_video(path)
 
 
 def test_streams_without_times_are_counted(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from jog3r.data.local_files import is_hidden, visible_files, warn_unread
 from jog3r.data.realestate10k.base import RealEstate10KSource
 from jog3r.data.realestate10k.camera_files import CameraFile, read_camera_file
 from jog3r.data.realestate10k.lists import VIDEO_SUFFIXES, Re10kEntry, read_split
-from jog3r.data.recordings.pictures import picture_files
+from jog3r.data.recordings.pictures import IMAGE_SUFFIXES, picture_files
 from jog3r.data.source import read_image
 from jog3r.data.video_stream import stream_video
 
@@ -67,8 +67,10 @@ class RealEstate10K(RealEstate10KSource):
             names = {entry.name for entry in self._entries}
             found = [path for path in frames.iterdir() if not is_hidden(path.name)]
             spare = [path.name for path in found if path.suffix.lower() in VIDEO_SUFFIXES and path.stem not in names]
+            folders = [path for path in found if path.name not in names and path.is_dir()]
+            spare += [path.name for path in folders if visible_files(path, IMAGE_SUFFIXES)]
             if spare:
-                warn_unread("videos have no camera file", sorted(spare))
+                warn_unread("videos or folders of images have no camera file", sorted(spare))
         self._frames = frames
         self.names = [entry.name for entry in self._entries]
 

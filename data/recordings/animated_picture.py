@@ -13,7 +13,8 @@ from jog3r.data.recordings.shots import Shot, VideoLimits
 
 __all__ = ["AnimatedPicture"]
 
-_SHORTEST_SECONDS, _USUAL_SECONDS = 0.02, 0.1  # browsers show a frame that states less than the first for as long as the second
+# Browsers show a frame that states 10 ms or less for as long as the second.
+_SHORTEST_SECONDS, _USUAL_SECONDS = 0.0105, 0.1
 
 
 class AnimatedPicture:
@@ -39,6 +40,8 @@ class AnimatedPicture:
                 return True
         except UnidentifiedImageError:
             return False
+        except PermissionError:
+            raise
         except UNREADABLE:
             return True  # the constructor says what is wrong
 
@@ -55,7 +58,8 @@ class AnimatedPicture:
             self._limits.check_side(self.path, *image.size)
             if image.format == "GIF":
                 self._check_trailer()
-            for number in range(self._guarded(lambda: getattr(image, "n_frames", 1))):
+            hidden = int(getattr(image, "default_image", False))  # of a PNG, for programs that show no animation
+            for number in range(hidden, self._guarded(lambda: getattr(image, "n_frames", 1))):
                 self._guarded(partial(image.seek, number))
                 self._guarded(image.load)  # WebP and AVIF know the duration of a frame only then
                 yield image, _seconds(image)

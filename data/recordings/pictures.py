@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jog3r.data.local_files import is_hidden, natural_key
+from jog3r.data.local_files import is_hidden, is_there, natural_key
 
 __all__ = [
     "BACKGROUND",
@@ -170,17 +170,17 @@ def picture_files(folder: Path) -> list[Path]:
     Hidden files (a leading dot, as `.DS_Store` and `._x.jpg`), texts and other companions, and subfolders are left out.
 
     Raises:
-        ValueError: no pictures; or a file among them of which one cannot tell whether it is meant: a video, or a picture by its
-            content whose name does not say so.
+        ValueError: no pictures; a link to one that is not there; or a file among them of which one cannot tell whether it is
+            meant: a video, or a picture by its content whose name does not say so.
     """
-    visible = [file for file in folder.iterdir() if not is_hidden(file.name) and file.is_file()]
-    pictures = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
+    visible = [file for file in folder.iterdir() if not is_hidden(file.name)]
+    pictures = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES and is_there(file)]
     if not pictures:
         raise ValueError(
             f"the folder {str(folder)!r} holds no images (PNG, JPEG, WebP, AVIF, TIFF and others; subfolders are not looked "
             "through); give a video file or images"
         )
-    for file in sorted(visible):
+    for file in sorted(file for file in visible if file.is_file()):
         suffix = file.suffix.lower()
         if suffix in VIDEO_SUFFIXES:
             raise ValueError(f"the folder {str(folder)!r} holds images and the video {file.name!r}; move one of the two away")

@@ -35,7 +35,8 @@ class VideoFile:
             seconds = _stated_seconds(container, stream)
             limits.check_seconds(path, seconds or 0.0)
             self.fps = _frame_rate(stream)
-            self.counted = stream.frames > 0  # WebM and Matroska state a duration alone
+            # WebM and Matroska state a duration alone, AVI counts the moments at which nothing new is shown.
+            self.counted = stream.frames > 0 and container.format.name != "avi"
             self.expected_frames = stream.frames or round((seconds or 0.0) * self.fps)
 
     def shots(self, since: float | None = None) -> Iterator[Shot]:
@@ -130,10 +131,20 @@ def _decode(path: Path, container: Any, stream: Any, since: float | None = None)
         raise ValueError(
             f"{str(path)!r} stops decoding at packet {packets} ({error.strerror}); damaged or cut off: copy or export it again"
         ) from error
-    if since is None and packets < stream.frames:
+    if since is None and packets < stream.frames and not (container.format.name == "avi" and _is_whole_avi(path)):
         raise ValueError(
             f"{str(path)!r} is cut off: {packets} of the {stream.frames} frames stated are there; copy or export it again"
         )
+
+
+def _is_whole_avi(path: Path) -> bool:
+    """Whether the file is as long as its own parts say. Of the frames stated, some may be moments that show nothing new."""
+    end, place = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while file.read(4) == b"RIFF":
+            place += 8 + int.from_bytes(file.read(4), "little")
+            file.seek(place)
+    return place <= end
 
 
 def _seek(container: Any, stream: Any, seconds: float) -> None:

@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 bad usage or input (one line on stderr), 1 anything else.
 """
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -11,6 +12,12 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from jog3r.commands.output_folder import PartlyDone, UsageError
+
+# What is wrong outside of any program: permissions, names that are too long, links in a circle, full or broken disks.
+OUTSIDE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+}
 
 COMMANDS = {
     "generate": "a video with its cameras and point cloud, from a prompt",
@@ -50,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(2, error, verbose)
         traceback.print_exc()
         return 1
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        place = "" if error.filename is None else f"{str(error.filename)!r}: "
+        return _fail(2, f"{place}{error.strerror}", verbose)
     except KeyboardInterrupt:
         return _fail(1, "interrupted", verbose)
     return 0

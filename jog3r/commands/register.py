@@ -12,7 +12,7 @@ from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.geometry_file import FORMS, read_geometry, solve
 from jog3r.commands.reconstruction.known_cameras import doubtful_poses
 from jog3r.commands.reconstruction.network_maps import NetworkMaps, grid_transform
-from jog3r.commands.reconstruction.selection import read_chosen, selection_arguments
+from jog3r.commands.reconstruction.selection import ranged_frames, read_chosen, selection_arguments
 from jog3r.commands.reconstruction.spool import Spool
 from jog3r.commands.reconstruction.tracked import (
     camera_scene,
@@ -64,14 +64,16 @@ def run(options: argparse.Namespace) -> str:
         )
     size = arrays["depth" if form == "depth with cameras" else "pointmaps"].shape[1:3]
     with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder, stages(3) as stage:
+        if options.video is not None:
+            ranged_frames(options)  # refuses what is no video
+        stage("finding the cameras")
+        found = solve(form, arrays, registration_kwargs(options))
         stage("reading the pictures")
         if options.video is None:
             frames, fps, times = arrays["frames"], FPS, None
         else:
-            video = read_chosen(options, (size[0], size[1]))
+            video = read_chosen(options, (size[0], size[1]), most=len(found.depth))
             frames, fps, times = video.frames, video.fps, video.times
-        stage("finding the cameras")
-        found = solve(form, arrays, registration_kwargs(options))
         _check_fit(options, frames, found)
         if options.cameras == "auto":
             lines, failed = _refined(options, NetworkMaps.of_registration(found, frames, np.eye(3)), folder)

@@ -1,5 +1,6 @@
 """From a result to files, and what a command says of them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,17 +85,17 @@ def write_exports(exports: list[str], scene_of: Callable[[str], Any], folder: Pa
         scene_of: the scene of an export.
         folder: which holds the results already, so that none of them is lost.
     """
-    from jog3r.export.exporters import EXPORTERS
+    from jog3r.export.exporters import EXPORTERS, TARGETS
     from jog3r.export.files import write_files
 
     failed: dict[str, Exception] = {}
     for name in exports:
         try:
-            contents = EXPORTERS[name](scene_of(name))
-        except ValueError as error:
+            write_files(folder, EXPORTERS[name](scene_of(name)), overwrite=True)
+        except (ValueError, OSError) as error:  # OSError: the disk is full
             failed[f"--export {name}"] = error
-        else:
-            write_files(folder, contents, overwrite=True)
+            if (begun := folder / TARGETS[name]).is_dir():
+                shutil.rmtree(begun)
     return failed
 
 

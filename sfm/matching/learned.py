@@ -106,8 +106,8 @@ def efficient_loftr() -> Any:
     return RowMatchedLoFTR
 
 
-def load_matcher(name: str) -> LearnedMatcher:
-    """SuperPoint + LightGlue or EfficientLoFTR from a folder or hub repository, on the accelerator if there is one.
+def load_matcher(name: str, device: str | None = None) -> LearnedMatcher:
+    """SuperPoint + LightGlue or EfficientLoFTR from a folder or hub repository, on a device (None: a GPU if there is one).
 
     Raises:
         TypeError, ValueError: as `check_matcher`, or weights that are not there or damaged.
@@ -121,7 +121,7 @@ def load_matcher(name: str) -> LearnedMatcher:
         model = model_class.from_pretrained(name).requires_grad_(False).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"matcher {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return LearnedMatcher(name, model.to("cuda" if torch.cuda.is_available() else "cpu"))
+    return LearnedMatcher(name, model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
 
 
 def learned_matches(

@@ -1,13 +1,22 @@
 """Which frames of a video a command takes: start, stop, stride, or a number of them, evenly."""
 
 import argparse
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from jog3r.commands.output_folder import UsageError
 
-__all__ = ["check_count", "chosen_cameras", "even_numbers", "open_frames", "read_chosen", "selection_arguments"]
+__all__ = [
+    "check_count",
+    "chosen_cameras",
+    "even_numbers",
+    "open_frames",
+    "ranged_frames",
+    "read_chosen",
+    "selection_arguments",
+]
 
 
 def selection_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,16 +48,13 @@ def open_frames(options: argparse.Namespace, size: tuple[int, int] | None = None
         ValueError: a video that cannot be read, options out of range, or fewer frames than `--frames` wants.
     """
     from jog3r.data.recordings.shots import DEFAULT_LIMITS
-    from jog3r.data.video_stream import FrameStream, Resizing, stream_video
+    from jog3r.data.video_stream import FrameStream, Resizing
 
-    if options.frames is not None and options.frames < 2:
-        raise UsageError(f"--frames must be at least 2, got {options.frames}")
-    chosen = dict(start=options.start, stop=options.stop, stride=options.stride)
-    stream = stream_video(options.video, **chosen, size=size, resize_mode=options.resize)
+    stream = ranged_frames(options, size)
     if options.frames is None:
         return stream
     # Headers may state no number, or a rounded one.
-    count = stream.expected_frames if stream.counted else sum(1 for _ in stream_video(options.video, **chosen))
+    count = stream.expected_frames if stream.counted else sum(1 for _ in ranged_frames(options))
     if recorded is not None:
         count = len(range(options.start, min(recorded, options.stop or recorded), options.stride))
     if count < options.frames:
@@ -62,22 +68,42 @@ def open_frames(options: argparse.Namespace, size: tuple[int, int] | None = None
     return even
 
 
-def read_chosen(options: argparse.Namespace, size: tuple[int, int] | None = None) -> Any:
+def ranged_frames(options: argparse.Namespace, size: tuple[int, int] | None = None) -> Any:
+    """All frames from start to stop with the stride: a `FrameStream`.
+
+    Raises:
+        UsageError, ValueError: a video that cannot be read, or options out of range.
+    """
+    from jog3r.data.video_stream import stream_video
+
+    if options.frames is not None and options.frames < 2:
+        raise UsageError(f"--frames must be at least 2, got {options.frames}")
+    chosen = dict(start=options.start, stop=options.stop, stride=options.stride)
+    return stream_video(options.video, **chosen, size=size, resize_mode=options.resize)
+
+
+def read_chosen(options: argparse.Namespace, size: tuple[int, int] | None = None, most: int | None = None) -> Any:
     """`open_frames` as one `jog3r.data.video.Video`.
 
     Raises:
-        UsageError: fewer than 2 frames.
+        UsageError: fewer than 2 frames, or more than `most`.
     """
     from jog3r.data.video import Video
     from jog3r.data.video_stream import EndsEarly
 
+    enough = None if most is None else most + 1
     frames = open_frames(options, size)
     try:
-        timed = list(frames.timed())
+        timed = list(islice(frames.timed(), enough))
     except EndsEarly as error:
         frames = open_frames(options, size, error.count)
-        timed = list(frames.timed())
+        timed = list(islice(frames.timed(), enough))
     check_count(options, len(timed))
+    if most is not None and len(timed) > most:
+        raise UsageError(
+            f"{str(options.video)!r} gives more than {most} frames with start={options.start}, stop={options.stop}, "
+            f"stride={options.stride}; --frames {most} takes as many, evenly"
+        )
     return Video(np.stack([frame for _, frame in timed]), frames.fps, np.array([time for time, _ in timed]))
 
 
@@ -101,11 +127,11 @@ def chosen_cameras(options: argparse.Namespace, true_poses: np.ndarray, count: i
         UsageError: they are not as many.
     """
     chosen = true_poses[options.start : options.stop : options.stride]
-    if options.frames is not None and len(chosen) >= count:
-        chosen = chosen[even_numbers(len(chosen), count)]
-    if len(chosen) != count:
-        raise UsageError(f"{str(options.true_cameras)!r} has {len(chosen)} cameras for {count} frames")
-    return chosen
+    # Cameras of another number of frames would be those of other moments.
+    shown = sum(1 for _ in ranged_frames(options)) if options.frames is not None and len(chosen) > count else count
+    if len(chosen) != shown:
+        raise UsageError(f"{str(options.true_cameras)!r} has {len(chosen)} cameras for {shown} frames")
+    return chosen[even_numbers(shown, count)]
 
 
 def even_numbers(count: int, chosen: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,9 +30,12 @@ class Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self.files.values():
-            file.close()
-        shutil.rmtree(self.folder)
+        try:
+            for file in self.files.values():
+                with suppress(OSError):  # a full disk: what the file still held back cannot be written either
+                    file.close()
+        finally:
+            shutil.rmtree(self.folder)
 
     def check_room(self, frame: np.ndarray, count: int) -> None:
         """Refuse `count` frames such as this one if the disk has no room for them.

@@ -31,7 +31,7 @@ ONLY_TRACKS: dict[str, Any] = {
     "depth": None,
     "matcher": None,
 }
-TRACK_OPTIONS = ("max_side", "focal_px", "pixel_aspect", "interpolate", "matcher")  # as `track_cameras` calls them
+TRACK_OPTIONS = ("max_side", "focal_px", "pixel_aspect", "interpolate", "matcher", "device")  # as `track_cameras` calls them
 ONLY_NETWORK: dict[str, Any] = {
     **dict(model=None, registration="fast", focal_per_frame=False, reconstruction_timestep=None, height=None, width=None),
     **dict(both_directions=False, window=None, overlap=None, close_loops=False, keyframes=None, resize="crop"),
