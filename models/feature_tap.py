@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor, nn
 
 from jog3r.models.layers import fuse_features
@@ -97,7 +98,7 @@ def layout_of(transformer: nn.Module) -> TokenLayout:
     Raises:
         ValueError: its class is not in `LAYOUTS`; the message says how to add it.
     """
-    model = _inner(transformer)
+    model = unwrap_module(transformer)
     for cls in type(model).__mro__:
         if cls.__name__ in LAYOUTS:
             return LAYOUTS[cls.__name__]
@@ -110,12 +111,12 @@ def layout_of(transformer: nn.Module) -> TokenLayout:
 
 def num_blocks(transformer: nn.Module) -> int:
     """How many blocks can be tapped."""
-    return len(getattr(_inner(transformer), layout_of(transformer).blocks[-1]))
+    return len(getattr(unwrap_module(transformer), layout_of(transformer).blocks[-1]))
 
 
 def transformer_width(transformer: nn.Module) -> int:
     """Channels D of a token."""
-    config: Any = _inner(transformer).config
+    config: Any = unwrap_module(transformer).config
     return int(config.num_attention_heads) * int(config.attention_head_dim)
 
 
@@ -144,7 +145,7 @@ class FeatureTap:
     """
 
     def __init__(self, transformer: nn.Module, layers: int | Sequence[int], stop: bool = False):
-        self.transformer = _inner(transformer)
+        self.transformer = unwrap_module(transformer)
         self.layout = layout_of(transformer)
         self.layers = [layers] if isinstance(layers, int) else [int(layer) for layer in layers]
         self.stop = stop
@@ -229,11 +230,6 @@ def check_layers(layers: Sequence[int], count: int | None = None) -> None:
         raise ValueError(f"{name} counts blocks from 1{last}, got {got}")
     if list(layers) != sorted(set(layers)):
         raise ValueError(f"feature_layers must ascend without repetition, got {got}")
-
-
-def _inner(transformer: Any) -> Any:
-    """The model inside of one that `torch.compile` wrapped."""
-    return getattr(transformer, "_orig_mod", transformer)
 
 
 @contextmanager

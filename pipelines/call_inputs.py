@@ -43,7 +43,7 @@ UNUSED: dict[str, dict[str, Any]] = {
         "eta": 0.0,
         "clean_caption": False,
     },
-    "t2v": {"registration_kwargs": None},
+    "t2v": {"registration_kwargs": None, "reconstruction_timestep": None},
 }
 WORK = {"v2c": "it reads the video and nothing else", "t2v": "it finds no cameras"}
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.utils.torch_utils import unwrap_module
 from torch import Tensor
 
 ImageVae: TypeAlias = AutoencoderKL | AutoencoderTiny
@@ -63,7 +64,7 @@ def encode_frames(vae: Any, frames: Tensor, chunk_size: int | None = None) -> Te
     Returns:
         (B, C, f, h, w) float32; f = F for images.
     """
-    if not isinstance(vae, AutoencoderKL | AutoencoderTiny):
+    if not _is_of_images(vae):
         clips = frames.transpose(1, 2).to(vae.dtype).split(1)  # B of (1, 3, F, H, W)
         return normalise_latents(vae, torch.cat([vae.encode(clip).latent_dist.mode() for clip in clips]).float())
     images = _channels_last(frames.flatten(0, 1).to(vae.dtype))  # (B*F, 3, H, W)
@@ -71,6 +72,10 @@ def encode_frames(vae: Any, frames: Tensor, chunk_size: int | None = None) -> Te
     chunks = [_encode_chunk(vae, chunk) for chunk in images.split(chunk_size)]
     latents = torch.cat(chunks).float().unflatten(0, frames.shape[:2]).transpose(1, 2)  # (B, C, F, h, w)
     return normalise_latents(vae, latents)
+
+
+def _is_of_images(vae: Any) -> bool:
+    return isinstance(unwrap_module(vae), AutoencoderKL | AutoencoderTiny)
 
 
 def default_chunk_size(height: int, width: int) -> int:
@@ -85,7 +90,7 @@ def _channels_last(images: Tensor) -> Tensor:
 
 def _encode_chunk(vae: ImageVae, images: Tensor) -> Tensor:
     encoded: Any = vae.encode(images)
-    return encoded.latents if isinstance(vae, AutoencoderTiny) else encoded.latent_dist.mode()
+    return encoded.latents if isinstance(unwrap_module(vae), AutoencoderTiny) else encoded.latent_dist.mode()
 
 
 def decode_frames(vae: Any, latents: Tensor, chunk_size: int | None = None) -> Tensor:
@@ -93,7 +98,7 @@ def decode_frames(vae: Any, latents: Tensor, chunk_size: int | None = None) -> T
 
     The VAE is one of those of `encode_frames`, and so is `chunk_size`.
     """
-    if not isinstance(vae, AutoencoderKL | AutoencoderTiny):
+    if not _is_of_images(vae):
         clips = denormalise_latents(vae, latents.float()).to(vae.dtype).split(1)
         # decoders of LTX-Video 0.9.1 and later take a time step; 0 is no noise
         step = (clips[0].new_zeros(1),) if vae.config.get("timestep_conditioning") else ()

@@ -90,6 +90,13 @@ def test_from_pipe_takes_the_parents_components_and_gives_them_back() -> None:
     assert pipe.transformer is parent.transformer and pipe.pointmap_head is ours.pointmap_head
     assert torch.equal(made(pipe, "wan").pointmaps, made(ours, "wan").pointmaps)
     assert Jog3rWanPipeline.from_pipe(parent).pointmap_head is None
+    parent.transformer.to(torch.bfloat16)
+    types = {name: part.dtype for name, part in parent.components.items() if isinstance(part, torch.nn.Module)}
+    mixed = Jog3rWanPipeline.from_pipe(parent, pointmap_head=ours.pointmap_head)
+    assert types == {name: getattr(parent, name).dtype for name in types} and len(set(types.values())) == 2
+    assert made(mixed, "wan").pointmaps.isfinite().all()
+    Jog3rWanPipeline.from_pipe(parent, dtype=torch.float32)
+    assert parent.transformer.dtype == torch.float32
     back = WanPipeline.from_pipe(pipe)
     assert type(back) is WanPipeline and back.transformer is parent.transformer
 

@@ -20,6 +20,7 @@ from tiny_generators import CALLS, OURS, tiny_generator, tiny_parent, tiny_wan_t
 
 from jog3r import Jog3rWanPipeline
 from jog3r.models.feature_tap import layout_of
+from jog3r.pipelines.long_videos.long_video import reconstruct_long_video
 
 PROMPT = "a red room"
 NAMES = list(OURS)
@@ -337,6 +338,30 @@ def test_calls_that_cannot_work_are_refused(pipes: dict, name: str, options: dic
         made(pipes[name], name, **WITH_CAMERAS | options)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_may_be_given_and_must_be_that_of_the_video_asked_for(
+    pipes: dict, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, given = pipes[name], []
+    prepare = pipe.prepare_latents
+    monkeypatch.setattr(pipe, "prepare_latents", lambda *args, **kwargs: given.append(prepare(*args, **kwargs)) or given[-1])
+    expected = made(pipe, name, **WITH_CAMERAS).pointmaps
+    torch.testing.assert_close(made(pipe, name, latents=given[0], **WITH_CAMERAS).pointmaps, expected, rtol=1e-4, atol=1e-4)
+    del given[1:]
+    for wrong in (given[0][:, :-1], torch.cat([given[0]] * 2, -2), torch.cat([given[0]] * 2, -1)):
+        with pytest.raises(ValueError, match=r"latents of \d+ frames of \d+ x \d+ pixels have the shape .*got \("):
+            made(pipe, name, latents=wrong, **WITH_CAMERAS)
+    assert len(given) == 1
+
+
+def test_compiled_models_are_what_they_were() -> None:
+    pipe = tiny_generator("wan")
+    expected = made(pipe, "wan", **WITH_CAMERAS).pointmaps
+    pipe.transformer = torch.compile(pipe.transformer, backend="eager")
+    torch.testing.assert_close(made(pipe, "wan", **WITH_CAMERAS).pointmaps, expected, rtol=1e-4, atol=1e-4)
+    assert pipe.new_head().config.generator == "WanTransformer3DModel"
+
+
 def test_a_schedule_without_a_step_in_range_is_refused_before_anything_is_denoised(
     pipes: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,7 +440,12 @@ def test_texts_without_their_encoder_are_refused_and_embeddings_do(pipes: dict) 
         made(pipe, "ltx", task="t2v")
     with pytest.raises(ValueError, match="no text_encoder: pass prompt_embeds"):
         pipe(video=video("ltx"))
+    with pytest.raises(ValueError, match="windows are read with the empty caption"):
+        reconstruct_long_video(pipe, video("ltx")[0], window=9, overlap=1)
     given = dict(prompt_embeds=embeds, prompt_attention_mask=mask)
+    for task in ("t2v", "t2v+c"):
+        with pytest.raises(ValueError, match="guidance needs negative_prompt_embeds: pass them, or guidance_scale=1"):
+            made(pipe, "ltx", None, task=task, guidance_scale=3.0, **given)
     assert pipe(video=video("ltx"), registration=False, **given).pointmaps.isfinite().all()
     output = made(pipe, "ltx", None, guidance_scale=1.0, **given, **WITH_CAMERAS)
     expected = made(whole, "ltx", guidance_scale=1.0, **WITH_CAMERAS).pointmaps

@@ -34,6 +34,15 @@ def frames(pipe) -> torch.Tensor:
     return pipe(PROMPT, task="t2v", num_inference_steps=1, output_type="latent", generator=seeded()).frames
 
 
+def test_layers_are_loaded_into_a_compiled_model(tmp_path: Path, trained: tuple) -> None:
+    layers, expected = trained
+    Jog3rPipeline.save_lora_weights(tmp_path, transformer_lora_layers=layers)
+    pipe = tiny_pipeline()
+    pipe.transformer = torch.compile(pipe.transformer, backend="eager")
+    pipe.load_lora_weights(tmp_path)
+    torch.testing.assert_close(frames(pipe), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def trained() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Layers, and what a pipeline makes with them."""

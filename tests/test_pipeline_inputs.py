@@ -75,6 +75,10 @@ def pipe():
         ),
         ({"video": VIDEO, "prompt_attention_mask": torch.ones(1, 3)}, "has no use for prompt_attention_mask"),
         (
+            {"prompt": PROMPT, "task": "t2v", "reconstruction_timestep": 7},
+            'task "t2v" has no use for reconstruction_timestep',
+        ),
+        (
             {"prompt": PROMPT, "task": "t2v", "registration_kwargs": {}},
             'task "t2v" has no use for registration_kwargs; it finds no cameras',
         ),

@@ -19,6 +19,7 @@ from tiny_generators import CALLS, tiny_generator
 
 from jog3r import Jog3rPipeline, tiny_checkpoint
 from jog3r.models import saving
+from jog3r.pipelines.latents import decode_frames, encode_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = dict(num_inference_steps=2, output_type="latent", registration=False)
@@ -223,6 +224,29 @@ def test_card_and_shim_are_written_but_never_over_existing_ones(model, tmp_path)
     (tmp_path / "README.md").write_text("mine")
     tiny_pipeline().save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_parts_that_were_taken_out_and_put_back_are_saved(tmp_path):
+    pipe = tiny_pipeline()
+    parts = {name: getattr(pipe, name) for name in ("text_encoder", "pointmap_head")}
+    for name in parts:
+        setattr(pipe, name, None)
+    pipe.register_modules(**pipe.components)  # as a pipeline that was loaded without them
+    for name, part in parts.items():
+        setattr(pipe, name, part)
+    pipe.save_pretrained(tmp_path)
+    again = Jog3rPipeline.from_pretrained(tmp_path)
+    assert again.text_encoder is not None and again.pointmap_head is not None
+
+
+def test_a_compiled_vae_is_still_one_of_images():
+    pipe = tiny_pipeline()
+    frames = torch.rand(1, 2, 3, 16, 16, generator=seeded())
+    latents = encode_frames(pipe.vae, frames)
+    shown = decode_frames(pipe.vae, latents)
+    compiled = torch.compile(pipe.vae, backend="eager")
+    torch.testing.assert_close(encode_frames(compiled, frames), latents)
+    torch.testing.assert_close(decode_frames(compiled, latents), shown)
 
 
 def test_from_pipe_shares_components():

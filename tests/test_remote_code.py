@@ -34,6 +34,7 @@ seed = lambda: torch.Generator().manual_seed(0)
 made = pipe("{prompt}", num_inference_steps=8, output_type="pt", reconstruction_timestep=200, generator=seed())
 read = pipe(video=torch.rand(3, 16, 16, 3, generator=torch.Generator().manual_seed(1)), generator=seed())
 torch.save([made.frames, made.poses, made.pointmaps, read.poses], sys.argv[2])
+import jog3r.export.player  # reads its scripts and styles
 made.clip(0), pipe.save_pretrained(sys.argv[1] + "/again")
 """.replace("{prompt}", PROMPT)
 

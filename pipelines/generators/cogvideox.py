@@ -65,6 +65,10 @@ class Jog3rCogVideoXPipeline(GeneratorMixin, CogVideoXPipeline):
             config.sample_width * factor if width is None else width,
         )
 
+    def _latents_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        channels, steps, rows, columns = super()._latents_shape(num_frames, height, width)
+        return steps + -steps % (self.transformer.config.patch_size_t or 1), channels, rows, columns
+
     def transformer_inputs(self, latents: Tensor, t: Tensor, given: dict[str, Any]) -> dict[str, Any]:
         """Noisy latents (B, C, f, h, w) at the time steps (B,) as the transformer's arguments; see `GeneratorMixin`."""
         model = self.transformer

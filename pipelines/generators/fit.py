@@ -3,8 +3,10 @@
 import math
 from typing import Any
 
+from diffusers.utils.torch_utils import unwrap_module
+
 from jog3r.models.feature_tap import num_blocks, transformer_width
-from jog3r.pipelines.checks import check_number, check_size
+from jog3r.pipelines.checks import check_number, check_size, check_tensor
 from jog3r.pipelines.loading.model_card import is_untrained
 
 # what each task has no use for is refused where it was given; "t2v" and "t2v+c" take all that the parent takes
@@ -38,7 +40,7 @@ def check_fit(pipe: Any, head: Any) -> None:
     Raises:
         ValueError: it belongs to another transformer; the message says which.
     """
-    name, transformer = type(pipe.main_transformer).__name__, pipe.main_transformer
+    name, transformer = type(unwrap_module(pipe.main_transformer)).__name__, pipe.main_transformer
     made_for = head.config.generator
     if made_for is not None and made_for != name:
         raise ValueError(f"the pointmap head was made for {made_for}, but this generator is a {name}")
@@ -83,6 +85,21 @@ def check_frames(pipe: Any, num_frames: int, height: int, width: int) -> None:
     check_size(height, width, pipe.token_size)
 
 
+def check_latents_of(latents: Any, shape: tuple[int, ...], size: tuple[int, int, int]) -> None:
+    """Given noise is that of the video asked for, whose sizes the cameras are found by.
+
+    Raises:
+        ValueError, TypeError: naming the shape that fits.
+    """
+    check_tensor(latents, "latents")
+    if latents is not None and tuple(latents.shape[1:]) != shape:
+        frames, height, width = size
+        raise ValueError(
+            f"latents of {frames} frames of {width} x {height} pixels have the shape (B, {', '.join(map(str, shape))}), got "
+            f"{tuple(latents.shape)}; pass their num_frames, height and width"
+        )
+
+
 def check_text(pipe: Any, prompt: Any, negative_prompt: Any) -> None:
     """Texts need their encoder.
 
@@ -94,6 +111,16 @@ def check_text(pipe: Any, prompt: Any, negative_prompt: Any) -> None:
         raise ValueError(
             f"this pipeline has no {' and no '.join(missing)}: pass prompt_embeds (and negative_prompt_embeds) instead of texts"
         )
+
+
+def check_no_text_is_made_up(pipe: Any, given: dict[str, Any]) -> None:
+    """Guidance without a negative prompt encodes an empty one.
+
+    Raises:
+        ValueError: there is nothing that could.
+    """
+    if given.get("negative_prompt_embeds") is None and None in (pipe.text_encoder, pipe.tokenizer):
+        raise ValueError("without a text encoder guidance needs negative_prompt_embeds: pass them, or guidance_scale=1")
 
 
 def check_only_a_video(given: dict[str, Any]) -> None:

@@ -41,6 +41,11 @@ class Jog3rLTXPipeline(GeneratorMixin, LTXPipeline):
     def _compression(self) -> tuple[int, int]:
         return self.vae_temporal_compression_ratio, self.vae_spatial_compression_ratio
 
+    def _latents_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        *_, steps, rows, columns = super()._latents_shape(num_frames, height, width)
+        together = self.transformer_temporal_patch_size * self.transformer_spatial_patch_size**2  # latents of a token
+        return steps * rows * columns // together, self.transformer.config.in_channels
+
     def transformer_inputs(self, latents: Tensor, t: Tensor, given: dict[str, Any]) -> dict[str, Any]:
         """Noisy latents (B, C, f, h, w) at the time steps (B,) as the transformer's arguments; see `GeneratorMixin`."""
         model, (per_step, pixels) = self.transformer, self._compression

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.utils.torch_utils import randn_tensor, unwrap_module
 from torch import Tensor
 
 from jog3r.models.feature_tap import FeatureTap, layout_of, num_blocks, transformer_width
@@ -20,6 +20,8 @@ from jog3r.pipelines.generators.card import generator_card
 from jog3r.pipelines.generators.fit import (
     check_frames,
     check_head,
+    check_latents_of,
+    check_no_text_is_made_up,
     check_nothing_of_cameras,
     check_only_a_video,
     check_text,
@@ -124,6 +126,12 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
         """What the transformer returned for noisy `latents` (B, C, f, h, w), in their shape."""
         return sample
 
+    def _latents_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        """Of one video, as the parent's call takes `latents`."""
+        per_step, pixels = self._compression
+        channels = self.main_transformer.config.in_channels
+        return channels, (num_frames - 1) // per_step + 1, height // pixels, width // pixels
+
     # --- sizes ---
 
     @property
@@ -182,7 +190,7 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
             "patch_size": self.token_size,
             "frames_per_step": self.frames_per_step,
             "feature_layers": feature_layers or [max(1, num_blocks(model) // 2)],
-            "generator": type(model).__name__,
+            "generator": type(unwrap_module(model)).__name__,
         }
         return Pointmap3DHead(**sizes | {"trained": False} | config)
 
@@ -318,6 +326,8 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
         wanted = given.get("task")
         task = check_task(wanted, video is not None, has_prompt, True if wanted or video is not None else self.makes_cameras)
         check_text(self, prompt, given.get("negative_prompt"))
+        if task != "v2c" and self._argument(given, "guidance_scale") > 1:
+            check_no_text_is_made_up(self, given)
         if task == "t2v":
             check_nothing_of_cameras(given)
             if wanted is None and not self._told:
@@ -337,7 +347,9 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
                 raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {given['output_type']!r}")
             check_text(self, "" if given.get("prompt_embeds") is None else None, None)
         else:
-            check_frames(self, *self.output_size(*(given.get(name) for name in ("num_frames", "height", "width"))))
+            size = self.output_size(*(given.get(name) for name in ("num_frames", "height", "width")))
+            check_frames(self, *size)
+            check_latents_of(given.get("latents"), self._latents_shape(*size), size)
         return task
 
     def _generate(self, parents_call: Callable[..., Any], given: dict[str, Any]) -> Any:
@@ -398,9 +410,3 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
     def card(self) -> str:
         """The model card of the pipeline."""
         return generator_card(self)
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As `Jog3rPipeline.save_pretrained`."""
-        # diffusers does not write a component into the index that took the place of None by an assignment
-        self.register_modules(pointmap_head=self.pointmap_head)  # type: ignore[attr-defined]  # of DiffusionPipeline
-        super().save_pretrained(save_directory, *args, **kwargs)

@@ -23,6 +23,8 @@ from {module} import {name}
 __all__ = ["{name}"]
 '''
 
+_AS_IT_IS: Any = object()  # in the place of a dtype
+
 
 def pipeline_shim(pipeline_class: type) -> str:
     """The text of pipeline.py where jog3r is installed."""
@@ -59,6 +61,17 @@ class Jog3rCheckpointMixin(SavingMixin):
                 _check_weights(component, module, Path(folder), kwargs.get("variant"))
         return pipe
 
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
+        """As diffusers, but without a `dtype` all parts keep theirs: diffusers turns them to float32, in `pipeline`, too."""
+        if not kwargs.keys() & {"dtype", "torch_dtype"}:
+            kwargs["dtype"] = _AS_IT_IS
+        return super().from_pipe(pipeline, **kwargs)  # type: ignore[misc]  # of DiffusionPipeline
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """As diffusers."""
+        return self if kwargs.get("dtype") is _AS_IT_IS else super().to(*args, **kwargs)  # type: ignore[misc]
+
     def card(self) -> str:
         """The model card of the pipeline."""
         return model_card(self)
@@ -88,6 +101,8 @@ class Jog3rCheckpointMixin(SavingMixin):
         Raises:
             ValueError: see `SavingMixin.save_pretrained`.
         """
+        # diffusers does not write a component into the index that took the place of None by an assignment
+        self.register_modules(**self.parts())  # type: ignore[attr-defined]  # of DiffusionPipeline
         super().save_pretrained(save_directory, *args, **kwargs)
         if with_code:
             self._add_code(Path(save_directory))

@@ -98,6 +98,6 @@ def _modules() -> dict[str, str]:
     for package in PACKAGES:
         root = Path(str(find_spec(f"jog3r.{package}").origin)).parent  # type: ignore[union-attr]
         for path in root.rglob("*"):
-            if path.suffix in (".py", ".json") and "__pycache__" not in path.parts:
+            if path.suffix in (".py", ".json", ".js", ".css") and "__pycache__" not in path.parts:
                 found[f"jog3r/{package}/{path.relative_to(root).as_posix()}"] = path.read_text(encoding="utf-8")
     return found

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from diffusers.loaders import Mochi1LoraLoaderMixin
+from diffusers.utils.torch_utils import unwrap_module
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -67,6 +68,7 @@ def check_fit(layers: dict[str, torch.Tensor], model: torch.nn.Module) -> None:
     Raises:
         ValueError: naming the first of them.
     """
+    model = unwrap_module(model)
     modules = dict(model.named_modules())
     if not layers:
         raise ValueError("the LoRA file holds no layer")

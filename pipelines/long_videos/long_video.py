@@ -255,6 +255,8 @@ class PipelineWindows:
                     raise ValueError(f"{name} is for JOG3R models, the pipeline is a {type(pipeline).__name__}: leave it out")
             check_head(pipeline, "v2c")
             check_frames(pipeline, window, pipeline.token_size, pipeline.token_size)
+            if None in (pipeline.text_encoder, pipeline.tokenizer):
+                raise ValueError("windows are read with the empty caption: load the pipeline with its text encoder and tokenizer")
             with torch.no_grad():
                 self.encoding, self.reading = {}, {"given": pipeline.caption_of_videos()}
         self.registration_kwargs = registration_kwargs or {}
