@@ -34,6 +34,7 @@ def frames(pipe) -> torch.Tensor:
     return pipe(PROMPT, task="t2v", num_inference_steps=1, output_type="latent", generator=seeded()).frames
 
 
+@torch.compiler.set_stance("force_eager")  # wrapped, and not traced, which takes seconds
 def test_layers_are_loaded_into_a_compiled_model(tmp_path: Path, trained: tuple) -> None:
     layers, expected = trained
     Jog3rPipeline.save_lora_weights(tmp_path, transformer_lora_layers=layers)

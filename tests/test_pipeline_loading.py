@@ -239,6 +239,7 @@ def test_parts_that_were_taken_out_and_put_back_are_saved(tmp_path):
     assert again.text_encoder is not None and again.pointmap_head is not None
 
 
+@torch.compiler.set_stance("force_eager")  # wrapped, and not traced, which takes seconds
 def test_a_compiled_vae_is_still_one_of_images():
     pipe = tiny_pipeline()
     frames = torch.rand(1, 2, 3, 16, 16, generator=seeded())
