@@ -40,7 +40,7 @@ from jog3r.evaluation.networks.i3d import MIN_FRAMES, VideoFeatures, load_i3d
 from jog3r.evaluation.networks.text_network import load_text_network
 from jog3r.evaluation.networks.torchscript import is_torchscript, load_inception, load_scripted_i3d
 from jog3r.evaluation.options import EvaluationOptions
-from jog3r.evaluation.predictions import write_text
+from jog3r.evaluation.predictions import TEXT_PARTS, pipeline_hash, write_text
 from jog3r.evaluation.processes import Processes, join_processes
 from jog3r.evaluation.statistics.per_clip import load_samples, save_samples
 from jog3r.evaluation.tasks import DistanceNetwork, Plan, text_to_video, video_to_cameras
@@ -79,6 +79,7 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
         )
     tasks = ("v2c", "t2vc") if config.task == "all" else (config.task,)
     results: dict[str, Any] = {"model": _name(config), "jog3r": __version__, "torch": torch.__version__}
+    results["weights"] = None if pipeline is None or not processes.first else pipeline_hash(pipeline, TEXT_PARTS)
     results |= earlier_results(Path(config.out), tasks, results) if processes.first else {}
     if judge is not None and config.task == "judge":
         if (judged := judge_folders(config, judge, processes)) is None:
@@ -104,7 +105,7 @@ def earlier_results(out: Path, tasks: Sequence[str], of: Mapping[str, Any]) -> d
     Args:
         out: folder of the results.
         tasks: that are made now.
-        of: the `model` and the version of `jog3r` that they are of.
+        of: the `model`, its `weights` and the version of `jog3r` that they are of.
 
     Raises:
         ValueError: results of other tasks are of another model or version, or cannot be read.
@@ -122,6 +123,10 @@ def earlier_results(out: Path, tasks: Sequence[str], of: Mapping[str, Any]) -> d
         found = {task: report.from_json(stored[task]) | {"samples": samples[task], "timings": timings[task]} for task in others}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"the results in {str(out)!r} cannot be read ({error}); give another folder, or delete them") from error
+    if stored.get("weights", of["weights"]) != of["weights"] and stored.get("model") == of["model"]:
+        raise ValueError(
+            f"{str(out)!r} holds results of {', '.join(others)} of {of['model']!r} with other weights: give another folder"
+        )
     if any(stored.get(name) != of[name] for name in ("model", "jog3r")):
         raise ValueError(
             f"{str(out)!r} holds results of {', '.join(others)} of {stored.get('model')!r} by jog3r {stored.get('jog3r')}, "

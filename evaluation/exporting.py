@@ -73,9 +73,9 @@ def export(
             failed = [item for item in found.values() if "error" in item]
             if not works and len(failed) == len(found):
                 held |= found
-                alike = {str(item["error"]) for item in held.values()}
-                if len(held) < few:
+                if len(held) < few and batch is not missing[-1]:
                     continue
+                alike = {str(item["error"]) for item in held.values()}
                 if len(alike) == 1 and not any_stored():  # another process may have had better luck
                     raise ValueError(f"{title}: {alike.pop()}")
             works = True

@@ -44,6 +44,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
 
 def test_files_of_the_same_kind_are_replaced_and_the_rest_stays(tmp_path: Path) -> None:
     mine = ("colmap/database.db", "colmap/dense/images/1.png", "colmap/images/notes.txt")
+    fill(tmp_path, "colmap/points3D.ply", text="a trainer's, of an older points3D.bin")
     fill(tmp_path, "colmap/images/1.png", "colmap/images/2.png", "video.mp4", "notes.txt", "blender/camera.py", *mine, text="old")
     with OutputFolder(tmp_path, overwrite=True) as folder:
         fill(folder, "colmap/images/1.png", "video.mp4", "cameras.json")

@@ -4,15 +4,18 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from tiny_components import tiny_pipeline
 from training_runs import CONTEXT
 
 from jog3r.evaluation import evaluate_v2c
-from jog3r.evaluation.clips.clip_sets import ProceduralClips
+from jog3r.evaluation.clips.clip_sets import ProceduralClips, UnreadableClip
 from jog3r.evaluation.evaluate import run_evaluation
-from jog3r.evaluation.exporting import NetworkCameras
+from jog3r.evaluation.exporting import NetworkCameras, export
+from jog3r.evaluation.predictions import Predictions
 from jog3r.evaluation.processes import Processes, join_processes
 from jog3r.evaluation.tasks import Plan, text_to_video, video_to_cameras
 
@@ -115,3 +118,24 @@ def test_batches_and_seeds(pipe, tmp_path):
     with pytest.raises(ValueError, match="captions: .* -> "):
         text_to_video(pipe, captions[::-1], None, tmp_path / "t", Plan(sampling=plan.sampling), {})
     assert json.loads((tmp_path / "t" / "t2vc" / "config.json").read_text())["seed"] == 0
+
+
+def test_failures_among_damaged_clips_are_said_or_stored(tmp_path: Path) -> None:
+    """Two of four clips cannot be read: too few are left to tell by three alike that the call is wrong."""
+
+    def predict(reasons: Sequence[str]) -> Callable[[Sequence[int]], list]:
+        def made(batch: Sequence[int]) -> list:
+            if batch[0] % 2:
+                raise UnreadableClip("cut off")
+            raise ValueError(reasons[batch[0] // 2])
+
+        return made
+
+    keys = [f"{k:06d}" for k in range(4)]
+    store = Predictions(tmp_path / "alike", {})
+    with pytest.raises(ValueError, match="cameras: no overlap"):
+        export(store, keys, predict(["no overlap"] * 2), "cameras", join_processes("cpu"))
+    assert store.missing(keys) == keys
+    store = Predictions(tmp_path / "different", {})
+    export(store, keys, predict(["no overlap", "too few points"]), "cameras", join_processes("cpu"))
+    assert store.missing(keys) == keys[1::2]

@@ -17,7 +17,7 @@ from jog3r.evaluation.clips.clip_list import ClipList, packaged_lists
 from jog3r.evaluation.clips.clip_sets import ProceduralClips
 from jog3r.evaluation.clips.given_cameras import GivenCameras
 from jog3r.evaluation.clips.windows import WindowedClips, WindowRule, cut_windows, find_entries, places_of
-from jog3r.evaluation.evaluate import run_evaluation
+from jog3r.evaluation.evaluate import earlier_results, run_evaluation
 from jog3r.evaluation.options import EvaluationOptions
 from jog3r.evaluation.scoring import Items, score_closed_loop
 from jog3r.geometry.cameras import so3_exp
@@ -252,6 +252,20 @@ def test_true_cameras_score_full_marks_whatever_their_world_and_form(data, tmp_p
     assert found["num_failed_pairs"] == 1 and found["rotation_deg"] == pytest.approx(180 / 21, abs=1e-3)
 
 
+def test_results_of_other_weights_are_not_put_beside_each_other(data, tmp_path):
+    score(data, tmp_path)
+    (out,) = tmp_path.glob("*-out")
+    results = json.loads((out / "results.json").read_text())
+    of = {"model": results["model"], "jog3r": results["jog3r"], "weights": "one"}
+    (out / "results.json").write_text(json.dumps(results | {"weights": "another"}))
+    with pytest.raises(ValueError, match="holds results of v2c of .* with other weights: give another folder"):
+        earlier_results(out, ("t2vc",), of)
+    assert set(earlier_results(out, ("t2vc",), of | {"weights": "another"})) == {"v2c"}
+    del results["weights"]  # as earlier versions wrote them
+    (out / "results.json").write_text(json.dumps(results))
+    assert set(earlier_results(out, ("t2vc",), of)) == {"v2c"}
+
+
 def test_missing_and_unusable_predictions_count_as_180(data, tmp_path):
     folder = write_predictions(tmp_path / "p", names=("aa",))
     np.savez(folder / "bb.npz", poses=np.eye(4)[None].repeat(5, 0))
@@ -262,10 +276,30 @@ def test_missing_and_unusable_predictions_count_as_180(data, tmp_path):
         and model["rotation_deg"] == pytest.approx(120, abs=1e-2)
         and model["rra@5"] == pytest.approx(100 / 3)
     )
-    assert result["errors"][:2] == ["clip bb: bb.npz: it has 5 cameras, the clip has 8 frames", "clip dd: no prediction for 'dd'"]
+    assert result["errors"][:2] == [
+        "clip bb: bb.npz: it has 5 cameras, the clip has 8 frames, the last of them number 28 of the video",
+        "clip dd: no prediction for 'dd'",
+    ]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has a file for none of 3 clips; for the first it would be aa.npz"):
         run_evaluation(**options(data, predictions=tmp_path / "empty", out=tmp_path / "e"))
+
+
+def test_later_windows_are_not_scored_by_the_first_ones_cameras(data, tmp_path):
+    (tmp_path / "p").mkdir()
+    settings = EvaluationOptions(**options(data, predictions="p", out="o", windows="all", stride=1, height=16, width=24))
+    clips = choose_clips(settings, 8, (16, 24))
+    later = next(k for k, name in enumerate(clips.names) if name.startswith("aa@"))
+    moving = np.tile(np.eye(4), (40, 1, 1))
+    moving[:, 0, 3] = np.arange(40)
+    for count, known in ((8, False), (40, True)):  # of the first window, and of the whole video
+        np.savez(tmp_path / "p" / "aa.npz", poses=moving[:count])
+        found = GivenCameras(tmp_path / "p", clips)[later]
+        assert ("error" not in found) == known
+        if known:
+            assert found["poses"][:, 0, 3].tolist() == list(clips.entries[later].frames)
+        else:
+            assert "it has 8 cameras, the clip has 8 frames, the last of them number" in str(found["error"])
 
 
 def test_files_that_cannot_be_used_are_failures_with_a_reason(data, tmp_path):
@@ -279,6 +313,9 @@ def test_files_that_cannot_be_used_are_failures_with_a_reason(data, tmp_path):
 
     poses = np.tile(np.eye(4), (8, 1, 1))
     assert "intrinsics must have an entry for each of 8 frames, got (3, 3)" in found(poses=poses, intrinsics=np.eye(3))
+    assert "intrinsics must have an entry for each of 40 frames, got (3, 3)" in found(
+        poses=np.tile(np.eye(4), (40, 1, 1)), intrinsics=np.eye(3)
+    )
     assert "depth must have the clip's 16 x 24 pixels, got (5, 5)" in found(poses=poses, depth=np.ones((8, 5, 5)))
     assert "depth must have an entry" in found(poses=poses, depth=np.ones((8, 16)))
     whole = (folder / "aa.npz").read_bytes()

@@ -127,14 +127,15 @@ def test_seeds_of_a_clip_do_not_count_as_clips():
 # ---- two runs
 
 
-def write_run(folder, names, spread=1.0):
+def write_run(folder, names, spread=1.0, still=1.0):
     folder.mkdir()
     samples = Samples(names)
     generator = np.random.default_rng(5)
     spreads = {name: spread * (0.1 + 0.05 * (int(name) % 4)) for name in names}
     errors = [random_errors(np.random.default_rng(100 + int(name)), spreads[name], count=1)[0] for name in names]
     samples.add_poses("first/model", errors, range(len(names)))
-    samples.add_poses("first/constant pose", errors, range(len(names)))
+    true = [random_errors(np.random.default_rng(200 + int(name)), still, count=1)[0] for name in names]
+    samples.add_poses("first/constant pose", true, range(len(names)))
     samples.add_means("consistency", "flow_px", generator.random(len(names)), range(len(names)))
     samples.features["I3D"] = (generator.normal(size=(len(names), 1, 4)), generator.normal(size=(len(names), 1, 4)))
     save_samples(folder, {"v2c": samples})
@@ -181,6 +182,9 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, capsys):
     ):
         assert main(["evaluate", "compare", *(str(tmp_path / w) if w in "ab empty" else w for w in words)]) == 2
         assert message in capsys.readouterr().err
+    write_run(tmp_path / "c", ["1", "2", "3"], still=2.0)  # at another stride
+    with pytest.raises(ValueError, match="the runs saw other frames of '1': evaluate both with the same --clip_list"):
+        compare_runs(tmp_path / "a", tmp_path / "c")
     (tmp_path / "b" / "per_clip.npz").write_bytes(b"PK")
     assert main(["evaluate", "compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
     assert "cannot be read" in capsys.readouterr().err

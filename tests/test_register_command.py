@@ -108,6 +108,12 @@ def changed(form: str, **arrays: object) -> dict[str, object]:
         (changed("depth", sky=CLIP.valid), [], "has too many: sky"),
         (changed("pairs", anchor_pointmaps=None), [], "for pairwise pointmaps lacks anchor_pointmaps"),
         (changed("depth", frames=None), [], "the pictures are missing"),
+        (
+            changed("world-to-camera", extrinsics=np.linalg.inv(CLIP.poses).transpose(0, 2, 1)),
+            [],
+            "extrinsics must be rigid transforms from the world to the camera; matrix 1: its last row is",
+        ),
+        (changed("pairs", intrinsics=CLIP.intrinsics), ["--focal_per_frame"], "--focal_per_frame has no effect"),
         (changed("depth", frames=CLIP.frames / 255), [], "frames of"),
         (changed("depth", frames=CLIP.frames[:3]), [], "has 3 frames of 64 x 48 pixels, the geometry"),
         (changed("depth", depth=np.zeros_like(CLIP.depth)), [], "depth of frame 1 must have valid pixels"),

@@ -1,5 +1,7 @@
 """What a joint step computes and what it does not: frozen parts, the tap, the empty caption."""
 
+from typing import Any
+
 import pytest
 import torch
 from tiny_components import tiny_head, tiny_pipeline
@@ -32,10 +34,12 @@ def test_every_trained_parameter_gets_a_gradient_and_no_other(trainable: str, ge
     assert with_gradient == names
 
 
-@pytest.mark.parametrize(("trainable", "num_frozen"), [("temporal", 2), ("none", 3)])
-def test_frozen_parts_leave_no_graph(trainable: str, num_frozen: int) -> None:
+@pytest.mark.parametrize(
+    ("changes", "num_frozen"), [({"trainable": "temporal", "frozen_blocks": 2}, 2), ({"trainable": "none"}, 3)]
+)
+def test_frozen_parts_leave_no_graph(changes: dict[str, Any], num_frozen: int) -> None:
     """Behind frozen weights alone nothing is kept for a backward pass: not in the first blocks, not in a frozen backbone."""
-    config = settings(trainable=trainable, frozen_blocks=2)
+    config = settings(**changes)
     joint, _ = built(config)
     graphs: list[tuple[int, bool]] = []
     for number, block in enumerate(joint.transformer.transformer_blocks):

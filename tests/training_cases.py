@@ -32,7 +32,7 @@ def settings(**changes: object) -> TrainConfig:
         num_workers=0,
         tracker="none",
     )
-    if changes.get("model") not in (None, "jog3r"):
+    if changes.get("model") not in (None, "jog3r") or changes.get("trainable", TrainConfig.trainable) != "temporal":
         del arguments["frozen_blocks"]
     return TrainConfig(**{**arguments, **changes})
 

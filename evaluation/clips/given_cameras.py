@@ -64,26 +64,32 @@ class GivenCameras(Sequence[dict[str, np.ndarray]]):
         if path is None:
             return {"error": np.array(f"no prediction for {self._clips.names[index]!r}")}
         try:
-            return self._fit(_read(path), index)
+            return self._fit(_read(path), index, path not in self._candidates(self._clips.names[index]))
         except (*NPZ_FAULTS, KeyError) as error:
             return {"error": np.array(f"{path.name}: {error}")}
 
     def _find(self, index: int) -> Path | None:
         """The clip's file: by its own name, else by that of its video."""
-        names = dict.fromkeys((self._clips.names[index], self._clips.videos[self._clips.owners[index]]))
-        candidates = (self._folder / pattern.format(name) for name in names for pattern in _PATTERNS)
-        return next((path for path in candidates if path.is_file()), None)
+        names = (self._clips.names[index], self._clips.videos[self._clips.owners[index]])
+        return next((path for name in names for path in self._candidates(name) if path.is_file()), None)
 
-    def _fit(self, arrays: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
-        """The frames of the clip."""
+    def _candidates(self, name: str) -> list[Path]:
+        return [self._folder / pattern.format(name) for pattern in _PATTERNS]
+
+    def _fit(self, arrays: dict[str, np.ndarray], index: int, whole: bool) -> dict[str, np.ndarray]:
+        """The frames of the clip, of arrays that may be, or are known to be, of the `whole` video."""
         count, frames = len(arrays["poses"]), None
         if isinstance(self._clips, WindowedClips):
             frames = np.array(self._clips.entries[index].frames)
         wanted = len(self._clips[index].poses) if frames is None else len(frames)
-        if frames is not None and count != wanted and frames.max() < count:
+        for name, value in arrays.items():
+            if name != "size" and (value.ndim == 0 or len(value) != count):
+                raise ValueError(f"{name} must have an entry for each of {count} frames, got {value.shape}")
+        if frames is not None and (whole or count != wanted) and frames.max() < count:
             arrays = {name: value if name == "size" else value[frames] for name, value in arrays.items()}
-        elif count != wanted:
-            raise ValueError(f"it has {count} cameras, the clip has {wanted} frames")
+        elif whole or count != wanted:
+            last = "" if frames is None else f", the last of them number {frames.max()} of the video"
+            raise ValueError(f"it has {count} cameras, the clip has {wanted} frames{last}")
         known = arrays.pop("known", np.ones(wanted, bool)).astype(bool)
         arrays["poses"] = np.where(known[:, None, None], arrays["poses"], np.eye(4))
         for name in ("intrinsics", "depth"):

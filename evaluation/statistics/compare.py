@@ -39,7 +39,7 @@ def compare_runs(first: str | Path, second: str | Path) -> dict[str, Any]:
         "undecided", or "-" where neither direction is better.
 
     Raises:
-        ValueError: no results, no task or clip in common.
+        ValueError: no results, no task or clip in common, or other frames of a clip.
     """
     runs = [load_samples(Path(folder)) for folder in (first, second)]
     tasks = [task for task in runs[0] if task in runs[1]]
@@ -79,6 +79,8 @@ def _compare_task(task: str, first: Samples, second: Samples) -> dict[str, Any]:
         )
     left_out = [len(samples.clips) - len(common) for samples in (first, second)]
     first, second = first.select(common), second.select(common)
+    if task == "v2c":
+        _check_same_frames(first, second)
     tables: dict[str, dict[str, dict[str, Any]]] = {}
     for path in first.tables():
         if path.rpartition("/")[2] in OF_NO_MODEL or path not in second.tables():
@@ -92,6 +94,22 @@ def _compare_task(task: str, first: Samples, second: Samples) -> dict[str, Any]:
             found = _compare_sets(own[:, :count], real, other[:, :count], other_real)
             tables |= {} if found is None else {network: found}
     return {"clips": len(common), "left_out": left_out, "tables": tables}
+
+
+def _check_same_frames(first: Samples, second: Samples) -> None:
+    """Clips are known by their names, and windows of another stride or length have the same: their true motions tell them apart.
+
+    Raises:
+        ValueError: naming a clip of which the runs saw other frames.
+    """
+    for path in ("first/constant pose", "all/constant pose"):  # whose errors are the true motions
+        if path not in first.pairs or path not in second.pairs:
+            continue
+        tables = first.pairs[path], second.pairs[path]
+        for number, name in enumerate(first.clips):
+            mine, theirs = (table.rotation[table.clip == number] for table in tables)
+            if mine.shape != theirs.shape or not np.allclose(mine, theirs, rtol=0, atol=0.01):
+                raise ValueError(f"the runs saw other frames of {name!r}: evaluate both with the same --clip_list")
 
 
 def _compare(name: str, first: Statistic, second: Statistic, n: int) -> dict[str, Any]:

@@ -79,17 +79,20 @@ def _observe(
         Indices of points (M,), of frames (M,), pixels (M, 2).
     """
     height, width = scene.size
-    point = np.tile(np.arange(len(world)), len(others))
-    frame = np.repeat(others, len(world))
-    xy, z = project_each(world[point], frame, scene.poses, scene.intrinsics)
-    with np.errstate(invalid="ignore"):
-        inside = (z > 0) & (xy > -0.5).all(1) & (xy < [width - 0.5, height - 0.5]).all(1)
-    point, frame, xy, z = point[inside], frame[inside], xy[inside], z[inside]
-    # A still camera sees points exactly on its pixels: those beside a hole stay.
-    own = sample_depth(*maps, torch.from_numpy(xy), torch.from_numpy(frame), spare_unweighted=True).numpy()
-    with np.errstate(invalid="ignore"):
-        agrees = np.abs(own / z - 1) < tolerance
-    return point[agrees], frame[agrees], xy[agrees]
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2)))]
+    for other in others:  # one by one: all points in all frames may be thirty million
+        frame = np.full(len(world), other)
+        xy, z = project_each(world, frame, scene.poses, scene.intrinsics)
+        with np.errstate(invalid="ignore"):
+            inside = (z > 0) & (xy > -0.5).all(1) & (xy < [width - 0.5, height - 0.5]).all(1)
+        point, frame, xy, z = np.flatnonzero(inside), frame[inside], xy[inside], z[inside]
+        # A still camera sees points exactly on its pixels: those beside a hole stay.
+        own = sample_depth(*maps, torch.from_numpy(xy), torch.from_numpy(frame), spare_unweighted=True).numpy()
+        with np.errstate(invalid="ignore"):
+            agrees = np.abs(own / z - 1) < tolerance
+        found.append((point[agrees], frame[agrees], xy[agrees]))
+    points, frames, places = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return points, frames, places
 
 
 def _choose(scene: Scene, points: np.ndarray, colors: np.ndarray, observed: list, max_points: int, min_length: int) -> Tracks:

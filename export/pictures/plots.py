@@ -217,7 +217,8 @@ def _draw_plan(axis: Axes, scene: Scene, name: str, ink: str) -> None:
     way = (centres[-1] - centres[0])[list(plane)] * (1, -1 if second == 1 else 1)
     outwards = way / np.linalg.norm(way) if np.linalg.norm(way) > 0.1 * half else np.array([0.0, 1.0])
     for frame, sign in ((0, -1), (scene.num_frames - 1, 1))[: 1 if extent <= 0.1 * half else 2]:
-        label = axis.annotate(str(frame + 1), centres[frame, plane], tuple(17 * sign * outwards), textcoords="offset points")
+        number, place = str(scene.frame_index[frame] + 1), tuple(17 * sign * outwards)
+        label = axis.annotate(number, centres[frame, plane], place, textcoords="offset points")
         label.set(color=ink, fontsize=15, fontweight="bold", ha="center", va="center", zorder=5)
         label.set_path_effects([withStroke(linewidth=4, foreground=axis.get_facecolor())])
     if scene.pose_covariance is not None:

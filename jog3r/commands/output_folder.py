@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+_DERIVED = ("points3D.ply",)  # of our points3D.bin, by trainers of Gaussian splats, who read it from then on
+
 
 class UsageError(Exception):
     """Bad usage or input: shown as one line, exit code 2."""
@@ -128,4 +130,4 @@ def _others(folder: Path, new: Path) -> list[Path]:
         return []
     kinds = {(path.parent.relative_to(new), path.suffix) for path in new.rglob("*") if path.is_file()}
     there = [path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
-    return [path for path in there if (path.parent, path.suffix) not in kinds]
+    return [path for path in there if (path.parent, path.suffix) not in kinds and path.name not in _DERIVED]

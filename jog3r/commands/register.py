@@ -57,6 +57,8 @@ def run(options: argparse.Namespace) -> str:
     for name, default in {"registration": "fast", "focal_per_frame": False}.items():
         if getattr(options, name) != default and form != "pairwise pointmaps":
             raise UsageError(f"--{name} belongs to pairwise pointmaps, {str(options.file)!r} has {form}")
+    if options.focal_per_frame and "intrinsics" in arrays:
+        raise UsageError(f"--focal_per_frame has no effect: {str(options.file)!r} gives the intrinsics; leave one of the two out")
     _refuse_selection_without_video(options)
     if options.video is None and "frames" not in arrays:
         raise UsageError(

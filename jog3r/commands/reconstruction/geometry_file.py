@@ -112,7 +112,10 @@ def _inverse(extrinsics: torch.Tensor) -> torch.Tensor:
     if extrinsics.dim() != 3 or tuple(extrinsics.shape[1:]) not in ((3, 4), (4, 4)):
         raise UsageError(f"extrinsics must be world-to-camera (F, 3, 4) or (F, 4, 4), got shape {tuple(extrinsics.shape)}")
     from jog3r.geometry.cameras import invert
+    from jog3r.geometry.pose_checks import pose_fault
 
     full = torch.eye(4, dtype=torch.float64).repeat(len(extrinsics), 1, 1)
     full[:, : extrinsics.shape[1]] = extrinsics.double()
+    if (fault := pose_fault(full.numpy())) is not None:
+        raise UsageError(f"extrinsics must be rigid transforms from the world to the camera; matrix {fault[0]}: {fault[1]}")
     return invert(full)
