@@ -87,8 +87,8 @@ def test_every_remedy_that_the_refusal_names_works(parts, name, config):
 @pytest.mark.parametrize(("name", "config"), SCHEDULERS, ids=IDS)
 def test_samples_with_geometry_and_the_same_pixels_as_without(parts, name, config):
     pipe = tiny_pipeline(4, **parts, scheduler=build(name, config))
-    arguments = dict(num_inference_steps=8, output_type="latent", registration=False, reconstruction_timestep=200)
-    with_cameras = pipe(PROMPT, generator=seeded(), **arguments)
+    arguments = dict(num_inference_steps=8, output_type="latent", registration=False)
+    with_cameras = pipe(PROMPT, generator=seeded(), reconstruction_timestep=200, **arguments)
     without = pipe(PROMPT, task="t2v", generator=seeded(), **arguments)
     assert torch.equal(with_cameras.frames, without.frames)
     assert torch.isfinite(with_cameras.pointmaps).all() and without.pointmaps is None

@@ -284,7 +284,8 @@ class TrainConfig(DataPlace):
             raise ValueError("trainable=none trains the 3D head alone: set reconstruction_batch > 0")
         if self.head_attention is not None and not self.reconstruction_batch:
             raise ValueError("head_attention starts a fresh head, which reconstruction_batch=0 does not train")
-        if self.trainable != "temporal" and self.frozen_blocks not in (0, type(self).frozen_blocks):
+        frozen = self.model not in GENERATORS and self.frozen_blocks not in (0, type(self).frozen_blocks)
+        if frozen and self.trainable != "temporal":
             raise ValueError(f"frozen_blocks={self.frozen_blocks} belongs to trainable=temporal, got trainable={self.trainable}")
         if self.optimizer != "muon" and self.matrix_learning_rate != type(self).matrix_learning_rate:
             raise ValueError(f"matrix_learning_rate belongs to optimizer=muon, got optimizer={self.optimizer}")
