@@ -149,7 +149,7 @@ def match_features(
     names, ids, xy, small_xy = to_work_pixels(database, grid, focal_known)
     matching = pycolmap.FeatureMatchingOptions()
     matching.use_gpu = False
-    # With several threads pycolmap 4.2 loses up to half the matches of a pair, once in 300 short videos on a busy machine.
+    # With several threads pycolmap 4.2 now and then loses up to half the matches of a pair.
     matching.num_threads = 1
     for listed, share in listed_pairs(database, names, pairs):
         pairing = pycolmap.ImportedPairingOptions()
