@@ -144,7 +144,8 @@ def examine(folder: Path, clips: list[Clip], step: int) -> dict[str, list[float]
         maps = pipe.predict_pointmaps(taps, SIZE, SIZE, step)
         values["points"].append(points_error(maps, clip))
         try:
-            errors = pose_errors(pipe.assemble_geometry(maps, FRAMES)["poses"][0], clip.poses)
+            geometry = pipe.assemble_geometry(maps, FRAMES)
+            errors = pose_errors(geometry["poses"][0], clip.poses, known=geometry["registration"][0].pose_known)
         except ValueError:  # maps that cannot be registered count as all wrong
             errors = failed_pose_errors(clip.poses)
         values["rotation"].append(float(np.mean(errors.rotation_deg)))

@@ -207,15 +207,17 @@ def score_captions(
     asked = [attributes[owner] for owner in items.owners]
     detected = _detect(generated)
     rows = {"generated, motion by V2C": row("generated", detected, asked, items.drawn)}
-    tables = [agreement_counts(*detected, asked, _strangers(items, seed)) for seed in range(CAPTION_SHUFFLES)]
-    by_chance = {name: np.sum([table[name] for table in tables], axis=0) for name in tables[0]}
-    rows["chance (other captions)"] = _caption_row(samples, "chance", by_chance, items.drawn)
+    if len(items.names) >= 2:  # else there are no other captions
+        tables = [agreement_counts(*detected, asked, _strangers(items, seed)) for seed in range(CAPTION_SHUFFLES)]
+        by_chance = {name: np.sum([table[name] for table in tables], axis=0) for name in tables[0]}
+        rows["chance (other captions)"] = _caption_row(samples, "chance", by_chance, items.drawn)
     if real:
-        true, owners = [clip.attributes for clip in clips], items.of_clips(len(clips))
-        rows["real clips through the VAE, motion by V2C"] = row("real through the VAE", _detect(real), true, owners)
+        owners = items.of_clips(len(clips))
+        rows["real clips through the VAE, motion by V2C"] = row("real through the VAE", _detect(real), attributes, owners)
+    if real and all(clip.valid.any() for clip in clips):  # whose depth tells how far a camera moves
         exact = [(detect_colours(clip.frames), classify_motion(clip.poses, _mean_distance(clip))) for clip in clips]
         rendered = ([colours for colours, _ in exact], [motion for _, motion in exact])
-        rows["real clips as rendered, true motion"] = row("real as rendered", rendered, true, owners)
+        rows["real clips as rendered, true motion"] = row("real as rendered", rendered, attributes, owners)
     return rows
 
 
@@ -248,8 +250,9 @@ def score_text_agreement(
 
     asked = [captions[owner] for owner in items.owners]
     rows = {"generated": row("generated", generated, asked, items.drawn)}
-    others = [captions[items.owners[k]] for k in _strangers(items, 0)]
-    rows["chance (other captions)"] = row("chance", generated, others, items.drawn)
+    if len(items.names) >= 2:
+        others = [captions[items.owners[k]] for k in _strangers(items, 0)]
+        rows["chance (other captions)"] = row("chance", generated, others, items.drawn)
     if real:
         rows["real clips through the VAE"] = row("real through the VAE", real, captions, items.of_clips(len(real)))
     return rows

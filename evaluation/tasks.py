@@ -66,6 +66,25 @@ class Plan:
     sanity_clips: int = 8
 
 
+@dataclass(frozen=True)
+class _Video:
+    """A video to be made: the place of its caption, the number of that for good, and which of the caption's videos it is."""
+
+    caption: int
+    number: int
+    repeat: int
+
+    @property
+    def key(self) -> str:
+        """Name of its file."""
+        return item_key(self.number, self.repeat)
+
+    @property
+    def seed(self) -> int:
+        """To be added to the evaluation's."""
+        return self.number + _NEXT_SEED * self.repeat
+
+
 def video_to_cameras(
     method: NetworkCameras | TrackCameras | GivenCameras, clips: ClipSet, out: str | Path, plan: Plan
 ) -> dict[str, Any] | None:
@@ -116,22 +135,15 @@ def text_to_video(
     config = {"task": "t2vc", **common, "sampling": sampling, "captions": given}
     store = Predictions(Path(out) / "t2vc", config)
     numbers = range(len(captions)) if clips is None else clips.keys
-    places = [(k, repeat) for k in range(len(captions)) for repeat in range(plan.seeds)]
-    keys = [item_key(numbers[k], repeat) for k, repeat in places]
+    videos = [_Video(k, numbers[k], repeat) for k in range(len(captions)) for repeat in range(plan.seeds)]
+
+    arguments = {**sampling, **{k: v for k, v in call.items() if k != "both_directions"}}
 
     def generate(batch: Sequence[int]) -> list[Arrays]:
-        started = time.perf_counter()
-        texts = [captions[places[item][0]] for item in batch]
-        seeds = [plan.seed + numbers[places[item][0]] + _NEXT_SEED * places[item][1] for item in batch]
-        made = _generate(pipeline, texts, seeds, {**sampling, **{k: v for k, v in call.items() if k != "both_directions"}})
-        seconds = np.array((time.perf_counter() - started) / len(batch))
-        again = method.find([arrays["frames"] for arrays in made], seeds)
-        return [
-            {**arrays, "seconds": seconds, "caption": np.array(text), **{f"v2c_{name}": value for name, value in found.items()}}
-            for arrays, text, found in zip(made, texts, again, strict=True)
-        ]
+        texts = [captions[videos[item].caption] for item in batch]
+        return _generate(method, texts, [plan.seed + videos[item].seed for item in batch], arguments)
 
-    export(store, keys, generate, "text to video with cameras", plan.processes, plan.batch_size)
+    export(store, [video.key for video in videos], generate, "text to video with cameras", plan.processes, plan.batch_size)
     real: Sequence[Arrays] = []
     of_real = None if clips is None else Predictions(Path(out) / "real", {"task": "real", **common, "clips": clips.describe()})
     if clips is not None and of_real is not None:
@@ -148,19 +160,22 @@ def text_to_video(
         clips, kept = readable(clips, [k for k, key in enumerate(real_keys) if of_real.missing([key])])
         real = of_real.stored([real_keys[k] for k in kept])
         if len(kept) < len(captions):  # what a caption without its real clip was given is not scored either
-            captions, config = [captions[k] for k in kept], {**config, "clips": kept}
-            number = {k: place for place, k in enumerate(kept)}
-            keys = [key for key, (k, _) in zip(keys, places, strict=True) if k in number]
-            places = [(number[k], repeat) for k, repeat in places if k in number]
-    generated = store.stored(keys)
-    names, owners = [str(k) for k in range(len(captions))] if clips is None else clips.names, [k for k, _ in places]
+            captions, place = [captions[k] for k in kept], {k: place for place, k in enumerate(kept)}
+            videos = [replace(video, caption=place[video.caption]) for video in videos if video.caption in place]
+    generated = store.stored([video.key for video in videos])
+    owners = [video.caption for video in videos]
+    names = [str(k) for k in range(len(captions))] if clips is None else clips.names
     items = scoring.Items(names, owners) if clips is None else scoring.Items(clips.videos, owners, clips.owners)
-    judged = _judge(
-        generated if redrawn is None else redrawn, real, clips, items, Path(out) / "judge", config, replace(plan, judge=judge)
-    )
+    judged = None
+    if judge is not None:
+        row = JudgedRow("generated", lambda k: generated[k].get("frames"), items.drawn, generated)
+        if redrawn is not None:  # the clips drawn anew, which have no cameras of the model
+            row = JudgedRow("redrawn", lambda k: redrawn[k].get("frames"), items.drawn)
+        rows = [replace(row, numbers=[video.seed for video in videos]), *_rows_of_clips(real, clips, items, plan.sanity_clips)]
+        judged = judge_rows(judge, rows, items.names, Path(out) / "judge", {"videos": config}, plan.processes)
     if not plan.processes.first:
         return None
-    _check_captions(generated, [captions[k] for k, _ in places])
+    _check_captions(generated, [captions[k] for k in owners])
     result = _score(generated, real, clips, captions, items, plan)
     result["settings"] = {
         **_settings(config, clips, len(captions)),
@@ -168,8 +183,9 @@ def text_to_video(
         **sampling,
         "features": "colours" if plan.features is None else plan.features.name,
     }
-    result["errors"] = error_lines(generated, [f"{names[k]}" + (f" seed {s}" if s else "") for k, s in places])
-    result["errors"] += [] if clips is None else [f"left out: {line}" for line in clips.left_out]
+    labels = [names[video.caption] + (f" seed {video.repeat}" if video.repeat else "") for video in videos]
+    left_out = [] if clips is None else [f"left out: {line}" for line in clips.left_out]
+    result["errors"] = [*error_lines(generated, labels), *left_out]
     result["timings"] = _timings(generated)
     if judged is not None:
         result["judge"], judge_samples = judged
@@ -177,28 +193,15 @@ def text_to_video(
     return result
 
 
-def _judge(
-    generated: StoredPredictions,
-    real: Sequence[Arrays],
-    clips: ClipSet | None,
-    items: scoring.Items,
-    folder: Path,
-    config: Mapping[str, Any],
-    plan: Plan,
-) -> tuple[dict[str, Any], Samples] | None:
-    """What the judge says of generated videos, of real clips through the same decoder, and of the sanity rows.
-
-    For the renderer the generated videos are the clips that the model drew anew, which have no cameras of its own.
-    """
-    if plan.judge is None:
-        return None
-    row = ("redrawn", None) if isinstance(plan.judge, RendererJudge) else ("generated", generated)
-    rows = [JudgedRow(row[0], lambda k: generated[k].get("frames"), items.drawn, row[1])]
-    if clips is not None:
-        loaded, count = clips, min(len(clips), plan.sanity_clips)
-        rows.append(JudgedRow("real through the VAE", lambda k: real[k].get("frames"), items.of_clips(len(real))))
-        rows += [replace(row, owners=items.of_clips(count)) for row in sanity_rows(lambda k: loaded[k].frames, count)]
-    return judge_rows(plan.judge, rows, items.names, folder, {"videos": dict(config)}, plan.processes)
+def _rows_of_clips(real: Sequence[Arrays], clips: ClipSet | None, items: scoring.Items, sanity_clips: int) -> list[JudgedRow]:
+    """For a judge: real clips, if there are any, through the same decoder, and the sanity rows."""
+    if clips is None:
+        return []
+    count = min(len(clips), sanity_clips)
+    name, owners = "real through the VAE", items.of_clips(len(real))
+    decoded = JudgedRow(name, lambda k: real[k].get("frames"), owners, numbers=clips.keys)
+    sanity = sanity_rows(lambda k: clips[k].frames, clips.keys[:count])
+    return [decoded, *(replace(row, owners=items.of_clips(count)) for row in sanity)]
 
 
 def _score(
@@ -226,11 +229,19 @@ def _score(
     }
 
 
-def _generate(pipeline: Any, texts: list[str], seeds: list[int], arguments: dict[str, Any]) -> list[Arrays]:
+def _generate(method: NetworkCameras, texts: list[str], seeds: list[int], arguments: dict[str, Any]) -> list[Arrays]:
+    """A video of each text with its geometry, and what V2C finds in it."""
+    started = time.perf_counter()
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     prompt, generator = (texts, generators) if len(texts) > 1 else (texts[0], generators[0])
-    output = pipeline(prompt=prompt, task="t2v+c", generator=generator, output_type="np", **arguments)
-    return [{"frames": to_uint8(output.frames[place]), **geometry_arrays(output, place)} for place in range(len(texts))]
+    output = method.pipeline(prompt=prompt, task="t2v+c", generator=generator, output_type="np", **arguments)
+    made = [{"frames": to_uint8(output.frames[place]), **geometry_arrays(output, place)} for place in range(len(texts))]
+    seconds = np.array((time.perf_counter() - started) / len(texts))
+    again = method.find([arrays["frames"] for arrays in made], seeds)
+    return [
+        {**arrays, "seconds": seconds, "caption": np.array(text), **{f"v2c_{name}": value for name, value in found.items()}}
+        for arrays, text, found in zip(made, texts, again, strict=True)
+    ]
 
 
 def _export_real(method: NetworkCameras, clips: ClipSet, store: Predictions, plan: Plan) -> None:

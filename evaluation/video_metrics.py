@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 Features: TypeAlias = np.ndarray | torch.Tensor
+_ROWS = 1024  # of a kernel that are in memory at a time
 Distance: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -85,10 +86,14 @@ def polynomial_mmd(
         (b, b, owners_b, owners_b, 1),
         (a, b, owners_a, owners_b, -2),
     ):
-        apart = np.asarray(owners)[:, None] != np.asarray(others)[None]
-        if not apart.any():
+        total, count = 0.0, 0
+        for start in range(0, len(x), _ROWS):  # frames of many videos: the whole kernel would be gigabytes
+            rows = slice(start, start + _ROWS)
+            apart = np.asarray(owners[rows])[:, None] != np.asarray(others)[None]
+            total, count = total + float(_kernel(x[rows], y, degree)[apart].sum()), count + int(apart.sum())
+        if not count:
             raise ValueError("all samples are of one clip: a kernel distance needs at least two")
-        sums += factor * float(_kernel(x, y, degree)[apart].mean())
+        sums += factor * total / count
     return sums
 
 

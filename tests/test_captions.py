@@ -1,5 +1,7 @@
 """The caption checks against the renderer that draws the captions: ceiling, chance, parsing, refusals. Train-split clips only."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from jog3r.data import procedural_clip
 from jog3r.data.procedural.scene_grammar import MOTIONS, scene_words
 from jog3r.evaluation import caption_following, classify_motion, detect_colours
 from jog3r.evaluation.caption_checks import OBJECTS, WALLS, DetectedColours, calibrate_object_shares, parse_caption
+from jog3r.evaluation.scoring import Items, score_captions
+from jog3r.evaluation.statistics.per_clip import Samples
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,21 @@ def test_rendered_clips_reach_the_ceiling_and_strangers_do_not(clips):
     assert result["chance"]["wall"] < 30
     assert result["chance"]["motion"] < 30
     assert result["chance"]["object_f1"] < 50
+
+
+def test_clips_that_know_no_scene_are_judged_by_their_captions(clips):
+    """Of another source, with captions of the grammar; and one clip alone, which has no others' captions."""
+    attributes = [parse_caption(clip.caption) for clip in clips[:2]]
+    plain = [replace(clip, attributes={}, caption="", valid=np.zeros_like(clip.valid)) for clip in clips[:2]]
+    made = [{"frames": clip.frames, "v2c_poses": clip.poses} for clip in clips[:2]]
+    for count in (2, 1):
+        items, asked = Items.one_each(count), attributes[:count]
+        known = score_captions(made[:count], made[:count], clips[:count], asked, items, Samples(items.names))
+        found = score_captions(made[:count], made[:count], plain[:count], asked, items, Samples(items.names))
+        assert set(known) - set(found) == {"real clips as rendered, true motion"} and set(found) <= set(known)
+        assert ("chance (other captions)" in found) == (count == 2)
+        row = "real clips through the VAE, motion by V2C"
+        assert found[row] == known[row] and found[row]["wall"] == 100
 
 
 def test_size_frame_count_and_type_do_not_matter():

@@ -190,6 +190,8 @@ def test_a_table_of_agreement_has_chance_and_real_clips_beside(clip_folder, vide
         [generated[0], {"error": "x"}], [], captions[:2], network.agreement, Items.one_each(2), Samples("ab")
     )
     assert rows["generated"]["N"] == 1 and rows["generated"]["failed"] == 1 and "real clips through the VAE" not in rows
+    alone = score_text_agreement(generated[:1], [], captions[:1], network.agreement, Items.one_each(1), Samples("a"))
+    assert set(alone) == {"generated"}  # there is no other caption
 
 
 def test_networks_that_read_no_text_are_refused(clip_folder, tmp_path):

@@ -190,9 +190,24 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, capsys):
     assert "cannot be read" in capsys.readouterr().err
 
 
+def test_a_run_does_not_win_by_failing_on_hard_clips(tmp_path):
+    hard = np.arange(12) % 3 == 0
+    errors = np.where(hard, 5.0, 1.0) + np.linspace(0, 0.1, 12)
+    for name, values in (("whole", errors), ("lost", np.where(hard, np.nan, errors + 0.2))):
+        samples = Samples([str(k) for k in range(12)])
+        samples.add_means("consistency/V2C", "warp_ratio", values, range(12))
+        samples.add_means("judge/redrawn", "only here", np.where(hard == (name == "whole"), 1.0, np.nan), range(12))
+        save_samples(tmp_path / name, {"t2vc": samples})
+    found = compare_runs(tmp_path / "lost", tmp_path / "whole")["t2vc"]["tables"]
+    row = found["consistency/V2C"]["warp_ratio"]
+    assert row["difference"] == pytest.approx(0.2) and row["difference"].n == 8 and row["verdict"] == "second"
+    assert found["judge/redrawn"] == {}  # no clip has it in both
+
+
 def test_verdicts_know_which_way_is_better():
     up, down = Figure(1, 0.5, 1.5, 9), Figure(-1, -1.5, -0.5, 9)
     assert [verdict("rotation_deg", up), verdict("rotation_deg", down), verdict("maa@30", up)] == ["second", "first", "first"]
+    assert verdict("overlapping pairs %", up) == "-"
     assert verdict("maa@30", Figure(1, -0.5, 1.5, 9)) == verdict("maa@30", Figure(1, np.nan, np.nan, 1)) == "undecided"
 
 

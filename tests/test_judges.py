@@ -55,9 +55,29 @@ def test_tracks_like_real_clips_alone(clips, tmp_path, monkeypatch):
     again, _ = judge_rows(judge, rows, ["a", "b"], tmp_path, {}, Processes())  # nothing is looked at twice
     assert again["rows"] == table and {file.name: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npz")} == before
     assert again["agreement"]["generated"]["rotation_deg"] > agreement["rotation_deg"] + 1
-    assert [row.name for row in sanity_rows(lambda k: clips[k].frames, 2)] == list(SANITY_ROWS)
+    assert [row.name for row in sanity_rows(lambda k: clips[k].frames, range(2))] == list(SANITY_ROWS)
     with pytest.raises(ValueError, match="focal_px"):
         judge_rows(TrackJudge(151.0), rows, ["a", "b"], tmp_path, {}, Processes())
+
+
+def test_verdicts_stay_with_their_videos_when_others_are_added(tmp_path):
+    def row(numbers):
+        return JudgedRow("generated", lambda k: np.full((2, 8, 8, 3), numbers[k], np.uint8), range(len(numbers)), numbers=numbers)
+
+    class Brightness:
+        name, order = "brightness", ()
+
+        def describe(self):
+            return {"judge": self.name}
+
+        def look(self, frames, number):
+            return {"figure brightness": frames.mean(), "figure number": np.array(float(number))}
+
+    for numbers in ([3, 5], [3, 103, 5, 105], [5, 105]):  # a second video of each; then a clip is missing
+        result, _ = judge_rows(Brightness(), [row(numbers)], list("abcd"), tmp_path, {}, Processes())
+        found = result["rows"]["generated"]
+        assert found["brightness"] == found["number"] == np.mean(numbers)
+    assert len(list(tmp_path.rglob("*.npz"))) == 4
 
 
 def test_sanity_videos_are_what_they_say(clips):
@@ -163,11 +183,11 @@ def test_a_mixture_of_other_clips_is_another_row(clips, tmp_path):
     pytest.importorskip("pycolmap")
 
     def judged(count):
-        rows = [row for row in sanity_rows(lambda k: clips[k].frames, count) if row.name == MIXED]
+        rows = [row for row in sanity_rows(lambda k: clips[k].frames, range(count)) if row.name == MIXED]
         return judge_rows(TrackJudge(), [replace(row, owners=[0]) for row in rows], ["a"], tmp_path, {}, Processes())
 
     judged(2)
-    with pytest.raises(ValueError, match="mixed of: 2 -> 3"):
+    with pytest.raises(ValueError, match=r"mixed of: \[0, 1\] -> \[0, 1, 2\]"):
         judged(3)
 
 

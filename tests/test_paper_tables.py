@@ -71,6 +71,9 @@ def test_rows_stand_in_the_papers_columns(tmp_path, capsys):
         ({"frames": 8}, "8 frames (paper: 16)"),
         ({"resize_mode": "crop"}, "frames cropped (paper: stretched)"),
         ({"clip_list": None}, "clips chosen by their order, not by a list"),
+        ({"V2C": "both directions"}, "both directions of each video read (paper: once)"),
+        ({"registration shared_focal": False}, "registration shared_focal: False"),
+        ({"windows": "all", "videos": 3}, "several windows of a video (3 videos)"),
         ({"left out": 3}, "3 listed videos are missing"),
         ({"source": "posed", "clip_list": "dl3dv_70", "N": 60}, "60 clips (paper: 70)"),
     ],
@@ -85,6 +88,8 @@ def test_videos_of_other_protocols_and_results_without_a_column(tmp_path):
     notes = set(found["notes"].values())
     assert {"other data: procedural", "64 captions (paper: 180)", "MEt3R on colours (paper: DINO)"} < notes
     assert "16 frames (paper: 16)" not in notes
+    found = paper_tables([write(tmp_path / "several", t2vc=t2vc(**{"videos a caption": 4}))])
+    assert "4 videos a caption (paper: 1)" in found["notes"].values()
     found = paper_tables([write(tmp_path / "own", v2c=v2c(source="posed"))])
     assert found["not_shown"] == {str(tmp_path / "own"): "v2c of posed: neither RealEstate10K nor DL3DV"}
 

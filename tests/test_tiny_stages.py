@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -81,11 +82,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, recipes: Path) -> Path
     return runs
 
 
-def test_all_stages_make_a_bundle_and_leave_nothing_else(undisturbed: Path, recipes: Path) -> None:
+def test_all_stages_make_a_bundle_and_leave_nothing_else(undisturbed: Path, recipes: Path, tmp_path: Path) -> None:
     names = {path.name for path in undisturbed.iterdir()}
     assert names == {"vae", "new", "text", "images", "short", "joint", "bundle", "evaluation"}
     for path in undisturbed.rglob("*.json"):
-        if "step-" not in str(path) and path.parent.parent.name != "evaluation":
+        if "step-" not in str(path) and "evaluation" not in path.parts:
             assert str(undisturbed) not in path.read_text(), path
     pipeline = Jog3rPipeline.from_pretrained(undisturbed / "bundle")
     assert pipeline.transformer.config.num_layers == 2
@@ -99,6 +100,11 @@ def test_all_stages_make_a_bundle_and_leave_nothing_else(undisturbed: Path, reci
     rotation = json.loads(figures)["one pass"]["v2c"]["first"]["model"]["rotation_deg"]
     assert f"| this model, one pass | {rotation['value']:.2f} |" in card
     assert set(json.loads(figures)) == {"one pass", "both directions"}
+    replaced = shutil.copytree(undisturbed / "bundle", tmp_path / "bundle")
+    train_tiny.bundle(undisturbed / "short" / "pipeline", replaced)  # other weights
+    other = (replaced / "README.md").read_text()
+    assert "Not measured yet" in other and "| this model" not in other and fill_card(other, json.loads(figures)) == card
+    assert not (replaced / FIGURES).exists()
 
 
 def test_the_bundled_card_tells_what_was_measured() -> None:

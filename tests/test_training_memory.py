@@ -69,5 +69,8 @@ def test_the_report_names_a_card(small: Callable[..., TrainConfig]) -> None:
     assert step_flops(replace(config, gradient_checkpointing=True)) > flops > step_flops(replace(config, trainable="none"))
     text = report(step_memory(config), flops, config)
     assert "fits a card of 16 GB" in text and "activations" in text
+    assert "not counted: the text encoder" in text
+    cached = replace(config, data="cache", cache_dir="cache")
+    assert "text encoder" not in report(step_memory(cached), flops, cached)
     with pytest.raises(ValueError, match="train_text_encoder=false"):
         step_memory(small(train_text_encoder=True))

@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pycolmap
@@ -23,6 +24,7 @@ from jog3r.export.scene import Scene
 from jog3r.geometry.registration import Registration
 from jog3r.geometry.registration.degeneracy import pose_known
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
+from jog3r.training.run import validation
 
 LOST = 3  # the frame without a pose
 
@@ -54,6 +56,16 @@ def test_registration_and_clip_say_which_pose_is_unknown(noise_for_map: bool) ->
     fields = Jog3rPipelineOutput(frames=[frames], **named, registration=[result]).clip()
     assert float(fields["confidence"][LOST].max()) == 0 and float(fields["confidence"][LOST - 1].mean()) > 1
     assert LOST not in Scene(**fields).points(edge_tolerance=None).frame
+
+
+def test_validation_counts_an_unknown_pose_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `jog3r evaluate v2c` does: a head that finds no camera is not one that finds a still one."""
+    result = registered(True)
+    found = Jog3rPipelineOutput(frames=None, poses=result.poses[None], registration=[result])
+    monkeypatch.setattr(validation, "reconstruct_clips", lambda *_: found)
+    measured = SimpleNamespace(clips=lambda *_: [SimpleNamespace(poses=result.poses.numpy())], config=None, _empty={})
+    values = validation.Validation._cameras(measured, None)
+    assert values["rotation"] == pytest.approx(180 / 7, abs=0.1) and values["direction"] == pytest.approx(180 / 7, abs=0.1)
 
 
 def test_given_poses_are_known_whatever_the_maps_say() -> None:

@@ -223,6 +223,12 @@ def report(memory: StepMemory, flops: int, config: TrainConfig) -> str:
         f"{name:<12}{getattr(memory, name) / 2**30:8.2f} GiB" for name in ("parameters", "gradients", "optimizer", "average")
     ]
     lines += [f"{'activations':<12}{memory.activations / 2**30:8.2f} GiB", f"{'total':<12}{memory.total / 2**30:8.2f} GiB"]
+    kind = recognise(config)
+    if kind.model == "jog3r" and kind.embeds_captions:
+        lines += [
+            f"not counted: the text encoder, which data={config.data} needs on the device (T5-XXL: 19 GB in float32); "
+            "captions of a prepared cache (data=cache) are embedded already"
+        ]
     card = memory.smallest_card_gb
     lines += [f"fits a card of {card} GB" if card else f"fits no card of {CARDS_GB[-1]} GB"]
     steps = config.gradient_accumulation_steps * config.num_steps

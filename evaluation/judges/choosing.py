@@ -79,7 +79,8 @@ def judge_folders(options: EvaluationOptions, judge: Judge, processes: Processes
         count = min(len(clips), options.sanity_clips)
         names += [f"sanity/{name}" for name in clips.names[:count]]
         first = len(names) - count
-        rows += [replace(row, owners=range(first, first + count)) for row in sanity_rows(lambda k: clips[k].frames, count)]
+        sanity = sanity_rows(lambda k: clips[k].frames, clips.keys[:count])
+        rows += [replace(row, owners=range(first, first + count)) for row in sanity]
         digest["sanity"] = [str(clips.describe())]
     return judge_rows(judge, rows, names, Path(options.out) / "judge", {"videos": digest}, processes)
 

@@ -17,7 +17,7 @@ from jog3r.evaluation.judges.track_judge import TrackJudge
 from jog3r.evaluation.predictions import Predictions, StoredPredictions
 from jog3r.evaluation.processes import Processes
 from jog3r.evaluation.scoring import known_poses
-from jog3r.evaluation.statistics.intervals import difference, figure, ratio
+from jog3r.evaluation.statistics.intervals import difference, figure, paired_ratios
 from jog3r.evaluation.statistics.per_clip import Samples
 from jog3r.geometry.camera_metrics import PoseErrors, failed_pose_errors, pose_errors
 
@@ -38,6 +38,7 @@ class JudgedRow:
         owners: whose each video is, places in the names of the clips.
         cameras: predictions whose `poses` and `degenerate` the judge's cameras are compared with; None: there are none.
         content: what decides the videos of this row beside what decides all, for restarts.
+        numbers: of the videos for good, as `ClipSet.keys`: verdicts are stored and seeded by them; None: their places.
     """
 
     name: str
@@ -45,6 +46,11 @@ class JudgedRow:
     owners: Sequence[int]
     cameras: Sequence[Mapping[str, np.ndarray]] | None = None
     content: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Sequence[int] | None = None
+
+    def number(self, place: int) -> int:
+        """Of the video at a place."""
+        return place if self.numbers is None else self.numbers[place]
 
 
 def judge_rows(
@@ -69,7 +75,7 @@ def judge_rows(
     for number, row in enumerate(rows):
         config = {"task": "judge", "jog3r": __version__, "row": row.name, **judge.describe(), **row.content, **content}
         store = Predictions(folder / f"row{number}", config)
-        keys = [f"{k:06d}" for k in range(len(row.owners))]
+        keys = [f"{row.number(k):06d}" for k in range(len(row.owners))]
         export(store, keys, _look(judge, row), f"{judge.name}: {row.name}", processes, strict=False)
         stored[row.name] = store.stored(keys)
     processes.wait()
@@ -89,12 +95,13 @@ def judge_rows(
     return result | {"errors": refusals}, samples
 
 
-def sanity_rows(load: Callable[[int], np.ndarray], count: int) -> list[JudgedRow]:
-    """Rows on which the judge itself is judged, from `count` real clips."""
+def sanity_rows(load: Callable[[int], np.ndarray], numbers: Sequence[int]) -> list[JudgedRow]:
+    """Rows on which the judge itself is judged, from real clips: `load` gives the frames of the one at a place."""
+    count = len(numbers)
 
     def row(name: str) -> JudgedRow:
-        content = {"mixed of": count} if name == MIXED else {}
-        return JudgedRow(name, lambda k: sanity_video(name, k, count, load), range(count), content=content)
+        content = {"mixed of": list(numbers)} if name == MIXED else {}
+        return JudgedRow(name, lambda k: sanity_video(name, k, count, load), range(count), content=content, numbers=numbers)
 
     return [row(name) for name in SANITY_ROWS]
 
@@ -106,10 +113,9 @@ def row_differences(samples: Samples, rows: Sequence[str]) -> dict[str, dict[str
         first, other = samples.ratios.get(rows[0], {}), samples.ratios.get(name, {})
         differences = {}
         for key in (key for key in first if key in other):
-            both = (first[key][1] > 0) & (other[key][1] > 0)
-            if both.any():
-                pair = [ratio(top[both], bottom[both]) for top, bottom in (other[key], first[key])]
-                differences[key] = figure(difference(*pair), int(both.sum()))
+            *pair, count = paired_ratios(other[key], first[key])
+            if count:
+                differences[key] = figure(difference(*pair), count)
         found[f"{name} minus {rows[0]}"] = differences
     return found
 
@@ -122,7 +128,7 @@ def _look(judge: Judge, row: JudgedRow) -> Callable[[Sequence[int]], list[dict[s
             if frames is None:
                 raise ValueError(_NO_VIDEO)
             motion = np.array(video_motion(frames)["frame_difference"])
-            found.append({**judge.look(frames, k), f"figure {_MOTION}": motion})
+            found.append({**judge.look(frames, row.number(k)), f"figure {_MOTION}": motion})
         return found
 
     return look

@@ -7,7 +7,7 @@ import numpy as np
 
 from jog3r.evaluation.report import Block, Heading, Table
 from jog3r.evaluation.statistics.distances import DISTANCES, distance_difference, distance_figure
-from jog3r.evaluation.statistics.intervals import Figure, Statistic, difference, figure
+from jog3r.evaluation.statistics.intervals import Figure, Statistic, difference, figure, paired_ratios
 from jog3r.evaluation.statistics.per_clip import Samples, load_samples
 
 HIGHER_IS_BETTER = (
@@ -19,6 +19,7 @@ HIGHER_IS_BETTER = (
 NO_SIDE = (
     "visibility",
     "visible share",
+    "overlapping pairs %",
     "frame_difference",
     "flow_px",
     "motion: frame difference",
@@ -35,8 +36,8 @@ def compare_runs(first: str | Path, second: str | Path) -> dict[str, Any]:
 
     Returns:
         By task: `clips` in common, `left_out` of each, `tables`: by path and figure `first`, `second` and `difference` with
-        intervals on the same draws of the clips, and `verdict`: "first", "second" (is better: the interval leaves zero out),
-        "undecided", or "-" where neither direction is better.
+        intervals on the same draws of the clips that have the figure in both, and `verdict`: "first", "second" (is better: the
+        interval leaves zero out), "undecided", or "-" where neither direction is better.
 
     Raises:
         ValueError: no results, no task or clip in common, or other frames of a clip.
@@ -85,8 +86,7 @@ def _compare_task(task: str, first: Samples, second: Samples) -> dict[str, Any]:
     for path in first.tables():
         if path.rpartition("/")[2] in OF_NO_MODEL or path not in second.tables():
             continue
-        mine, theirs = first.statistics(path), second.statistics(path)
-        tables[path] = {name: _compare(name, mine[name], theirs[name], len(common)) for name in mine if name in theirs}
+        tables[path] = _compare_table(path, first, second)
     for network, (own, real) in first.features.items():
         if network in second.features:
             other, other_real = second.features[network]
@@ -94,6 +94,16 @@ def _compare_task(task: str, first: Samples, second: Samples) -> dict[str, Any]:
             found = _compare_sets(own[:, :count], real, other[:, :count], other_real)
             tables |= {} if found is None else {network: found}
     return {"clips": len(common), "left_out": left_out, "tables": tables}
+
+
+def _compare_table(path: str, first: Samples, second: Samples) -> dict[str, dict[str, Any]]:
+    """Each figure of a table that both have, over the clips that have it in both: a run must not win by failing on hard clips."""
+    if path in first.pairs or path.startswith("captions/"):  # a failed clip counts there, and a caption may ask for nothing
+        mine, theirs = first.statistics(path), second.statistics(path)
+        return {name: _compare(name, mine[name], theirs[name], len(first.clips)) for name in mine if name in theirs}
+    figures, others = first.ratios[path], second.ratios[path]
+    pairs = {name: paired_ratios(figures[name], others[name]) for name in figures if name in others}
+    return {name: _compare(name, *pair) for name, pair in pairs.items() if pair[2]}
 
 
 def _check_same_frames(first: Samples, second: Samples) -> None:

@@ -77,6 +77,14 @@ def quotient(above: Statistic, below: Statistic) -> Statistic:
     return lambda weights: _quotient(above(weights), below(weights))
 
 
+def paired_ratios(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
+) -> tuple[Statistic, Statistic, int]:
+    """`ratio` of two pairs of sums, each (top (N,), bottom (N,)), over the clips that count in both, and how many these are."""
+    both = (first[1] > 0) & (second[1] > 0)
+    return ratio(first[0][both], first[1][both]), ratio(second[0][both], second[1][both]), int(both.sum())
+
+
 def difference(first: Statistic, second: Statistic) -> Statistic:
     """One statistic minus another, on the same draws: paired."""
     return lambda weights: first(weights) - second(weights)

@@ -155,6 +155,8 @@ def _notes_of_videos(result: Mapping[str, Any]) -> list[str]:
     notes = _common_notes(settings, "realestate10k" if settings.get("source") == "realestate10k" else None)
     if settings["N"] != _CAPTIONS:
         notes.append(f"{settings['N']} captions (paper: {_CAPTIONS})")
+    if "videos a caption" in settings:
+        notes.append(f"{settings['videos a caption']} videos a caption (paper: 1)")
     if not str(settings["features"]).lower().startswith(("vit", "dino")):
         notes.append(f"MEt3R on {settings['features']} (paper: DINO)")
     notes.append("real clips went through the VAE before FID and FVD (the paper does not say)")
@@ -185,4 +187,10 @@ def _common_notes(settings: Mapping[str, Any], data: str | None) -> list[str]:
         notes.append(f"frames of {shown} pixels (paper: {_SIDE} x {_SIDE})")
     if settings.get("resize_mode", "stretch") != "stretch" and not isinstance(size, str):
         notes.append("frames cropped (paper: stretched)")
+    if "V2C" in settings:
+        notes.append(f"{settings['V2C']} of each video read (paper: once)")
+    if others := [name for name in settings if name.startswith("registration ")]:
+        notes.append(", ".join(f"{name}: {settings[name]}" for name in others))
+    if "videos" in settings:
+        notes.append(f"several windows of a video ({settings['videos']} videos)")
     return notes

@@ -62,12 +62,15 @@ def _to_model(value: torch.Tensor, pipeline: Any) -> torch.Tensor:
 
 
 def reconstruct_samples(pipeline: Any, clips: list[Clip], embedded: dict[str, Any]) -> Jog3rPipelineOutput:
-    """Depth (K, F, H, W) and poses (K, F, 4, 4) of the clips."""
+    """Depth (K, F, H, W), poses (K, F, 4, 4) and registration of the clips."""
     empty = {name: _to_model(value, pipeline) for name, value in embedded["empty"].items()}
     found = [
         pipeline(video=clip.frames, task="v2c", generator=torch.Generator().manual_seed(0), output_type="np", **empty)
         for clip in clips
     ]
     return Jog3rPipelineOutput(
-        frames=None, depth=torch.cat([one.depth for one in found]), poses=torch.cat([one.poses for one in found])
+        frames=None,
+        depth=torch.cat([one.depth for one in found]),
+        poses=torch.cat([one.poses for one in found]),
+        registration=[one.registration[0] for one in found],
     )

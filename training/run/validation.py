@@ -93,7 +93,7 @@ class Validation:
         for clip in self.clips(pipeline, "reconstruction"):
             try:
                 found = reconstruct_clips(pipeline, [clip], self.config, self._empty)
-                errors.append(pose_errors(found.poses[0], clip.poses))
+                errors.append(pose_errors(found.poses[0], clip.poses, known=found.registration[0].pose_known))
             except ValueError as error:
                 logger.warning("no cameras in a validation clip: %s", error)
                 errors.append(failed_pose_errors(clip.poses))

@@ -7,7 +7,7 @@ from typing import Any
 
 from jog3r.data.files import write_aside
 
-__all__ = ["FIGURES", "fill_card", "figures_of", "write_figures"]
+__all__ = ["FIGURES", "fill_card", "figures_of", "without_figures", "write_figures"]
 
 FIGURES = "evaluation.json"
 _BEGIN, _END = "<!-- figures of evaluation.json -->", "<!-- end of the figures -->"
@@ -51,6 +51,12 @@ def fill_card(card: str, figures: Mapping[str, Any]) -> str:
         return f"{card.rstrip()}\n\n## Measured quality\n\n{tables}\n".lstrip()
     before, _, rest = card.partition(_BEGIN)
     return before + tables + rest.partition(_END)[2]
+
+
+def without_figures(card: str) -> str:
+    """A card that tells no figures until they are measured: those between its marks are of other weights."""
+    before, begin, rest = card.partition(_BEGIN)
+    return f"{before}{begin}\n\nNot measured yet.\n\n{_END}{rest.partition(_END)[2]}" if begin else card
 
 
 def _tables(figures: Mapping[str, Any]) -> str:

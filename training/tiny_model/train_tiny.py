@@ -8,9 +8,9 @@ interruption. Hours and results to expect stand in the recipes and in the bundle
 """
 
 import argparse
+import hashlib
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ from jog3r.data.files import replace_folder
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.folder_lock import FolderLock
 from jog3r.training.saving import save_without_paths
-from jog3r.training.tiny_model.card_figures import figures_of, write_figures
+from jog3r.training.tiny_model.card_figures import figures_of, without_figures, write_figures
 
 logger = logging.getLogger(__name__)
 TRAINING = Path(__file__).resolve().parents[1]
@@ -35,8 +35,9 @@ def bundle(pipeline_dir: str | Path, destination: str | Path) -> None:
 
     def write(aside: Path) -> None:
         save_without_paths(pipeline, aside)
-        if (destination / "README.md").exists():  # the model card is written by hand, but for its figures
-            shutil.copy(destination / "README.md", aside / "README.md")
+        card = destination / "README.md"
+        if card.exists():  # the model card is written by hand, but for its figures
+            (aside / "README.md").write_text(without_figures(card.read_text(encoding="utf-8")), encoding="utf-8")
 
     replace_folder(destination, write)
     size = sum(path.stat().st_size for path in destination.rglob("*") if path.is_file())
@@ -75,7 +76,12 @@ def train(runs: Path, recipes: Path) -> int:
 
 
 def evaluate(model: Path, folder: Path, clips: int, videos: int) -> int:
-    """Evaluate a bundle on held-out clips and captions and write its card's figures; the exit code of what fails, else 0."""
+    """Evaluate a bundle on held-out clips and captions and write its card's figures; the exit code of what fails, else 0.
+
+    Results lie in a folder of `folder` that has the weights' hash for a name: a bundle made anew is evaluated anew.
+    """
+    weights = b"".join(path.read_bytes() for path in sorted(model.rglob("*.safetensors")))
+    folder = folder / hashlib.sha256(weights).hexdigest()[:16]
     common = ("--model", str(model), "--clips", str(clips))
     tasks = {"one pass": ("all", "--videos", str(videos)), "both directions": ("v2c", "--both_directions")}
     runs = {name: folder / name.replace(" ", "_") for name in tasks}
