@@ -41,6 +41,7 @@ __all__ = [
 
 MAX_POINTS = 400_000
 PAGE_BYTES = 4_900_000  # of a page: mail takes it, and a telephone opens it
+_PAGE_CAMERAS = 400  # drawn in a page, of more an even choice: each takes 3 KB
 _POINT_BYTES = 28  # of a point in the GLB
 _QUALITIES = (88, 70, 50, 30)  # of JPEG; below the first, pictures of a page leave half of it to the points
 _SHEET_SIDE = 1600  # of all pictures of a clip on one
@@ -154,11 +155,9 @@ def player_tag(
         plays: Whether it plays by itself at first, twice.
     """
     count = len(shown.poses)
-    height, width = shown.size
     data: dict[str, Any] = {
         "poses": [pose if known else None for pose, known in zip(_view_poses(shown.poses), shown.known.tolist(), strict=True)],
-        "field": round(height / 2 / float(np.median(shown.intrinsics[:, 1, 1])), 4),
-        "wide": round(width / 2 / float(np.median(shown.intrinsics[:, 0, 0])), 4),
+        "lenses": _lenses(shown.intrinsics, shown.size),
         "caption": caption,
         "plays": plays,
     }
@@ -187,7 +186,8 @@ def _tag(label: str, times: np.ndarray, addresses: Mapping[str, str], more: Mapp
 
 
 def html_page(shown: Shown, title: str = "") -> bytes:
-    """One HTML file below 5 MB with all it shows: of a larger cloud an even choice of points, large pictures compressed further.
+    """One HTML file below 5 MB with all it shows: of a larger cloud an even choice of points, of more than 400 cameras an even
+    choice of these, large pictures compressed further.
 
     Args:
         shown: What it shows.
@@ -196,7 +196,9 @@ def html_page(shown: Shown, title: str = "") -> bytes:
     Raises:
         ValueError: The pictures leave no room.
     """
-    known = shown.known
+    known = np.zeros_like(shown.known)
+    known[_evenly(np.flatnonzero(shown.known), _PAGE_CAMERAS)] = True
+    shown = replace(shown, known=known)
     cameras = shown.poses[known], shown.intrinsics[known], shown.size
     for quality in _QUALITIES:
         addresses = {name: f"data:image/jpeg;base64,{_text(content)}" for name, content in shown.sheets(quality).items()}
@@ -241,8 +243,21 @@ def _page(tag: str, title: str) -> bytes:
 def _view_poses(poses: np.ndarray) -> list[list[float]]:
     """Of each camera its right, up and back and where it stands, in the axes of GLB: F times 12 numbers."""
     turned = (WORLD_TO_Y_UP @ poses @ OPENCV_TO_OPENGL)[:, :3].transpose(0, 2, 1).reshape(-1, 12)
-    numbers: list[list[float]] = turned.round(4).tolist()
-    return numbers
+    return [[float(f"{value:.6g}") for value in camera] for camera in turned.tolist()]
+
+
+def _lenses(intrinsics: np.ndarray, size: tuple[int, int]) -> list[list[float]]:
+    """Of each camera where its picture ends, left, right, below and above, at distance 1; one for all frames if all are alike."""
+    height, width = size
+    across = (np.array([-0.5, width - 0.5]) - intrinsics[:, 0, 2:]) / intrinsics[:, 0, :1]  # (F, 2)
+    upward = (intrinsics[:, 1, 2:] - np.array([height - 0.5, -0.5])) / intrinsics[:, 1, 1:2]  # (F, 2)
+    lenses: list[list[float]] = np.concatenate([across, upward], 1).round(5).tolist()
+    return lenses[:1] if all(lens == lenses[0] for lens in lenses) else lenses
+
+
+def _evenly(places: np.ndarray, count: int) -> np.ndarray:
+    """At most so many of them, from the first to the last."""
+    return places if len(places) <= count else places[np.linspace(0, len(places) - 1, count).round().astype(int)]
 
 
 def _numbered(cloud: PointCloud | None, numbers: np.ndarray) -> PointCloud | None:

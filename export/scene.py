@@ -234,15 +234,15 @@ class Scene:
         """The frames whose pose is known, under their own numbers; the scene itself if all are.
 
         Args:
-            pictures: False for those that only look at the cameras and points: the frames are then all the first, which saves
-                copying those of a long video.
+            pictures: False for those that only look at the cameras and points: where no points take their colours from the
+                frames, these are then all the first, which saves copying those of a long video.
         """
         if self.pose_known.all():
             return self
         chosen = object.__new__(Scene)  # nothing is there that was not checked
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "frames" and not pictures:
+            if field.name == "frames" and not pictures and self.pointmaps is None:
                 value = np.broadcast_to(value[:1], (int(self.pose_known.sum()), *value.shape[1:]))
             elif isinstance(value, np.ndarray):
                 value = value[self.pose_known]

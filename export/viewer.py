@@ -1,5 +1,6 @@
 """An interactive viewer in the browser: the cloud, frame by frame or all at once, and its cameras."""
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def view_scene(directory: str | Path, *, host: str = "127.0.0.1", port: int = 80
         The viser server (stop it with `.stop()`), when `block` is False.
 
     Raises:
-        ValueError: The folder holds no result, or files of different runs.
+        ValueError: The folder holds no result, or files of different runs; or `host` is no address of this machine.
         ImportError: viser is not installed; the message says how to install it.
     """
     try:
@@ -40,6 +41,7 @@ def view_scene(directory: str | Path, *, host: str = "127.0.0.1", port: int = 80
             "the viewer needs viser: pip install '.[viewer]' in the checkout of jog3r (or open pointcloud.glb in any 3D viewer)"
         ) from error
     shown = read_shown(directory, PICTURE_SIDE)
+    _check_host(host)
     server = viser.ViserServer(host=host, port=port, verbose=False)
     _Viewer(server, shown)
     if block:
@@ -49,6 +51,17 @@ def view_scene(directory: str | Path, *, host: str = "127.0.0.1", port: int = 80
             server.stop()
         return None
     return server
+
+
+def _check_host(host: str) -> None:
+    """Refuse an address that is not of this machine: viser would look for a free port there, and never come back."""
+    try:
+        family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, 0), family=family).close()
+    except OSError as error:
+        raise ValueError(
+            f"cannot listen on host {host!r} ({error}); give an address of this machine, such as 127.0.0.1"
+        ) from error
 
 
 @dataclass

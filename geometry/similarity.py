@@ -13,6 +13,7 @@ from jog3r.geometry.robust import geman_mcclure, weighted_median
 
 MIN_POINTS = 16  # seven unknowns, with something left to tell inliers from outliers
 CHI3_MEDIAN = 1.5382  # median length of a 3-vector whose components have standard deviation 1
+_LEAST_SIGMA = 1e-5  # of a join's points, relative to their noise
 EFFECTIVE_POINTS = 64.0  # errors of neighbouring pixels go together: a map tells no more than about so many independent points
 
 
@@ -157,7 +158,8 @@ def _information(similarity: Tensor, source: Tensor, weights: Tensor, noise: Ten
     jacobian = torch.cat(
         (-hat(moved), moved[..., None], torch.eye(3).to(moved).expand(len(moved), 3, 3)), dim=-1
     )  # (N, 3, 7): d (exp(x) moved) / dx
-    strength = weights / weights.sum() * min(EFFECTIVE_POINTS, len(moved)) / (noise * sigma) ** 2
+    # Copies of the same points fit exactly, and such certainty beside ordinary joins is beyond what float64 can solve for.
+    strength = weights / weights.sum() * min(EFFECTIVE_POINTS, len(moved)) / (noise * sigma.clamp(min=_LEAST_SIGMA)) ** 2
     information = torch.einsum("n,nij,nik->jk", strength, jacobian, jacobian)
     spread = torch.linalg.eigvalsh(information[:3, :3] - _about_centre(information))
     if not bool(spread[0] > 1e-9 * spread[-1]):

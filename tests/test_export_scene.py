@@ -295,7 +295,11 @@ def test_cameras_json_follows_the_contract(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b'{"convention": "other", "width": 1, "height": 1, "fps": 1, "frames": []}', b"\xff"]
+    "content",
+    [
+        *(b"", b"[]", b"{}", b"\xff", b'{"convention": "other", "width": 1, "height": 1, "fps": 1, "frames": []}'),
+        cameras_json(make_scene()).replace(b"1.0", b"NaN", 1),
+    ],
 )
 def test_cameras_json_refusals(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"cameras\.json"):
@@ -314,6 +318,15 @@ def test_npz_reads_back_and_refuses_others(scene: Scene) -> None:
     for content in (b"", b"PK", buffer.getvalue()):
         with pytest.raises(ValueError, match="not an npz"):
             read_npz(content)
+    with np.load(io.BytesIO(npz_bytes(scene))) as file:
+        arrays = dict(file)
+    for more, message in (
+        ({"my_notes": np.zeros(2)}, "holds my_notes, which no scene has"),
+        ({"tracks_xy": np.zeros((1, 2))}, "holds only xy of the arrays of its tracks"),
+    ):
+        np.savez(buffer := io.BytesIO(), **arrays, **more)
+        with pytest.raises(ValueError, match=message):
+            read_npz(buffer.getvalue())
 
 
 def test_blender_refuses_changing_pixel_shapes(scene: Scene) -> None:
@@ -321,6 +334,17 @@ def test_blender_refuses_changing_pixel_shapes(scene: Scene) -> None:
     intrinsics[2, 0, 0] *= 1.1
     with pytest.raises(ValueError, match="one pixel aspect"):
         blender_script(Scene(scene.frames, scene.poses, intrinsics))
+    remark = "shown with one pixel aspect, from which single ones are up to 1.2 % off"
+    intrinsics[2, 0, 0] = scene.intrinsics[2, 0, 0] * 1.012  # as models find it that look for both focal lengths frame by frame
+    assert remark in blender_script(Scene(scene.frames, scene.poses, intrinsics))
+    assert "pixel aspect," not in blender_script(scene)
+
+
+def test_colmap_needs_points_that_several_frames_see(scene: Scene) -> None:
+    with pytest.raises(ValueError, match="this scene has one"):
+        colmap_model(Scene(*(value[:1] for value in (scene.frames, scene.poses, scene.intrinsics, scene.pointmaps))))
+    with pytest.raises(ValueError, match="a camera that only turns shows no depth"):
+        colmap_model(Scene(scene.frames, scene.poses, scene.intrinsics))
 
 
 def test_nerfstudio_without_geometry_has_no_cloud(scene: Scene) -> None:

@@ -15,6 +15,7 @@ from page_checks import changes, data_url, fits_the_width, has_names, is_legible
 from jog3r.__main__ import main
 from jog3r.data import procedural_clip
 from jog3r.export import player
+from jog3r.export.conventions import frustum_corners
 from jog3r.export.exporters import write_results
 from jog3r.export.formats.point_cloud import VERTEX, ply_bytes, read_ply, structured_ply
 from jog3r.export.player import PAGE_BYTES, Shown, html_page, pair_tag, player_tag, read_shown
@@ -128,7 +129,27 @@ def test_the_player_knows_the_cameras_in_the_axes_of_its_file() -> None:
     # Right, up and back are glTF's x, y and z; the world is turned half a turn about x.
     known = [[1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 1, 0, 0, 0, 1, 1, -2, -3]]
     assert data["poses"] == [*known, None] and data["compared"] == {"name": "made", "poses": known}
-    assert (data["field"], data["wide"], data["plays"]) == (0.5, 0.5, False)
+    assert data["plays"] is False and len(data["lenses"]) == 1
+    assert data["lenses"][0] == [-17 / 32, 15 / 32, -7 / 16, 9 / 16]  # left, right, below, above
+    intrinsics[1] = [[20.0, 0, 4], [0, 9, 1], [0, 0, 1]]  # of another model: each frame its own
+    corners = frustum_corners(np.tile(np.eye(4), (3, 1, 1)), intrinsics, (8, 16), 1.0)
+    lenses = data_of(player_tag(Shown.of_scene(replace(scene, intrinsics=intrinsics)), {}))["lenses"]
+    for (left, right, below, above), corner in zip(lenses, corners, strict=True):
+        np.testing.assert_allclose(corner[[0, 2], :2], [[left, -above], [right, -below]], atol=1e-5)
+
+
+def test_of_more_cameras_than_a_page_holds_an_even_choice_is_drawn() -> None:
+    count = 2000
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    poses[:, 0, 3] = np.arange(count) * 1e-6  # of any unit
+    known = np.arange(count) != 0
+    pictures = {"video": np.zeros((count, 8, 8, 3), np.uint8)}
+    shown = Shown(poses, known, np.tile(np.diag([9.0, 9, 1]), (count, 1, 1)), (8, 8), np.arange(count) / 8, pictures, None)
+    page = html_page(shown)
+    drawn = [place for place, pose in enumerate(data_of(page)["poses"]) if pose]
+    assert len(page) < PAGE_BYTES and len(drawn) == 400 and (drawn[0], drawn[-1]) == (1, count - 1)
+    assert set(np.diff(drawn)) <= {5, 6}
+    assert data_of(page)["poses"][drawn[1]][9] == pytest.approx(drawn[1] * 1e-6, rel=1e-5)
 
 
 def test_two_videos_beside_each_other_have_one_clock_and_no_points() -> None:
@@ -235,6 +256,18 @@ def test_a_click_on_a_camera_and_the_keys(opened) -> None:
     assert opened.evaluate("document.querySelector('scene-player').frame") == 7
     scrub(opened, 3)  # the view follows the clock
     assert opened.evaluate("document.querySelector('point-view').flight") == 3
+    seen = opened.locator("point-view").evaluate("""view => {  // the picture of a camera that is off its middle fills the view
+      const { lenses } = view.cameras;
+      view.cameras.lenses = [[-0.2, 0.8, -0.6, 0.3]];
+      const m = view.matrix(view.onPath(3)), row = (k, [x, y, z]) => m[k] * x + m[4 + k] * y + m[8 + k] * z + m[12 + k];
+      const places = view.corners().map((corner) => [row(0, corner) / row(3, corner), row(1, corner) / row(3, corner)]);
+      view.cameras.lenses = lenses;
+      return places;
+    }""")
+    across, upward = np.array(seen).T  # of upper left, upper right, lower left, lower right
+    assert np.allclose(across, np.abs(across).max() * np.array([-1, 1, -1, 1]), atol=1e-5)
+    assert np.allclose(upward, np.abs(upward).max() * np.array([1, 1, -1, -1]), atol=1e-5)
+    assert np.abs(seen).max() == pytest.approx(1, abs=1e-5)
     opened.locator("point-view canvas").press("ArrowLeft")  # and is left by turning
     assert through.get_attribute("aria-pressed") == "false"
     opened.locator("point-view canvas").press(".")

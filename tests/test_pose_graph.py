@@ -6,7 +6,7 @@ from torch import Tensor
 
 from jog3r.geometry.cameras import rotation_angle_deg, transform
 from jog3r.geometry.pose_graph import Edge, chain_nodes, solve_block_tridiagonal, solve_pose_graph
-from jog3r.geometry.similarity import sim3_adjoint, sim3_exp, sim3_inverse, sim3_log, sim3_parts
+from jog3r.geometry.similarity import fit_similarity, sim3_adjoint, sim3_exp, sim3_inverse, sim3_log, sim3_parts
 
 DOUBLE = torch.float64
 SIGMA = torch.tensor([0.01, 0.01, 0.01, 0.02, 0.02, 0.02, 0.02], dtype=DOUBLE)
@@ -76,6 +76,19 @@ def test_exact_edges_give_the_true_nodes_with_and_without_loop() -> None:
         torch.testing.assert_close(graph.nodes, truth, atol=1e-9, rtol=0)
         assert graph.converged
         assert graph.cost < 1e-12
+
+
+def test_exact_joins_beside_noisy_ones_can_be_solved() -> None:
+    """A video that stands still for a while: its windows are copies of each other there."""
+    points, joins = torch.randn(300, 3, dtype=torch.float64) + torch.tensor([0.0, 0, 5]), []
+    for place in range(6):
+        noise = 0 if place in (2, 3, 5) else 0.01
+        joins.append(fit_similarity(points, points + noise * torch.randn(points.shape, dtype=torch.float64), torch.ones(300)))
+    edges = [Edge(k, k + 1, join.transform, join.information) for k, join in enumerate(joins)]
+    loop = fit_similarity(points, points + 0.01 * torch.randn(points.shape, dtype=torch.float64), torch.ones(300))
+    solution = solve_pose_graph(edges, [Edge(0, 6, loop.transform, loop.information)])
+    assert bool(torch.isfinite(solution.nodes).all())
+    assert float((solution.nodes - torch.eye(4, dtype=torch.float64)).abs().max()) < 0.1
 
 
 def test_a_loop_takes_the_drift_out() -> None:

@@ -82,6 +82,8 @@ def test_words_are_read_also_beside_others() -> None:
 def test_scene_drops_the_geometry_of_unknown_poses(scene: Scene) -> None:
     assert scene.confidence[LOST].max() == 0
     posed = scene.posed()
+    cloud, same = posed.points(), scene.posed(pictures=False).points()
+    assert np.array_equal(cloud.colors, same.colors) and np.array_equal(cloud.points, same.points)
     assert posed.frame_index.tolist() == [0, 1, 2, 4, 5] and posed.pose_known.all()
     assert make_scene().posed().frame_index.tolist() == list(range(6))
     with pytest.raises(ValueError, match="False for every frame"):

@@ -97,6 +97,11 @@ def test_other_folders_are_refused_in_one_line(capsys: pytest.CaptureFixture, vi
         assert main(["view", str(tmp_path / name)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
+    pytest.importorskip("viser")
+    for host in ("203.0.113.7", "no such host"):  # viser alone would look for a free port there for ever
+        assert main(["view", str(tmp_path / "result"), "--host", host]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"cannot listen on host {host!r}" in line
 
 
 def test_where_cameras_come_from_and_which_were_laid_between_read_back(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from jog3r.export.scene import Scene
 __all__ = ["blender_files", "blender_script"]
 
 SENSOR_MM = 36.0
+_SAME_ASPECT, _MOST_ASPECT = 1e-3, 0.02  # of fx / fy from its middle: the same; too far for one render to show all frames
 _TEMPLATE = '''"""Blender: Scripting > Open > Run, or `blender --python camera.py`. Makes the camera of the clip, animated.
 
 It also loads scene.glb if that lies beside this file. Lengths are the reconstruction's own, not metres.
-"""
+{remark}"""
 
 import json
 import os
@@ -88,16 +89,18 @@ def blender_script(scene: Scene) -> str:
         The script's text; the key frames are in it as JSON.
 
     Raises:
-        ValueError: The shape of the pixels, fx / fy, changes along the clip.
+        ValueError: The shape of the pixels, fx / fy, changes along the clip by more than 2 %. Below, the script takes the middle
+            one and says so: exact across, and at the upper and lower border at most 1 % of the height off.
     """
     scene = scene.posed(pictures=False)
     height, width = scene.size
     aspects = scene.intrinsics[:, 0, 0] / scene.intrinsics[:, 1, 1]
     aspect = float(np.median(aspects))
-    if np.abs(aspects / aspect - 1).max() > 1e-3:
+    off = float(np.abs(aspects / aspect - 1).max())
+    if off > _MOST_ASPECT:
         raise ValueError(
             f"Blender has one pixel aspect for a clip, but fx / fy runs from {aspects.min():.4g} to {aspects.max():.4g}; "
-            "give all frames the same fx / fy"
+            "give all frames intrinsics of nearly the same fx / fy"
         )
     poses = WORLD_TO_Z_UP @ scene.poses @ OPENCV_TO_OPENGL
     quaternions = continuous(quaternion_wxyz(poses[:, :3, :3]))
@@ -123,7 +126,9 @@ def blender_script(scene: Scene) -> str:
         "pixel_aspect": [max(1.0, 1 / aspect), max(1.0, aspect)],
         "frames": frames,
     }
-    return _TEMPLATE.replace("{clip}", json.dumps(clip, indent=1))
+    remark = f"All frames are shown with one pixel aspect, from which single ones are up to {100 * off:.1f} % off.\n"
+    script = _TEMPLATE.replace("{remark}", remark if off > _SAME_ASPECT else "")
+    return script.replace("{clip}", json.dumps(clip, indent=1))
 
 
 def blender_files(scene: Scene, *, max_points: int | None = 200_000) -> dict[str, bytes]:

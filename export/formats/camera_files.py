@@ -65,6 +65,8 @@ def read_cameras_json(content: bytes) -> tuple[np.ndarray, np.ndarray, tuple[int
         raise ValueError(f"cameras.json has convention {convention!r}, expected {CONVENTION!r}; convert the poses first")
     if poses.shape[1:] != (4, 4) or intrinsics.shape != (len(poses), 3, 3):
         raise ValueError(f"cameras.json needs 4 x 4 poses and 3 x 3 intrinsics, got {poses.shape} and {intrinsics.shape}")
+    if not np.isfinite(poses).all() or not np.isfinite(intrinsics).all():
+        raise ValueError("cameras.json holds numbers that are not finite; leave frames without a camera out")
     return poses, intrinsics, size, fps
 
 
@@ -83,6 +85,8 @@ def read_details(content: bytes) -> dict[str, Any]:
     for name, key in (("registered", "registered"), ("times", "time"), ("frame_index", "index")):
         if all(key in frame for frame in frames):
             details[name] = [frame[key] for frame in frames]
+    if not np.isfinite(details.get("times", [])).all():
+        raise ValueError(f"cameras.json has times that are not finite: {details['times'][:8]}; give them in seconds")
     return {name: value if isinstance(value, str) else np.array(value) for name, value in details.items()}
 
 
@@ -116,4 +120,8 @@ def read_npz(content: bytes) -> Scene:
     words = {name: str(arrays.pop(name, "")) for name in ("caption", "source")}
     tracks = {name: arrays.pop(f"tracks_{name}") for name in _TRACKS if f"tracks_{name}" in arrays}
     fps = float(arrays.pop("fps"))
+    if others := set(arrays) - set(_ARRAYS):
+        raise ValueError(f"the npz holds {', '.join(sorted(others))}, which no scene has: of another version, or added by hand")
+    if tracks and len(tracks) < len(_TRACKS):
+        raise ValueError(f"the npz holds only {', '.join(sorted(tracks))} of the arrays of its tracks, {', '.join(_TRACKS)}")
     return Scene(**arrays, fps=fps, tracks=Tracks(**tracks) if tracks else None, **words)

@@ -62,8 +62,12 @@ def colmap_model(scene: Scene, tracks: Tracks | None = None) -> ColmapModel:
         tracks: None takes those of the scene or, where it has none, `build_tracks` with its defaults.
 
     Raises:
-        ValueError: The scene has neither tracks nor pointmaps, or no point is seen twice.
+        ValueError: The scene has one frame, or neither tracks nor pointmaps, or no point is seen twice.
     """
+    if scene.num_frames < 2:
+        raise ValueError("a point of COLMAP is seen in two frames or more, and this scene has one; give more frames")
+    if tracks is None and scene.tracks is None and scene.pointmaps is None:
+        raise ValueError("COLMAP needs points, and none are known: a camera that only turns shows no depth; leave colmap out")
     if tracks is None:
         tracks = build_tracks(scene) if scene.tracks is None else scene.tracks
     tracks = tracks.of_frames(scene.pose_known)

@@ -186,7 +186,7 @@
       const axis = (k) => Array.from({ length: Math.floor(count / stride) }, (_, i) => points[3 * i * stride + k]).sort((a, b) => a - b);
       const sorted = [0, 1, 2].map(axis), at = (share) => sorted.map((values) => values[Math.floor(share * (values.length - 1))]);
       const low = at(0.05), high = at(0.95), middle = at(0.5);
-      this.radius = Math.max(1e-3, Math.hypot(...high.map((value, k) => value - low[k])) / 2);
+      this.radius = Math.hypot(...high.map((value, k) => value - low[k])) / 2 || 1e-3;  // all in one place: any
       this.spacing = (2.2 * this.radius) / Math.sqrt(count / 4);
       const scene = Array.from({ length: Math.floor(count / stride) }, (_, i) => [0, 1, 2].map((k) => points[3 * i * stride + k]));
       const places = [...this.known.map((i) => this.cameras.poses[i]), ...(this.cameras.compared?.poses ?? [])].map((pose) => pose.slice(9));
@@ -219,12 +219,19 @@
     }
 
     onPath(frame) {  // the view of a camera of the clip, or from between two of them
-      const { poses, field, wide } = this.cameras, { known } = this;
+      const { poses } = this.cameras, { known } = this;
       const next = known.findIndex((i) => i >= frame), after = known.at(next), before = known[Math.max(0, next < 0 ? known.length - 1 : next - 1)];
-      const mixed = after > before ? mix(poses[before], poses[after], Math.max(0, (frame - before) / (after - before))) : poses[after];
+      const share = after > before ? Math.max(0, (frame - before) / (after - before)) : 1;
+      const mixed = mix(poses[before], poses[after], share), [left, end, low, high] = mix(this.lens(before), this.lens(after), share);
       const back = unit(mixed.slice(6, 9)), right = unit(cross(mixed.slice(3, 6), back));
       // all of the picture in sight, also where the view is narrower than it
-      return { right, up: cross(back, right), back, eye: mixed.slice(9), field: Math.max(field, (wide * this.canvas.clientHeight) / this.canvas.clientWidth) };
+      const field = Math.max((high - low) / 2, (((end - left) / 2) * this.canvas.clientHeight) / this.canvas.clientWidth);
+      return { right, up: cross(back, right), back, eye: mixed.slice(9), field, centre: [(left + end) / 2, (low + high) / 2] };
+    }
+
+    lens(frame) {  // where its picture ends: left, right, below and above, at distance 1
+      const { lenses } = this.cameras;
+      return lenses[frame] ?? lenses[0];
     }
 
     later() {
@@ -232,11 +239,11 @@
       this.pending = requestAnimationFrame(() => this.draw());
     }
 
-    matrix({ right, up, back, eye, field }) {
-      const { canvas } = this, near = this.radius / 50, far = this.radius * 50;
+    matrix({ right, up, back, eye, field, centre = [0, 0] }) {
+      const { canvas } = this, ratio = canvas.height / canvas.width, near = this.radius / 50, far = this.radius * 50;
       const world = [0, 1, 2].flatMap((k) => [right[k], up[k], back[k], 0]).concat([right, up, back].map((axis) => -inner(axis, eye)), 1);
-      const lens = [canvas.height / canvas.width / field, 0, 0, 0, 0, 1 / field, 0, 0];
-      lens.push(0, 0, (far + near) / (near - far), -1, 0, 0, (2 * far * near) / (near - far), 0);
+      const lens = [ratio / field, 0, 0, 0, 0, 1 / field, 0, 0];
+      lens.push((centre[0] * ratio) / field, centre[1] / field, (far + near) / (near - far), -1, 0, 0, (2 * far * near) / (near - far), 0);
       return multiply(lens, world);
     }
 
@@ -273,10 +280,10 @@
     }
 
     corners() {  // of the image of the camera of the moment, in triangle-strip order
-      const pose = this.cameras.poses[this.moment], { field, wide } = this.cameras, { depth } = this;
+      const pose = this.cameras.poses[this.moment], [left, end, low, high] = this.lens(this.moment), { depth } = this;
       const [right, up, back, eye] = [0, 3, 6, 9].map((k) => pose.slice(k, k + 3));
-      return [[-1, 1], [1, 1], [-1, -1], [1, -1]].map(([x, y]) =>
-        eye.map((value, k) => value + depth * (x * wide * right[k] + y * field * up[k] - back[k])));
+      return [[left, high], [end, high], [left, low], [end, low]].map(([x, y]) =>
+        eye.map((value, k) => value + depth * (x * right[k] + y * up[k] - back[k])));
     }
 
     drawPicture(view) {

@@ -130,8 +130,7 @@ def run_tracked(options: argparse.Namespace) -> str:
         names = sorted(path.name for path in folder.iterdir())
     reasons = found.degenerate if found is not None else maps.degenerate if maps is not None else ()
     lines = [written_line(options.out, names), describe(cameras, found), *more, *notes, *doubts(cameras, reasons)]
-    if cameras.source == "network":
-        lines += _without_effect(options)
+    lines += _without_effect(options, cameras.source)
     if options.model is None and cameras.source == "network":
         lines.append(TINY_NOTE)
     if true_poses is not None:
@@ -168,8 +167,11 @@ def _check_positive(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name} must be {f'at least {least} pixels' if least else 'a positive number'}, got {value}")
 
 
-def _without_effect(options: argparse.Namespace) -> list[str]:
-    """A note on options of tracks where the network's cameras were taken as they are."""
+def _without_effect(options: argparse.Namespace, source: str) -> list[str]:
+    """A note on options of tracks where the network's cameras were taken as they are, or of clouds that are not the network's."""
+    if source != "network":
+        shows = options.keyframes is None or options.depth == "network"
+        return [] if shows else ["note: --keyframes had no effect: these points are the tracks', of all frames"]
     given = [name for name in ("focal_px", "pixel_aspect", "interpolate") if getattr(options, name) != ONLY_TRACKS[name]]
     named = ", ".join(f"--{name}" for name in given)
     return [f"note: {named} had no effect: these cameras are the network's, as it found them"] if given else []

@@ -132,7 +132,9 @@ def reconstruct_windows(options: argparse.Namespace, pipe: Any, frames: Any, spo
 def _summary(result: Any, shown: int, looked: bool) -> str:
     text = f"{len(result)} frames in {len(result.window_starts)} windows; clouds show {shown} of them"
     if len(result.join_residual):
-        text += f"; joins fit to {100 * float(result.join_residual.median()):.1f} % of the distance"
+        middle, worst = (100 * float(value) for value in (result.join_residual.median(), result.join_residual.max()))
+        begin = result.window_starts[int(result.join_residual.argmax()) + 1]
+        text += f"; joins fit to {middle:.1f} % of the distance, the worst, at frame {begin}, to {worst:.1f} %"
     if looked:
         text += f"; {sum(loop.weight > 0.5 for loop in result.loops)} loops closed of {len(result.loops)} tried"
     return text
