@@ -15,6 +15,8 @@ ImageVae: TypeAlias = AutoencoderKL | AutoencoderTiny
 MAX_CHUNK_FRAMES = 16
 MAX_CHUNK_PIXELS = 16 * 256 * 256
 
+FLOAT32_VAES = ("AutoencoderKLWan",)  # stay in float32 beside parts in half precision, as their makers advise
+
 
 def vae_scale_factor(vae: ImageVae) -> int:
     """Pixels per latent, in each direction."""

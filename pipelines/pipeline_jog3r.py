@@ -266,7 +266,9 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
     @torch.no_grad()
     def through_vae(self, video: Any, output_type: str = "np") -> Any:
         """A video as the VAE gives it back: the best that a generated one can look like."""
-        return self.decode_latents(self.encode_video(self.prepare_video(video)), output_type)
+        frames = self.decode_latents(self.encode_video(self.prepare_video(video)), output_type)
+        self.maybe_free_model_hooks()
+        return frames
 
     def predict_pointmaps(self, features: Tensor, height: int, width: int, pairs: Tensor | None = None) -> Pointmap3DHeadOutput:
         """Features (B, F, N, D) to the pointmaps of all pairs (1, f), or of the pairs (P, 2) given."""

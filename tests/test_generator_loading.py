@@ -29,6 +29,16 @@ def close(first: torch.Tensor, second: torch.Tensor) -> None:
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)  # weights of a file lie elsewhere in memory
 
 
+def test_wans_vae_stays_in_float32_whatever_the_rest_computes_in(plain: Path) -> None:
+    pipe = load_pipeline(str(plain / "wan"), dtype=torch.bfloat16)
+    assert (pipe.vae.dtype, pipe.transformer.dtype, pipe.text_encoder.dtype) == (torch.float32, torch.bfloat16, torch.bfloat16)
+    pipe.register_modules(pointmap_head=tiny_generator("wan").pointmap_head.to(torch.bfloat16))
+    found = made(pipe, "wan")
+    assert torch.isfinite(found.frames).all() and torch.isfinite(found.pointmaps).all()
+    assert torch.isfinite(pipe(video=found.frames, registration=False, max_sequence_length=8).pointmaps).all()
+    assert load_pipeline(str(plain / "cogvideox"), dtype=torch.bfloat16).vae.dtype == torch.bfloat16
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plain")

@@ -165,7 +165,10 @@ def test_cameras_of_a_video_take_one_pass_that_stops_at_the_tap(pipes: dict, nam
     if name == "ltx":
         with pytest.raises(ValueError, match="prompt_embeds need their prompt_attention_mask"):
             pipe(video=frames, **options, prompt_embeds=texts[0])
+    freed: list[int] = []
+    monkeypatch.setattr(pipe, "maybe_free_model_hooks", lambda: freed.append(1))
     assert pipe.through_vae(frames).shape[:2] == frames.shape[:2]  # without no_grad around it
+    assert freed == [1]  # where parts are offloaded the VAE goes back
     given["prompt_embeds"] = given["prompt_embeds"] + 1
     assert (pipe(video=frames, generator=seeded(), **options | given).pointmaps - output.pointmaps).abs().max() > 1e-2
 

@@ -16,7 +16,7 @@ from jog3r.geometry.cameras import pixel_rays, relative_poses, rotation_angle_de
 from jog3r.geometry.registration.checks import check_inputs
 from jog3r.geometry.registration.joint_fit.samples import take_samples
 from jog3r.geometry.registration.joint_fit.tree import first_state, unit_length
-from jog3r.geometry.registration.threads import one_thread_if_small
+from jog3r.geometry.registration.threads import full_precision, one_thread_if_small
 
 
 @pytest.fixture(autouse=True)
@@ -353,6 +353,20 @@ def test_noise_instead_of_points_is_a_poor_fit() -> None:
     maps[2] = torch.randn_like(maps[2])
     result = register_pointmaps(*maps)
     assert finite(result) and all(any(w in words for w in ("poor fit", "no overlap")) for words in result.degenerate[1:])
+
+
+def test_on_cuda_nothing_is_rounded_to_tf32() -> None:
+    matmul, before = torch.backends.cuda.matmul, torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with full_precision(torch.device("cpu")):
+            assert matmul.fp32_precision == "tf32"
+        with pytest.raises(KeyError), full_precision(torch.device("cuda")):
+            assert matmul.fp32_precision == "ieee"
+            raise KeyError
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_autocast_outside_changes_nothing() -> None:

@@ -129,8 +129,6 @@ def test_what_the_pipeline_cannot_do_is_refused_before_the_first_step() -> None:
     with pytest.raises(ValueError, match="finds cameras in at most 64 frames, got num_frames=65: set sample_every=0"):
         built(settings(num_frames=65))
     built(settings(num_frames=65, sample_every=0))
-    with pytest.raises(ValueError, match="attention_backend=sage: "):
-        built(settings(attention_backend="sage"))
 
 
 def test_a_pipeline_of_the_other_kind_is_refused() -> None:

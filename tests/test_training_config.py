@@ -42,6 +42,7 @@ def test_options_override_the_recipe() -> None:
         (["--num_steps", "1", "--num_steps", "2"], "given twice"),
         (["num_steps", "1"], "expected an option"),
         (["--optimizer", "sgd"], "must be one of"),
+        (["--attention_backend", "sage"], "must be one of"),  # it has no gradients
         (["--generation_batch", "0", "--reconstruction_batch", "0"], "not both 0"),
         (["--num_frames", "1"], "pairs of frames"),
         (["--pairs_per_clip", "0"], "pairs_per_clip"),

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from memory_table import allocated_peak
+from torch import nn
+from torch.nn import functional as F
 from training_cases import batch_and_draws, built, settings
 
 from jog3r.training.config import TrainConfig
-from jog3r.training.memory import measure_step, report, step_flops, step_memory
+from jog3r.training.memory import NormsAsOnCuda, measure_step, report, step_flops, step_memory
 from jog3r.training.optimization import build_optimizers
 
 
@@ -63,14 +65,25 @@ def test_optimizer_bytes_are_those_of_its_moments(optimizer: str, small: Callabl
     assert counted == pytest.approx(sum(moments.values()), rel=0.01)
 
 
+def test_norms_are_counted_in_float32_as_cuda_computes_them() -> None:
+    values = torch.randn(2, 8, dtype=torch.bfloat16)
+    with NormsAsOnCuda():
+        assert F.layer_norm(values, (8,)).dtype == torch.bfloat16
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for norm in (nn.LayerNorm(8), nn.RMSNorm(8), nn.GroupNorm(2, 8)):
+                assert norm(values).dtype == torch.float32
+                assert nn.Linear(8, 8)(norm(values)).dtype == torch.bfloat16
+
+
 def test_the_report_names_a_card(small: Callable[..., TrainConfig]) -> None:
     config = small()
     flops = step_flops(config)
     assert step_flops(replace(config, gradient_checkpointing=True)) > flops > step_flops(replace(config, trainable="none"))
-    text = report(step_memory(config), flops, config)
+    memory = step_memory(config)
+    text = report(memory, flops, config)
     assert "fits a card of 16 GB" in text and "activations" in text
     assert "not counted: the text encoder" in text
     cached = replace(config, data="cache", cache_dir="cache")
-    assert "text encoder" not in report(step_memory(cached), flops, cached)
+    assert "text encoder" not in report(memory, flops, cached)
     with pytest.raises(ValueError, match="train_text_encoder=false"):
         step_memory(small(train_text_encoder=True))

@@ -13,11 +13,13 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 from tiny_components import tiny_pipeline, tiny_transformer
+from tiny_generators import tiny_generator
 from torch.utils._pytree import tree_leaves
 from training_cases import run_here, settings
 from training_runs import weights_of
 
 from jog3r import Dust3rBaseline, Dust3rPipeline, Pointmap3DHead
+from jog3r.data.clip import Clip
 from jog3r.data.procedural import procedural_clip
 from jog3r.training.optimization import build_optimizers
 from jog3r.training.run import results
@@ -168,6 +170,21 @@ def test_samples_are_drawn_on_the_trained_models_device() -> None:
         devices = {name: part.device for name, part in components.items()}
     assert devices == {"text_encoder": "cpu", **dict.fromkeys(("vae", "transformer", "pointmap_head"), "cuda:1")}
     assert all(part.training for part in components.values())
+
+
+def test_held_out_clips_are_decoded_in_tiles_where_samples_are_made(tmp_path: Path) -> None:
+    """And not where the VAE waits between two samples, a whole clip at once."""
+    pipe, asked = tiny_generator("wan"), []
+
+    def clips(count: int) -> list[Clip]:
+        asked.append((count, pipe.vae.use_tiling, pipe.vae.training))
+        return [procedural_clip(index, "validation", 5, 16, 16) for index in range(count)]
+
+    pipe.vae.train()
+    sizes = dict(num_frames=5, height=16, width=16, sample_steps=1, reconstruction_batch=0)
+    pictures = save_samples(pipe, settings(model="wan", **sizes), tmp_path, 1, clips=clips)
+    assert asked == [(2, True, False)] and Image.open(pictures["frames"]).height == 2 * 2 * 16 * 8
+    assert not pipe.vae.use_tiling and pipe.vae.training
 
 
 def test_a_dust3r_shows_what_it_finds(tmp_path: Path) -> None:

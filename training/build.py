@@ -133,10 +133,7 @@ def set_computation(part: Any, config: TrainConfig) -> None:
     if config.gradient_checkpointing:  # nothing in a block is random: no states of generators to keep for computing it again
         part.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
     if config.attention_backend is not None:
-        try:
-            part.set_attention_backend(config.attention_backend)
-        except (RuntimeError, ImportError) as error:  # its package is not there
-            raise ValueError(f"attention_backend={config.attention_backend}: {error}") from error
+        part.set_attention_backend(config.attention_backend)
     if config.attention_backend == "_native_math":  # else it computes in float32, whatever the inputs
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     if config.compile_backend is not None:

@@ -186,7 +186,7 @@ class TrainConfig(DataPlace):
     gradient_checkpointing: bool = False  # compute blocks again in the backward pass instead of keeping them
     mixed_precision: Literal["no", "bf16"] = "no"  # bf16: matrix products; weights and losses stay in float32
     compile_backend: str | None = None  # of torch.compile, such as inductor; compiles the repeated blocks; None = not
-    attention_backend: str | None = None  # of diffusers' dispatcher, None = its choice; on a CPU in bf16 take _native_math
+    attention_backend: Literal["native", "_native_efficient", "_native_math"] | None = None  # on a CPU in bf16 _native_math
     ema_decay: float = 0.999  # of the averaged weights, which are the result
     seed: int = 0  # of everything drawn
     num_threads: int | None = None  # of torch, on a CPU

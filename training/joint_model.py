@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from jog3r.geometry.pointmaps import pointmaps_in_first_camera
+from jog3r.geometry.registration.threads import full_precision
 from jog3r.pipelines.reconstruction import noise_latents
 from jog3r.training.clips.step_batches import StepNoise
 from jog3r.training.config import TrainConfig
@@ -111,7 +112,7 @@ def reconstruction_loss(output: Any, batch: dict[str, torch.Tensor], pairs: torc
     """
     start = config.generation_batch
     # In float32 whatever the model computes in: bf16 would move the true points by centimetres.
-    with torch.autocast(output.pointmaps.device.type, enabled=False):
+    with full_precision(output.pointmaps.device):
         depth, intrinsics, poses, valid = (batch[name][start:] for name in ("depth", "intrinsics", "poses", "valid"))
         truth = pointmaps_in_first_camera(depth, intrinsics, poses)  # (R, F, H, W, 3)
         return pointmap_loss(

@@ -108,7 +108,7 @@ def variational_bound_term(
         raise ValueError(f"a learned variance needs {2 * channels} output channels, got {model_output.shape[1]}")
     if not hasattr(scheduler, "betas"):
         raise ValueError(f"the bound needs a scheduler with betas such as DDPMScheduler, got {type(scheduler).__name__}")
-    table = {name: _per_sample(values[timesteps], clean) for name, values in _schedule(scheduler, clean.device).items()}
+    table = {name: _per_sample(values[timesteps.cpu()], clean) for name, values in _schedule(scheduler).items()}
     prediction, variance_values = model_output.split(channels, dim=1)
 
     noisy = table["signal"] * clean + table["sigma"] * noise
@@ -208,14 +208,16 @@ def _unit_scale(views: list[torch.Tensor], valid: tuple[torch.Tensor, torch.Tens
     return [points / scale for points in views]
 
 
-def _schedule(scheduler: Any, device: torch.device) -> dict[str, torch.Tensor]:
-    """Tables over all steps, from float64: at the first steps 1 - alphas_cumprod in float32 has three digits left."""
+def _schedule(scheduler: Any) -> dict[str, torch.Tensor]:
+    """Tables over all steps, in float64: at the first steps 1 - alphas_cumprod in float32 has three digits left. On the CPU: mps
+    has no float64.
+    """
     betas = scheduler.betas.to(device="cpu", dtype=torch.float64)
     alphas_cumprod = (1 - betas).cumprod(0)
     previous = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
     posterior_variance = betas * (1 - previous) / (1 - alphas_cumprod)
     posterior_variance[0] = posterior_variance[1]  # zero at step 0, where its logarithm has no use
-    table = {
+    return {
         "signal": alphas_cumprod.sqrt(),
         "sigma": (1 - alphas_cumprod).sqrt(),
         "clean_weight": betas * previous.sqrt() / (1 - alphas_cumprod),
@@ -225,7 +227,6 @@ def _schedule(scheduler: Any, device: torch.device) -> dict[str, torch.Tensor]:
         "recip_signal": alphas_cumprod.rsqrt(),
         "sigma_over_signal": (1 / alphas_cumprod - 1).sqrt(),
     }
-    return {name: values.to(device) for name, values in table.items()}
 
 
 def _predicted_clean(

@@ -18,6 +18,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from jog3r.models.dust3r_baseline import Dust3rBaseline
@@ -35,6 +38,7 @@ from jog3r.training.optimization import is_hidden_matrix
 
 logger = logging.getLogger(__name__)
 
+_NORMS = (F.layer_norm, F.rms_norm, F.group_norm, torch.layer_norm, torch.rms_norm, torch.group_norm)
 CARDS_GB = (16, 24, 40, 80)
 USABLE = 0.9  # of a card, after the allocator's gaps
 CUDA_BYTES = 2**30
@@ -81,6 +85,17 @@ class StepMemory:
         return next((size for size in CARDS_GB if self.total + CUDA_BYTES <= USABLE * size * 1e9), None)
 
 
+class NormsAsOnCuda(TorchFunctionMode):
+    """Under autocast CUDA normalises in float32, and gives float32 on; on the CPU, where memory is counted, it would be bf16."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call, with tensors of a normalisation as float32."""
+        kwargs = kwargs or {}
+        if func in _NORMS and torch.is_autocast_enabled("cpu"):
+            args, kwargs = tree_map_only(torch.Tensor, lambda value: value.float(), (args, kwargs))
+        return func(*args, **kwargs)
+
+
 def step_memory(config: TrainConfig) -> StepMemory:
     """Memory of one process of a run, from one forward and backward pass on tensors without data.
 
@@ -122,7 +137,9 @@ def _model_and_inputs(config: TrainConfig) -> tuple[JointModel | ImageModel | Ge
 
 
 def _forward_and_backward(joint: nn.Module, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> None:
-    torch.stack(list(joint(batch, draws, config).values())).sum().backward()
+    with NormsAsOnCuda():
+        losses = joint(batch, draws, config)
+    torch.stack(list(losses.values())).sum().backward()
 
 
 def build_without_weights(config: TrainConfig) -> JointModel | ImageModel | GeneratorModel:

@@ -34,7 +34,7 @@ from jog3r.data.cache import (
 from jog3r.data.clip import Clip
 from jog3r.data.files import write_aside
 from jog3r.data.source import ClipSource
-from jog3r.pipelines.latents import encode_frames, vae_scale_factor
+from jog3r.pipelines.latents import FLOAT32_VAES, encode_frames, vae_scale_factor
 from jog3r.pipelines.loading.depth_model import DepthModel, check_depth_model, load_depth_model
 from jog3r.training.config import load_config
 from jog3r.training.folder_lock import check_world
@@ -130,7 +130,7 @@ class Preparation:
         # Fingerprints are of the weights as stored; only then may they become smaller. T5 moves to the device while it is needed.
         for model in (self.vae, *([self.depth_model.model] if self.depth_model else [])):
             model.to(self.device)
-            if model.dtype != dtype:
+            if model.dtype != dtype and type(model).__name__ not in FLOAT32_VAES:
                 model.to(dtype)
         self.text_encoder.to(dtype)
         self.allowed = 0.0  # how many of its videos may be skipped before those of all are counted

@@ -50,7 +50,7 @@ from jog3r.training.run.processes import (
     start_accelerator,
 )  # fmt: skip
 from jog3r.training.run.results import open_repository, push_results, save_best, save_results
-from jog3r.training.run.sample_videos import NUM_CLIPS, log_pictures, save_samples, start_trackers
+from jog3r.training.run.sample_videos import log_pictures, save_samples, start_trackers
 from jog3r.training.run.step_log import StepLog
 from jog3r.training.run.validation import Best, Validation, better, told
 
@@ -283,10 +283,11 @@ class Run:
         with self.averaged() as averaged:
             if averaged is not None:
                 pipeline, _ = averaged
+                held = self.validation
                 pictures = save_samples(
                     pipeline, self.config, self.directory / "samples", step, device=self.accelerator.device,
                     embedded=None if self.config.train_text_encoder else self.sample_captions,
-                    clips=None if self.validation is None else self.validation.sample_clips(pipeline, NUM_CLIPS),
+                    clips=None if held is None else lambda count: held.sample_clips(pipeline, count),
                 )  # fmt: skip
                 log_pictures(self.accelerator.trackers, pictures, step)
 

@@ -11,12 +11,19 @@ _SMALL = 1 << 17
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast inside: half precision would lose the cameras, and mixes dtypes that do not go together."""
-    if not torch.is_autocast_enabled(device.type):
-        yield
-        return
-    with torch.autocast(device.type, enabled=False):
-        yield
+    """No autocast inside, and on CUDA no TF32: they would lose the cameras, and autocast mixes dtypes that do not go together."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.fp32_precision = "ieee"
+        if not torch.is_autocast_enabled(device.type):
+            yield
+            return
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.fp32_precision = before
 
 
 @contextmanager

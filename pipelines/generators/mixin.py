@@ -217,6 +217,7 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
     def through_vae(self, video: Any, output_type: str = "np") -> Any:
         """A video as the VAE gives it back: the best that a generated one can look like."""
         frames = decode_frames(self.vae, self.encode_video(self.prepare_video(video)))
+        self.maybe_free_model_hooks()
         return self.video_processor.postprocess_video(frames, output_type=output_type)
 
     def caption_of_videos(self, device: torch.device | None = None) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download
 
 from jog3r.pipelines.loading.checked_weights import check_model_name
@@ -34,7 +35,8 @@ def load_pipeline(model: str, *, with_text: bool = True, **options: Any) -> Any:
         model: folder or hub id.
         with_text: False leaves text encoder and tokenizer out, where no text is read: other generators than ours read videos
             under the empty caption.
-        options: for `from_pretrained`.
+        options: for `from_pretrained`. Whatever the `dtype`, Wan's VAE computes in float32, as its makers advise; a dictionary of
+            dtypes is taken as it is.
 
     Raises:
         ValueError: no such folder, or its index is missing or names a pipeline of somebody else.
@@ -53,4 +55,6 @@ def load_pipeline(model: str, *, with_text: bool = True, **options: Any) -> Any:
     if not with_text and name == "Jog3rPipeline":
         options = WITHOUT_TEXT | options
     cls, module = PIPELINES[name]
+    if PIPELINES[name] == _WAN and isinstance(options.get("dtype"), torch.dtype):
+        options["dtype"] = {"vae": torch.float32, "default": options["dtype"]}
     return getattr(import_module(module), cls).from_pretrained(model, **options)

@@ -97,7 +97,9 @@ def save_best(pipeline: Any, config: TrainConfig, training: str, values: dict[st
         _replace(folder, write)
         return folder
     trained = pipeline.transformer
-    added = copy.deepcopy(trained)
+    device = trained.device
+    added = copy.deepcopy(trained.to("cpu"))  # two of them may be more than the device holds
+    trained.to(device)
     added.fuse_lora()
     added.unload_lora()
     pipeline.register_modules(transformer=added)

@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,7 +38,7 @@ def save_samples(
     *,
     device: torch.device | None = None,
     embedded: dict[str, Any] | None = None,
-    clips: list[Clip] | None = None,
+    clips: Callable[[int], list[Clip]] | None = None,
 ) -> dict[str, Path]:
     """Write pictures of validation clips, and their captions beside them.
 
@@ -53,7 +53,7 @@ def save_samples(
         device: where the pipeline computes; None is where its transformer (or baseline) lies.
         embedded: keeps the embedded captions from one call to the next; None embeds them again, as a text encoder in training
             demands.
-        clips: to show; None: the first procedural ones.
+        clips: gives so many to show, asked once all parts are on the device; None: the first procedural ones.
 
     Returns:
         The pictures by name, "frames" and "cameras"; what the configuration does not train is left out, and, with a warning,
@@ -62,25 +62,27 @@ def save_samples(
     count = NUM_CLIPS if config.model not in GENERATORS else generators.NUM_CLIPS
     if clips is None:
         size = (config.num_frames, config.height, config.width)
-        clips = [procedural_clip(index, "validation", *size) for index in range(count)]
-    clips = clips[:count]
+        shown = [procedural_clip(index, "validation", *size) for index in range(count)]
+    else:
+        with in_evaluation(pipeline, device):  # a cache's are decoded
+            shown = clips(count)
     generated = found = None
     embedded = {} if embedded is None else embedded
     if config.model in GENERATORS:  # before anything but the text encoder changes its device
-        generators.embed_for_samples(pipeline, [clip.caption for clip in clips], embedded)
+        generators.embed_for_samples(pipeline, [clip.caption for clip in shown], embedded)
     with in_evaluation(pipeline, device):
         if config.generation_batch:
-            generated = _generate(pipeline, clips, config, embedded)
+            generated = _generate(pipeline, shown, config, embedded)
         if config.reconstruction_batch:
-            found = _reconstruct(pipeline, clips, config, embedded)
+            found = _reconstruct(pipeline, shown, config, embedded)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "captions.txt").write_text("\n".join(clip.caption for clip in clips) + "\n", encoding="utf-8")
+    (directory / "captions.txt").write_text("\n".join(clip.caption for clip in shown) + "\n", encoding="utf-8")
     pictures = {"frames": directory / f"step-{step:07d}.png"}
-    _sheet(clips, generated, found).save(pictures["frames"])
+    _sheet(shown, generated, found).save(pictures["frames"])
     if found is not None:
         pictures["cameras"] = directory / f"step-{step:07d}-cameras.png"
-        _paths_from_above(clips, found.poses.cpu().numpy()).savefig(pictures["cameras"])
+        _paths_from_above(shown, found.poses.cpu().numpy()).savefig(pictures["cameras"])
     return pictures
 
 
@@ -146,13 +148,19 @@ def log_pictures(trackers: list[Any], pictures: dict[str, Path], step: int) -> N
 
 @contextmanager
 def in_evaluation(pipeline: Any, device: torch.device | None = None) -> Iterator[None]:
-    """In evaluation mode and on `device`, else on that of what is trained. A T5-XXL, six times the rest, stays where it is."""
+    """In evaluation mode and on `device`, else on that of what is trained. A T5-XXL, six times the rest, stays where it is.
+
+    The VAE of another generator works in tiles: a whole clip of 49 x 480 x 720 takes CogVideoX's 26 GB.
+    """
     modules = {name: module for name, module in pipeline.components.items() if isinstance(module, torch.nn.Module)}
     before = {name: (module.training, module.device) for name, module in modules.items()}
     moved = {name: module for name, module in modules.items() if name != "text_encoder"}
     device = device or modules["transformer" if "transformer" in modules else "baseline"].device
     pipeline.set_progress_bar_config(disable=True)
+    tiled = hasattr(pipeline, "caption_of_videos") and not modules["vae"].use_tiling
     try:
+        if tiled:
+            pipeline.vae.enable_tiling()
         for module in modules.values():
             module.eval()
         for module in moved.values():
@@ -163,6 +171,8 @@ def in_evaluation(pipeline: Any, device: torch.device | None = None) -> Iterator
             module.train(before[name][0])
         for name, module in moved.items():
             module.to(before[name][1])
+        if tiled:
+            pipeline.vae.disable_tiling()
 
 
 def _generate(pipeline: Any, clips: list[Clip], config: TrainConfig, embedded: dict[str, Any]) -> np.ndarray | None:

@@ -41,6 +41,7 @@ class Validation:
 
     def __init__(self, held: dict[str, list[HeldClip]], config: TrainConfig, inputs: Inputs):
         self.held, self.config, self.inputs = held, config, inputs
+        self._shown: list[Clip] = []
         self._empty: dict[str, Any] = {}  # the caption under which another generator reads videos
         halves = {f"{half}_batch": int(half in held) for half in ("generation", "reconstruction")}
         self._one = dataclasses.replace(config, **halves, seed=0, caption_dropout=0.0)  # one clip a half at a time
@@ -50,8 +51,10 @@ class Validation:
         return [one.clip(getattr(pipeline, "vae", None)) for one in self.held[half][:count]]
 
     def sample_clips(self, pipeline: Any, count: int) -> list[Clip]:
-        """Clips to show, with the captions of the data: those that the generator is measured on, else the head."""
-        return self.clips(pipeline, "generation" if "generation" in self.held else "reconstruction", count)
+        """Clips to show, with the captions of the data: those that the generator is measured on, else the head. Decoded once."""
+        if len(self._shown) < count:
+            self._shown = self.clips(pipeline, "generation" if "generation" in self.held else "reconstruction", count)
+        return self._shown[:count]
 
     def measure(self, pipeline: Any, joint: nn.Module, device: torch.device) -> dict[str, float]:
         """Values by the names of `NAMES`, of those that the run trains.
