@@ -52,7 +52,8 @@ def allocated_peak(joint: nn.Module, batch: dict[str, torch.Tensor], draws: Any,
 
 def counted_and_allocated(**changes: Any) -> tuple[int, int]:
     """Bytes of activations of a small model's step: counted, and given by the allocator."""
-    sizes = dict(num_frames=8, height=64, width=64, generation_batch=1, reconstruction_batch=1, frozen_blocks=1)
+    sizes = dict(num_frames=8, height=64, width=64, generation_batch=1, reconstruction_batch=1)
+    sizes |= {"frozen_blocks": 1} if changes["trainable"] == "temporal" else {}
     config = TrainConfig(init_from="", output_dir="", **{**sizes, **changes})
     width = dict(num_attention_heads=4, attention_head_dim=32)
     transformer = Jog3rTransformer3DModel(num_layers=6, feature_layer=5, caption_channels=64, **width)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from training_cases import batch_and_draws, built, settings
 
 from jog3r.training.config import TrainConfig
-from jog3r.training.memory import NormsAsOnCuda, measure_step, report, step_flops, step_memory
+from jog3r.training.memory import measure_step, norms_as_on_cuda, report, step_flops, step_memory
 from jog3r.training.optimization import build_optimizers
 
 
@@ -41,6 +41,8 @@ def test_checkpointing_and_frozen_parts_save_memory(small: Callable[..., TrainCo
     checkpointed = step_memory(small(trainable="all", gradient_checkpointing=True))
     assert everything.activations > temporal.activations > head.activations
     assert everything.activations > checkpointed.activations
+    half = step_memory(small(trainable="all", gradient_checkpointing=True, mixed_precision="bf16"))
+    assert half.parameters == checkpointed.parameters  # what is computed again has the precision that it had
     assert everything.gradients > temporal.gradients > head.gradients
     assert len({memory.parameters for memory in (everything, temporal, head, checkpointed)}) == 1
 
@@ -67,7 +69,7 @@ def test_optimizer_bytes_are_those_of_its_moments(optimizer: str, small: Callabl
 
 def test_norms_are_counted_in_float32_as_cuda_computes_them() -> None:
     values = torch.randn(2, 8, dtype=torch.bfloat16)
-    with NormsAsOnCuda():
+    with norms_as_on_cuda():
         assert F.layer_norm(values, (8,)).dtype == torch.bfloat16
         with torch.autocast("cpu", dtype=torch.bfloat16):
             for norm in (nn.LayerNorm(8), nn.RMSNorm(8), nn.GroupNorm(2, 8)):

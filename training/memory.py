@@ -11,15 +11,17 @@ import dataclasses
 import json
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import DDPMScheduler
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -38,7 +40,6 @@ from jog3r.training.optimization import is_hidden_matrix
 
 logger = logging.getLogger(__name__)
 
-_NORMS = (F.layer_norm, F.rms_norm, F.group_norm, torch.layer_norm, torch.rms_norm, torch.group_norm)
 CARDS_GB = (16, 24, 40, 80)
 USABLE = 0.9  # of a card, after the allocator's gaps
 CUDA_BYTES = 2**30
@@ -85,15 +86,22 @@ class StepMemory:
         return next((size for size in CARDS_GB if self.total + CUDA_BYTES <= USABLE * size * 1e9), None)
 
 
-class NormsAsOnCuda(TorchFunctionMode):
+@contextmanager
+def norms_as_on_cuda() -> Iterator[None]:
     """Under autocast CUDA normalises in float32, and gives float32 on; on the CPU, where memory is counted, it would be bf16."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call, with tensors of a normalisation as float32."""
-        kwargs = kwargs or {}
-        if func in _NORMS and torch.is_autocast_enabled("cpu"):
-            args, kwargs = tree_map_only(torch.Tensor, lambda value: value.float(), (args, kwargs))
-        return func(*args, **kwargs)
+    def in_float32(norm: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def call(*args: Any, **kwargs: Any) -> torch.Tensor:
+            if torch.is_autocast_enabled("cpu"):
+                args, kwargs = tree_map_only(torch.Tensor, lambda value: value.float(), (args, kwargs))
+            return norm(*args, **kwargs)
+
+        return call
+
+    with ExitStack() as stack:  # a mode of torch functions would not see what is computed again for gradients
+        for name in ("layer_norm", "rms_norm", "group_norm"):
+            stack.enter_context(patch.object(F, name, in_float32(getattr(F, name))))
+        yield
 
 
 def step_memory(config: TrainConfig) -> StepMemory:
@@ -137,9 +145,8 @@ def _model_and_inputs(config: TrainConfig) -> tuple[JointModel | ImageModel | Ge
 
 
 def _forward_and_backward(joint: nn.Module, batch: dict[str, torch.Tensor], draws: StepNoise, config: TrainConfig) -> None:
-    with NormsAsOnCuda():
-        losses = joint(batch, draws, config)
-    torch.stack(list(losses.values())).sum().backward()
+    with norms_as_on_cuda():
+        torch.stack(list(joint(batch, draws, config).values())).sum().backward()
 
 
 def build_without_weights(config: TrainConfig) -> JointModel | ImageModel | GeneratorModel:
