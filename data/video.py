@@ -121,7 +121,8 @@ def _collect(stream: FrameStream, max_frames: int, selection: str) -> Video:
         times.append(time)
         frames.append(frame)
     if len(frames) < 2:
-        raise ValueError(f"{str(stream.path)!r} gives {len(frames)} frame with {selection}; a clip needs at least 2")
+        count = "1 frame" if frames else "no frame"
+        raise ValueError(f"{str(stream.path)!r} gives {count} with {selection}; a clip needs at least 2")
     return Video(np.stack(frames), stream.fps, np.array(times))
 
 

@@ -1,6 +1,7 @@
 """The one frame stream behind every entrance: frames of a recording of any length, one at a time, with their times."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ class FrameStream:
                 if shape not in (None, frame.shape):
                     raise ValueError(
                         f"the frames of {str(self.path)!r} differ in size: {shot.name} is {frame.shape[1]} x {frame.shape[0]}, "
-                        f"those before are {shape[1]} x {shape[0]}; give size=(height, width) or equal sizes"
+                        f"those before are {shape[1]} x {shape[0]}; bring them to one size (size=(height, width) in Python)"
                     )
                 shape = frame.shape
                 yield shot.time, frame
@@ -101,6 +102,8 @@ class FrameStream:
 def _recording(path: Path, limits: VideoLimits) -> Recording:
     try:
         if not path.exists():
+            if re.match(r"[a-z]+:/", str(path)):
+                raise ValueError(f"{str(path)!r} is an address; download the video first, and give its path")
             raise ValueError(f"{str(path)!r} does not exist; give the path of a video file or of a folder of images")
         if path.is_dir():
             return PictureFolder(path, limits)

@@ -144,6 +144,7 @@ def player_tag(
     caption: str = "",
     compared: tuple[str, np.ndarray] | None = None,
     plays: bool = False,
+    drawn: Sequence[int] | None = None,
 ) -> str:
     """The HTML element that shows a result.
 
@@ -153,6 +154,7 @@ def player_tag(
         caption: Shown above it.
         compared: Another path of cameras, its name and (F, 4, 4) camera-to-world in the same world, drawn as white dots.
         plays: Whether it plays by itself at first, twice.
+        drawn: Frames whose cameras are in "cloud"; None: all known ones.
     """
     count = len(shown.poses)
     data: dict[str, Any] = {
@@ -161,6 +163,8 @@ def player_tag(
         "caption": caption,
         "plays": plays,
     }
+    if drawn is not None:
+        data["drawn"] = list(drawn)
     if compared is not None:
         data["compared"] = {"name": compared[0], "poses": _view_poses(compared[1])}
     label = f"The scene in 3D with {count} cameras along their path, blue the first and red the last"
@@ -196,13 +200,12 @@ def html_page(shown: Shown, title: str = "") -> bytes:
     Raises:
         ValueError: The pictures leave no room.
     """
-    known = np.zeros_like(shown.known)
-    known[_evenly(np.flatnonzero(shown.known), _PAGE_CAMERAS)] = True
-    shown = replace(shown, known=known)
-    cameras = shown.poses[known], shown.intrinsics[known], shown.size
+    drawn = _evenly(np.flatnonzero(shown.known), _PAGE_CAMERAS)
+    cameras = shown.poses[drawn], shown.intrinsics[drawn], shown.size
+    more: dict[str, Any] = {"drawn": drawn.tolist()} if len(drawn) < shown.known.sum() else {}
     for quality in _QUALITIES:
         addresses = {name: f"data:image/jpeg;base64,{_text(content)}" for name, content in shown.sheets(quality).items()}
-        left = PAGE_BYTES - len(_page(player_tag(shown, addresses | {"cloud": ""}), title))
+        left = PAGE_BYTES - len(_page(player_tag(shown, addresses | {"cloud": ""}, **more), title))
         if left > PAGE_BYTES // 2:
             break
     bare = len(cloud_glb(None if shown.cloud is None else shown.cloud.at_most(1), *cameras)) + 2000
@@ -213,7 +216,7 @@ def html_page(shown: Shown, title: str = "") -> bytes:
         shown = replace(shown, cloud=shown.cloud.at_most(points))
     glb = cloud_glb(shown.cloud, *cameras)
     addresses["cloud"] = f"data:model/gltf-binary;base64,{_text(glb)}"
-    return _page(player_tag(shown, addresses), title)
+    return _page(player_tag(shown, addresses, **more), title)
 
 
 def write_page(directory: str | Path, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -76,6 +76,7 @@ class Scene:
         tracks: Points with the pixels that see them, as of feature tracks, or None. Without pointmaps they are the cloud.
         registered: (F,) bool, False for a frame whose pose was not found but laid between others'; None means `pose_known`.
         source: What found the cameras: "tracks", "network", ...; empty if unknown.
+        doubtful: (F,) text, why a pose deserves no trust (see `Registration.degenerate`), empty for a sound one; None: none is.
 
     Raises:
         ValueError: A shape, a value or a rigid motion is not what is written above; the message says which and what to do.
@@ -96,6 +97,7 @@ class Scene:
     tracks: Tracks | None = None
     registered: Any = None
     source: str = ""
+    doubtful: Any = None
 
     def __post_init__(self) -> None:
         """Bring everything to numpy and check it."""
@@ -123,6 +125,9 @@ class Scene:
             raise ValueError("times must be finite seconds that rise from frame to frame")
         registered = self.pose_known if self.registered is None else self.registered
         self._keep("registered", _array("registered", registered, (num_frames,), bool))
+        self._keep("doubtful", np.array([""] * num_frames if self.doubtful is None else self.doubtful, dtype=str))
+        if self.doubtful.shape != (num_frames,):
+            raise ValueError(f"doubtful must be a text for each of {num_frames} frames, got shape {self.doubtful.shape}")
         if self.tracks is not None:
             _check_tracks(self.tracks, num_frames)
         if self.pointmaps is None:
@@ -265,7 +270,10 @@ class Scene:
             ValueError: No pointmaps, a quantile out of range, or no pixel left.
         """
         if self.pointmaps is None:
-            raise ValueError("this scene has no pointmaps; build it with pointmaps or with Scene.from_depth")
+            raise ValueError(
+                "this scene has no pointmaps, and feature tracks find no points where a camera stands still or only turns; take "
+                "a network's (--cameras network), or build the scene with Scene.from_depth"
+            )
         if edge_tolerance is not None and not edge_tolerance > 0:
             raise ValueError(f"edge_tolerance must be positive, got {edge_tolerance!r}; None switches the filter off")
         if not 0 <= min_confidence_quantile < 1:

@@ -127,9 +127,10 @@ def embed_texts(
     tokens = tokenizer(
         texts, padding="max_length", max_length=max_length, truncation=True, return_attention_mask=True, return_tensors="pt"
     )
-    for text, ids in zip(texts, tokenizer(texts).input_ids, strict=True):
+    for text, ids in zip(texts, tokenizer(texts, verbose=False).input_ids, strict=True):
         if len(ids) > max_length:
-            logger.warning("the prompt %r has %d tokens; those after the first %d are not read", text, len(ids), max_length)
+            begin = text if len(text) <= 80 else f"{text[:77]}..."
+            logger.warning("the prompt %r has %d tokens; those after the first %d are not read", begin, len(ids), max_length)
     mask = tokens.attention_mask.to(device)
     embeds = text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]  # (B, L, D)
     return embeds, mask.bool()

@@ -3,6 +3,8 @@
 Letters: B clips, F frames, f latent steps in time, C latent channels, H W pixels, h w latents.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -16,6 +18,19 @@ MAX_CHUNK_FRAMES = 16
 MAX_CHUNK_PIXELS = 16 * 256 * 256
 
 FLOAT32_VAES = ("AutoencoderKLWan",)  # stay in float32 beside parts in half precision, as their makers advise
+
+
+@contextmanager
+def in_tiles(vae: Any) -> Iterator[None]:
+    """Decode in tiles, where the VAE can: a whole clip of 49 x 480 x 720 takes CogVideoX's 26 GB."""
+    switch = hasattr(vae, "enable_tiling") and not getattr(vae, "use_tiling", True)
+    if switch:
+        vae.enable_tiling()
+    try:
+        yield
+    finally:
+        if switch:
+            vae.disable_tiling()
 
 
 def vae_scale_factor(vae: ImageVae) -> int:

@@ -58,4 +58,5 @@ class Jog3rPipelineOutput(BaseOutput):
         fields = {name: getattr(self, name)[index] for name in names}
         found = self.registration[index]
         fields["confidence"] = fields["confidence"] * found.pose_known.to(fields["confidence"])[:, None, None]
-        return {**fields, "pose_covariance": found.pose_covariance, "pose_known": found.pose_known}
+        known = {"pose_covariance": found.pose_covariance, "pose_known": found.pose_known}
+        return {**fields, **known, "doubtful": found.degenerate}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jog3r.geometry.registration.checks import check_in_pixels
 from jog3r.geometry.registration.degeneracy import pose_known
 from jog3r.sfm.frames import Grid
 from jog3r.sfm.solving.prior import FocalPrior, usual_prior
@@ -71,6 +72,8 @@ def check_given(
     for name, value in (("focal_px", focal_px), ("pixel_aspect", pixel_aspect)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf):
             raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if focal_px is not None:
+        check_in_pixels("focal_px", focal_px, size)
     intrinsics = None
     if known_intrinsics is not None:
         if focal_px is not None or pixel_aspect is not None:
@@ -82,6 +85,7 @@ def check_given(
         upper = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0]], bool)
         if (intrinsics[:, [0, 1], [0, 1]] <= 0).any() or (intrinsics[:, upper] != 0).any() or (intrinsics[:, 2, 2] != 1).any():
             raise ValueError("known_intrinsics must be upper triangular with positive focal lengths and a 1 in the last row")
+        check_in_pixels("known_intrinsics", float(intrinsics[:, 0, 0].min()), size)
     return Given(None if initial is None else _check_initial(initial, size, num_frames), focal_px, intrinsics, pixel_aspect)
 
 

@@ -186,8 +186,8 @@ def _candidate(verdict: Verdict, grid: Grid) -> Candidate:
 def _reason(candidates: tuple[Candidate, ...]) -> str:
     best = candidates[0]
     return (
-        f"{best.name}: {best.inlier_share:.0%} of the observations within {ROBUST_PX:g} pixels, median angle "
-        f"{best.angle_deg:.1f} degrees, {best.num_registered} frames; best of {len(candidates)} beginnings"
+        f"begun from {best.name}: {best.inlier_share:.0%} of the observations within {ROBUST_PX:g} pixels where they were found, "
+        f"median angle {best.angle_deg:.1f} degrees, {best.num_registered} frames; best of {len(candidates)} beginnings"
     )
 
 

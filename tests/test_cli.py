@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -16,9 +17,11 @@ from safetensors.torch import load_file, save_file
 from tiny_components import PROMPT
 
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
+from jog3r.commands import generate
 from jog3r.commands.options import given_fields
 from jog3r.commands.parser import build_parser, main
 from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
+from jog3r.data.procedural import procedural_caption
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = ("--cameras", "network")  # the paper's V2C; tracks have a file of tests of their own
@@ -81,6 +84,15 @@ def test_generate_writes_every_file_and_again_the_same(capsys, model, tmp_path):
     assert len(cameras["frames"]) == 4 and cameras["frames"][0]["pose"] == np.eye(4).tolist()
     run(capsys, "generate", PROMPT, "--out", out, *options, "--overwrite", "--num-frames", 4)
     assert json.loads((out / "cameras.json").read_text()) == cameras
+
+
+def test_what_the_tiny_model_has_never_seen_is_said():
+    sizes = SimpleNamespace(output_size=lambda frames, height, width: (frames or 16, height or 64, width or 64))
+    asked = SimpleNamespace(prompt="A dragon in a Room, with white walls", num_frames=None, height=128, width=None)
+    (note,) = generate._strange_to_the_tiny_model(asked, sizes)
+    assert "knows nothing of dragon and has never made pictures of 64 x 128, only of 64 x 64" in note
+    asked.prompt, asked.height = procedural_caption(3), None
+    assert generate._strange_to_the_tiny_model(asked, sizes) == []
 
 
 def test_half_precision_and_no_text_encoder_where_no_text_is_read(capsys, model, clips, tmp_path):
@@ -211,6 +223,11 @@ def test_bad_videos_are_refused(capsys, model, clips, tmp_path, video, message):
         (["generate", PROMPT, "--num_inference_steps", "0"], "num_inference_steps must be at least 1"),
         (["generate", PROMPT, "--num_inference_steps", "many"], "invalid int value: 'many'"),
         (["generate", PROMPT, "--guidance_scale", "nan"], "guidance_scale"),
+        (["generate", PROMPT, "--negative_prompt", "a", "--guidance_scale", "1"], "--negative_prompt has no effect with"),
+        (
+            ["generate", "a", "red", "room"],
+            "red room; put what belongs together, such as a prompt, in quotes",
+        ),
         (["generate", PROMPT, "--fps", "0"], "--fps must be positive"),
         (["generate", PROMPT, "--fps", "nan"], "--fps must be positive and at most 100000, got nan"),
         (["generate", PROMPT, "--fps", "inf"], "at most 100000, got inf"),

@@ -1,6 +1,7 @@
 """Outside judges: tracks put real clips first and are not fooled; a pipeline's scores are what its own geometry gives."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -135,6 +136,20 @@ def test_folders_of_videos_are_judged(clips, tmp_path, capsys):
     assert "grey minus real" in capsys.readouterr().out
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["judge"]["rows"]
     assert rows["real"]["placed %"]["value"] == 100 and rows["grey"]["failed %"]["value"] == 100
+    made = tmp_path / "made" / "first"  # as `generate` writes it: its pictures are no videos
+    made.mkdir(parents=True)
+    shutil.copy(tmp_path / "real" / "a.mp4", made / "video.mp4")
+    shutil.copy(tmp_path / "grey" / "a.mp4", made / "turntable.mp4")
+    Image.new("RGB", (8, 8)).save(made / "trajectory.png")
+    (made / "cameras.json").write_text("{}")
+    for number, folder in enumerate((made, made.parent)):
+        out = tmp_path / f"out {number}"
+        assert main(["evaluate", "judge", str(folder), "--judge", "sfm", "--focal_px", "150", "--out", str(out)]) == 0
+        (row,) = json.loads((out / "results.json").read_text())["judge"]["rows"].values()
+        assert row["N"] == 1 and row["placed %"]["value"] == 100
+    (made / "video.mp4").write_bytes(b"torn")
+    assert main(["evaluate", "judge", str(made), "--judge", "sfm", "--out", str(tmp_path / "none")]) == 2
+    assert "the judge could look at none of 1 videos" in capsys.readouterr().err
 
 
 def test_long_videos_are_read_and_what_cannot_be_looked_at_is_named(tmp_path, capsys):

@@ -63,7 +63,9 @@ def test_the_command_writes_one_file_that_asks_nobody_for_anything(folder: Path,
     assert all(address.startswith("data:") for address in addresses.values())
     assert [path.name for path in target.parent.iterdir()] == ["page.html"]
     assert main(["view", str(folder), "--html", str(target)]) == 2
-    assert "exists already" in capsys.readouterr().err and target.read_text() == page
+    assert "exists already; add --overwrite" in capsys.readouterr().err and target.read_text() == page
+    assert main(["view", str(folder), "--html", str(tmp_path / "page")]) == 2
+    assert "must end in .html" in capsys.readouterr().err
     assert main(["view", str(folder), "--html", str(target), "--overwrite"]) == 0
 
 
@@ -146,10 +148,11 @@ def test_of_more_cameras_than_a_page_holds_an_even_choice_is_drawn() -> None:
     pictures = {"video": np.zeros((count, 8, 8, 3), np.uint8)}
     shown = Shown(poses, known, np.tile(np.diag([9.0, 9, 1]), (count, 1, 1)), (8, 8), np.arange(count) / 8, pictures, None)
     page = html_page(shown)
-    drawn = [place for place, pose in enumerate(data_of(page)["poses"]) if pose]
+    data = data_of(page)
+    drawn = data["drawn"]
     assert len(page) < PAGE_BYTES and len(drawn) == 400 and (drawn[0], drawn[-1]) == (1, count - 1)
     assert set(np.diff(drawn)) <= {5, 6}
-    assert data_of(page)["poses"][drawn[1]][9] == pytest.approx(drawn[1] * 1e-6, rel=1e-5)
+    assert data["poses"][0] is None and data["poses"][2][9] == pytest.approx(2e-6, rel=1e-5)  # one looks through all others
 
 
 def test_two_videos_beside_each_other_have_one_clock_and_no_points() -> None:
@@ -268,6 +271,13 @@ def test_a_click_on_a_camera_and_the_keys(opened) -> None:
     assert np.allclose(across, np.abs(across).max() * np.array([-1, 1, -1, 1]), atol=1e-5)
     assert np.allclose(upward, np.abs(upward).max() * np.array([1, 1, -1, -1]), atol=1e-5)
     assert np.abs(seen).max() == pytest.approx(1, abs=1e-5)
+    ratio = opened.locator("point-view").evaluate("""view => {  // of a camera at rest, without points, the view is outside
+      view.frame(new Float32Array(30));
+      const ratio = view.radius / view.depth;
+      view.frame(view.points.positions);
+      return ratio;
+    }""")
+    assert ratio >= 2
     opened.locator("point-view canvas").press("ArrowLeft")  # and is left by turning
     assert through.get_attribute("aria-pressed") == "false"
     opened.locator("point-view canvas").press(".")

@@ -247,13 +247,16 @@ def test_frames_that_cannot_be_registered_are_flagged_and_interpolated_if_asked(
     assert "frame 3: too few points, pose unknown" in capsys.readouterr().out
     document, _, _ = cameras_of(tmp_path / "flagged")
     assert [frame["registered"] for frame in document["frames"]] == [index != 3 for index in range(FRAMES)]
-    assert document["frames"][3]["pose_known"] is False
+    assert document["frames"][3]["pose_known"] is False and document["frames"][3]["doubtful"] == "too few points"
+    assert [index for index, frame in enumerate(document["frames"]) if "doubtful" in frame] == [3]
+    assert load_scene(tmp_path / "flagged").doubtful.tolist() == [frame.get("doubtful", "") for frame in document["frames"]]
     assert len((tmp_path / "flagged" / "trajectory_tum.txt").read_text().splitlines()) == FRAMES  # and a header
     assert not (tmp_path / "flagged" / "colmap" / "images" / "frame_00004.png").exists()
     assert main([*arguments, str(tmp_path / "laid"), "--interpolate"]) == 0
     assert "frame 3: interpolated" in capsys.readouterr().out
     document, poses, _ = cameras_of(tmp_path / "laid")
     assert document["frames"][3]["registered"] is False and "pose_known" not in document["frames"][3]
+    assert document["frames"][3]["doubtful"] == "interpolated"
     assert pose_errors(poses, clip.poses)["rotation_deg"].max() < 0.5
 
 

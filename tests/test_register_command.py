@@ -1,6 +1,7 @@
 """`jog3r register`: the geometry of any model, in the three forms it may have, to the results of every run."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,10 @@ def test_exact_geometry_of_every_form_gives_the_true_cameras(capsys, tmp_path: P
     np.savez(tmp_path / "found.npz", **FORMS[form], frames=CLIP.frames)
     assert main(["register", str(tmp_path / "found.npz"), "--out", str(tmp_path / "out"), "--export", "npz", "colmap"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == RESULTS | {"scene.npz", "colmap"}
-    assert "doubtful" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "doubtful" not in printed and f"focal length {CLIP.intrinsics[0, 0, 0]:.0f} pixels; depth of frames" in printed
+    agreement = float(re.search(r"agrees to ([\d.]+) %\n?$", printed.strip())[1])
+    assert agreement < 1
     scene = load_scene(tmp_path / "out")
     errors = pose_errors(scene.poses, CLIP.poses)
     assert errors["rotation_deg"].max() < 0.01 and errors["translation_deg"].max() < 0.05
@@ -98,6 +102,15 @@ def changed(form: str, **arrays: object) -> dict[str, object]:
     return {name: array for name, array in {**FORMS[form], "frames": CLIP.frames, **arrays}.items() if array is not None}
 
 
+@pytest.mark.parametrize("mistake", ["swapped", "other unit"])
+def test_geometry_that_contradicts_itself_is_said_to(capsys, tmp_path: Path, mistake: str) -> None:
+    poses = np.linalg.inv(CLIP.poses) if mistake == "swapped" else larger(CLIP.poses, 100.0)
+    np.savez(tmp_path / "found.npz", depth=CLIP.depth, intrinsics=CLIP.intrinsics, poses=poses, frames=CLIP.frames)
+    assert main(["register", str(tmp_path / "found.npz"), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "are poses camera-to-world, intrinsics in pixels" in printed or "no frame sees what another one does" in printed
+
+
 @pytest.mark.parametrize(
     ("arrays", "arguments", "message"),
     [
@@ -130,6 +143,8 @@ def changed(form: str, **arrays: object) -> dict[str, object]:
         (changed("world", pointmaps=POINTS[:, ::-1]), [], "its points do not meet their pixels; add poses"),
         (changed("world", pointmaps=POINTS[:1], confidence=None), [], "at least 2 frames"),
         (changed("pairs", pairs=PAIRS["pairs"] - 1), [], "pairs must hold frame indices"),
+        (changed("depth", intrinsics=CLIP.intrinsics / WIDTH), [], "intrinsics must be in pixels: "),
+        (changed("pairs", intrinsics=CLIP.intrinsics / WIDTH), [], "would be a view of 17"),
         (changed("depth"), ["--registration", "reference"], "--registration belongs to pairwise pointmaps"),
         (changed("world"), ["--focal_per_frame"], "--focal_per_frame belongs to pairwise pointmaps"),
         (changed("depth"), ["--stride", "2"], "--stride chooses frames of a video: add --video"),
@@ -151,7 +166,11 @@ def test_files_that_are_no_npz_are_refused(capsys, tmp_path: Path, content: byte
     if content is not None:
         (tmp_path / "found.npz").write_bytes(content)
     assert main(["register", str(tmp_path / "found.npz"), "--out", str(tmp_path / "out")]) == 2
-    assert "cannot be read as an npz file" in (error := capsys.readouterr().err) and len(error.splitlines()) == 1
+    wanted = "is not there" if content is None else "cannot be read as an npz file"
+    assert wanted in (error := capsys.readouterr().err) and len(error.splitlines()) == 1
+    (tmp_path / "a.mp4").write_bytes(b"video")
+    assert main(["register", str(tmp_path / "a.mp4"), "--out", str(tmp_path / "out")]) == 2
+    assert "a video goes to `jog3r reconstruct`" in capsys.readouterr().err
     np.save(tmp_path / "one.npy", POINTS)
     assert main(["register", str(tmp_path / "one.npy"), "--out", str(tmp_path / "out")]) == 2
     assert "is one array (npy)" in capsys.readouterr().err

@@ -119,10 +119,12 @@ def test_intrinsics_per_frame_are_used_and_returned(clip: RenderedClip) -> None:
     ("options", "message"),
     [
         ({"focal_px": -3}, "focal_px must be a positive number, got -3"),
+        ({"focal_px": 2.6}, "focal_px must be in pixels: 2.6 in frames of .* would be a view of 17"),  # millimetres
+        ({"known_intrinsics": np.diag([1.0, 1.2, 1.0])}, "known_intrinsics must be in pixels: 1 in frames"),
         ({"pixel_aspect": 0}, "pixel_aspect must be a positive number, got 0"),
         ({"known_intrinsics": np.eye(2)}, r"known_intrinsics must be finite, \(3, 3\) or \(5, 3, 3\), got shape \(2, 2\)"),
         ({"known_intrinsics": -np.eye(3)}, "upper triangular"),
-        ({"known_intrinsics": np.eye(3), "focal_px": 3}, "not both"),
+        ({"known_intrinsics": np.eye(3), "focal_px": 300}, "not both"),
         ({"max_side": 20}, "max_side must be at least 64 pixels, got 20"),
     ],
 )

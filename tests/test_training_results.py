@@ -21,6 +21,7 @@ from training_runs import weights_of
 from jog3r import Dust3rBaseline, Dust3rPipeline, Pointmap3DHead
 from jog3r.data.clip import Clip
 from jog3r.data.procedural import procedural_clip
+from jog3r.training.clips.held_out import HeldClip
 from jog3r.training.optimization import build_optimizers
 from jog3r.training.run import results
 from jog3r.training.run import sample_videos as samples
@@ -172,19 +173,37 @@ def test_samples_are_drawn_on_the_trained_models_device() -> None:
     assert all(part.training for part in components.values())
 
 
-def test_held_out_clips_are_decoded_in_tiles_where_samples_are_made(tmp_path: Path) -> None:
-    """And not where the VAE waits between two samples, a whole clip at once."""
-    pipe, asked = tiny_generator("wan"), []
+def test_the_best_with_lora_is_copied_without_moving_what_is_trained(tmp_path: Path) -> None:
+    """Moved to another device and back, a transformer loses the hooks by which DDP reduces its gradients."""
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    before = {name: value.data_ptr() for name, value in module.state_dict().items()}
+    nodes = [value.view_as(value).grad_fn.next_functions[0][0] for value in module.parameters()]
+    copied = results._copy_on_cpu(module)
+    assert {name: value.data_ptr() for name, value in module.state_dict().items()} == before
+    assert nodes == [value.view_as(value).grad_fn.next_functions[0][0] for value in module.parameters()]
+    for name, value in copied.state_dict().items():
+        assert torch.equal(value, module.state_dict()[name]) and value.data_ptr() != before[name]
+
+
+def test_held_out_clips_are_decoded_where_samples_are_made_and_in_tiles(tmp_path: Path, monkeypatch) -> None:
+    """Not where the VAE waits between two samples, nor a whole clip at once."""
+    pipe, asked, decoded = tiny_generator("wan"), [], []
+    decode = pipe.vae.decode
+    monkeypatch.setattr(pipe.vae, "decode", lambda *args, **kw: (decoded.append(pipe.vae.use_tiling), decode(*args, **kw))[1])
 
     def clips(count: int) -> list[Clip]:
-        asked.append((count, pipe.vae.use_tiling, pipe.vae.training))
+        asked.append((count, pipe.vae.training))
         return [procedural_clip(index, "validation", 5, 16, 16) for index in range(count)]
 
     pipe.vae.train()
     sizes = dict(num_frames=5, height=16, width=16, sample_steps=1, reconstruction_batch=0)
     pictures = save_samples(pipe, settings(model="wan", **sizes), tmp_path, 1, clips=clips)
-    assert asked == [(2, True, False)] and Image.open(pictures["frames"]).height == 2 * 2 * 16 * 8
-    assert not pipe.vae.use_tiling and pipe.vae.training
+    assert asked == [(2, False)] and Image.open(pictures["frames"]).height == 2 * 2 * 16 * 8
+    item = {name: torch.from_numpy(getattr(clips(1)[0], name)) for name in ("depth", "valid", "poses", "intrinsics")}
+    item["latents"] = torch.zeros(pipe.transformer.config.in_channels, 2, 2, 2)
+    held = HeldClip(type("Stream", (), {"__getitem__": lambda *_: item, "caption_text": lambda *_: "a room"})(), 0)
+    assert held.clip(pipe.vae).frames.shape == (5, 16, 16, 3)
+    assert decoded == [True] * 3 and not pipe.vae.use_tiling and pipe.vae.training
 
 
 def test_a_dust3r_shows_what_it_finds(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_single_picture_is_no_clip(tmp_path: Path) -> None:
 
 
 def test_selection_past_the_end(clip: Path) -> None:
-    refused(clip, "0 frame", "start=50", start=50)
+    refused(clip, "no frame with", "start=50", start=50)
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75, 0.9, 0.97])

@@ -46,6 +46,8 @@ def test_stream_is_the_video(kind: str, options: dict, request: pytest.FixtureRe
 
 
 def test_what_is_no_video_is_refused_at_once(tmp_path: Path, clip: Path) -> None:
+    with pytest.raises(ValueError, match="is an address; download the video first"):
+        stream_video("https://example.com/a.mp4")
     with pytest.raises(ValueError, match="does not exist"):
         stream_video(tmp_path / "none.mp4")
     (tmp_path / "empty.mp4").touch()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +78,9 @@ def test_generated_and_registered_results_open(tmp_path: Path) -> None:
         assert opened(tmp_path / name) == remaining
 
 
-def test_other_folders_are_refused_in_one_line(capsys: pytest.CaptureFixture, video: Path, tmp_path: Path) -> None:
+def test_other_folders_are_refused_in_one_line(
+    capsys: pytest.CaptureFixture, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scene = _scene()
     write_results(scene, tmp_path / "result")
     for name in ("cameras alone", "video alone", "others"):
@@ -98,7 +101,15 @@ def test_other_folders_are_refused_in_one_line(capsys: pytest.CaptureFixture, vi
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
     pytest.importorskip("viser")
-    for host in ("203.0.113.7", "no such host"):  # viser alone would look for a free port there for ever
+    lookup = socket.getaddrinfo
+
+    def resolve(host: str, *args: object, **options: object) -> list:
+        if host == "nowhere.invalid":  # asked of no name server
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return lookup(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    for host in ("203.0.113.7", "nowhere.invalid"):  # viser alone would look for a free port there for ever
         assert main(["view", str(tmp_path / "result"), "--host", host]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert f"cannot listen on host {host!r}" in line

@@ -130,7 +130,7 @@ class Preparation:
         # Fingerprints are of the weights as stored; only then may they become smaller. T5 moves to the device while it is needed.
         for model in (self.vae, *([self.depth_model.model] if self.depth_model else [])):
             model.to(self.device)
-            if model.dtype != dtype and type(model).__name__ not in FLOAT32_VAES:
+            if model.dtype != dtype and not (model is self.vae and self._keeps_vae()):
                 model.to(dtype)
         self.text_encoder.to(dtype)
         self.allowed = 0.0  # how many of its videos may be skipped before those of all are counted
@@ -210,6 +210,10 @@ class Preparation:
             **({} if self.windows is None else {"windows": self.windows.settings()}),
         }
 
+    def _keeps_vae(self) -> bool:
+        """Whether the VAE computes in float32 beside other models in half precision."""
+        return self.config.dtype != "float32" and type(self.vae).__name__ in FLOAT32_VAES
+
     def _make_plan(self) -> dict[str, Any]:
         config, vae = self.config, self.vae
         if self.generator is None:
@@ -222,7 +226,7 @@ class Preparation:
         }  # fmt: skip
         return self._plan_of_options() | {
             "latent_shape": latent_shape,
-            "vae": {"fingerprint": weights_hash(vae)},
+            "vae": {"fingerprint": weights_hash(vae), **({"dtype": "float32"} if self._keeps_vae() else {})},
             "text_encoder": {"fingerprint": weights_hash(self.text_encoder)},
             "depth": {**depth, "max_depth": config.max_depth},
             "caption_channels": self.text_encoder.config.d_model,

@@ -5,7 +5,7 @@ the caption do not depend on the size: more frames sample the same path more den
 """
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -82,6 +82,13 @@ def procedural_captions(split: str = "train", start: int = 0, stop: int | None =
     """Captions of the indices start..stop-1 of a split (stop None: its end), for training a tokenizer."""
     for index in range(*_index_range(split, start, stop)):
         yield procedural_caption(index, split)
+
+
+@cache
+def caption_words() -> frozenset[str]:
+    """All words of the captions, in lower case."""
+    captions = procedural_captions("train", 0, 500)
+    return frozenset(word.strip(",.") for caption in captions for word in caption.lower().split())
 
 
 def _index_range(split: str, start: int, stop: int | None) -> tuple[int, int]:

@@ -182,6 +182,8 @@ def picture_files(folder: Path) -> list[Path]:
         )
     for file in sorted(file for file in visible if file.is_file()):
         suffix = file.suffix.lower()
+        if file.name == "video.mp4" and (folder / "cameras.json").is_file():
+            raise ValueError(f"the folder {str(folder)!r} is a result of jog3r; give its video, {str(file)!r}")
         if suffix in VIDEO_SUFFIXES:
             raise ValueError(f"the folder {str(folder)!r} holds images and the video {file.name!r}; move one of the two away")
         if suffix not in IMAGE_SUFFIXES and _looks_like_picture(file):

@@ -82,20 +82,27 @@ def judge_folders(options: EvaluationOptions, judge: Judge, processes: Processes
         sanity = sanity_rows(lambda k: clips[k].frames, clips.keys[:count])
         rows += [replace(row, owners=range(first, first + count)) for row in sanity]
         digest["sanity"] = [str(clips.describe())]
-    return judge_rows(judge, rows, names, Path(options.out) / "judge", {"videos": digest}, processes)
+    judged = judge_rows(judge, rows, names, Path(options.out) / "judge", {"videos": digest}, processes)
+    errors = [] if judged is None else judged[0]["errors"]
+    if len(errors) == sum(len(row.owners) for row in rows):
+        raise ValueError(f"the judge could look at none of {len(errors)} videos; the first: {errors[0]}")
+    return judged
 
 
 def _row(name: str, videos: Sequence[Path], names: Sequence[str]) -> JudgedRow:
     def load(k: int) -> np.ndarray:
-        return read_video(videos[k], max_frames=_MAX_FRAMES).frames
+        path = videos[k] / "video.mp4" if _is_result(videos[k]) else videos[k]
+        return read_video(path, max_frames=_MAX_FRAMES).frames
 
     return JudgedRow(name, load, [names.index(path.stem) for path in videos])
 
 
 def _videos(folder: Path) -> list[Path]:
-    """Videos and folders of pictures in a folder, by name."""
+    """Videos and folders of pictures in a folder, by name; the folder of a result, such as `generate` writes, is its video."""
     if not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is no folder of videos")
+    if _is_result(folder):
+        return [folder]
     found = [path for path in folder.iterdir() if not is_hidden(path.name)]
     videos = sorted(path for path in found if path.is_dir() or path.suffix.lower() in (*VIDEO_SUFFIXES, ".gif", ".webp"))
     if not videos:
@@ -103,6 +110,11 @@ def _videos(folder: Path) -> list[Path]:
     return videos
 
 
+def _is_result(path: Path) -> bool:
+    return all((path / name).is_file() for name in ("video.mp4", "cameras.json"))
+
+
 def _hash(path: Path) -> str:
-    files = sorted(item for item in path.iterdir() if item.is_file()) if path.is_dir() else [path]
+    inside = [path / "video.mp4"] if _is_result(path) else sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [item for item in inside if item.is_file()]
     return "+".join(file_hash(item)[:16] for item in files)

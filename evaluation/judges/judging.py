@@ -73,7 +73,15 @@ def judge_rows(
     """
     stored: dict[str, StoredPredictions] = {}
     for number, row in enumerate(rows):
-        config = {"task": "judge", "jog3r": __version__, "row": row.name, **judge.describe(), **row.content, **content}
+        config = {
+            "task": "judge",
+            "jog3r": __version__,
+            "verdicts": "by number",
+            "row": row.name,
+            **judge.describe(),
+            **row.content,
+            **content,
+        }
         store = Predictions(folder / f"row{number}", config)
         keys = [f"{row.number(k):06d}" for k in range(len(row.owners))]
         export(store, keys, _look(judge, row), f"{judge.name}: {row.name}", processes, strict=False)

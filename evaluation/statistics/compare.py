@@ -57,8 +57,9 @@ def compare_blocks(result: dict[str, Any]) -> list[Block]:
     """Report of what `compare_runs` returns."""
     parts: list[Block] = [
         Heading(1, f"{result['first']} (first) against {result['second']} (second)"),
-        "Difference: first minus second, paired, with its 95 % interval over the clips in common. Many figures are compared: of "
-        "twenty that do not differ one is called decided by chance.",
+        "Difference: first minus second, paired, with its 95 % interval over the clips that have the figure in both runs (n); "
+        "cameras that were not found count as wrong. Many figures are compared: of twenty that do not differ one is called "
+        "decided by chance.",
     ]
     columns = {"first": "first", "second": "second", "difference": "difference", "verdict": "better"}
     for task, found in result.items():

@@ -17,7 +17,7 @@ __all__ = ["CONVENTION", "cameras_json", "npz_bytes", "read_cameras_json", "read
 CONVENTION = "opencv_cam_to_world"
 _ARRAYS = (
     *("frames", "poses", "intrinsics", "pointmaps", "confidence", "depth", "pose_covariance", "pose_known", "frame_index"),
-    *("times", "registered"),
+    *("times", "registered", "doubtful"),
 )
 _TRACKS = tuple(field.name for field in fields(Tracks))
 
@@ -28,14 +28,16 @@ def cameras_json(scene: Scene) -> bytes:
 
     Poses are camera-to-world 4 x 4, intrinsics 3 x 3 in pixels with the first pixel's centre at 0; numbers are exact. A frame
     whose pose is unknown has `"pose_known": false` beside what stands in its place; one that is not `registered` has a pose laid
-    between others', if any. `time` is in seconds; `source` says what found the cameras, where that is known.
+    between others', if any; one that deserves no trust says why in `"doubtful"`. `time` is in seconds; `source` says what found
+    the cameras, where that is known.
     """
     height, width = scene.size
     frames = []
     for place, index in enumerate(scene.frame_index.tolist()):
         frame = {"index": index, "time": float(scene.times[place]), "pose": scene.poses[place].tolist()}
         frame |= {"intrinsics": scene.intrinsics[place].tolist(), "registered": bool(scene.registered[place])}
-        frames.append(frame if scene.pose_known[place] else frame | {"pose_known": False})
+        frame |= {} if scene.pose_known[place] else {"pose_known": False}
+        frames.append(frame | ({"doubtful": str(scene.doubtful[place])} if scene.doubtful[place] else {}))
     document: dict[str, Any] = {"convention": CONVENTION, "width": width, "height": height, "fps": float(scene.fps)}
     document |= ({"source": scene.source} if scene.source else {}) | {"frames": frames}
     return json.dumps(document, indent=1).encode()
@@ -77,11 +79,12 @@ def read_details(content: bytes) -> dict[str, Any]:
         content: The file's bytes, which `read_cameras_json` takes.
 
     Returns:
-        `source`, and per frame (F,) `pose_known`, `registered`, `times` in seconds and `frame_index`.
+        `source`, and per frame (F,) `pose_known`, `doubtful`, `registered`, `times` in seconds and `frame_index`.
     """
     document = json.loads(content)
     frames = document["frames"]
-    details = {"source": document.get("source", ""), "pose_known": [frame.get("pose_known", True) for frame in frames]}
+    details = {"source": document.get("source", "")}
+    details |= {name: [frame.get(name, value) for frame in frames] for name, value in (("pose_known", True), ("doubtful", ""))}
     for name, key in (("registered", "registered"), ("times", "time"), ("frame_index", "index")):
         if all(key in frame for frame in frames):
             details[name] = [frame[key] for frame in frames]

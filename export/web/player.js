@@ -2,7 +2,8 @@
 // frame of the moment is shown in all three. `data` is JSON: "addresses" of the GLB ("cloud") and of sheets with all pictures of a
 // kind in rows of ceil(sqrt(F)) ("video.jpg", "depth.jpg", "confidence.jpg"); "times" of the frames in seconds; "poses", of each
 // frame null or 12 numbers in the GLB's axes: the camera's right, up and back, and where it stands; "lenses", of each
-// frame (or one for all) where its picture ends at distance 1, left, right, below and above; "caption"; "compared", a "name" and "poses" of another path;
+// frame (or one for all) where its picture ends at distance 1, left, right, below and above; "caption"; "drawn", the
+// frames whose cameras are in "cloud", if not all; "compared", a "name" and "poses" of another path;
 // "plays": at first, twice. With "sides", two names, it is two videos and their depth instead, without points; sheets of the
 // second are "video2.jpg" and so on. Space plays, comma and full stop go to the frame before and behind. Nothing runs while
 // nothing moves.

@@ -5,11 +5,11 @@
 (() => {
   const VERTEX = `#version 300 es
     in vec3 position; in vec4 color; in float frame; in float confidence;
-    uniform mat4 view; uniform float pointSize, glow; uniform vec3 limits; out vec3 shade;
+    uniform mat4 view; uniform float pointSize, largest, glow; uniform vec3 limits; out vec3 shade;
     void main() {
       bool shown = frame >= limits.x && frame <= limits.y && confidence >= limits.z;
       gl_Position = shown ? view * vec4(position, 1.0) : vec4(2.0, 2.0, 2.0, 1.0);
-      gl_PointSize = clamp(pointSize / gl_Position.w, 1.5, 24.0);
+      gl_PointSize = clamp(pointSize / gl_Position.w, 1.5, largest);
       shade = mix(pow(color.rgb, vec3(1.0 / 2.2)), vec3(1.0), glow);  // glTF colours are linear light
     }`;
   const FRAGMENT = `#version 300 es
@@ -23,6 +23,7 @@
   const WIDTHS = { SCALAR: 1, VEC3: 3, VEC4: 4 };
   const EVERYTHING = [-1e9, 1e9, -1e30];
   const CAMERA_INDICES = 192;  // of the twelve edges of a frustum in the mesh "cameras", eight tubes of eight triangles
+  const SPARSE = 30000, SPARSE_DOT = 5;  // points in a cloud below which each is a dot of so many px, no part of a surface
   const FIELD = Math.tan((25 * Math.PI) / 180);  // half of the vertical field of view
   const FLIGHT_FRAMES_A_SECOND = 5, REACH = 26;  // px around a camera in which a click means it
   const HINTS = { fine: "drag or arrows: turn · wheel or + −: zoom · click a camera: look through it",
@@ -91,6 +92,7 @@
       this.cameras = this.data;
       Object.assign(this, { flight: null, tour: null, showsCameras: true, dotSize: 1, moment: 0, limits: EVERYTHING });
       this.known = this.cameras.poses.flatMap((pose, i) => (pose ? [i] : []));
+      this.drawn = this.cameras.drawn ?? this.known;  // those in the file, of very many a choice
       const soon = window.requestIdleCallback ?? ((act) => setTimeout(act));  // first the page around it
       new Promise((done) => soon(done, { timeout: 1000 }))
         .then(() => fetch(this.getAttribute("src")))
@@ -186,8 +188,10 @@
       const axis = (k) => Array.from({ length: Math.floor(count / stride) }, (_, i) => points[3 * i * stride + k]).sort((a, b) => a - b);
       const sorted = [0, 1, 2].map(axis), at = (share) => sorted.map((values) => values[Math.floor(share * (values.length - 1))]);
       const low = at(0.05), high = at(0.95), middle = at(0.5);
-      this.radius = Math.hypot(...high.map((value, k) => value - low[k])) / 2 || 1e-3;  // all in one place: any
+      this.radius = Math.hypot(...high.map((value, k) => value - low[k])) / 2;
+      this.radius = Math.max(this.radius, 2 * this.depth) || 1e-3;  // cameras at rest without points: as large as they are drawn
       this.spacing = (2.2 * this.radius) / Math.sqrt(count / 4);
+      this.sparse = count < SPARSE;
       const scene = Array.from({ length: Math.floor(count / stride) }, (_, i) => [0, 1, 2].map((k) => points[3 * i * stride + k]));
       const places = [...this.known.map((i) => this.cameras.poses[i]), ...(this.cameras.compared?.poses ?? [])].map((pose) => pose.slice(9));
       this.shown = scene.filter((point) => point.every((value, k) => low[k] <= value && value <= high[k]))
@@ -259,12 +263,13 @@
       gl.useProgram(this.meshProgram);
       gl.uniformMatrix4fv(uniform("view"), false, view);
       const size = (this.dotSize * this.spacing * canvas.height) / seen.field / 2;
-      const drawsCameras = this.showsCameras && this.flight === null, lit = this.known.indexOf(this.moment);
+      const drawsCameras = this.showsCameras && this.flight === null, lit = this.drawn.indexOf(this.moment);
       for (const mesh of this.meshes) {
         if (mesh.name !== "points" && !drawsCameras) continue;
         gl.bindVertexArray(mesh.vertices);
         gl.uniform3fv(uniform("limits"), mesh.name === "points" ? this.limits : EVERYTHING);
         gl.uniform1f(uniform("pointSize"), mesh.name === "compared" ? Math.max(size, (0.05 * this.depth * canvas.height) / seen.field) : size);
+        gl.uniform1f(uniform("largest"), mesh.name === "points" && this.sparse ? SPARSE_DOT * ratio * this.dotSize : 24);
         gl.uniform1f(uniform("glow"), 0);
         if (mesh.indexed) gl.drawElements(mesh.mode, mesh.count, gl.UNSIGNED_INT, 0);
         else gl.drawArrays(mesh.mode, 0, mesh.count);
@@ -328,7 +333,7 @@
         const seen = place.map((value, k) => value - eye[k]), scale = clientHeight / 2 / (field * -inner(seen, back));
         return scale < 0 ? Infinity : Math.hypot(clientWidth / 2 + scale * inner(seen, right) - x, clientHeight / 2 - scale * inner(seen, up) - y);
       };
-      const near = this.known.map((i) => {
+      const near = this.drawn.map((i) => {
         const pose = this.cameras.poses[i], apex = pose.slice(9), middle = apex.map((value, k) => value - this.depth * pose[6 + k]);
         return [Math.min(away(apex), away(middle)), i];
       }).sort((a, b) => a[0] - b[0])[0];

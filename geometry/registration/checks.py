@@ -80,6 +80,9 @@ def _blank(points: Tensor, confidence: Tensor, name: str) -> tuple[Tensor, Tenso
     return torch.where(valid[..., None], points, 0.0), torch.where(valid, confidence, 1.0), valid
 
 
+WIDEST_VIEW_DEG = 160.0  # of a camera without distortion
+
+
 @dataclass(frozen=True)
 class Given:
     """What the caller fixed."""
@@ -124,6 +127,7 @@ def check_given(
         result[:, 1, 1] *= pixel_aspect
     if intrinsics is not None:
         result = check_intrinsics(intrinsics, num_frames, device)
+        check_in_pixels("intrinsics", float(result[:, 0, 0].min()), data.size)
     poses = None if known_poses is None else check_poses(known_poses, num_frames, device)
     focal_known = focal_px is not None or intrinsics is not None
     return Given(result, focal_known, intrinsics is not None, focal_known or pixel_aspect is not None, poses)
@@ -143,6 +147,20 @@ def check_intrinsics(intrinsics: Tensor, num_frames: int, device: torch.device) 
     if not bool((result[:, [0, 1], [0, 1]] > 0).all()):
         raise ValueError("intrinsics must have positive focal lengths on their diagonal")
     return result
+
+
+def check_in_pixels(name: str, focal: float, size: tuple[int, int]) -> None:
+    """Refuse a focal length that is none in pixels of frames of `size` (H, W): a view of more than 160 degrees.
+
+    Raises:
+        ValueError: millimetres, or intrinsics in units of the picture; with the view that it would be.
+    """
+    view = 2 * math.degrees(math.atan(size[1] / 2 / focal))
+    if view > WIDEST_VIEW_DEG:
+        raise ValueError(
+            f"{name} must be in pixels: {focal:.4g} in frames of {size[1]} x {size[0]} would be a view of {view:.0f} degrees; "
+            "multiply intrinsics in units of the picture by its width and height, and millimetres by pixels / sensor width"
+        )
 
 
 def check_poses(known_poses: Tensor, num_frames: int, device: torch.device) -> Tensor:

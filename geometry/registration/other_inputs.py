@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jog3r.geometry.cameras import check_tensors, invert, pixel_grid, transform, unproject
 from jog3r.geometry.pointmaps import normalise_scale
-from jog3r.geometry.registration.checks import check_intrinsics, check_poses
+from jog3r.geometry.registration.checks import check_in_pixels, check_intrinsics, check_poses
 from jog3r.geometry.registration.register import Registration, register_pointmaps
 from jog3r.geometry.robust import weighted_median
 
@@ -38,6 +38,7 @@ def registration_from_depth(depth: Tensor, intrinsics: Tensor, poses: Tensor, co
         raise ValueError(f"depth must have shape (F, H, W) with no empty dimension, got {tuple(depth.shape)}")
     num_frames = depth.shape[0]
     intrinsics = check_intrinsics(intrinsics, num_frames, depth.device)
+    check_in_pixels("intrinsics", float(intrinsics[:, 0, 0].min()), (depth.shape[1], depth.shape[2]))
     poses = check_poses(poses, num_frames, depth.device)
     confidence = _confidence(confidence, depth.shape, depth.device)
     depth = _real("depth", depth).double()

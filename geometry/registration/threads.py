@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -12,10 +13,12 @@ _SMALL = 1 << 17
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """No autocast inside, and on CUDA no TF32: they would lose the cameras, and autocast mixes dtypes that do not go together."""
-    before = torch.backends.cuda.matmul.fp32_precision
+    matmul: Any = torch.backends.cuda.matmul
+    name, full = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)  # before torch 2.9
+    before = getattr(matmul, name)
     try:
         if device.type == "cuda":
-            torch.backends.cuda.matmul.fp32_precision = "ieee"
+            setattr(matmul, name, full)
         if not torch.is_autocast_enabled(device.type):
             yield
             return
@@ -23,7 +26,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         if device.type == "cuda":
-            torch.backends.cuda.matmul.fp32_precision = before
+            setattr(matmul, name, before)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 from jog3r.commands.options import option, output_options, registration_kwargs
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.known_cameras import doubtful_poses
-from jog3r.commands.reconstruction.tracked import camera_scene, describe, doubts, find_tracks, make_clouds, write_tracked
+from jog3r.commands.reconstruction.tracked import camera_scene, describe, find_tracks, make_clouds, write_tracked
 from jog3r.commands.results import check_exports, report, result_names, write_scene, write_video, written_line
 from jog3r.commands.running import pipeline_of_options, seeded_generator, stages
 
@@ -48,6 +48,8 @@ def run(options: argparse.Namespace) -> str:
         raise UsageError(f"--fps must be positive and at most {MAX_FPS}, got {options.fps:g}")
     if options.task == "t2v" and options.cameras != "auto":
         raise UsageError(f"--cameras {options.cameras} needs --task t2v+c: t2v is the video alone")
+    if options.negative_prompt is not None and options.guidance_scale is not None and options.guidance_scale <= 1:
+        raise UsageError(f"--negative_prompt has no effect with --guidance_scale {options.guidance_scale:g}: take more than 1")
     check_exports(options.export, has_geometry=options.task != "t2v")
     if options.task == "t2v" and registration_kwargs(options) != {"method": "fast"}:
         raise UsageError("--task t2v finds no cameras: leave out --registration and --focal_per_frame")
@@ -71,7 +73,22 @@ def run(options: argparse.Namespace) -> str:
             stage("following features")
             notes, failed = _follow(output.frames[0], options, folder)
         names = sorted(path.name for path in folder.iterdir())
+    notes = notes if options.model is not None else [*notes, *_strange_to_the_tiny_model(options, pipe)]
     return report("\n".join([written_line(options.out, names), *notes]), options.out, failed)
+
+
+def _strange_to_the_tiny_model(options: argparse.Namespace, pipe: Any) -> list[str]:
+    """A note on words and sizes that the bundled model has never seen."""
+    from jog3r.data.procedural import caption_words
+
+    words = dict.fromkeys(word.strip(".,;:!?\"'()") for word in options.prompt.lower().split())
+    strange = [word for word in words if word and word not in caption_words()]
+    told = [f"knows nothing of {', '.join(strange[:6])}{', ...' if len(strange) > 6 else ''}"] if strange else []
+    usual, asked = pipe.output_size(None, None, None), pipe.output_size(options.num_frames, options.height, options.width)
+    told += (
+        [f"has never made pictures of {asked[2]} x {asked[1]}, only of {usual[2]} x {usual[1]}"] if asked[1:] != usual[1:] else []
+    )
+    return [f"note: the bundled tiny model {' and '.join(told)}; its words stand in jog3r/tiny/README.md"] if told else []
 
 
 def _camera_source(options: argparse.Namespace, pipe: Any) -> str | None:
@@ -134,7 +151,7 @@ def _follow(frames: list[Any], options: argparse.Namespace, folder: Path) -> tup
     cameras = replace(camera_scene(video, found, None), caption=options.prompt)
     cameras, cloud, failed, more = make_clouds(cameras, None, None, options.device)
     failed |= write_tracked(cameras, cloud, options.export, folder)
-    return [describe(cameras, found), *more, *doubts(cameras, found.degenerate)], failed
+    return [describe(cameras, found), *more, *doubtful_poses(cameras.doubtful)], failed
 
 
 def _judge(output: Any, seed: int, folder: Path) -> Any:

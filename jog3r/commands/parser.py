@@ -36,7 +36,9 @@ class _OneLineParser(argparse.ArgumentParser):
     """Usage errors in one line."""
 
     def error(self, message: str) -> None:  # type: ignore[override]  # raises, as argparse's does not return either
-        raise UsageError(f"{message} (see `{self.prog} --help`)")
+        words = message.startswith("unrecognized arguments") and "--" not in message
+        quotes = "; put what belongs together, such as a prompt, in quotes" if words else ""
+        raise UsageError(f"{message}{quotes} (see `{self.prog} --help`)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

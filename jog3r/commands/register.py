@@ -17,7 +17,6 @@ from jog3r.commands.reconstruction.spool import Spool
 from jog3r.commands.reconstruction.tracked import (
     camera_scene,
     describe,
-    doubts,
     find_tracks,
     make_clouds,
     read_frames,
@@ -27,6 +26,7 @@ from jog3r.commands.results import check_exports, report, result_names, write_re
 from jog3r.commands.running import stages
 
 FPS = 8.0  # of results whose frames have no clock
+_APART = 0.03  # median relative difference of depths from which there is probably a mistake
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> str:
         else:
             stage("writing")
             failed = write_results_of(_scene(found, frames, fps, times), options.export, folder)
-            lines = doubtful_poses(found.degenerate)
+            lines = [_quality(found), *doubtful_poses(found.degenerate)]
         names = sorted(path.name for path in folder.iterdir())
     return report("\n".join([written_line(options.out, names), *lines]), options.out, failed)
 
@@ -98,7 +98,7 @@ def _refined(options: argparse.Namespace, maps: NetworkMaps, folder: Path) -> tu
         cameras = camera_scene((frames, fps, times), found, maps, other="file")
         cameras, cloud, failed, lines = make_clouds(cameras, maps, "file", "cpu")
         failed |= write_tracked(cameras, cloud, options.export, folder)
-        return [describe(cameras, found), *lines, *doubts(cameras, found.degenerate)], failed
+        return [describe(cameras, found), *lines, *doubtful_poses(cameras.doubtful)], failed
 
 
 def _refuse_selection_without_video(options: argparse.Namespace) -> None:
@@ -121,6 +121,19 @@ def _check_fit(options: argparse.Namespace, frames: np.ndarray, found: Any) -> N
         )
 
 
+def _quality(found: Any) -> str:
+    """How well the geometry agrees with itself: the usual mistakes with other models' results show here."""
+    from jog3r.training.preparation.depth_masks import median_disagreement
+
+    valid = (found.depth > 0) & (found.confidence > 0) & found.pose_known[:, None, None]
+    apart = median_disagreement(found.depth, valid, found.intrinsics, found.poses)
+    text = f"focal length {float(found.intrinsics[:, 0, 0].median()):.0f} pixels"
+    if apart is None:
+        return f"{text}; no frame sees what another one does"
+    doubt = "; are poses camera-to-world, intrinsics in pixels, depth and poses in one unit?" if apart > _APART else ""
+    return f"{text}; depth of frames a quarter of the clip apart agrees to {100 * apart:.1f} %{doubt}"
+
+
 def _scene(found: Any, frames: np.ndarray, fps: float, times: np.ndarray | None) -> Any:
     from jog3r.export.scene import Scene
 
@@ -135,6 +148,7 @@ def _scene(found: Any, frames: np.ndarray, fps: float, times: np.ndarray | None)
         fps,
         pose_covariance=covariance,
         pose_known=found.pose_known,
+        doubtful=found.degenerate,
         times=times,
         source="file",
     )

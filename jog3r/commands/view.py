@@ -24,6 +24,10 @@ def run(options: argparse.Namespace) -> str:
     if options.html is not None:
         from jog3r.export.player import write_page
 
+        if options.html.is_file() and not options.overwrite:
+            raise UsageError(f"--html {str(options.html)!r} exists already; add --overwrite, or name another file")
+        if not options.html.is_dir() and options.html.suffix.lower() not in (".html", ".htm"):
+            raise UsageError(f"--html {str(options.html)!r} must end in .html: a browser would show it as text")
         try:
             path = write_page(options.directory, options.html, overwrite=options.overwrite)
         except OSError as error:

@@ -105,7 +105,7 @@ def _read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} holds more than weights, or is damaged; nothing was run. Save the state dict alone: {_first_line(error)}"
+            f"{path} holds more than weights, or is damaged; nothing in it was run. Save the state dict alone, with torch.save"
         ) from error
     except _DAMAGE as error:
         raise ValueError(

@@ -55,6 +55,7 @@ def load_pipeline(model: str, *, with_text: bool = True, **options: Any) -> Any:
     if not with_text and name == "Jog3rPipeline":
         options = WITHOUT_TEXT | options
     cls, module = PIPELINES[name]
-    if PIPELINES[name] == _WAN and isinstance(options.get("dtype"), torch.dtype):
-        options["dtype"] = {"vae": torch.float32, "default": options["dtype"]}
+    for key in ("dtype", "torch_dtype"):
+        if PIPELINES[name] == _WAN and isinstance(options.get(key), torch.dtype):
+            options[key] = {"vae": torch.float32, "default": options[key]}
     return getattr(import_module(module), cls).from_pretrained(model, **options)

@@ -1,6 +1,7 @@
 """The words of the Space."""
 
-from jog3r.data.procedural.scene_grammar import FLOOR_PATTERNS, KINDS, MOTIONS, PALETTE, scene_words
+from jog3r.data.procedural import caption_words
+from jog3r.data.procedural.scene_grammar import FLOOR_PATTERNS, KINDS, MOTIONS, PALETTE
 
 INTRODUCTION = """# JOG3R: video and cameras from one model
 Write a prompt and get a short video **with** its 3D points and camera path, or give a video and get its cameras."""
@@ -23,7 +24,7 @@ PROMPT_WORDS = {
     ],
     "thing": [_with_article(f"{colour} {kind}") for kind in KINDS for colour in PALETTE["objects"]],
     "camera": list(MOTIONS),
-    "known": sorted({word.strip(",.") for index in range(500) for word in scene_words(index, "train").caption.lower().split()}),
+    "known": sorted(caption_words()),
 }
 
 TINY_LIMITS = (

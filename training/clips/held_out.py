@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from jog3r.data.clip import Clip
-from jog3r.pipelines.latents import decode_frames
+from jog3r.pipelines.latents import decode_frames, in_tiles
 from jog3r.training.clips.mixture import MixedStream
 from jog3r.training.clips.streams import ClipStream, PlaceStream
 from jog3r.training.config import TrainConfig
@@ -33,7 +33,7 @@ class HeldClip:
         if "frames" in item:
             frames = item["frames"]  # (F, 3, H, W)
         else:
-            with torch.no_grad():
+            with torch.no_grad(), in_tiles(vae):
                 frames = decode_frames(vae, item["latents"][None].to(vae.device))[0].transpose(0, 1).cpu()
         pixels = frames.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()  # (F, H, W, 3)
         depth, valid, poses, intrinsics = (item[name].numpy() for name in ("depth", "valid", "poses", "intrinsics"))

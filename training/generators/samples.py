@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from jog3r.data.clip import Clip
+from jog3r.pipelines.latents import in_tiles
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.training.config import TrainConfig
 from jog3r.training.joint_model import autocast
@@ -40,7 +41,8 @@ def generate_samples(pipeline: Any, config: TrainConfig, embedded: dict[str, Any
     texts = {name: _to_model(value, pipeline) for name, value in embedded.items() if name != "empty"}
     frames = []
     for clip in range(len(texts["prompt_embeds"])):
-        with autocast(config, device):  # not all parts have one precision, and not all calls of diffusers convert between them
+        # not all parts have one precision, and not all calls of diffusers convert between them
+        with autocast(config, device), in_tiles(pipeline.vae):
             output = pipeline(
                 **{name: value[clip : clip + 1] for name, value in texts.items()},
                 task="t2v",

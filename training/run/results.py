@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError  # of the hub and of the connection to it
 from safetensors import SafetensorError
@@ -97,9 +98,7 @@ def save_best(pipeline: Any, config: TrainConfig, training: str, values: dict[st
         _replace(folder, write)
         return folder
     trained = pipeline.transformer
-    device = trained.device
-    added = copy.deepcopy(trained.to("cpu"))  # two of them may be more than the device holds
-    trained.to(device)
+    added = _copy_on_cpu(trained)  # two of them may be more than the device holds
     added.fuse_lora()
     added.unload_lora()
     pipeline.register_modules(transformer=added)
@@ -108,6 +107,14 @@ def save_best(pipeline: Any, config: TrainConfig, training: str, values: dict[st
     finally:
         pipeline.register_modules(transformer=trained)
     return folder
+
+
+def _copy_on_cpu(module: torch.nn.Module) -> Any:
+    """A copy; the module itself never moves, which would cut DDP's hooks off."""
+    memo: dict[int, Any] = {id(value): value.detach().cpu().clone() for value in module.buffers()}
+    for value in module.parameters():
+        memo[id(value)] = torch.nn.Parameter(value.detach().cpu().clone(), value.requires_grad)
+    return copy.deepcopy(module, memo)
 
 
 def _save_pipeline(pipeline: Any, folder: Path, training: str) -> None:

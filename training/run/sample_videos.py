@@ -148,19 +148,13 @@ def log_pictures(trackers: list[Any], pictures: dict[str, Path], step: int) -> N
 
 @contextmanager
 def in_evaluation(pipeline: Any, device: torch.device | None = None) -> Iterator[None]:
-    """In evaluation mode and on `device`, else on that of what is trained. A T5-XXL, six times the rest, stays where it is.
-
-    The VAE of another generator works in tiles: a whole clip of 49 x 480 x 720 takes CogVideoX's 26 GB.
-    """
+    """In evaluation mode and on `device`, else on that of what is trained. A T5-XXL, six times the rest, stays where it is."""
     modules = {name: module for name, module in pipeline.components.items() if isinstance(module, torch.nn.Module)}
     before = {name: (module.training, module.device) for name, module in modules.items()}
     moved = {name: module for name, module in modules.items() if name != "text_encoder"}
     device = device or modules["transformer" if "transformer" in modules else "baseline"].device
     pipeline.set_progress_bar_config(disable=True)
-    tiled = hasattr(pipeline, "caption_of_videos") and not modules["vae"].use_tiling
     try:
-        if tiled:
-            pipeline.vae.enable_tiling()
         for module in modules.values():
             module.eval()
         for module in moved.values():
@@ -171,8 +165,6 @@ def in_evaluation(pipeline: Any, device: torch.device | None = None) -> Iterator
             module.train(before[name][0])
         for name, module in moved.items():
             module.to(before[name][1])
-        if tiled:
-            pipeline.vae.disable_tiling()
 
 
 def _generate(pipeline: Any, clips: list[Clip], config: TrainConfig, embedded: dict[str, Any]) -> np.ndarray | None:

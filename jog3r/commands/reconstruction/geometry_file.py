@@ -63,8 +63,12 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         with loaded:
             return {name: loaded[name] for name in loaded.files}
     except NPZ_FAULTS as error:
-        reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error)
-        raise UsageError(f"{str(path)!r} cannot be read as an npz file ({reason}); write it with numpy.savez") from error
+        if isinstance(error, FileNotFoundError):
+            raise UsageError(f"{str(path)!r} is not there; give an npz file, as numpy.savez writes it") from error
+        if isinstance(error, OSError) and error.strerror:
+            raise UsageError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+        hint = "" if path.suffix == ".npz" else "; a video goes to `jog3r reconstruct`, or to --video beside the geometry"
+        raise UsageError(f"{str(path)!r} cannot be read as an npz file; write it with numpy.savez{hint}") from error
 
 
 def solve(form: str, arrays: dict[str, np.ndarray], given: dict[str, Any]) -> Registration:

@@ -85,9 +85,12 @@ class NetworkMaps:
         )
 
 
+_OF_FRAMES = ("frames", "poses", "intrinsics", "pose_known", "registered", "doubtful")
+
+
 def frames_of(cameras: Any, numbers: np.ndarray) -> Any:
     """A `Scene` of some of the frames, without points, their numbers and times kept."""
-    chosen = {name: getattr(cameras, name)[numbers] for name in ("frames", "poses", "intrinsics", "pose_known", "registered")}
+    chosen = {name: getattr(cameras, name)[numbers] for name in _OF_FRAMES}
     return replace(cameras, **chosen, frame_index=cameras.frame_index[numbers], times=cameras.times[numbers], tracks=None)
 
 

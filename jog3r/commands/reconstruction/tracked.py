@@ -128,8 +128,7 @@ def run_tracked(options: argparse.Namespace) -> str:
             stage("writing")
             failed |= write_tracked(cameras, cloud, options.export, folder)
         names = sorted(path.name for path in folder.iterdir())
-    reasons = found.degenerate if found is not None else maps.degenerate if maps is not None else ()
-    lines = [written_line(options.out, names), describe(cameras, found), *more, *notes, *doubts(cameras, reasons)]
+    lines = [written_line(options.out, names), describe(cameras, found), *more, *notes, *doubtful_poses(cameras.doubtful)]
     lines += _without_effect(options, cameras.source)
     if options.model is None and cameras.source == "network":
         lines.append(TINY_NOTE)
@@ -170,8 +169,9 @@ def _check_positive(options: argparse.Namespace) -> None:
 def _without_effect(options: argparse.Namespace, source: str) -> list[str]:
     """A note on options of tracks where the network's cameras were taken as they are, or of clouds that are not the network's."""
     if source != "network":
+        points = "the tracks', of all frames" if options.depth is None else "the depth model's, of up to 64 frames"
         shows = options.keyframes is None or options.depth == "network"
-        return [] if shows else ["note: --keyframes had no effect: these points are the tracks', of all frames"]
+        return [] if shows else [f"note: --keyframes had no effect: these points are {points}"]
     given = [name for name in ("focal_px", "pixel_aspect", "interpolate") if getattr(options, name) != ONLY_TRACKS[name]]
     named = ", ".join(f"--{name}" for name in given)
     return [f"note: {named} had no effect: these cameras are the network's, as it found them"] if given else []
@@ -268,12 +268,16 @@ def camera_scene(
         if not known.any():
             raise UsageError(f"neither the {other} nor tracks know a camera of this video")
         intrinsics = np.linalg.inv(maps.transform) @ maps.intrinsics
-        return Scene(frames, maps.poses, intrinsics, fps=fps, times=times, pose_known=known, source=other)
+        reasons = maps.degenerate if found is None else found.degenerate
+        more = {"pose_known": known, "source": other, "doubtful": reasons}
+        return Scene(frames, maps.poses, intrinsics, fps=fps, times=times, **more)
     registered, known = found.registered.numpy(), found.pose_known.numpy()
     if interpolate:
         places = np.flatnonzero(registered)
         known = known | (np.arange(len(known)) > places[0]) & (np.arange(len(known)) < places[-1])
-    return Scene.from_tracks(frames, found, fps=fps, times=times, known=known)
+    scene = Scene.from_tracks(frames, found, fps=fps, times=times, known=known)
+    laid = scene.pose_known & ~scene.registered
+    return replace(scene, doubtful=np.where(laid, "interpolated", found.degenerate))
 
 
 def make_clouds(
@@ -324,14 +328,10 @@ def describe(cameras: Any, found: Any) -> str:
     """Where the cameras come from, and how sure they are."""
     if found is None:
         return f"cameras: {cameras.source}"
-    text = f"cameras: {cameras.source} ({found.reason}); focal length {np.median(cameras.intrinsics[:, 0, 0]):.0f} pixels"
+    across, down = np.median(cameras.intrinsics[:, [0, 1], [0, 1]], 0)
+    focal = f"{across:.0f}" if abs(down / across - 1) < 0.005 else f"{across:.0f} across and {down:.0f} down"
+    text = f"cameras: {cameras.source} ({found.reason}); focal length {focal} pixels"
     if cameras.source != "tracks" or cameras.tracks is None:
         return text
     error = float(cameras.tracks.error_px.mean())  # over the points, as COLMAP states it
-    return f"{text}, {len(cameras.tracks)} points, mean reprojection error {error:.3f} pixels"
-
-
-def doubts(cameras: Any, reasons: tuple[str, ...]) -> list[str]:
-    """Notes on frames whose pose deserves no trust, and on those whose pose is laid between others'."""
-    laid = cameras.pose_known & ~cameras.registered
-    return doubtful_poses(["interpolated" if between else reason for between, reason in zip(laid, reasons, strict=True)])
+    return f"{text}, {len(cameras.tracks)} points, mean reprojection error {error:.3f} pixels of the video"

@@ -158,7 +158,9 @@ def _write(
 
     frames, fps, times = video
     known = pose_known(result.degenerate)
-    cameras = Scene(frames, result.poses, result.intrinsics, fps=fps, pose_known=known, times=times, source="network")
+    doubtful = np.array(result.degenerate)
+    clock = {"fps": fps, "times": times, "source": "network"}
+    cameras = Scene(frames, result.poses, result.intrinsics, pose_known=known, doubtful=doubtful, **clock)
     chosen = np.unique(np.linspace(0, len(result) - 1, min(keyframes, len(result))).round().astype(int))
     maps = [result.frame(int(index)) for index in chosen]
     pointmaps, confidence, depth = (torch.stack([getattr(m, name) for m in maps]) for name in ("pointmap", "confidence", "depth"))
@@ -169,11 +171,10 @@ def _write(
         pointmaps,
         confidence,
         depth,
-        fps,
         pose_known=known[chosen],
+        doubtful=doubtful[chosen],
         frame_index=chosen,
-        times=times[chosen],
-        source="network",
+        **clock | {"times": times[chosen]},
     )
     write_files(folder, {**result_files(cameras), **EXPORTERS["ply"](keys), **EXPORTERS["glb"](keys)}, overwrite=True)
     return len(chosen), write_exports(exports, lambda name: cameras if name in EVERY_FRAME else keys, folder)
