@@ -207,7 +207,7 @@
         const along = this.shown.map((point) => inner(point, axis)), middle = (Math.min(...along) + Math.max(...along)) / 2;
         return { middle, away: along.map((value) => value - middle) };
       });
-      this.distance = Math.max(...z.away.map((value, i) => value + Math.max(Math.abs(x.away[i]) / wide, Math.abs(y.away[i]) / tall)));
+      this.distance = Math.max(1.5 * this.radius, ...z.away.map((value, i) => value + Math.max(Math.abs(x.away[i]) / wide, Math.abs(y.away[i]) / tall)));
       const centre = [x.middle, y.middle + hint * FIELD * this.distance, z.middle];
       this.target = [0, 1, 2].map((k) => axes.reduce((sum, axis, i) => sum + centre[i] * axis[k], 0));
     }
