@@ -1,7 +1,30 @@
 """What a page must fulfil for everybody: contrast of texts, names of controls, texts for pictures, no sideways scrolling."""
 
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+_NOT_NEEDED = (
+    # menus under the address bar, which every window would load: half of the time that a window takes
+    *("WebUIOmniboxPopup", "WebUIOmniboxAimPopup"),
+    # Playwright's own, whose list this one replaces
+    *(
+        "AimEnabled",
+        "AvoidCorsURLLoaderRestartOnRedirect",
+        "AvoidUnnecessaryBeforeUnloadCheckSync",
+        "DestroyProfileOnBrowserClose",
+    ),
+    *("HttpsFirstBalancedModeAutoEnable", "HttpsUpgrades", "LensOverlay", "MediaRouter", "NetworkTimeServiceQuerying"),
+    *("OptimizationHints", "PaintHolding", "PreconnectToSearch", "ThirdPartyStoragePartitioning"),
+)
+FLAGS = [
+    *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
+    *("--disable-gpu-rasterization", "--disable-gpu-compositing"),  # a GPU made of software takes twice the time for these
+    f"--disable-features={','.join(_NOT_NEEDED)}",
+]
 
 # Colours go through a canvas, which knows every notation. Backgrounds are laid over each other from the outside in.
 _PALE = """least => {

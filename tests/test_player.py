@@ -1,7 +1,6 @@
 """A result as one HTML file: what it holds, what is refused, and, in a real Chromium, one clock for video, points and depth."""
 
 import json
-import os
 import re
 import shutil
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from page_checks import changes, data_url, fits_the_width, has_names, is_legible
+from page_checks import CHROMIUM, FLAGS, changes, data_url, fits_the_width, has_names, is_legible
 
 from jog3r.__main__ import main
 from jog3r.data import procedural_clip
@@ -21,9 +20,6 @@ from jog3r.export.formats.point_cloud import VERTEX, ply_bytes, read_ply, struct
 from jog3r.export.player import PAGE_BYTES, Shown, html_page, pair_tag, player_tag, read_shown
 from jog3r.export.scene import Scene
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--use-gl=angle"]
-FLAGS += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-gpu-rasterization", "--disable-gpu-compositing"]
 FRAMES = 12
 
 

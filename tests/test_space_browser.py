@@ -7,9 +7,7 @@ import base64
 import functools
 import io
 import json
-import os
 import re
-import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,20 +20,14 @@ import pytest
 
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from page_checks import changes, data_url, fits_the_width, has_names, is_legible
+from page_checks import CHROMIUM, FLAGS, changes, data_url, fits_the_width, has_names, is_legible
 from PIL import Image
 from space_files import write_video
 from space_server import PATIENCE_SECONDS, PROMPT, Running, connected, held_layers, running_space
 
 from jog3r.data.video import read_video
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path and none named by CHROMIUM")
-FLAGS = [
-    *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
-    *("--disable-gpu-rasterization", "--disable-gpu-compositing"),  # a GPU made of software takes twice the time for these
-]
 # What moves costs most of a core in a browser without a GPU: videos that play, borders that pulse during a request.
 STAY_STILL = """
 document.addEventListener("play", (event) => event.target.pause(), true);
