@@ -65,6 +65,14 @@ class FrameStream:
                 range(selection.start, min(self._recording.expected_frames, selection.stop), selection.step)
             )
 
+    @property
+    def names(self) -> list[str] | None:
+        """Of the chosen pictures of a folder; None of a video."""
+        if not isinstance(self._recording, PictureFolder):
+            return None
+        names, chosen = self._recording.names, self._selection
+        return names[chosen.start : chosen.stop : chosen.step] if isinstance(chosen, range) else [names[k] for k in chosen]
+
     def __length_hint__(self) -> int:
         """`expected_frames`."""
         return self.expected_frames

@@ -77,6 +77,7 @@ class Scene:
         registered: (F,) bool, False for a frame whose pose was not found but laid between others'; None means `pose_known`.
         source: What found the cameras: "tracks", "network", ...; empty if unknown.
         doubtful: (F,) text, why a pose deserves no trust (see `Registration.degenerate`), empty for a sound one; None: none is.
+        images: (F,) text, names of the pictures that the frames were read from; None of a video.
 
     Raises:
         ValueError: A shape, a value or a rigid motion is not what is written above; the message says which and what to do.
@@ -98,6 +99,7 @@ class Scene:
     registered: Any = None
     source: str = ""
     doubtful: Any = None
+    images: Any = None
 
     def __post_init__(self) -> None:
         """Bring everything to numpy and check it."""
@@ -126,8 +128,11 @@ class Scene:
         registered = self.pose_known if self.registered is None else self.registered
         self._keep("registered", _array("registered", registered, (num_frames,), bool))
         self._keep("doubtful", np.array([""] * num_frames if self.doubtful is None else self.doubtful, dtype=str))
-        if self.doubtful.shape != (num_frames,):
-            raise ValueError(f"doubtful must be a text for each of {num_frames} frames, got shape {self.doubtful.shape}")
+        if self.images is not None:
+            self._keep("images", np.array(self.images, dtype=str))
+        for name, texts in (("doubtful", self.doubtful), ("images", self.images)):
+            if texts is not None and texts.shape != (num_frames,):
+                raise ValueError(f"{name} must be a text for each of {num_frames} frames, got shape {texts.shape}")
         if self.tracks is not None:
             _check_tracks(self.tracks, num_frames)
         if self.pointmaps is None:

@@ -78,6 +78,22 @@ def test_times_of_a_folder_are_places_over_eight(tmp_path: Path, frames: np.ndar
     command = ["reconstruct", str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--export", "tum"]
     assert main([*command, "--model", tiny_checkpoint(), "--cameras", "network", "--stride", "3"]) == 0
     np.testing.assert_allclose(times_written(tmp_path / "out"), [0, 3 / 8, 6 / 8, 9 / 8])
+    assert load_scene(tmp_path / "out").images.tolist() == ["0.png", "3.png", "6.png", "9.png"]
+
+
+@pytest.mark.parametrize("more", [(), ("--window", "4", "--keyframes", "2", "--cameras", "network"), ("--frames", "4")])
+def test_frames_of_a_folder_keep_the_names_of_their_pictures(tmp_path: Path, more: tuple[str, ...]) -> None:
+    clip = procedural_clip(0, "test", 6, 64, 64)
+    (tmp_path / "images").mkdir()
+    names = [f"DSC_{number}.{'JPG' if number == 9 else 'png'}" for number in (1, 2, 9, 10, 33, 101)]
+    for name, frame in zip(names, clip.frames, strict=True):
+        Image.fromarray(frame).save(tmp_path / "images" / name)
+    command = ["reconstruct", str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--model", tiny_checkpoint()]
+    assert main([*command, *more, "--export", "npz"]) == 0
+    found = [frame["image"] for frame in json.loads((tmp_path / "out" / "cameras.json").read_text())["frames"]]
+    assert found == ([names[k] for k in (0, 2, 3, 5)] if "--frames" in more else names)
+    shown = load_scene(tmp_path / "out")
+    assert shown.images.tolist() == [found[k] for k in shown.frame_index]
 
 
 @pytest.mark.parametrize("name", ["2024-05-01T12:30:05.mp4", "-x.mp4", "a%d#.mp4"])

@@ -27,6 +27,7 @@ class PictureFolder:
         self._files = picture_files(path)
         check_kinds(path, self._files)
         self.expected_frames = len(self._files)
+        self.names = [file.name for file in self._files]
 
     def shots(self) -> Iterator[Shot]:
         """See `Recording`; times are the place among the pictures / `FOLDER_FPS`."""

@@ -17,7 +17,7 @@ __all__ = ["CONVENTION", "cameras_json", "npz_bytes", "read_cameras_json", "read
 CONVENTION = "opencv_cam_to_world"
 _ARRAYS = (
     *("frames", "poses", "intrinsics", "pointmaps", "confidence", "depth", "pose_covariance", "pose_known", "frame_index"),
-    *("times", "registered", "doubtful"),
+    *("times", "registered", "doubtful", "images"),
 )
 _TRACKS = tuple(field.name for field in fields(Tracks))
 
@@ -28,14 +28,15 @@ def cameras_json(scene: Scene) -> bytes:
 
     Poses are camera-to-world 4 x 4, intrinsics 3 x 3 in pixels with the first pixel's centre at 0; numbers are exact. A frame
     whose pose is unknown has `"pose_known": false` beside what stands in its place; one that is not `registered` has a pose laid
-    between others', if any; one that deserves no trust says why in `"doubtful"`. `time` is in seconds; `source` says what found
-    the cameras, where that is known.
+    between others', if any; one that deserves no trust says why in `"doubtful"`. Frames of a folder name their `"image"`. `time`
+    is in seconds; `source` says what found the cameras, where that is known.
     """
     height, width = scene.size
     frames = []
     for place, index in enumerate(scene.frame_index.tolist()):
         frame = {"index": index, "time": float(scene.times[place]), "pose": scene.poses[place].tolist()}
         frame |= {"intrinsics": scene.intrinsics[place].tolist(), "registered": bool(scene.registered[place])}
+        frame |= {} if scene.images is None else {"image": str(scene.images[place])}
         frame |= {} if scene.pose_known[place] else {"pose_known": False}
         frames.append(frame | ({"doubtful": str(scene.doubtful[place])} if scene.doubtful[place] else {}))
     document: dict[str, Any] = {"convention": CONVENTION, "width": width, "height": height, "fps": float(scene.fps)}
@@ -79,13 +80,13 @@ def read_details(content: bytes) -> dict[str, Any]:
         content: The file's bytes, which `read_cameras_json` takes.
 
     Returns:
-        `source`, and per frame (F,) `pose_known`, `doubtful`, `registered`, `times` in seconds and `frame_index`.
+        `source`, and per frame (F,) `pose_known`, `doubtful`, `images`, `registered`, `times` in seconds and `frame_index`.
     """
     document = json.loads(content)
     frames = document["frames"]
     details = {"source": document.get("source", "")}
     details |= {name: [frame.get(name, value) for frame in frames] for name, value in (("pose_known", True), ("doubtful", ""))}
-    for name, key in (("registered", "registered"), ("times", "time"), ("frame_index", "index")):
+    for name, key in (("registered", "registered"), ("times", "time"), ("frame_index", "index"), ("images", "image")):
         if all(key in frame for frame in frames):
             details[name] = [frame[key] for frame in frames]
     if not np.isfinite(details.get("times", [])).all():

@@ -8,7 +8,13 @@ from jog3r.commands.options import option, output_options
 from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.reconstruction.network import check_length, run_pipeline
-from jog3r.commands.reconstruction.selection import chosen_cameras, open_frames, read_chosen, selection_arguments
+from jog3r.commands.reconstruction.selection import (
+    chosen_cameras,
+    open_frames,
+    picture_names,
+    read_chosen,
+    selection_arguments,
+)
 from jog3r.commands.reconstruction.tracked import camera_arguments, refuse_options_without_effect, run_tracked
 from jog3r.commands.reconstruction.windows import is_long, long_video_arguments, run_long_reconstruct
 from jog3r.commands.results import check_exports, report, result_names, write_scene, written_line
@@ -52,7 +58,7 @@ def run(options: argparse.Namespace) -> str:
         stage("finding the cameras")
         output = run_pipeline(options, pipe, video.frames)
         stage("writing")
-        failed = write_scene(output, (video.fps, video.times), "", options.export, folder)
+        failed = write_scene(output, (video.fps, video.times), "", options.export, folder, picture_names(options))
         names = sorted(path.name for path in folder.iterdir())
     lines = [written_line(options.out, names), *doubtful_poses(output.registration[0].degenerate)]
     if options.model is None:

@@ -43,7 +43,9 @@ def result_names(exports: list[str]) -> list[str]:
     return [*RESULT_NAMES, *(TARGETS[name] for name in exports)]
 
 
-def write_scene(output: Any, clock: tuple[float, Any], caption: str, exports: list[str], folder: Path) -> dict[str, Exception]:
+def write_scene(
+    output: Any, clock: tuple[float, Any], caption: str, exports: list[str], folder: Path, images: list[str] | None = None
+) -> dict[str, Exception]:
     """All results; returns the exports that could not be made.
 
     Args:
@@ -52,11 +54,12 @@ def write_scene(output: Any, clock: tuple[float, Any], caption: str, exports: li
         caption: the prompt, or empty.
         exports: keys of `EXPORTERS`.
         folder: to write into.
+        images: names of the pictures that the frames are, if any.
     """
     from jog3r.export.scene import Scene
 
     return write_results_of(
-        Scene(**output.clip(), fps=clock[0], times=clock[1], caption=caption, source="network"), exports, folder
+        Scene(**output.clip(), fps=clock[0], times=clock[1], caption=caption, source="network", images=images), exports, folder
     )
 
 

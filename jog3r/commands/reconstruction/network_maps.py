@@ -85,12 +85,12 @@ class NetworkMaps:
         )
 
 
-_OF_FRAMES = ("frames", "poses", "intrinsics", "pose_known", "registered", "doubtful")
+_OF_FRAMES = ("frames", "poses", "intrinsics", "pose_known", "registered", "doubtful", "images")
 
 
 def frames_of(cameras: Any, numbers: np.ndarray) -> Any:
     """A `Scene` of some of the frames, without points, their numbers and times kept."""
-    chosen = {name: getattr(cameras, name)[numbers] for name in _OF_FRAMES}
+    chosen = {name: value[numbers] for name in _OF_FRAMES if (value := getattr(cameras, name)) is not None}
     return replace(cameras, **chosen, frame_index=cameras.frame_index[numbers], times=cameras.times[numbers], tracks=None)
 
 

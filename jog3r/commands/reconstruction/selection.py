@@ -35,6 +35,12 @@ def selection_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def picture_names(options: argparse.Namespace) -> list[str] | None:
+    """Of the chosen pictures where `options.video` is a folder; None where it is a video."""
+    names: list[str] | None = open_frames(options).names
+    return names
+
+
 def open_frames(options: argparse.Namespace, size: tuple[int, int] | None = None, recorded: int | None = None) -> Any:
     """The frames that the options choose from `options.video`: a `FrameStream`.
 

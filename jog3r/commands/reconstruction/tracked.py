@@ -14,7 +14,7 @@ from jog3r.commands.reconstruction.dense import aligned_scene, check_depth, mode
 from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.reconstruction.network import TooManyFrames, find_maps
 from jog3r.commands.reconstruction.network_maps import NetworkMaps
-from jog3r.commands.reconstruction.selection import check_count, chosen_cameras, open_frames
+from jog3r.commands.reconstruction.selection import check_count, chosen_cameras, open_frames, picture_names
 from jog3r.commands.reconstruction.spool import Spool
 from jog3r.commands.reconstruction.windows import check_long_options
 from jog3r.commands.results import check_exports, report, result_names, write_exports, written_line
@@ -123,6 +123,7 @@ def run_tracked(options: argparse.Namespace) -> str:
                 chosen = {name: getattr(options, name) for name in TRACK_OPTIONS}
                 found = _follow(frames, initial, (options.seed, chosen), notes)
             cameras = camera_scene((frames, fps, times), found, maps, options.interpolate)
+            cameras = replace(cameras, images=picture_names(options))
             stage("finding depth")
             cameras, cloud, failed, more = make_clouds(cameras, maps, options.depth, options.device)
             stage("writing")

@@ -92,7 +92,7 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
                 result = reconstruct_windows(options, pipe, tee, spool)
                 true = None if true_poses is None else chosen_cameras(options, true_poses, len(result))
                 shown, failed = _write(
-                    result, (spool.frames(), video.fps, np.array(tee.times)), options.export, keyframes, folder
+                    result, (spool.frames(), video.fps, np.array(tee.times)), video.names, options.export, keyframes, folder
                 )
                 return result, true, shown, failed
 
@@ -141,13 +141,19 @@ def _summary(result: Any, shown: int, looked: bool) -> str:
 
 
 def _write(
-    result: Any, video: tuple[np.ndarray, float, np.ndarray], exports: list[str], keyframes: int, folder: Path
+    result: Any,
+    video: tuple[np.ndarray, float, np.ndarray],
+    images: list[str] | None,
+    exports: list[str],
+    keyframes: int,
+    folder: Path,
 ) -> tuple[int, dict[str, Exception]]:
     """All results; returns how many key frames the clouds show, and the exports that could not be made.
 
     Args:
         result: of `reconstruct_long_video`.
         video: frames (F, H, W, 3), frames per second, and times (F,).
+        images: names of the pictures that the frames are, if any.
         exports, keyframes: as asked for.
         folder: to write to.
     """
@@ -160,7 +166,7 @@ def _write(
     known = pose_known(result.degenerate)
     doubtful = np.array(result.degenerate)
     clock = {"fps": fps, "times": times, "source": "network"}
-    cameras = Scene(frames, result.poses, result.intrinsics, pose_known=known, doubtful=doubtful, **clock)
+    cameras = Scene(frames, result.poses, result.intrinsics, pose_known=known, doubtful=doubtful, images=images, **clock)
     chosen = np.unique(np.linspace(0, len(result) - 1, min(keyframes, len(result))).round().astype(int))
     maps = [result.frame(int(index)) for index in chosen]
     pointmaps, confidence, depth = (torch.stack([getattr(m, name) for m in maps]) for name in ("pointmap", "confidence", "depth"))
@@ -173,6 +179,7 @@ def _write(
         depth,
         pose_known=known[chosen],
         doubtful=doubtful[chosen],
+        images=None if images is None else np.array(images)[chosen],
         frame_index=chosen,
         **clock | {"times": times[chosen]},
     )
