@@ -212,6 +212,7 @@ class Scene:
             registered=found.registered.numpy(),
             tracks=tracks if len(tracks) else None,
             source="tracks",
+            doubtful=found.degenerate,
         )
 
     @property

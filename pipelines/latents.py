@@ -22,8 +22,8 @@ FLOAT32_VAES = ("AutoencoderKLWan",)  # stay in float32 beside parts in half pre
 
 @contextmanager
 def in_tiles(vae: Any) -> Iterator[None]:
-    """Decode in tiles, where the VAE can: a whole clip of 49 x 480 x 720 takes CogVideoX's 26 GB."""
-    switch = hasattr(vae, "enable_tiling") and not getattr(vae, "use_tiling", True)
+    """Let a VAE that compresses time decode in tiles: a whole clip of 49 x 480 x 720 takes CogVideoX's 26 GB."""
+    switch = not isinstance(vae, ImageVae) and not vae.use_tiling
     if switch:
         vae.enable_tiling()
     try:

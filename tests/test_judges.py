@@ -147,6 +147,12 @@ def test_folders_of_videos_are_judged(clips, tmp_path, capsys):
         assert main(["evaluate", "judge", str(folder), "--judge", "sfm", "--focal_px", "150", "--out", str(out)]) == 0
         (row,) = json.loads((out / "results.json").read_text())["judge"]["rows"].values()
         assert row["N"] == 1 and row["placed %"]["value"] == 100
+    (tmp_path / "runs" / "alone").mkdir(parents=True)  # without cameras
+    shutil.copy(tmp_path / "real" / "a.mp4", tmp_path / "runs" / "alone" / "video.mp4")
+    words = ["evaluate", "judge", str(tmp_path / "runs"), "--judge", "sfm"]
+    assert main([*words, "--focal_px", "150", "--out", str(tmp_path / "alone")]) == 0
+    assert main([*words, "--focal_px", "0.3", "--out", str(tmp_path / "millimetres")]) == 2
+    assert "focal_px must be in pixels" in capsys.readouterr().err
     (made / "video.mp4").write_bytes(b"torn")
     assert main(["evaluate", "judge", str(made), "--judge", "sfm", "--out", str(tmp_path / "none")]) == 2
     assert "the judge could look at none of 1 videos" in capsys.readouterr().err

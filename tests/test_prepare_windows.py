@@ -18,6 +18,7 @@ from training_cases import run_here
 from jog3r.data.cache import Cache
 from jog3r.data.frame_choice import take_frames
 from jog3r.data.source import ProceduralSource
+from jog3r.training import train_joint
 from jog3r.training.clips.cached_stream import CachedStream
 from jog3r.training.clips.held_out import HeldClip
 from jog3r.training.config import TrainConfig
@@ -83,11 +84,19 @@ def test_windows_are_encoded_whole_with_their_depth_cameras_and_captions(name: s
         assert cache.caption(cache.caption_ids(number)[0]).text == text
 
 
-def test_a_run_trains_on_the_windows_and_streams_them(models: Path, caches: Path, tmp_path: Path) -> None:
+def test_a_run_trains_on_the_windows_and_streams_them(models: Path, caches: Path, tmp_path: Path, monkeypatch) -> None:
     settings: dict[str, Any] = dict(init_from=str(models / "wan"), model="wan", trainable="lora", lora_rank=2, num_steps=2)
     settings |= dict(num_frames=5, generation_batch=1, reconstruction_batch=1, head_width=16, head_layers=1, sample_every=0)
     settings |= dict(mixed_precision="bf16", max_missing_share=1.0)
     validation = dict(validate_every=2, validation_clips=1, keep_best="l_gen")
+    save_best = train_joint.save_best
+
+    def in_place(pipeline: Any, *others: Any) -> Path:
+        with pytest.MonkeyPatch.context() as patch:  # moved away and back it would lose the hooks of DDP
+            patch.setattr(pipeline.transformer, "to", None)
+            return save_best(pipeline, *others)
+
+    monkeypatch.setattr(train_joint, "save_best", in_place)
     cached = run_here(
         tmp_path, **settings, **validation, data="cache", cache_dir=str(caches / "wan"), output_dir=str(tmp_path / "a")
     )

@@ -108,7 +108,7 @@ def test_geometry_that_contradicts_itself_is_said_to(capsys, tmp_path: Path, mis
     np.savez(tmp_path / "found.npz", depth=CLIP.depth, intrinsics=CLIP.intrinsics, poses=poses, frames=CLIP.frames)
     assert main(["register", str(tmp_path / "found.npz"), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert "are poses camera-to-world, intrinsics in pixels" in printed or "no frame sees what another one does" in printed
+    assert "are the poses what they are called" in printed and "are the intrinsics of these pixels?" in printed
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,7 @@ def test_geometry_that_contradicts_itself_is_said_to(capsys, tmp_path: Path, mis
         (changed("pairs", pairs=PAIRS["pairs"] - 1), [], "pairs must hold frame indices"),
         (changed("depth", intrinsics=CLIP.intrinsics / WIDTH), [], "intrinsics must be in pixels: "),
         (changed("pairs", intrinsics=CLIP.intrinsics / WIDTH), [], "would be a view of 17"),
+        (changed("world", intrinsics=CLIP.intrinsics / WIDTH), [], "intrinsics must be in pixels: "),
         (changed("depth"), ["--registration", "reference"], "--registration belongs to pairwise pointmaps"),
         (changed("world"), ["--focal_per_frame"], "--focal_per_frame belongs to pairwise pointmaps"),
         (changed("depth"), ["--stride", "2"], "--stride chooses frames of a video: add --video"),

@@ -21,6 +21,7 @@ from training_runs import weights_of
 from jog3r import Dust3rBaseline, Dust3rPipeline, Pointmap3DHead
 from jog3r.data.clip import Clip
 from jog3r.data.procedural import procedural_clip
+from jog3r.pipelines.latents import in_tiles
 from jog3r.training.clips.held_out import HeldClip
 from jog3r.training.optimization import build_optimizers
 from jog3r.training.run import results
@@ -204,6 +205,8 @@ def test_held_out_clips_are_decoded_where_samples_are_made_and_in_tiles(tmp_path
     held = HeldClip(type("Stream", (), {"__getitem__": lambda *_: item, "caption_text": lambda *_: "a room"})(), 0)
     assert held.clip(pipe.vae).frames.shape == (5, 16, 16, 3)
     assert decoded == [True] * 3 and not pipe.vae.use_tiling and pipe.vae.training
+    with in_tiles(image_vae := tiny_pipeline().vae):  # goes chunk by chunk anyway
+        assert not image_vae.use_tiling
 
 
 def test_a_dust3r_shows_what_it_finds(tmp_path: Path) -> None:

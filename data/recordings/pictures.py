@@ -180,10 +180,11 @@ def picture_files(folder: Path) -> list[Path]:
             f"the folder {str(folder)!r} holds no images (PNG, JPEG, WebP, AVIF, TIFF and others; subfolders are not looked "
             "through); give a video file or images"
         )
+    video = folder / "video.mp4"
+    if video.is_file() and (folder / "cameras.json").is_file():
+        raise ValueError(f"the folder {str(folder)!r} is a result of jog3r; give its video, {str(video)!r}")
     for file in sorted(file for file in visible if file.is_file()):
         suffix = file.suffix.lower()
-        if file.name == "video.mp4" and (folder / "cameras.json").is_file():
-            raise ValueError(f"the folder {str(folder)!r} is a result of jog3r; give its video, {str(file)!r}")
         if suffix in VIDEO_SUFFIXES:
             raise ValueError(f"the folder {str(folder)!r} holds images and the video {file.name!r}; move one of the two away")
         if suffix not in IMAGE_SUFFIXES and _looks_like_picture(file):

@@ -111,7 +111,11 @@ def _videos(folder: Path) -> list[Path]:
 
 
 def _is_result(path: Path) -> bool:
-    return all((path / name).is_file() for name in ("video.mp4", "cameras.json"))
+    """Whether `generate` or `reconstruct` wrote it: the video alone, or with cameras."""
+    if not (path / "video.mp4").is_file():
+        return False
+    others = [item for item in path.iterdir() if not is_hidden(item.name) and item.name != "video.mp4"]
+    return not others or (path / "cameras.json").is_file()
 
 
 def _hash(path: Path) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
+from jog3r.geometry.registration.checks import check_in_pixels
 from jog3r.geometry.registration.degeneracy import NO_OVERLAP, NO_PARALLAX, POOR_FIT
 
 __all__ = ["LEAST_SIDE", "TrackJudge"]
@@ -52,6 +53,8 @@ class TrackJudge:
 
         large, factor = _enlarged(frames)
         focal = None if self.focal_px is None else self.focal_px * factor
+        if focal is not None:  # a mistake of the command's, no failure of the video
+            check_in_pixels("focal_px", focal, (large.shape[1], large.shape[2]))
         try:
             found = track_cameras(large, seed=seed % 2**31, focal_px=focal, pixel_aspect=self.pixel_aspect)
         except ValueError as error:

@@ -118,6 +118,7 @@ def check_given(
             focals = focals.expand(num_frames)
         if tuple(focals.shape) != (num_frames,) or not bool((torch.isfinite(focals) & (focals > 0)).all()):
             raise ValueError(f"focal_px must be a positive number or one per frame ({num_frames}), got {focal_px!r}")
+        check_in_pixels("focal_px", float(focals.min()), data.size)
     result = intrinsics_from_focal(focals, height, width)
     if pixel_aspect is not None:
         if intrinsics is not None:

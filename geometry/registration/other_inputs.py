@@ -84,8 +84,12 @@ def register_world_pointmaps(
     num_frames = len(pointmaps)
     confidence = _confidence(confidence, pointmaps.shape[:3], pointmaps.device)
     pointmaps = _real("pointmaps", pointmaps)
+    centre = None
+    if intrinsics is not None:
+        checked = check_intrinsics(intrinsics, num_frames, pointmaps.device)
+        check_in_pixels("intrinsics", float(checked[:, 0, 0].min()), (pointmaps.shape[1], pointmaps.shape[2]))
+        centre = checked[0, :2, 2]
     if poses is None:
-        centre = None if intrinsics is None else check_intrinsics(intrinsics, num_frames, pointmaps.device)[0, :2, 2]
         _check_first_camera(pointmaps[0], confidence[0], centre)
         points = pointmaps.float()
     else:

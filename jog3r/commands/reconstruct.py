@@ -58,7 +58,9 @@ def run(options: argparse.Namespace) -> str:
         stage("finding the cameras")
         output = run_pipeline(options, pipe, video.frames)
         stage("writing")
-        failed = write_scene(output, (video.fps, video.times), "", options.export, folder, picture_names(options))
+        failed = write_scene(
+            output, (video.fps, video.times), "", options.export, folder, picture_names(options, len(video.frames))
+        )
         names = sorted(path.name for path in folder.iterdir())
     lines = [written_line(options.out, names), *doubtful_poses(output.registration[0].degenerate)]
     if options.model is None:

@@ -12,7 +12,7 @@ from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.geometry_file import FORMS, read_geometry, solve
 from jog3r.commands.reconstruction.known_cameras import doubtful_poses
 from jog3r.commands.reconstruction.network_maps import NetworkMaps, grid_transform
-from jog3r.commands.reconstruction.selection import ranged_frames, read_chosen, selection_arguments
+from jog3r.commands.reconstruction.selection import picture_names, ranged_frames, read_chosen, selection_arguments
 from jog3r.commands.reconstruction.spool import Spool
 from jog3r.commands.reconstruction.tracked import (
     camera_scene,
@@ -81,8 +81,9 @@ def run(options: argparse.Namespace) -> str:
             lines, failed = _refined(options, NetworkMaps.of_registration(found, frames, np.eye(3)), folder)
         else:
             stage("writing")
-            failed = write_results_of(_scene(found, frames, fps, times), options.export, folder)
-            lines = [_quality(found), *doubtful_poses(found.degenerate)]
+            scene = replace(_scene(found, frames, fps, times), images=picture_names(options, len(frames)))
+            failed = write_results_of(scene, options.export, folder)
+            lines = [_quality(found, set(arrays)), *doubtful_poses(found.degenerate)]
         names = sorted(path.name for path in folder.iterdir())
     return report("\n".join([written_line(options.out, names), *lines]), options.out, failed)
 
@@ -96,6 +97,7 @@ def _refined(options: argparse.Namespace, maps: NetworkMaps, folder: Path) -> tu
         maps = replace(maps, transform=grid_transform(size, (maps.depth.shape[1], maps.depth.shape[2]), options.resize))
         found = find_tracks(frames, maps)
         cameras = camera_scene((frames, fps, times), found, maps, other="file")
+        cameras = replace(cameras, images=picture_names(options, len(frames)))
         cameras, cloud, failed, lines = make_clouds(cameras, maps, "file", "cpu")
         failed |= write_tracked(cameras, cloud, options.export, folder)
         return [describe(cameras, found), *lines, *doubtful_poses(cameras.doubtful)], failed
@@ -121,17 +123,22 @@ def _check_fit(options: argparse.Namespace, frames: np.ndarray, found: Any) -> N
         )
 
 
-def _quality(found: Any) -> str:
+def _quality(found: Any, given: set[str]) -> str:
     """How well the geometry agrees with itself: the usual mistakes with other models' results show here."""
     from jog3r.training.preparation.depth_masks import median_disagreement
 
     valid = (found.depth > 0) & (found.confidence > 0) & found.pose_known[:, None, None]
     apart = median_disagreement(found.depth, valid, found.intrinsics, found.poses)
     text = f"focal length {float(found.intrinsics[:, 0, 0].median()):.0f} pixels"
-    if apart is None:
-        return f"{text}; no frame sees what another one does"
-    doubt = "; are poses camera-to-world, intrinsics in pixels, depth and poses in one unit?" if apart > _APART else ""
-    return f"{text}; depth of frames a quarter of the clip apart agrees to {100 * apart:.1f} %{doubt}"
+    if len(found.depth) < 2:
+        return text
+    lone = "no frame sees what another one does"
+    text += f"; {lone}" if apart is None else f"; depth of frames a quarter of the clip apart agrees to {100 * apart:.1f} %"
+    questions = []
+    if given & {"poses", "extrinsics"}:
+        questions += ["are the poses what they are called, camera-to-world or extrinsics, and in the unit of the depth?"]
+    questions += ["are the intrinsics of these pixels?"] if "intrinsics" in given else []
+    return " ".join([f"{text};" if questions else text, *questions]) if apart is None or apart > _APART else text
 
 
 def _scene(found: Any, frames: np.ndarray, fps: float, times: np.ndarray | None) -> Any:

@@ -35,10 +35,12 @@ def selection_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def picture_names(options: argparse.Namespace) -> list[str] | None:
-    """Of the chosen pictures where `options.video` is a folder; None where it is a video."""
-    names: list[str] | None = open_frames(options).names
-    return names
+def picture_names(options: argparse.Namespace, count: int) -> list[str] | None:
+    """Of the `count` chosen pictures where `options.video` is a folder; None where it is a video, or there is none."""
+    if options.video is None or not options.video.is_dir():
+        return None
+    names: list[str] = open_frames(options).names
+    return names if len(names) == count else None  # pictures came or went meanwhile
 
 
 def open_frames(options: argparse.Namespace, size: tuple[int, int] | None = None, recorded: int | None = None) -> Any:

@@ -93,6 +93,8 @@ def refuse_options_without_effect(options: argparse.Namespace) -> None:
 
 def run_tracked(options: argparse.Namespace) -> str:
     """`jog3r reconstruct` with `--cameras auto` or `tracks`: returns what to print."""
+    from jog3r.geometry.registration.checks import check_in_pixels
+
     if (options.height is None) != (options.width is None):
         raise UsageError("give both --height and --width, or neither")
     check_exports(options.export, has_geometry=True)
@@ -110,6 +112,8 @@ def run_tracked(options: argparse.Namespace) -> str:
             stage("reading the video")
             fps, times = read_frames(options, spool)
             frames = spool.frames()
+            if options.focal_px is not None:  # before the network works for minutes
+                check_in_pixels("--focal_px", options.focal_px, (frames.shape[1], frames.shape[2]))
             if true_poses is not None:
                 true_poses = chosen_cameras(options, true_poses, len(frames))
             stage("asking the network")
@@ -123,7 +127,7 @@ def run_tracked(options: argparse.Namespace) -> str:
                 chosen = {name: getattr(options, name) for name in TRACK_OPTIONS}
                 found = _follow(frames, initial, (options.seed, chosen), notes)
             cameras = camera_scene((frames, fps, times), found, maps, options.interpolate)
-            cameras = replace(cameras, images=picture_names(options))
+            cameras = replace(cameras, images=picture_names(options, len(frames)))
             stage("finding depth")
             cameras, cloud, failed, more = make_clouds(cameras, maps, options.depth, options.device)
             stage("writing")
@@ -278,7 +282,7 @@ def camera_scene(
         known = known | (np.arange(len(known)) > places[0]) & (np.arange(len(known)) < places[-1])
     scene = Scene.from_tracks(frames, found, fps=fps, times=times, known=known)
     laid = scene.pose_known & ~scene.registered
-    return replace(scene, doubtful=np.where(laid, "interpolated", found.degenerate))
+    return replace(scene, doubtful=np.where(laid, "interpolated", scene.doubtful))
 
 
 def make_clouds(
