@@ -76,7 +76,7 @@ class Scene:
         tracks: Points with the pixels that see them, as of feature tracks, or None. Without pointmaps they are the cloud.
         registered: (F,) bool, False for a frame whose pose was not found but laid between others'; None means `pose_known`.
         source: What found the cameras: "tracks", "network", ...; empty if unknown.
-        doubtful: (F,) text, why a pose deserves no trust (see `Registration.degenerate`), empty for a sound one; None: none is.
+        doubtful: (F,) text, why a pose deserves no trust (see `Registration.degenerate`), empty if nothing speaks against it.
         images: (F,) text, names of the pictures that the frames were read from; None of a video.
 
     Raises:

@@ -22,7 +22,7 @@ FLOAT32_VAES = ("AutoencoderKLWan",)  # stay in float32 beside parts in half pre
 
 @contextmanager
 def in_tiles(vae: Any) -> Iterator[None]:
-    """Let a VAE that compresses time decode in tiles: a whole clip of 49 x 480 x 720 takes CogVideoX's 26 GB."""
+    """Let a VAE that compresses time decode in tiles: a whole clip at once may take more memory than all of a training step."""
     switch = not isinstance(vae, ImageVae) and not vae.use_tiling
     if switch:
         vae.enable_tiling()

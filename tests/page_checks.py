@@ -7,7 +7,7 @@ from typing import Any
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 _NOT_NEEDED = (
-    # menus under the address bar, which every window would load: half of the time that a window takes
+    # menus under the address bar, which every window would load, and no test looks at
     *("WebUIOmniboxPopup", "WebUIOmniboxAimPopup"),
     # Playwright's own, whose list this one replaces
     *(

@@ -28,6 +28,7 @@ from jog3r.training.run import results
 from jog3r.training.run import sample_videos as samples
 from jog3r.training.run.processes import start_accelerator
 from jog3r.training.run.sample_videos import check_tracker, save_samples
+from jog3r.training.run.validation import Validation
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -207,6 +208,15 @@ def test_held_out_clips_are_decoded_where_samples_are_made_and_in_tiles(tmp_path
     assert decoded == [True] * 3 and not pipe.vae.use_tiling and pipe.vae.training
     with in_tiles(image_vae := tiny_pipeline().vae):  # goes chunk by chunk anyway
         assert not image_vae.use_tiling
+
+
+def test_clips_to_show_are_decoded_once_however_few_there_are() -> None:
+    decoded = []
+    held = [SimpleNamespace(clip=lambda _: decoded.append(1) or "clip")] * 2
+    validation = Validation({"reconstruction": held}, settings(), None)
+    for _ in range(3):
+        assert validation.sample_clips(SimpleNamespace(), 6) == ["clip"] * 2
+    assert len(decoded) == 2
 
 
 def test_a_dust3r_shows_what_it_finds(tmp_path: Path) -> None:

@@ -52,8 +52,9 @@ class Validation:
 
     def sample_clips(self, pipeline: Any, count: int) -> list[Clip]:
         """Clips to show, with the captions of the data: those that the generator is measured on, else the head. Decoded once."""
-        if len(self._shown) < count:
-            self._shown = self.clips(pipeline, "generation" if "generation" in self.held else "reconstruction", count)
+        half = "generation" if "generation" in self.held else "reconstruction"
+        if len(self._shown) < min(count, len(self.held[half])):
+            self._shown = self.clips(pipeline, half, count)
         return self._shown[:count]
 
     def measure(self, pipeline: Any, joint: nn.Module, device: torch.device) -> dict[str, float]:
