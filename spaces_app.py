@@ -24,16 +24,16 @@ from jog3r.space.example import EXAMPLE_CLIPS, EXAMPLE_LABELS, EXAMPLE_PROMPTS, 
 from jog3r.space.guard.leftovers import SESSIONS
 from jog3r.space.guard.limits import SpaceLimits
 from jog3r.space.jobs import stop_running
-from jog3r.space.look.html_pieces import IDLE, NO_PLAYER, banner, prompt_help
+from jog3r.space.look.html_pieces import IDLE, NO_PLAYER, NOT_DONE, banner, finished, prompt_help
 from jog3r.space.look.style import CSS, HEAD, theme
 from jog3r.space.look.texts import (
     ABOUT,
-    INTRODUCTION,
     NO_VIDEOS,
     PROMPT_HINT,
     PROMPT_PATTERN,
     PROMPT_WORDS,
     compare_note,
+    introduction,
     limits_note,
 )
 from jog3r.space.model import BUNDLED_STEPS, TRACK_SIDE
@@ -148,7 +148,7 @@ def _connect(
         show_progress_on=outputs[0],
     )
     # Stopped or failed, and the server has said so: cleared any earlier, the last step on its way would show again.
-    event.failure(lambda: IDLE, None, outputs[0], queue=False, api_visibility="private")
+    event.failure(lambda: finished(NOT_DONE), None, outputs[0], queue=False, api_visibility="private")
     stop.click(None, None, None, cancels=[event], api_visibility="private")
 
 
@@ -246,8 +246,8 @@ def _compare_tab(page: gr.Blocks, space: Space) -> None:
 def build(space: Space) -> gr.Blocks:
     """The page."""
     with Page(title="JOG3R", analytics_enabled=False, delete_cache=(60, space.limits.keep_seconds)) as page:
-        gr.Markdown(INTRODUCTION)
         makes_videos = space.model.makes_videos
+        gr.Markdown(introduction(space.model.name, makes_videos))
         opening = None if makes_videos else CAMERAS_TAB
         with gr.Tabs(selected=opening, overflow_behavior="wrap") as tabs:  # else Gradio hides what it thinks does not fit
             with gr.Tab(_GENERATE):

@@ -6,9 +6,8 @@ from torch import Tensor
 
 from jog3r import Registration, register_pointmaps
 from jog3r.geometry.cameras import invert, so3_log, unproject
-from jog3r.geometry.registration.joint_fit.noise import NoiseModel, coarse_grid, normal_equations
-from jog3r.geometry.registration.joint_fit.pair_terms import across_ray, pose_chain
-from jog3r.geometry.registration.joint_fit.samples import tangent_basis
+from jog3r.geometry.registration.joint_fit.noise import NoiseModel, coarse_grid, field_factor, normal_equations
+from jog3r.geometry.registration.joint_fit.pair_terms import Rays, pose_chain
 
 SEEDS, DRAWS = 6, 20
 CHI_SQUARED_95 = 12.592  # of six degrees of freedom
@@ -28,13 +27,13 @@ def pose_bound(scene: Scene, options: SceneOptions) -> Tensor:
     """
     frames, (height, width) = scene.poses.shape[0], scene.depth.shape[1:]
     local = unproject(scene.depth, scene.intrinsics)[1:].flatten(1, 2).transpose(1, 2)  # (P, 3, N) in their own cameras
-    rays = (local / local[:, 2:]).float()
-    columns = across_ray(local.float(), local[:, 2].float(), rays, tangent_basis(rays), pose_columns=True)
+    columns = Rays.along((local / local[:, 2:]).float()).columns(local.float(), local[:, 2].float(), pose=True)
     std = scene.noise_std[1].flatten(1).float()
     share, length = options.correlated, options.smoothness_px * width
     bumps = tuple(bump.float() for bump in coarse_grid((height, width), length))
     noise = NoiseModel(torch.zeros(3), share, length, bumps, std, torch.ones_like(std), torch.ones(frames - 1))
-    small = normal_equations(columns / std[:, None, None], torch.ones_like(std), noise)[:, :6, :6].double()
+    equal = torch.ones_like(std)
+    small = normal_equations(columns / std[:, None, None], equal, noise, field_factor(equal, noise))[:, :6, :6].double()
     ones = torch.ones(frames - 1, dtype=torch.float64)
     own = scene.pairs[:, 1]
     chain = pose_chain(scene.poses, own, invert(scene.poses)[own], ones)[:, :, 6:12]

@@ -79,7 +79,8 @@ def pnp_only(inputs: tuple) -> Tensor:
     intrinsics = first_intrinsics(samples, start, True, data.size)
     second = slice(samples.num_pairs, None)
     weights = samples.confidence[second] * samples.valid[second]
-    poses, _ = robust_camera_pose(samples.points[second], sample_rays(samples, intrinsics, samples.frame[second]), weights)
+    rays = sample_rays(samples, intrinsics, samples.frame[second]).direction
+    poses, _ = robust_camera_pose(samples.points[second], rays, weights)
     first = pose_from(torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))[None]
     return torch.cat((first, poses))
 

@@ -109,6 +109,9 @@ class EvaluationOptions(SourceOptions):
                 continue
             raise ValueError(f"{field.name} is for generated videos: it means nothing to task {self.task}, leave it out")
 
+        if self.task == "t2vc" and self.clips is not None:
+            raise ValueError(f"clips={self.clips} counts held-out clips, of which task t2vc reads none: take videos")
+
     def _check_numbers(self) -> None:
         for name in ("clips", "stride", "seeds", "batch_size", "sanity_clips", "height", "width", "frame_step"):
             if (value := getattr(self, name)) is not None and value < 1:

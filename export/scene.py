@@ -4,6 +4,7 @@ Letters: F frames, H W pixels, N points. Cameras are OpenCV (x right, y down, z 
 integers. The unit of length is the reconstruction's own (mean distance of frame 1's points = 1), not metres.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,6 +17,7 @@ from jog3r.export.point_tracks import Tracks
 from jog3r.geometry import cameras
 from jog3r.geometry.depth_maps import away_from_bends
 from jog3r.geometry.pose_checks import pose_fault
+from jog3r.geometry.registration.degeneracy import UNCERTAIN_FOCAL
 
 __all__ = ["PointCloud", "Scene", "unproject"]
 
@@ -78,6 +80,7 @@ class Scene:
         source: What found the cameras: "tracks", "network", ...; empty if unknown.
         doubtful: (F,) text, why a pose deserves no trust (see `Registration.degenerate`), empty if nothing speaks against it.
         images: (F,) text, names of the pictures that the frames were read from; None of a video.
+        focal_uncertainty: Standard deviation of the focal length over the focal length; 0 if it was given, NaN if nobody knows.
 
     Raises:
         ValueError: A shape, a value or a rigid motion is not what is written above; the message says which and what to do.
@@ -100,6 +103,7 @@ class Scene:
     source: str = ""
     doubtful: Any = None
     images: Any = None
+    focal_uncertainty: float = math.nan
 
     def __post_init__(self) -> None:
         """Bring everything to numpy and check it."""
@@ -213,6 +217,7 @@ class Scene:
             tracks=tracks if len(tracks) else None,
             source="tracks",
             doubtful=found.degenerate,
+            focal_uncertainty=found.focal_uncertainty,
         )
 
     @property
@@ -234,6 +239,14 @@ class Scene:
     def has_points(self) -> bool:
         """Whether there is a cloud: of pointmaps, or of tracks."""
         return self.pointmaps is not None or bool(self.tracks)
+
+    @property
+    def focal_deviation(self) -> str:
+        """What stands behind a focal length in words: how far it may be off, and what that asks for; empty if nobody knows."""
+        if not self.focal_uncertainty > 0:
+            return " (given)" if self.focal_uncertainty == 0 else ""
+        wide = " (only a camera that turns tells it)" if self.focal_uncertainty > UNCERTAIN_FOCAL else ""
+        return f" +-{max(self.focal_uncertainty, 0.01):.0%}{wide}"
 
     def median_depth(self) -> float:
         """Typical z of the scene, over the pixels with geometry or the points that are tracked; 0 without points."""

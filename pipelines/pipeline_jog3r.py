@@ -72,6 +72,8 @@ class Jog3rPipeline(Jog3rCheckpointMixin, GeometryMixin, SamplingMixin, Diffusio
     _optional_components = ["text_encoder", "tokenizer", "pointmap_head", "vae", "transformer", "scheduler"]
     _callback_tensor_inputs = ["latents", *CaptionBatch.names]
     _told_untrained = False
+    fps: float = 8.0
+    """Frames per second of the videos that it makes, for files."""
 
     def __init__(  # noqa: D107  # the class says it
         self,

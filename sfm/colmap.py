@@ -15,7 +15,9 @@ def load_pycolmap() -> Any:
     try:
         return import_module("pycolmap")
     except ImportError as error:
-        raise ImportError(f"cameras from tracks need pycolmap: pip install 'jog3r[sfm]' ({error})") from error
+        raise ImportError(
+            f"cameras from tracks need pycolmap: pip install '.[sfm]' in the checkout of jog3r ({error})"
+        ) from error
 
 
 @contextmanager

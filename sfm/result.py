@@ -14,10 +14,9 @@ from jog3r.sfm.frames import Grid, rgb_frame
 from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.solving.judge import AS_GIVEN, Verdict
 from jog3r.sfm.solving.planar import scene_is_planar
-from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.second_motion import MOVING_OBJECTS, TWO_MOTIONS
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution
-from jog3r.sfm.solving.uncertainty import UNCERTAIN_DEG, camera_uncertainty, rivals_disagree
+from jog3r.sfm.solving.uncertainty import UNCERTAIN_DEG, Uncertainty, camera_uncertainty, rivals_disagree
 from jog3r.sfm.tracked_cameras import Candidate, PointTracks, TrackedCameras, empty_tracks
 
 UNCERTAIN = "uncertain"  # the pictures leave more than 1 degree of rotation or 10 of direction open (see `UNCERTAIN_DEG`)
@@ -63,13 +62,14 @@ def finish(
         return network_result(grid, given, f"tracks cannot tell: {why}", candidates)
     if two_motions and given.initial is not None:
         return network_result(grid, given, f"tracks cannot tell: {TWO_MOTIONS}", candidates)
-    degenerate = _degenerate(features, tracks, (best, trials), given.focal_prior(grid))
+    uncertainty = camera_uncertainty(tracks, best, given.focal_prior(grid))
+    degenerate = _degenerate(features, tracks, (best, trials), uncertainty)
     reason = _reason(candidates)
     if two_motions:
         moving = (f"{words}, {MOVING_OBJECTS}" if words else MOVING_OBJECTS for words in degenerate)
         degenerate, reason = tuple(moving), f"{reason}; {TWO_MOTIONS}"
     found = _tracked(video, grid, tracks, best, interpolate)
-    return replace(found, degenerate=degenerate, reason=reason, candidates=candidates)
+    return replace(found, degenerate=degenerate, reason=reason, candidates=candidates, focal_uncertainty=uncertainty.focal)
 
 
 def _believable(tracks: Tracks, verdict: Verdict) -> bool:
@@ -201,11 +201,11 @@ def _finite_points(tracks: Tracks, verdict: Verdict, inliers: np.ndarray) -> tup
 
 
 def _degenerate(
-    features: np.ndarray, tracks: Tracks, solved: tuple[Verdict, list[Verdict]], prior: FocalPrior
+    features: np.ndarray, tracks: Tracks, solved: tuple[Verdict, list[Verdict]], uncertainty: Uncertainty
 ) -> tuple[str, ...]:
     verdict, trials = solved
     known, inliers = verdict.solution.known, verdict.distance < ROBUST_PX
-    uncertainty, rivals = camera_uncertainty(tracks, verdict, prior), rivals_disagree(trials)
+    rivals = rivals_disagree(trials)
     planar = scene_is_planar(tracks, verdict)
     seen = np.bincount(tracks.frame, minlength=tracks.num_frames)
     found = np.bincount(tracks.frame[inliers], minlength=tracks.num_frames)

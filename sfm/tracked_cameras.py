@@ -1,5 +1,6 @@
 """What `track_cameras` returns."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +80,9 @@ class TrackedCameras:
     """Why, in a sentence."""
     candidates: tuple[Candidate, ...]
     """All beginnings tried, best first."""
+    focal_uncertainty: float = math.nan
+    """Standard deviation of the focal length over the focal length; 0 if it was given, NaN for the network's cameras. Of a camera
+    that does not turn it is that of the prior: no picture tells."""
 
     @property
     def pose_known(self) -> Tensor:

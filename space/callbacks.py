@@ -12,6 +12,7 @@ import numpy as np
 from jog3r.export.formats.camera_files import cameras_json
 from jog3r.export.player import Shown, pair_tag
 from jog3r.space.example import write_example
+from jog3r.space.guard.decode_upload import Wanted
 from jog3r.space.guard.limits import GenerateSettings, Refused, check_whole
 from jog3r.space.guard.uploads import decode_upload
 from jog3r.space.jobs import Step
@@ -27,7 +28,7 @@ from jog3r.space.look.html_pieces import (
     result_caption,
     summary,
 )
-from jog3r.space.model import GENERATED_FPS, TRACK_SIDE, Result, find_cameras, generate_video
+from jog3r.space.model import TRACK_SIDE, Result, find_cameras, generate_video
 from jog3r.space.path_agreement import compared_paths, keep_path, kept_path
 from jog3r.space.results import (
     DOWNLOADS,
@@ -100,8 +101,8 @@ def reconstruct(space: Space, video: str | None, frames: float, method: str = "a
                 "Cameras come from auto or network" + (", or tracks." if tracks else "; tracks are not installed here.")
             )
         large = TRACK_SIDE if tracks and method != "network" else 0
-        step = space.model.frame_step
-        upload = yield from follow(decode_upload(Path(video), count, size, space.limits, folder, large, step), 9)
+        wanted = Wanted(count, size, large, space.model.frame_step)
+        upload = yield from follow(decode_upload(Path(video), wanted, space.limits, folder), 9)
         events = find_cameras(space.model.path, upload.frames, upload.fps, space.limits.request_seconds, upload.times, method)
         result = yield from follow(events, 9)
         yield _step(9)
@@ -113,7 +114,7 @@ def reconstruct(space: Space, video: str | None, frames: float, method: str = "a
             moved, words = compared_paths(result.scene.poses, made, result.scene.pose_known)
             taken, compared = f"{taken} {words}", ("the path that it was generated with", moved)
         rest = (write_correspondences(result.scene, folder), pose_table(result))
-        caption = f"Cameras of {len(upload.numbers)} frames"
+        caption = f"Cameras of {len(upload.numbers)} frames of {Path(video).name}"
         yield from _shown(space, result, folder, begin, taken, code, caption, rest, compared)
 
 
@@ -136,13 +137,15 @@ def _shown(  # noqa: PLR0913  # what a result is made of
         keep_path(video, cameras_json(result.scene), space.folder)
     seconds, downloads = time.monotonic() - begin, [files[name] for name in DOWNLOADS]
 
-    def update(downloads: list[str], later: str = "") -> tuple[Any, ...]:
-        text = summary(result, seconds, note, later)
-        return finished(text, later or None), video, player, path_picture, numbers(result, text), downloads, code, *rest
+    words = summary(result, seconds, note)
 
-    yield update(downloads)
+    def update(downloads: list[str], later: str, heard: str) -> tuple[Any, ...]:
+        text = f"{words} {later}".strip()
+        return finished(text, heard), video, player, path_picture, numbers(result, text), downloads, code, *rest
+
+    yield update(downloads, "The zips are being packed; the next request can start behind them.", words)
     more, lacking = write_archives(result.scene, folder, downloads)
-    yield update(downloads + more, lacking)
+    yield update(downloads + more, lacking, lacking or words)
 
 
 def compare(space: Space, prompt: str, seed: float, steps: float, guidance: float) -> Updates:
@@ -161,7 +164,7 @@ def compare(space: Space, prompt: str, seed: float, steps: float, guidance: floa
     with one_sentence("compare"), space.folder.request() as folder:
         models = (space.model, space.compare or space.model)
         most, step = min(model.max_frames for model in models), max(model.frame_step for model in models)  # of 1, 4 or 8
-        frames = most - (most - 1) % step
+        frames, fps = most - (most - 1) % step, float(space.model.pipe.fps)
         settings = GenerateSettings.checked(space.limits, frames, prompt, seed, steps, guidance, frames)
         seeds = (settings.seed, settings.seed if space.compare else (settings.seed + 1) % 2**31)
         end = time.monotonic() + space.limits.request_seconds  # of all that the request computes
@@ -172,7 +175,7 @@ def compare(space: Space, prompt: str, seed: float, steps: float, guidance: floa
         def shown() -> tuple[Any, ...]:  # what is of an earlier comparison goes
             caption = f'"{settings.prompt}", {settings.steps} steps, guidance {settings.guidance:g}'
             names = [f"{side}: {model.name}, seed {one}" for side, model, one in zip(_SIDES, models, seeds, strict=True)]
-            player = pair_tag((names[0], names[1]), np.arange(frames) / GENERATED_FPS, files, caption=caption)
+            player = pair_tag((names[0], names[1]), np.arange(frames) / fps, files, caption=caption)
             return player, list(videos), *pictures
 
         differences = []
@@ -181,16 +184,17 @@ def compare(space: Space, prompt: str, seed: float, steps: float, guidance: floa
             yield progress(Step(f"{side}: starting", begin)), *shown(), ""
             events = generate_video(model.path, replace(settings, seed=seeds[number]), False, end - time.monotonic())
             clip = yield from follow(events, 6, side, begin, 0.4)
-            events = find_cameras(space.model.path, clip, GENERATED_FPS, end - time.monotonic(), method="network")
+            events = find_cameras(space.model.path, clip, fps, end - time.monotonic(), method="network")
             scene = (yield from follow(events, 6, side, begin + 0.4, 0.1)).scene
             yield _step(6, f"{side}: writing the files", begin + 0.5)
             pictures[number], maps = write_consistency(scene, folder, f"consistency_{side}")
-            videos.append(write_clip(clip, GENERATED_FPS, folder, f"video_{side}"))
+            videos.append(write_clip(clip, fps, folder, f"video_{side}"))
             sheets = Shown.of_scene(scene, points=False).sheets().items()
             files |= space.folder.serve({name.replace(".", "2." if number else "."): sheet for name, sheet in sheets})
-            differences.append(f"{side} {maps.mean:.1f} over {maps.seen.mean():.0%} of the pixels")
+            seen = f"{maps.mean:.1f} over {maps.seen.mean():.0%} of the pixels"
+            differences.append(f"{side} {seen if maps.seen.any() else 'none, since no frame sees what frame 1 sees'}")
         paths = (_public_path(space), space.compare.path if space.compare else _public_path(space))
-        code = compare_code(paths, seeds, settings, GENERATED_FPS, space.model.dtype, (models[0].names, models[1].names))
+        code = compare_code(paths, seeds, settings, space.model.dtype, (models[0].names, models[1].names))
         done = f"Done. Mean difference to frame 1, of 255: {', '.join(differences)}."
         cut = cut_note([model.part_read(settings.prompt) for model in models])
         yield finished(f"{done} {cut}".strip()), *shown(), code

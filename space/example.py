@@ -79,7 +79,7 @@ def serve_example(server: ServerFolder) -> Example:
     files["cloud"] = f"gradio_api/file={cloud}"
     caption = result_caption(settings, is_example=True)
     view = player_tag(Shown.of_scene(scene), files, caption=caption)
-    data = numbers(Result(scene, ("",) * scene.num_frames), caption)
+    data = numbers(Result(scene), caption)
     return video, view, path_picture, data, [video, cloud, cameras], generate_code("", settings)
 
 

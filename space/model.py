@@ -21,7 +21,6 @@ from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.space.guard.limits import GenerateSettings, Refused
 from jog3r.space.jobs import Done, Failed, Job, Step, run_job, watch
 
-GENERATED_FPS = 8.0
 BUNDLED_STEPS = 20  # the bundled model's clips after 20 steps and after 30 can hardly be told apart
 DTYPES = ("float32", "bfloat16", "float16")
 TRACK_SIDE = 384  # of the square whose features are followed; smaller uploads are left to the network
@@ -36,12 +35,10 @@ class Result:
 
     Attributes:
         scene: The clip with its geometry.
-        doubtful: Per frame why its pose deserves no trust, empty for a sound one.
         source: Where its cameras come from, in a sentence.
     """
 
     scene: Scene
-    doubtful: tuple[str, ...]
     source: str = "Cameras from the network."
 
 
@@ -205,7 +202,7 @@ def generate_video(
             # a single latent step of the other generators is no picture, and their VAEs take longer than a step of ours
             wanted = step % max(1, total // _PREVIEWS) == 0 and not model.is_other
             preview = _preview(pipe, tensors["latents"]) if wanted else None
-            job.report(Step(f"step {step + 1} of {total}", (step + 1) / total, preview))
+            job.report(Step(f"step {step + 1} of {total}", (step + 1) / (total + 2), preview))  # then pictures and cameras
             return {}
 
         output = pipe(
@@ -220,7 +217,7 @@ def generate_video(
         )
         if not with_cameras:
             return np.stack([np.asarray(frame) for frame in output.frames[0]])
-        return _result(output, GENERATED_FPS, settings.prompt)
+        return _result(output, pipe.fps, settings.prompt)
 
     yield from run_job(work, seconds)
 
@@ -272,13 +269,13 @@ def find_cameras(
             return replace(of_network, source=f"Cameras from the network ({why}).")
         scene = Scene.from_tracks(frames, found, fps=fps, times=times)
         why = f"{len(found.points)} points, within {found.reprojection_px[found.registered].median():.2f} pixels"
-        return Result(scene, found.degenerate, f"Cameras from feature tracks ({why}).")
+        return Result(scene, f"Cameras from feature tracks ({why}).")
 
     yield from run_job(work, seconds)
 
 
 def _result(output: Any, fps: float, caption: str, times: np.ndarray | None = None) -> Result:
-    return Result(Scene(**output.clip(), fps=fps, caption=caption, times=times), output.registration[0].degenerate)
+    return Result(Scene(**output.clip(), fps=fps, caption=caption, times=times, source="network"))
 
 
 def _preview(pipe: Jog3rPipeline, latents: torch.Tensor) -> bytes:

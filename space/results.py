@@ -56,7 +56,7 @@ def write_player(
 
 
 def write_archives(scene: Scene, folder: Path, others: list[str]) -> tuple[list[str], str]:
-    """Write the COLMAP zip, and one with every export, which take as long as a picture and are not looked at.
+    """Write the COLMAP zip, and one with every export, which take longer than all the rest and are not looked at.
 
     Args:
         scene: With points.
@@ -95,8 +95,8 @@ def numbers(result: Result, status: str) -> dict[str, Any]:
         (camera-to-world 4 x 4), `intrinsics` (3 x 3 in pixels) and `doubtful`: why its pose deserves no trust, empty if it does.
     """
     document = json.loads(cameras_json(result.scene))
-    for frame, reason in zip(document["frames"], result.doubtful, strict=True):
-        frame["doubtful"] = reason
+    for frame in document["frames"]:
+        frame.setdefault("doubtful", "")
     return {"status": status, **document}
 
 

@@ -31,7 +31,7 @@ from jog3r.space.model import SpaceModel, load_model
 _WRONG_VALUE = "A value of the request is of the wrong kind."
 _log = logging.getLogger(__name__)
 _SHOWN_SECONDS = 1.0  # between two steps that are shown: each update costs server and browser some hundredths of a second
-_PROMPT_LOGGER = "jog3r.pipelines.captions"  # warns about long prompts by quoting them
+_PROMPT_LOGGERS = ("jog3r.pipelines.captions", "diffusers.pipelines")  # warn about long prompts by quoting them
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def open_space(
     """
     few_arenas()
     limits = limits or SpaceLimits()
-    logging.getLogger(_PROMPT_LOGGER).setLevel(logging.ERROR)
+    for name in _PROMPT_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     first = load_model(model, "bundled tiny model" if model == bundled else None, dtype)
     if not first.has_geometry:
         raise ValueError(
@@ -204,9 +205,9 @@ def follow(
                 raise Refused(event.sentence)
             if event is not None and event.preview is None and time.monotonic() < shown + _SHOWN_SECONDS:
                 continue
-            shown = time.monotonic()
             left = None
             if event is not None:
+                shown = time.monotonic()
                 stage = f"{side}: {event.stage}" if side else event.stage
                 event = replace(event, stage=stage, share=begin + length * event.share)
                 first = first or (shown, event.share)

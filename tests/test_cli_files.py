@@ -1,6 +1,7 @@
 """Folders that the command line writes: no mixture of two runs, nothing lost, whatever stands in the way."""
 
 import os
+import re
 import resource
 import tempfile
 from collections.abc import Iterator
@@ -73,6 +74,30 @@ def test_what_stands_in_the_way_is_refused_before_the_work(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="it is a link to '.*nowhere', which is not there"), OutputFolder(tmp_path / "lost"):
         raise AssertionError("entered")
     assert set(files(tmp_path)) == {"out/colmap", "out/video.mp4/mine.txt"}
+
+
+def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
+    fill(tmp_path, "video.mp4", "images/1.png", "notes/true.json", text="mine")
+    (tmp_path / "link").symlink_to(tmp_path / "video.mp4")
+    for given in ("video.mp4", "link", ".", "images", "images/1.png"):
+        with (
+            pytest.raises(
+                UsageError, match=rf"would replace what is read, '.*{re.escape(Path(given).name)}'; name another folder"
+            ),
+            OutputFolder(tmp_path, overwrite=True, names=["video.mp4", "images"], inputs=[None, tmp_path / given]),
+        ):
+            raise AssertionError("entered")
+    with OutputFolder(tmp_path, overwrite=True, names=["video.mp4"], inputs=[tmp_path / "notes/true.json"]) as folder:
+        fill(folder, "video.mp4")
+    with (
+        pytest.raises(UsageError, match="the results stay in") as kept,
+        OutputFolder(  # a name that nobody foresaw
+            tmp_path, overwrite=True, inputs=[tmp_path / "notes" / "true.json"]
+        ) as folder,
+    ):
+        fill(folder, "notes/true.json")
+    assert files(Path(str(kept.value).split("stay in ")[1].strip("'"))) == {"notes/true.json": "new"}
+    assert (tmp_path / "notes/true.json").read_text() == "mine" and (tmp_path / "video.mp4").read_text() == "new"
 
 
 def test_results_that_find_no_place_at_the_end_are_kept(tmp_path: Path) -> None:

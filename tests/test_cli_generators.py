@@ -1,5 +1,6 @@
 """`generate`, `reconstruct` and `evaluate` with folders of other generators: cameras from the head, from tracks, or why not."""
 
+import errno
 import json
 import re
 import sys
@@ -68,7 +69,7 @@ def test_cameras_of_a_generated_video_from_tracks(tmp_path: Path) -> None:
     pytest.importorskip("pycolmap")
     clip = render(make_room(1), path(5, sideways=0.6, forward=0.5, turn_deg=8), (144, 192), 150.0)
     options = build_parser("generate").parse_args(["generate", "a room", "--out", "scene", "--export", "tum"])
-    notes, failed = generate._follow([Image.fromarray(frame) for frame in clip.frames], options, tmp_path)
+    notes, failed = generate._follow([Image.fromarray(frame) for frame in clip.frames], 8.0, options, tmp_path)
     assert not failed and notes[0].startswith("cameras: tracks")
     assert {file.name for file in tmp_path.iterdir()} == RESULTS | {"trajectory_tum.txt"}
     document = json.loads((tmp_path / "cameras.json").read_text())
@@ -77,13 +78,30 @@ def test_cameras_of_a_generated_video_from_tracks(tmp_path: Path) -> None:
     assert pose_errors(poses, clip.poses)["rotation_deg"].mean() < 0.3
 
 
+def test_a_full_disk_behind_a_generation_costs_no_video(capsys, monkeypatch, folders: Path, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(generate, "find_tracks", full)
+    monkeypatch.setattr(generate, "_judge", full)
+    options = (*SMALL, "--cameras")
+    code, _, lines = run(capsys, "generate", "a room", "--model", folders / "head", *options, "tracks", "--out", tmp_path / "a")
+    assert code == 2 and "cameras could not be made: [Errno 28] No space left on device; everything else is in" in lines[0]
+    assert {file.name for file in (tmp_path / "a").iterdir()} == {"video.mp4"}
+    code, printed, _ = run(
+        capsys, "generate", "a room", "--model", folders / "head", *options, "network", "--out", tmp_path / "b"
+    )
+    assert code == 0 and "note: tracks could not be asked how well they agree: [Errno 28]" in printed
+    assert {file.name for file in (tmp_path / "b").iterdir()} == RESULTS
+
+
 def test_generate_with_a_head_writes_its_cameras(capsys, folders: Path, tmp_path: Path) -> None:
     options = ("--model", folders / "head", *SMALL, "--out", tmp_path / "out", "--export", "npz")
     code, printed, lines = run(capsys, "generate", "a red room", *options)
     assert code == 0, lines
     assert {file.name for file in (tmp_path / "out").iterdir()} == RESULTS | {"scene.npz"}
     document = json.loads((tmp_path / "out" / "cameras.json").read_text())
-    assert (document["source"], len(document["frames"]), document["width"]) == ("network", 5, 16)
+    assert (document["source"], len(document["frames"]), document["width"], document["fps"]) == ("network", 5, 16, 16.0)
     alone = ("--model", folders / "head", *SMALL, "--task", "t2v", "--out", tmp_path / "alone")
     assert run(capsys, "generate", "a red room", *alone)[0] == 0
     assert (tmp_path / "alone" / "video.mp4").read_bytes() == (tmp_path / "out" / "video.mp4").read_bytes()

@@ -99,6 +99,10 @@ def test_no_text_sends_anybody_to_a_package_index():
     """The package is on none: extras are installed from the checkout."""
     texts = [
         *DOCUMENTS,
-        *(path for folder in ("training", "data", "export", "jog3r", "space") for path in (ROOT / folder).rglob("*.py")),
+        *(
+            path
+            for folder in ("geometry", "models", "data", "export", "pipelines", "training", "evaluation", "sfm", "space", "jog3r")
+            for path in (ROOT / folder).rglob("*.py")
+        ),
     ]
     assert not [name(path) for path in texts if re.search(r"pip install '?jog3r", path.read_text())]

@@ -121,8 +121,9 @@ def test_a_pipeline_judges_by_its_own_geometry(tmp_path):
     assert isinstance(choose_judge(options, None, None, Processes()), NetworkJudge)
 
 
-def test_folders_of_videos_are_judged(clips, tmp_path, capsys):
+def test_folders_of_videos_are_judged(clips, tmp_path, capsys, monkeypatch):
     pytest.importorskip("pycolmap")
+    monkeypatch.setattr(track_judge, "LEAST_SIDE", 144)  # as they are, which is quicker
     for name, frames in (("real", clips[0].frames), ("grey", np.full_like(clips[0].frames, 128))):
         (tmp_path / name).mkdir()
         with av.open(str(tmp_path / name / "a.mp4"), "w") as container:
@@ -200,8 +201,9 @@ def test_pairs_that_share_nothing_are_no_perfect_ones():
     assert np.isnan(none["met3r_pairs"]) and none["overlapping pairs %"] == 0
 
 
-def test_a_mixture_of_other_clips_is_another_row(clips, tmp_path):
+def test_a_mixture_of_other_clips_is_another_row(clips, tmp_path, monkeypatch):
     pytest.importorskip("pycolmap")
+    monkeypatch.setattr(track_judge, "LEAST_SIDE", 144)
 
     def judged(count):
         rows = [row for row in sanity_rows(lambda k: clips[k].frames, range(count)) if row.name == MIXED]

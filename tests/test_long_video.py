@@ -255,7 +255,9 @@ def test_a_pose_that_no_window_knows_is_said_to_be_unknown() -> None:
     result = join_video(lost(walk, {3}, 0), range(20), **SMALL)  # in the first window alone
     assert [index for index, flag in enumerate(result.degenerate) if flag] == [3]
     assert torch.isfinite(result.poses).all() and float(result.frame(3).confidence.max()) == 0
-    with pytest.raises(ValueError, match="frames 5 to 7 do not join their windows: no frame has a pose in both windows"):
+    with pytest.raises(
+        ValueError, match="frames 5 to 7 of those taken do not join their windows: no frame has a pose in both windows"
+    ):
         join_video(lost(walk, {5, 6, 7}, 5), range(20), **SMALL)
 
 
@@ -267,7 +269,7 @@ def test_windows_without_common_pixels_say_which_frames() -> None:
         depth = geometry.depth if numbers[0] == 0 else torch.zeros_like(geometry.depth)
         return WindowGeometry(geometry.poses, geometry.intrinsics, depth, geometry.confidence)
 
-    with pytest.raises(ValueError, match="frames 5 to 7 do not join"):
+    with pytest.raises(ValueError, match="frames 5 to 7 of those taken do not join"):
         join_video(blank, range(30), **SMALL)
     with pytest.raises(ValueError, match="gave 1 frames for 8"):
         join_video(lambda numbers: walk.reconstruct(numbers[:1]), range(30), **SMALL)

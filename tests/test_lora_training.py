@@ -29,7 +29,7 @@ def call(pipe: Jog3rPipeline) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_trained_layers_are_saved_loaded_fused_and_unfused(tmp_path: Path) -> None:
-    run = run_here(tmp_path, wide_pipeline(), trainable="lora", lora_rank=2, num_steps=30, learning_rate=3e-3, generation_batch=1)
+    run = run_here(tmp_path, wide_pipeline(), trainable="lora", lora_rank=2, num_steps=5, learning_rate=1e-2, generation_batch=1)
     base, trained = Jog3rPipeline.from_pretrained(tmp_path / "init"), Jog3rPipeline.from_pretrained(run / "pipeline")
     layers = load_file(run / "lora" / LORA_FILE)
     assert all(".lora_A." in name or ".lora_B." in name for name in layers)

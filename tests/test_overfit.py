@@ -3,13 +3,18 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from accelerate.state import AcceleratorState, PartialState
 from overfit_one_clip import examine, overfit
 
+from jog3r.training.run.processes import bf16_slowdown
 from jog3r.training.run.step_log import read_steps
 
 
-def test_one_clip_is_known_by_heart_and_its_cameras_are_found(tmp_path: Path) -> None:
+def test_one_clip_is_known_by_heart_and_its_cameras_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if bf16_slowdown() > 2:  # Muon's iterations in float32: without units for bf16 they would take minutes
+        monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
     AcceleratorState._reset_state()
     PartialState._reset_state()
     config = overfit(tmp_path)

@@ -77,6 +77,8 @@ def test_sharded_weights(model, tmp_path):
 
 
 FRESH = """
+import gc
+gc.disable()
 import sys
 import torch
 from jog3r import Jog3rPipeline, tiny_checkpoint

@@ -17,6 +17,8 @@ from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.pipelines.loading.embedded_code import REQUIREMENTS
 
 WITHOUT_PACKAGE = """
+import gc
+gc.disable()
 import importlib.util, sys
 sys.path.append(sys.argv[3])  # its .pth files are not read: an editable jog3r is not found
 assert importlib.util.find_spec("jog3r") is None

@@ -21,14 +21,14 @@ from jog3r.sfm.solving.planar import scene_is_planar
 from jog3r.sfm.solving.prior import FocalPrior, usual_prior
 from jog3r.sfm.solving.rotation import rotating_camera
 from jog3r.sfm.solving.solution import Solution, reprojection, triangulate
-from jog3r.sfm.solving.uncertainty import rivals_disagree
+from jog3r.sfm.solving.uncertainty import camera_uncertainty, rivals_disagree
 
 SIZE, FOCAL = (144, 192), 150.0
 
 
 def test_missing_pycolmap_is_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycolmap", None)
-    with pytest.raises(ImportError, match=r"pip install 'jog3r\[sfm\]'") as raised:
+    with pytest.raises(ImportError, match=r"pip install '\.\[sfm\]'") as raised:
         track_cameras(np.zeros((2, 64, 64, 3), np.uint8))
     assert "\n" not in str(raised.value)
 
@@ -167,10 +167,36 @@ def test_a_scene_in_one_plane_is_recognised(moving: tuple[Tracks, Solution]) -> 
         tracks, truth = tracks_of(path(6, sideways=0.5, forward=0.3, turn_deg=6), slope=slope)
         verdict = judge(tracks, truth, prior)
         assert scene_is_planar(tracks, verdict)
-    features = np.full(6, 200)
-    assert all("planar scene" in words for words in _degenerate(features, tracks, (verdict, [verdict]), prior)[1:])
+    features, sure = np.full(6, 200), camera_uncertainty(tracks, verdict, prior)
+    assert all("planar scene" in words for words in _degenerate(features, tracks, (verdict, [verdict]), sure)[1:])
     turning = tracks_of(path(6, turn_deg=6))
     assert not scene_is_planar(turning[0], judge(*turning, prior))
+
+
+@pytest.mark.parametrize(
+    ("motion", "low", "high"),
+    [
+        (dict(forward=0.6), 0.3, 0.36),
+        (dict(sideways=0.6), 0.3, 0.36),
+        (dict(), 0.3, 0.36),
+        (dict(forward=0.6, turn_deg=15), 0, 0.06),
+        (dict(sideways=0.6, turn_deg=15), 0, 0.1),
+        (dict(turn_deg=15), 0, 0.03),
+    ],
+)
+def test_only_a_turn_tells_the_focal_length(motion: dict, low: float, high: float) -> None:
+    tracks, truth = tracks_of(path(6, **motion))
+    verdict = judge(tracks, truth, usual_prior(192.0))
+    assert low <= camera_uncertainty(tracks, verdict, usual_prior(192.0)).focal <= high
+    assert camera_uncertainty(tracks, verdict, FocalPrior(FOCAL, 0.0)).focal == 0
+
+
+def test_sharp_pictures_count_for_more_than_what_is_usual() -> None:
+    pytest.importorskip("pycolmap")
+    tracks, truth = tracks_of(path(6, sideways=0.6, turn_deg=8), noise_px=0.15)
+    prior = FocalPrior(FOCAL / 1.3, 0.35)
+    found = adjust(tracks, replace(truth, focal=prior.focal), prior)
+    assert found.focal == pytest.approx(FOCAL, rel=0.06)
 
 
 def test_adjustment_from_a_turning_camera_finds_the_motion_and_the_focal_length(moving: tuple[Tracks, Solution]) -> None:

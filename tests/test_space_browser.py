@@ -203,6 +203,8 @@ def test_text_to_video_and_cameras_and_again_by_a_link(browser, running: Running
         _is_for_everybody(page)
         panel.get_by_role("button", name="Copy link").click()
         page.wait_for_function("location.hash.includes('living')")
+        page.get_by_role("button", name=re.compile("^(Copied|See the address)$")).wait_for()
+        page.get_by_role("button", name="Copy link").wait_for()
         link = page.evaluate("location.hash")
     with _page(browser, running, DEVICES["phone"], link) as page:
         panel = _panel(page, "Text to video")
@@ -332,6 +334,8 @@ def test_unknown_words_are_marked_a_cut_is_said_and_choices_make_a_prompt(used, 
     panel.locator("mark").get_by_text("zebra").wait_for()
     assert panel.locator("mark").count() == 1 and panel.locator("select[name=camera]").input_value() == "turns left"
     panel.locator("select[name=camera]").select_option("moves forward")
+    sync_api.expect(panel.get_by_label("Prompt")).to_have_value("a room with a zebra, blue walls, the camera moves forward")
+    panel.locator("select[name=floor]").select_option(index=1)  # of which the prompt says nothing
     sync_api.expect(panel.get_by_label("Prompt")).to_have_value(re.compile("^a room with blue walls .* moves forward$"))
 
 

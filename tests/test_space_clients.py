@@ -38,6 +38,14 @@ def test_a_client_is_an_address_and_this_machine_is_none(monkeypatch, client, ad
     assert _clients().address(_scope(client, "198.51.100.1")) == address
 
 
+def test_all_that_mcp_brings_is_one_client_and_nobody_can_pretend_to_be_it(monkeypatch):
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    for client, address in (("127.0.0.1", "mcp"), ("203.0.113.7", "203.0.113.7")):
+        scope = _scope(client)
+        scope["headers"] += [(b"x-gradio-user", b"mcp")]
+        assert _clients().address(scope) == address
+
+
 def test_on_spaces_people_behind_the_same_proxy_are_told_apart(monkeypatch):
     monkeypatch.setenv("SPACE_ID", "owner/space")
     clients = _clients()

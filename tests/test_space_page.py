@@ -155,15 +155,15 @@ def test_a_prompt_that_is_cut_is_said_to_be_at_the_result():
 
 @pytest.mark.parametrize("prompt", ["it's '''", "\\", MARKUP])
 def test_the_code_of_a_comparison_is_python_with_the_prompt_as_a_literal(prompt: str):
-    tree = ast.parse(compare_code(("", prompt), (1, 2), GenerateSettings(prompt, 1, 30, 2.5, 16), 8.0))
+    tree = ast.parse(compare_code(("", prompt), (1, 2), GenerateSettings(prompt, 1, 30, 2.5, 16)))
     assert prompt in [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
 
 
 def test_the_code_has_the_exact_guidance_and_no_path_of_the_server(tmp_path):
     settings = GenerateSettings("a room", 1, 30, 2.1234567, 16)
-    for code in (generate_code(str(tmp_path), settings), compare_code((str(tmp_path), ""), (1, 2), settings, 8.0)):
+    for code in (generate_code(str(tmp_path), settings), compare_code((str(tmp_path), ""), (1, 2), settings)):
         assert "guidance_scale=2.1234567," in code and str(tmp_path) not in code and "'path/to/your/model'" in code
-    assert str(tmp_path) not in reconstruct_code(str(tmp_path), [0, 2, 4, 6], 64)
+    assert str(tmp_path) not in reconstruct_code(str(tmp_path), [0, 2, 4, 6], (64, 64))
     assert "'owner/model'" in generate_code("owner/model", settings)
 
 
@@ -171,8 +171,8 @@ def test_the_code_says_the_precision_that_was_used():
     settings = GenerateSettings("a room", 1, 30, 2.5, 16)
     codes = [
         generate_code("owner/model", settings, "bfloat16"),
-        reconstruct_code("owner/model", [0, 2, 4, 7], 64, "bfloat16"),
-        compare_code(("owner/model", "owner/other"), (1, 2), settings, 8.0, "bfloat16"),
+        reconstruct_code("owner/model", [0, 2, 4, 7], (64, 64), "bfloat16"),
+        compare_code(("owner/model", "owner/other"), (1, 2), settings, "bfloat16"),
     ]
     assert [code.count("dtype=torch.bfloat16)") for code in codes] == [1, 1, 2]
     assert all(ast.parse(code) for code in codes) and "dtype" not in generate_code("owner/model", settings)

@@ -13,6 +13,7 @@ pytest.importorskip("pycolmap")
 from jog3r import tiny_checkpoint
 from jog3r.export.video import encode_video
 from jog3r.geometry.camera_metrics import pose_errors
+from jog3r.space.guard.decode_upload import Wanted
 from jog3r.space.guard.limits import SpaceLimits
 from jog3r.space.guard.uploads import decode_upload
 from jog3r.space.look.html_pieces import pose_table, reconstruct_code, summary
@@ -56,13 +57,13 @@ def test_the_network_is_shown_where_tracks_cannot_tell_and_for_small_frames(clip
 def test_only_uploads_that_are_large_enough_are_cut_large(clip: RenderedClip, tmp_path: Path) -> None:
     (tmp_path / "room.mp4").write_bytes(encode_video(clip.frames, 10.0, scale=1))
     for large, side in ((0, 64), (SIDE, SIDE), (SIDE + 2, 64)):
-        upload = list(decode_upload(tmp_path / "room.mp4", 4, (64, 64), SpaceLimits(), tmp_path, large))[-1].value
+        upload = list(decode_upload(tmp_path / "room.mp4", Wanted(4, (64, 64), large), SpaceLimits(), tmp_path))[-1].value
         assert upload.frames.shape == (4, side, side, 3)
         (tmp_path / "upload.npz").unlink(missing_ok=True)
 
 
 def test_the_code_says_the_same() -> None:
-    code = reconstruct_code("", [0, 2, 4], 64, side=384)
+    code = reconstruct_code("", [0, 2, 4], (64, 64), side=384)
     ast.parse(code)
     assert "track_cameras(clip.frames, initial=out)" in code and "size=(384, 384)" in code
-    assert "track_cameras" not in reconstruct_code("", [0, 2, 4], 64, side=64)
+    assert "track_cameras" not in reconstruct_code("", [0, 2, 4], (64, 64), side=64)

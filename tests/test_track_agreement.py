@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from sfm_scenes import RenderedClip, make_room, path, render
 from tiny_components import PROMPT
 
+import jog3r.sfm
 from jog3r.commands.parser import main
 from jog3r.evaluation.judges.track_agreement import track_agreement
 
@@ -33,6 +35,25 @@ def test_true_cameras_pass_and_wrong_ones_do_not(clip: RenderedClip) -> None:
     assert track_agreement(clip.frames, clip.poses, intrinsics, known).frames == 3
     alone = track_agreement(clip.frames, clip.poses, intrinsics, np.arange(5) == 1)
     assert alone.to_dict() == {"frames": 0, "reason": "tracks and model have 1 frames in common"}
+
+
+def test_cameras_that_tracks_doubt_judge_nobody(clip: RenderedClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = jog3r.sfm.track_cameras(clip.frames)
+    intrinsics = np.tile(clip.intrinsics, (5, 1, 1))
+    for changes, seen in (
+        (
+            {"degenerate": ("moving objects",) * 5},
+            {"frames": 0, "reason": "tracks and model have 0 frames in common that tracks are sure of (moving objects)"},
+        ),
+        ({"degenerate": ("", "uncertain", "planar scene", "poor fit", "no parallax, uncertain")}, {"frames": 1}),
+        ({"focal_uncertainty": 0.3}, {"frames": 4}),
+    ):
+        monkeypatch.setattr(jog3r.sfm, "track_cameras", lambda *_, changes=changes, **__: replace(found, **changes))
+        agreement = track_agreement(clip.frames, clip.poses, intrinsics)
+        assert agreement.to_dict().items() >= seen.items()
+        assert (agreement.focal_ratio is None) == (seen["frames"] != 1) and (
+            agreement.frames == 0 or "degrees in rotation" in str(agreement)
+        )
 
 
 def test_what_cannot_be_told_is_said(clip: RenderedClip, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import ctypes
 import json
 import multiprocessing
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -63,6 +64,13 @@ def test_torn_checkpoints_are_named_and_the_one_before_is_used(tmp_path: Path, c
     assert before == {path.name: path.read_bytes() for path in (folder / "step-0000002").iterdir()}
 
 
+@pytest.fixture(scope="module")
+def first_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("first_step")
+    run_here(folder, num_steps=1, checkpoint_every=1)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -72,8 +80,10 @@ def test_torn_checkpoints_are_named_and_the_one_before_is_used(tmp_path: Path, c
         ({"resume": "never"}, "resume=never, but .* holds step-0000001"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    run_here(tmp_path, num_steps=1, checkpoint_every=1)
+def test_a_checkpoint_of_another_run_is_refused(
+    first_step: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    shutil.copytree(first_step, tmp_path, dirs_exist_ok=True)
     with pytest.raises(ValueError, match=message):
         run_here(tmp_path, **{"num_steps": 2, "checkpoint_every": 1, **changes})
 

@@ -12,8 +12,18 @@ from torch.nn import functional as F
 from training_cases import batch_and_draws, built, settings
 
 from jog3r.training.config import TrainConfig
-from jog3r.training.memory import measure_step, norms_as_on_cuda, report, step_flops, step_memory
+from jog3r.training.memory import StepMemory, measure_step, norms_as_on_cuda, report, step_flops
+from jog3r.training.memory import step_memory as count_memory
 from jog3r.training.optimization import build_optimizers
+
+_counted: dict[str, StepMemory] = {}
+
+
+def step_memory(config: TrainConfig) -> StepMemory:
+    """Counted once for each configuration: a pass over tensors without data takes a second."""
+    if (key := repr(config)) not in _counted:
+        _counted[key] = count_memory(config)
+    return _counted[key]
 
 
 @pytest.fixture

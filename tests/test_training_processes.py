@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 from tiny_components import tiny_pipeline, tiny_transformer
 from tiny_generators import tiny_parent
+from torch import Tensor
 from torch.utils.data import Dataset
 from training_cases import settings
 from training_runs import TrainingProcesses, errors_of, losses_of, weights_of
@@ -27,8 +28,20 @@ STEPS = 6
 TOLERANCE = 2e-5
 
 
+def assert_trained_alike(start: dict[str, Tensor], one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """Every weight has gone the same way from the start, up to 1e-4 of it.
+
+    Not the biases of the transformer's keys: they shift all scores of a query alike, which softmax ignores. Their gradients are
+    zero but for rounding, which Adam makes steps of any length of.
+    """
+    assert one.keys() == other.keys()
+    for name in (name for name in one if not (name.endswith("to_k.bias") and "transformer_blocks" in name)):
+        way = (one[name] - start[name]).norm()
+        assert (other[name] - one[name]).norm() <= 1e-4 * way, name
+
+
 class Numbers(Dataset):
-    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
         return {"value": torch.tensor(10 * position)}
 
 
@@ -91,7 +104,7 @@ def test_losses_of_parts_average_to_that_of_the_whole_when_known_pixels_differ()
     valid = torch.rand(4, 2, 6, 5, generator=generator) < torch.tensor([0.9, 0.2, 0.5, 0.1])[:, None, None, None]
     pairs = torch.tensor([[0, 1]])
 
-    def loss(clips: slice, counts: torch.Tensor | None) -> torch.Tensor:
+    def loss(clips: slice, counts: Tensor | None) -> torch.Tensor:
         first, second, *true = (one[clips] for one in maps)
         masks = (valid[clips, 0], valid[clips, 1])
         return pointmap_loss(first, confidences[0][clips], second, confidences[1][clips], *true, *masks, valid_pixels=counts)
@@ -131,9 +144,7 @@ def test_the_same_global_batch_gives_the_same_loss_curve(
     assert [entry["positions"] for entry in one] == [list(range(6 * step, 6 * step + 6)) for step in range(STEPS)]
     for name in ("generation", "reconstruction", "loss", "gradient_norm"):
         torch.testing.assert_close(losses_of(two, name), losses_of(one, name), rtol=TOLERANCE, atol=0)
-    first, second = weights_of(alone / "pipeline"), weights_of(tmp_path / "run" / "pipeline")
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-5)
+    assert_trained_alike(*(weights_of(folder) for folder in (init, alone / "pipeline", tmp_path / "run" / "pipeline")))
 
 
 def test_checkpoints_move_between_one_process_and_two(init: Path, alone: Path, tmp_path: Path) -> None:
@@ -161,9 +172,9 @@ def test_sharded_training_is_the_same_and_its_checkpoints_are_whole(init: Path, 
     assert sorted(path.name for path in (output / "step-0000004").iterdir()) == sorted(
         path.name for path in (alone / "step-0000004").iterdir()
     )
-    sharded, whole = (load_file(folder / "step-0000004" / "trained.safetensors") for folder in (output, alone))
-    for name, value in whole.items():
-        torch.testing.assert_close(sharded[name], value, rtol=1e-3, atol=1e-5)
+    halfway = (load_file(folder / "step-0000004" / "trained.safetensors") for folder in (alone, output))
+    one, other = ({name.replace(".", "/", 1): value for name, value in weights.items()} for weights in halfway)
+    assert_trained_alike(weights_of(init), one, other)
     again = TrainingProcesses(init, output, 2, sharded=True, num_steps=5, **batch)
     assert again.wait() == 0, again.text()
     last = TrainingProcesses(init, output, generation_batch=4, reconstruction_batch=2, num_steps=STEPS)
@@ -171,11 +182,10 @@ def test_sharded_training_is_the_same_and_its_checkpoints_are_whole(init: Path, 
     one, moved = read_steps(alone / "steps.jsonl"), read_steps(output / "steps.jsonl")
     assert [entry["samples"] for entry in one] == [entry["samples"] for entry in moved]
     torch.testing.assert_close(losses_of(moved), losses_of(one), rtol=TOLERANCE, atol=0)
-    first, second = weights_of(alone / "pipeline"), weights_of(output / "pipeline")
-    assert first.keys() == second.keys()
+    assert_trained_alike(*(weights_of(folder) for folder in (init, alone / "pipeline", output / "pipeline")))
     messages = {"muon": "needs whole matrices, which FSDP shards", "adamw8bit": "cannot read the parts that FSDP leaves"}
     for optimizer, message in messages.items():
-        refused = TrainingProcesses(init, tmp_path / optimizer, 2, sharded=True, optimizer=optimizer, **batch)
+        refused = TrainingProcesses(init, tmp_path / optimizer, sharded=True, optimizer=optimizer, **batch)
         assert refused.wait() == 2
         assert f"optimizer={optimizer} {message}" in errors_of(refused.text())[0]
 

@@ -21,6 +21,20 @@ from jog3r.training.train_joint import Run
 RATES = dict(learning_rate=1e-3, matrix_learning_rate=0.02, weight_decay=0.1, ema_decay=0.9)
 
 
+@pytest.fixture(scope="module")
+def first_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `run_here(folder, num_steps=1)` leaves, made once: to copy."""
+    folder = tmp_path_factory.mktemp("first_step")
+    run_here(folder, num_steps=1)
+    return folder
+
+
+@pytest.fixture
+def one_step(first_step: Path, tmp_path: Path) -> Path:
+    """The run's folder in a copy of it."""
+    return Path(shutil.copytree(first_step, tmp_path, dirs_exist_ok=True)) / "run"
+
+
 def run_again(tmp_path: Path, **changes: object) -> Run:
     """A run over the folder that `run_here` left, prepared and not yet resumed."""
     AcceleratorState._reset_state()
@@ -85,8 +99,13 @@ def test_lists_of_a_recipe_have_not_changed(tmp_path: Path, caplog: pytest.LogCa
         ({"optimizer": "muon"}, {}, "made with optimizer=muon, this run has adamw.*new output_dir"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_a_weight_is_touched(tmp_path: Path, before: dict, now: dict, message: str) -> None:
-    run_here(tmp_path, num_steps=1, **before)
+def test_what_does_not_fit_is_refused_before_a_weight_is_touched(
+    first_step: Path, tmp_path: Path, before: dict, now: dict, message: str
+) -> None:
+    if not before:
+        shutil.copytree(first_step, tmp_path, dirs_exist_ok=True)
+    else:
+        run_here(tmp_path, num_steps=1, **before)
     run = run_again(tmp_path, num_steps=1, **now)
     weights = [parameter.detach().clone() for _, parameter in run.state.trained]
     averages = [value.clone() for value in run.state.average.shadow_params]
@@ -122,8 +141,8 @@ def test_what_a_user_put_beside_the_checkpoints_stays_and_is_not_read(tmp_path: 
     assert sorted(path.name for path in folder.glob("step-*")) == names
 
 
-def test_checkpoints_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    folder = run_here(tmp_path, num_steps=1)
+def test_checkpoints_are_in_the_order_of_their_numbers(one_step: Path, tmp_path: Path) -> None:
+    folder = one_step
     for number in ("9999999", "10000000"):
         shutil.copytree(folder / "step-0000001", folder / f"step-{number}")
     assert find_checkpoint(folder).name == "step-10000000"
@@ -165,8 +184,7 @@ def test_a_checkpoint_is_on_the_disk_before_the_one_before_goes(tmp_path: Path, 
     assert synced[place - 1] == ".step-0000002.partial"
 
 
-def test_only_the_writing_process_copies_the_state(tmp_path: Path) -> None:
-    run_here(tmp_path, num_steps=1)
+def test_only_the_writing_process_copies_the_state(one_step: Path, tmp_path: Path) -> None:
     state = run_again(tmp_path).state
     other = SimpleNamespace(is_main_process=False, distributed_type=DistributedType.MULTI_GPU)
     weights, content = _gather(other, state)
@@ -175,18 +193,19 @@ def test_only_the_writing_process_copies_the_state(tmp_path: Path) -> None:
     assert not any(isinstance(value, torch.Tensor) for entry in content["optimizers"][0]["state"].values() for value in entry)
 
 
-def test_shards_that_an_earlier_version_left_with_deepspeed_are_refused(tmp_path: Path) -> None:
-    folder = run_here(tmp_path, num_steps=1)
+def test_shards_that_an_earlier_version_left_with_deepspeed_are_refused(one_step: Path, tmp_path: Path) -> None:
+    folder = one_step
     (folder / "step-0000001" / "deepspeed").mkdir()
     with pytest.raises(ValueError, match="holds DeepSpeed's shards, which this version no longer reads: name a new output_dir"):
         run_again(tmp_path, num_steps=2).resume()
 
 
-def test_a_disk_without_room_is_named_and_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_named_and_leaves_nothing_half(
+    one_step: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:  # torch.save says so of a full disk
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0\nframe #0: ...")
 
-    run_here(tmp_path, num_steps=1)
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(TrainingStopped, match=r"step 2 cannot be written to .*pos 64 vs 0 \(\d+ MiB were free\); make room"):
         run_here(tmp_path, num_steps=2)

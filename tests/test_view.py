@@ -17,7 +17,7 @@ from jog3r.export.exporters import load_scene, write_results
 from jog3r.export.video import encode_video
 
 pytest.importorskip("viser")
-FRAMES = 7
+FRAMES = 5
 CLIP = render(make_room(1), path(FRAMES, sideways=0.6, forward=0.5, turn_deg=8), (144, 192), 150.0)
 RECONSTRUCTIONS = {
     "network": ["--cameras", "network"],
@@ -95,11 +95,14 @@ def test_other_folders_are_refused_in_one_line(
     for name, message in {
         **dict.fromkeys(("cameras alone", "video alone", "missing", "video alone/video.mp4"), wanted),
         "others": "not a cameras.json of jog3r",
-        "mixed": "has 7 frames, cameras.json 3; they are of different runs",
+        "mixed": "has 5 frames, cameras.json 3; they are of different runs",
     }.items():
         assert main(["view", str(tmp_path / name)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
+    for name, value in (("--port", "9000"), ("--host", "0.0.0.0")):
+        assert main(["view", str(tmp_path / "result"), "--html", str(tmp_path / "page.html"), name, value]) == 2
+        assert f"{name} has no effect with --html" in capsys.readouterr().err and not (tmp_path / "page.html").exists()
     pytest.importorskip("viser")
     lookup = socket.getaddrinfo
 

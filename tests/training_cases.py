@@ -1,5 +1,6 @@
 """A joint training small enough to run inside a test: settings, one batch with its draws, and a run in this process."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -54,11 +55,21 @@ def batch_and_draws(config: TrainConfig) -> tuple[dict[str, torch.Tensor], StepN
     return batch, draw_step_noise(config, 0, slots, batch["latents"], length, 1000)
 
 
+def _tiny_folder(base: Path) -> Path:
+    """The random tiny pipeline's folder, saved once in pytest's folder of temporary files: to copy."""
+    folder = base / "tiny_of_run_here"
+    if not folder.exists():
+        tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
 def run_here(tmp_path: Path, pipeline: Jog3rPipeline | None = None, **changes: object) -> Path:
     """Train from `pipeline` (else a random tiny one) in this process; the run's folder."""
     init = tmp_path / "init"
-    if not init.exists():
-        (tiny_pipeline() if pipeline is None else pipeline).save_pretrained(init)
+    if not init.exists() and pipeline is None:
+        shutil.copytree(_tiny_folder(tmp_path.parent), init)
+    elif not init.exists():
+        pipeline.save_pretrained(init)
     AcceleratorState._reset_state()
     PartialState._reset_state()
     arguments = dict(init_from=str(init), output_dir=str(tmp_path / "run"), warmup_steps=2, checkpoint_every=1000)

@@ -29,6 +29,7 @@ from jog3r.data.cache import (
     CachedFrames,
     caption_rows,
     clip_rows,
+    require_pyarrow,
     write_rows,
 )  # fmt: skip
 from jog3r.data.clip import Clip
@@ -90,6 +91,7 @@ class Preparation:
             raise ValueError("a cache needs frames of one size: give the source height and width")
         self.size = self.source.size
         # 1. what can be refused without a model: a T5-XXL takes minutes to load
+        require_pyarrow()
         self.transformer = transformer_config(config.model)  # of what is to be trained on the cache; only its sizes are read
         self.windows = config.windows
         self.generator = generator_parts(config.model, self.windows, self.size)

@@ -24,11 +24,13 @@ from jog3r.data.cache.rows import (
     decode_frame,
     part_name,
     read_caption,
+    require_pyarrow,
     write_rows,
 )
 from jog3r.data.cache.shard_rows import ShardRows, stream_frames
 
 __all__ = [
     "FORMAT", "FRAMES_PER_GROUP", "MANIFEST", "PLAN", "REPORT", "Cache", "CachedCaption", "CachedFrames", "Place", "ShardRows",
-    "caption_rows", "clip_rows", "decode_frame", "open_place", "part_name", "read_caption", "stream_frames", "write_rows",
+    "caption_rows", "clip_rows", "decode_frame", "open_place", "part_name", "read_caption", "require_pyarrow", "stream_frames",
+    "write_rows",
 ]  # fmt: skip

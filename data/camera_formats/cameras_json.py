@@ -1,5 +1,6 @@
 """jog3r's own cameras.json; the frames are `video.mp4` or the folder `images` beside it."""
 
+import logging
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from jog3r.data.recordings.pictures import picture_files
 __all__ = ["read_cameras", "read_cameras_json"]
 
 CONVENTION = "opencv_cam_to_world"
+logger = logging.getLogger(__name__)
 
 
 def read_cameras(path: str | PathLike[str]) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
@@ -51,6 +53,10 @@ def read_cameras_json(path: str | PathLike[str], image_folder: str | None = None
     unknown = np.flatnonzero(~known).tolist()
     if unknown:
         raise ValueError(f"{str(path)!r} has no pose for its frames {unknown}; cut the video to frames whose cameras are known")
+    reasons = [frame.get("doubtful") for frame in document["frames"]]
+    if any(reasons):
+        named = ", ".join(sorted({reason for reason in reasons if reason}))
+        logger.warning("%r doubts %d of its %d poses: %s", str(path), sum(map(bool, reasons)), len(poses), named)
     intrinsics[:, :2, 2] += 0.5
     height, width = (
         number_of(document, name, f"the {name} of the frames in pixels", repr(str(path))) for name in ("height", "width")

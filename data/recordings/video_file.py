@@ -131,13 +131,13 @@ def _decode(path: Path, container: Any, stream: Any, since: float | None = None)
         raise ValueError(
             f"{str(path)!r} stops decoding at packet {packets} ({error.strerror}); damaged or cut off: copy or export it again"
         ) from error
-    if since is None and packets < stream.frames and not (container.format.name == "avi" and _is_whole_avi(path)):
+    if since is None and packets < stream.frames and not (container.format.name == "avi" and is_whole_avi(path)):
         raise ValueError(
             f"{str(path)!r} is cut off: {packets} of the {stream.frames} frames stated are there; copy or export it again"
         )
 
 
-def _is_whole_avi(path: Path) -> bool:
+def is_whole_avi(path: Path) -> bool:
     """Whether the file is as long as its own parts say. Of the frames stated, some may be moments that show nothing new."""
     end, place = path.stat().st_size, 0
     with path.open("rb") as file:

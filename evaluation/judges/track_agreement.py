@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jog3r.geometry.camera_metrics import pose_errors
-from jog3r.geometry.registration.degeneracy import NO_PARALLAX
+from jog3r.geometry.registration.degeneracy import NO_PARALLAX, PLANAR_SCENE, UNCERTAIN_FOCAL
 
 __all__ = ["MIN_SIDE", "TrackAgreement", "track_agreement"]
 
@@ -22,7 +22,7 @@ class TrackAgreement:
         rotation_deg: mean angle between the rotations since the first frame; None where nothing is compared.
         translation_deg: mean angle between the directions of motion since the first frame (0 to 180), over the frames where
             tracks see one; 90 for a given camera that stands still there; None without any.
-        focal_ratio: focal length of the tracks over the given one.
+        focal_ratio: focal length of the tracks over the given one; None where tracks leave it open.
         reprojection_px: median distance of features from their points.
         reason: why nothing is compared; empty otherwise.
     """
@@ -45,7 +45,9 @@ class TrackAgreement:
         text = f"cameras from tracks in the pictures differ by {self.rotation_deg:.2f} degrees in rotation"
         if self.translation_deg is not None:
             text += f", {self.translation_deg:.1f} in direction"
-        return f"{text} and {100 * abs(float(self.focal_ratio or 1) - 1):.0f} % in focal length (mean of {self.frames} frames)"
+        if self.focal_ratio is not None:
+            text += f" and {100 * abs(self.focal_ratio - 1):.0f} % in focal length"
+        return f"{text} (mean of {self.frames} frames)"
 
 
 def track_agreement(
@@ -72,10 +74,16 @@ def track_agreement(
         found = track_cameras(frames, seed=seed % 2**31)
     except (ValueError, ImportError) as error:
         return TrackAgreement(reason=str(error))
-    both = found.pose_known.numpy() & (np.ones(len(frames), bool) if known is None else known)
+    trusted = np.array([set(words.split(", ")) <= {"", NO_PARALLAX, PLANAR_SCENE} for words in found.degenerate])
+    both = found.pose_known.numpy() & trusted & (np.ones(len(frames), bool) if known is None else known)
     places = np.flatnonzero(both)
     if len(places) < 2:
-        return TrackAgreement(reason=f"tracks and model have {len(places)} frames in common")
+        doubts = ", ".join(dict.fromkeys(words for words in found.degenerate if words))
+        return TrackAgreement(
+            reason=f"tracks and model have {len(places)} frames in common"
+            + (f" that tracks are sure of ({doubts})" if doubts else "")
+        )
+    focal_ratio = float(np.median(found.intrinsics[:, 0, 0]) / np.median(intrinsics[:, 0, 0]))
     errors = pose_errors(poses[places], found.poses.numpy()[places])
     moved = np.array([NO_PARALLAX not in found.degenerate[place].split(", ") for place in places[1:]])
     directions = np.nan_to_num(errors["translation_deg"][moved], nan=90.0)
@@ -83,6 +91,6 @@ def track_agreement(
         frames=len(places) - 1,
         rotation_deg=float(errors["rotation_deg"].mean()),
         translation_deg=float(directions.mean()) if len(directions) else None,
-        focal_ratio=float(np.median(found.intrinsics[:, 0, 0]) / np.median(intrinsics[:, 0, 0])),
+        focal_ratio=focal_ratio if found.focal_uncertainty <= UNCERTAIN_FOCAL else None,
         reprojection_px=float(np.nanmedian(found.reprojection_px)),
     )

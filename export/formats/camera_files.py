@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import zlib
 from dataclasses import fields
 from typing import Any
@@ -19,6 +20,7 @@ _ARRAYS = (
     *("frames", "poses", "intrinsics", "pointmaps", "confidence", "depth", "pose_covariance", "pose_known", "frame_index"),
     *("times", "registered", "doubtful", "images"),
 )
+_MOST_BYTES = 4 * 2**30  # of frames in an npz, which takes three times as much while it is made
 _TRACKS = tuple(field.name for field in fields(Tracks))
 
 
@@ -29,7 +31,8 @@ def cameras_json(scene: Scene) -> bytes:
     Poses are camera-to-world 4 x 4, intrinsics 3 x 3 in pixels with the first pixel's centre at 0; numbers are exact. A frame
     whose pose is unknown has `"pose_known": false` beside what stands in its place; one that is not `registered` has a pose laid
     between others', if any; one that deserves no trust says why in `"doubtful"`. Frames of a folder name their `"image"`. `time`
-    is in seconds; `source` says what found the cameras, where that is known.
+    is in seconds; `source` says what found the cameras, where that is known, and `focal_uncertainty` the standard deviation of
+    the focal length over the focal length, 0 if it was given.
     """
     height, width = scene.size
     frames = []
@@ -40,7 +43,9 @@ def cameras_json(scene: Scene) -> bytes:
         frame |= {} if scene.pose_known[place] else {"pose_known": False}
         frames.append(frame | ({"doubtful": str(scene.doubtful[place])} if scene.doubtful[place] else {}))
     document: dict[str, Any] = {"convention": CONVENTION, "width": width, "height": height, "fps": float(scene.fps)}
-    document |= ({"source": scene.source} if scene.source else {}) | {"frames": frames}
+    document |= {"source": scene.source} if scene.source else {}
+    document |= {"focal_uncertainty": scene.focal_uncertainty} if math.isfinite(scene.focal_uncertainty) else {}
+    document |= {"frames": frames}
     return json.dumps(document, indent=1).encode()
 
 
@@ -80,18 +85,19 @@ def read_details(content: bytes) -> dict[str, Any]:
         content: The file's bytes, which `read_cameras_json` takes.
 
     Returns:
-        `source`, and per frame (F,) `pose_known`, `doubtful`, `images`, `registered`, `times` in seconds and `frame_index`.
+        `source`, `focal_uncertainty`, and per frame (F,) `pose_known`, `doubtful`, `images`, `registered`, `times` in seconds and
+        `frame_index`.
     """
     document = json.loads(content)
     frames = document["frames"]
-    details = {"source": document.get("source", "")}
+    details = {"source": document.get("source", ""), "focal_uncertainty": float(document.get("focal_uncertainty", math.nan))}
     details |= {name: [frame.get(name, value) for frame in frames] for name, value in (("pose_known", True), ("doubtful", ""))}
     for name, key in (("registered", "registered"), ("times", "time"), ("frame_index", "index"), ("images", "image")):
         if all(key in frame for frame in frames):
             details[name] = [frame[key] for frame in frames]
     if not np.isfinite(details.get("times", [])).all():
         raise ValueError(f"cameras.json has times that are not finite: {details['times'][:8]}; give them in seconds")
-    return {name: value if isinstance(value, str) else np.array(value) for name, value in details.items()}
+    return {name: np.array(value) if isinstance(value, list) else value for name, value in details.items()}
 
 
 def npz_bytes(scene: Scene) -> bytes:
@@ -101,7 +107,11 @@ def npz_bytes(scene: Scene) -> bytes:
         arrays |= {f"tracks_{name}": getattr(scene.tracks, name) for name in _TRACKS}
     buffer = io.BytesIO()
     words = {"caption": scene.caption, "source": scene.source, "convention": CONVENTION}
-    np.savez_compressed(buffer, fps=scene.fps, **words, **arrays)
+    if scene.frames.nbytes > _MOST_BYTES:
+        raise ValueError(
+            f"{scene.frames.nbytes / 1e9:.0f} GB of frames are too much for an npz, which is made in memory: take fewer frames"
+        )
+    np.savez_compressed(buffer, fps=scene.fps, focal_uncertainty=scene.focal_uncertainty, **words, **arrays)
     return buffer.getvalue()
 
 
@@ -123,9 +133,9 @@ def read_npz(content: bytes) -> Scene:
         raise ValueError(f"not an npz of jog3r (it holds {sorted(arrays)}); write it with npz_bytes")
     words = {name: str(arrays.pop(name, "")) for name in ("caption", "source")}
     tracks = {name: arrays.pop(f"tracks_{name}") for name in _TRACKS if f"tracks_{name}" in arrays}
-    fps = float(arrays.pop("fps"))
+    numbers = {"fps": float(arrays.pop("fps")), "focal_uncertainty": float(arrays.pop("focal_uncertainty", math.nan))}
     if others := set(arrays) - set(_ARRAYS):
         raise ValueError(f"the npz holds {', '.join(sorted(others))}, which no scene has: of another version, or added by hand")
     if tracks and len(tracks) < len(_TRACKS):
         raise ValueError(f"the npz holds only {', '.join(sorted(tracks))} of the arrays of its tracks, {', '.join(_TRACKS)}")
-    return Scene(**arrays, fps=fps, tracks=Tracks(**tracks) if tracks else None, **words)
+    return Scene(**arrays, **numbers, tracks=Tracks(**tracks) if tracks else None, **words)

@@ -16,6 +16,7 @@ PLANAR_SCENE = "planar scene"  # the points lie in one plane within the noise: p
 # Most pixels disagree with the pose, the points' errors exceed a tenth of their distance, or the start fitted clearly better.
 # Clips that zoom get it, too, with one focal length for all frames; `shared_focal=False` is the remedy.
 POOR_FIT = "poor fit"
+UNCERTAIN_FOCAL = 0.1  # standard deviation over focal length, from which on it is not to be built on
 _NO_POSE = (NO_OVERLAP, TOO_FEW_POINTS)
 
 _PARALLAX_SIGMAS = 3.0

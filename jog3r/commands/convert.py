@@ -31,7 +31,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         what = "DUSt3R checkpoint to start the head from" if name == "dust3r" else "folder or hub repository"
         option(parser, name, default=None, help=f"of the whole pipeline: {what}")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="config that weights cannot tell, such as space_scale=1.0"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="config that weights cannot tell, such as space_scale=1.0",
     )
     parser.set_defaults(run=run)
 
@@ -41,7 +46,7 @@ def run(options: argparse.Namespace) -> str:
     config = dict(_parse_setting(text) for text in options.set)
     parts = {name: getattr(options, name) for name in PARTS if getattr(options, name) is not None}
     is_pipeline = CONVERSIONS[options.kind] is None
-    with OutputFolder(options.out, options.overwrite, PIPELINE_FOLDERS if is_pipeline else ()) as folder:
+    with OutputFolder(options.out, options.overwrite, PIPELINE_FOLDERS if is_pipeline else (), [options.file]) as folder:
         try:
             if is_pipeline:
                 from jog3r.pipelines.loading.assemble import write_opensora_pipeline

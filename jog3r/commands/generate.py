@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     option(parser, "num_inference_steps", type=int, default=30, help="sampling steps (default 30)")
     option(parser, "guidance_scale", type=float, default=None, help="how closely to follow the prompt (default: the pipeline's)")
     option(parser, "negative_prompt", default=None, help="what to steer away from")
-    parser.add_argument("--fps", type=float, default=8.0, help="frames per second written to the video (default 8)")
+    parser.add_argument("--fps", type=float, default=None, help="frames per second written to the video (default: the model's)")
     parser.set_defaults(run=run)
 
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> str:
         raise UsageError(
             "the prompt is empty; describe the scene, for example 'a room with blue walls, the camera moves forward'"
         )
-    if not 0 < options.fps <= MAX_FPS:  # written so that NaN is wrong, too
+    if options.fps is not None and not 0 < options.fps <= MAX_FPS:  # written so that NaN is wrong, too
         raise UsageError(f"--fps must be positive and at most {MAX_FPS}, got {options.fps:g}")
     if options.task == "t2v" and options.cameras != "auto":
         raise UsageError(f"--cameras {options.cameras} needs --task t2v+c: t2v is the video alone")
@@ -60,18 +60,23 @@ def run(options: argparse.Namespace) -> str:
         stage("loading the model")
         pipe = pipeline_of_options(options, generator=True)
         source = _camera_source(options, pipe)
+        fps = options.fps or pipe.fps
         stage("generating")
         output = _generate(options, pipe, "t2v+c" if source == "network" else "t2v")
         stage("writing")
         if source == "network":
-            failed = write_scene(output, (options.fps, None), options.prompt, options.export, folder)
+            failed = write_scene(output, (fps, None), options.prompt, options.export, folder)
             stage("following features")
-            notes = [*doubtful_poses(output.registration[0].degenerate), f"note: {_judge(output, options.seed, folder)}"]
+            try:
+                said = _judge(output, options.seed, folder)
+            except (OSError, RuntimeError) as error:  # such as a full disk for temporary files: the results are there
+                said = f"tracks could not be asked how well they agree: {error}"
+            notes = [*doubtful_poses(output.registration[0].degenerate), f"note: {said}"]
         else:
-            write_video(output.frames[0], options.fps, folder)
+            write_video(output.frames[0], fps, folder)
         if source == "tracks":
             stage("following features")
-            notes, failed = _follow(output.frames[0], options, folder)
+            notes, failed = _follow(output.frames[0], fps, options, folder)
         names = sorted(path.name for path in folder.iterdir())
     notes = notes if options.model is not None else [*notes, *_strange_to_the_tiny_model(options, pipe)]
     return report("\n".join([written_line(options.out, names), *notes]), options.out, failed)
@@ -140,15 +145,14 @@ def _generate(options: argparse.Namespace, pipe: Any, task: str) -> Any:
     )
 
 
-def _follow(frames: list[Any], options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, Exception]]:
+def _follow(frames: list[Any], fps: float, options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, Exception]]:
     """Cameras of the finished video, which stays in any case, from feature tracks: lines to print, and what could not be made."""
     pictures = np.stack([np.asarray(frame) for frame in frames])
     try:
         found = find_tracks(pictures, None, options.seed)
-    except ValueError as error:  # nothing to follow, or nothing at rest
+    except (ValueError, OSError, RuntimeError) as error:  # nothing to follow, nothing at rest; no room for the matches
         return [], {"cameras": error}
-    video = (pictures, options.fps, np.arange(len(pictures)) / options.fps)
-    cameras = replace(camera_scene(video, found, None), caption=options.prompt)
+    cameras = replace(camera_scene((pictures, fps, np.arange(len(pictures)) / fps), found, None), caption=options.prompt)
     cameras, cloud, failed, more = make_clouds(cameras, None, None, options.device)
     failed |= write_tracked(cameras, cloud, options.export, folder)
     return [describe(cameras, found), *more, *doubtful_poses(cameras.doubtful)], failed

@@ -72,7 +72,12 @@ def result_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write; must not exist")
     parser.add_argument("--overwrite", action="store_true", help="replace files and folders of the same name in an existing DIR")
     parser.add_argument(
-        "--export", nargs="+", default=[], metavar="NAME", help="also: colmap nerfstudio tum kitti npz splat blender turntable"
+        "--export",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="also: colmap nerfstudio tum kitti npz splat blender turntable",
     )
 
 

@@ -38,12 +38,16 @@ class OutputFolder:
         overwrite: into an existing folder. Files of the result replace those of the same names, in its subfolders all of the same
             kind (ending), so that no subfolder mixes two runs; whatever else is there stays.
         names: what the result will hold at its top, as far as known: checked on entering. Those without suffix are folders.
+        inputs: what the command reads; nothing of it is replaced. None stands for nothing.
     """
 
-    def __init__(self, path: Path, overwrite: bool = False, names: Iterable[str] = ()) -> None:  # noqa: D107  # the class says it
+    def __init__(  # noqa: D107  # the class says it
+        self, path: Path, overwrite: bool = False, names: Iterable[str] = (), inputs: Iterable[Path | None] = ()
+    ) -> None:
         self.path = path
         self.overwrite = overwrite
         self.names = tuple(names)
+        self.inputs = tuple(given for given in inputs if given is not None)
         self._aside: Path | None = None
         self._existed = False
 
@@ -59,6 +63,7 @@ class OutputFolder:
             raise UsageError(f"--out {str(self.path)!r} exists already; name a new folder or add --overwrite")
         if not self._existed and self.path.is_symlink():
             raise UsageError(f"{self._refusal()}: it is a link to {os.readlink(self.path)!r}, which is not there")
+        self._check_inputs(self.names)
         for name in self.names:
             self._check_kind(name, is_folder=not Path(name).suffix)
         # Renaming works within one file system: inside of a folder that is there, which may be a mount point or a link.
@@ -93,6 +98,7 @@ class OutputFolder:
             os.rename(aside, self.path)
             return
         items, earlier = sorted(aside.iterdir()), aside / ".earlier"
+        self._check_inputs([item.name for item in items])
         for item in items:
             self._check_kind(item.name, item.is_dir())
         earlier.mkdir()
@@ -111,6 +117,14 @@ class OutputFolder:
                 if os.path.lexists(target) and not os.path.lexists(source):
                     os.rename(target, source)
             raise
+
+    def _check_inputs(self, names: Iterable[str]) -> None:
+        """Refuse to write where something of these names at the top of the folder is read from, or into a folder that is read."""
+        folder = self.path.resolve()
+        for given in self.inputs:
+            place = given.resolve()
+            if place == folder or any(place.is_relative_to(folder / name) for name in names):
+                raise UsageError(f"--out {str(self.path)!r} would replace what is read, {str(given)!r}; name another folder")
 
     def _check_kind(self, name: str, is_folder: bool) -> None:
         target = self.path / name

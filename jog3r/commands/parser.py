@@ -6,9 +6,12 @@ Exit codes: 0 done, 2 bad usage or input (one line on stderr), 1 anything else.
 import argparse
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from jog3r.commands.output_folder import PartlyDone, UsageError
@@ -35,10 +38,11 @@ COMMANDS = {
 class _OneLineParser(argparse.ArgumentParser):
     """Usage errors in one line."""
 
+    stray = "put what belongs together, such as a prompt, in quotes"  # what to do with words that belong to nothing
+
     def error(self, message: str) -> None:  # type: ignore[override]  # raises, as argparse's does not return either
         words = message.startswith("unrecognized arguments") and "--" not in message
-        quotes = "; put what belongs together, such as a prompt, in quotes" if words else ""
-        raise UsageError(f"{message}{quotes} (see `{self.prog} --help`)")
+        raise UsageError(f"{message}{f'; {self.stray}' if words else ''} (see `{self.prog} --help`)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser = build_parser(arguments[0] if arguments else None)
         options = parser.parse_args([_local_name(argument) for argument in arguments])
-        print(options.run(options))
+        with _ended_by_signals():
+            print(options.run(options))
     except UsageError as error:
         if isinstance(error, PartlyDone):
             print(error.report)
@@ -72,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser; only the arguments of `command` are filled in, so that no other command's modules are imported."""
     parser = _OneLineParser(prog="jog3r", description="Text to video with cameras, and video to cameras (JOG3R).")
+    if command == "evaluate":
+        parser.stray = "folders come right behind the task"
     parser.add_argument("--version", action="version", version=_version())
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_OneLineParser)
     for name, summary in COMMANDS.items():
@@ -80,6 +87,23 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         if name == command:
             import_module(f"jog3r.commands.{name}").arguments(subparser)
     return parser
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A closed terminal and `kill` end a command as an error does: nothing half-written stays."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}  # no nohup
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _local_name(argument: str) -> str:

@@ -15,7 +15,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     from jog3r.training.preparation.prepare_config import PrepareConfig
 
     parser.add_argument(
-        "--config", default=None, type=Path, metavar="FILE", help="yaml file of options, overridden by those given"
+        "--config",
+        default=None,
+        type=Path,
+        metavar="FILE",
+        help="yaml file of options, the model among them; overridden by those given",
     )
     parser.add_argument(
         "--from_hub",

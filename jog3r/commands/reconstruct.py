@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> str:
     check_exports(options.export, has_geometry=True)
     true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
 
-    with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder, stages(4) as stage:
+    inputs = (options.video, options.true_cameras)
+    with OutputFolder(options.out, options.overwrite, result_names(options.export), inputs) as folder, stages(4) as stage:
         stage("loading the model")
         open_frames(options)  # a bad file is refused at once
         pipe = pipeline_of_options(options, with_text=False)

@@ -65,7 +65,8 @@ def run(options: argparse.Namespace) -> str:
             f"the pictures are missing: {str(options.file)!r} has no frames (F, H, W, 3) uint8; add them, or name a --video"
         )
     size = arrays["depth" if form == "depth with cameras" else "pointmaps"].shape[1:3]
-    with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder, stages(3) as stage:
+    inputs = (options.file, options.video)
+    with OutputFolder(options.out, options.overwrite, result_names(options.export), inputs) as folder, stages(3) as stage:
         if options.video is not None:
             ranged_frames(options)  # refuses what is no video
         stage("finding the cameras")

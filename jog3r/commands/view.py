@@ -10,8 +10,8 @@ from jog3r.commands.output_folder import UsageError
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder that generate, reconstruct or register wrote")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=port, default=8080, help="port to listen on (default 8080)")
+    parser.add_argument("--host", default=None, help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=port, default=None, help="port to listen on (default 8080)")
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write one HTML file that shows it, below 5 MB, and serve nothing"
     )
@@ -24,6 +24,9 @@ def run(options: argparse.Namespace) -> str:
     if options.html is not None:
         from jog3r.export.player import write_page
 
+        given = [name for name in ("host", "port") if getattr(options, name) is not None]
+        if given:
+            raise UsageError(f"--{given[0]} has no effect with --html, which serves nothing: leave one of the two out")
         if options.html.is_file() and not options.overwrite:
             raise UsageError(f"--html {str(options.html)!r} exists already; add --overwrite, or name another file")
         if not options.html.is_dir() and options.html.suffix.lower() not in (".html", ".htm"):
@@ -37,5 +40,5 @@ def run(options: argparse.Namespace) -> str:
         raise UsageError("--overwrite is for --html FILE, which is not given")
     from jog3r.export.viewer import view_scene
 
-    view_scene(options.directory, host=options.host, port=options.port)
+    view_scene(options.directory, host=options.host or "127.0.0.1", port=8080 if options.port is None else options.port)
     return "stopped"

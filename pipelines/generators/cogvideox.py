@@ -52,6 +52,11 @@ class Jog3rCogVideoXPipeline(GeneratorMixin, CogVideoXPipeline):
         return self.vae_scale_factor_temporal, self.vae_scale_factor_spatial
 
     @property
+    def fps(self) -> float:
+        """Frames per second of the videos that the model was trained on; CogVideoX 1.5, which joins latent steps, saw 16."""
+        return 8.0 if self.transformer.config.patch_size_t is None else 16.0
+
+    @property
     def frame_multiple(self) -> int:
         """Numbers of frames are 1 more than a multiple of this."""
         return math.lcm(self.frames_per_step, _DECODED_TOGETHER * self._compression[0])

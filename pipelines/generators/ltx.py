@@ -36,6 +36,7 @@ class Jog3rLTXPipeline(GeneratorMixin, LTXPipeline):
         self.register_modules(pointmap_head=pointmap_head)
 
     __call__ = call_with_geometry(LTXPipeline)
+    fps = 25.0
 
     @property
     def _compression(self) -> tuple[int, int]:

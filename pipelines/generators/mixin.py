@@ -103,6 +103,9 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
 
     # --- what a subclass states ---
 
+    fps: float = 8.0
+    """Frames per second of the videos that the model was trained on."""
+
     @property
     def _compression(self) -> tuple[int, int]:
         """Frames of a latent step, and pixels of a latent."""

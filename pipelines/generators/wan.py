@@ -38,6 +38,7 @@ class Jog3rWanPipeline(GeneratorMixin, WanPipeline):
         self.register_modules(pointmap_head=pointmap_head)
 
     __call__ = call_with_geometry(WanPipeline)
+    fps = 16.0
 
     @property
     def _compression(self) -> tuple[int, int]:

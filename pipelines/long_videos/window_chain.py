@@ -99,7 +99,8 @@ class WindowChain:
         except ValueError as error:
             start = self.entries[-1][0] + shift
             raise JoinError(
-                f"frames {start} to {start + shared - 1} do not join their windows: {error}; cut the video there or overlap more"
+                f"frames {start} to {start + shared - 1} of those taken do not join their windows: {error}; cut there "
+                "or overlap more"
             ) from error
         number = len(self.edges)
         self.edges.append(Edge(number, number + 1, fit.transform, fit.information))

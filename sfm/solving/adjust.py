@@ -8,7 +8,7 @@ import numpy as np
 from jog3r.sfm.colmap import load_pycolmap
 from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.solving.prior import FocalPrior
-from jog3r.sfm.solving.solution import Solution, reprojection, triangulate
+from jog3r.sfm.solving.solution import ROBUST_PX, Solution, reprojection, triangulate
 
 NOISE_PX = 0.5  # of a feature's place
 LEAST_NOISE_PX = 0.1  # however sharp the pictures: an edge's samples shift it by so much
@@ -100,7 +100,7 @@ def _solve(
     _add_images(pycolmap, model, config, tracks, solution)
     ids = _add_points(pycolmap, model, tracks, euclidean(points))
     if free_focal:
-        _add_prior(pycolmap, model, config, prior)
+        _add_prior(pycolmap, model, config, prior, _noise(reprojection(tracks, solution, points)))
     options = pycolmap.BundleAdjustmentOptions()
     options.print_summary = False
     options.refine_focal_length = free_focal or freedom.aspect
@@ -144,14 +144,20 @@ def _add_points(pycolmap: Any, model: Any, tracks: Tracks, points: np.ndarray) -
     ]
 
 
-def _add_prior(pycolmap: Any, model: Any, config: Any, prior: FocalPrior) -> None:
+def _noise(distance: np.ndarray) -> float:
+    """Of the features' places, by their distances (M,) from their points in pixels; not above the usual: it may be the start."""
+    squared = np.minimum(distance, ROBUST_PX) ** 2
+    return min(NOISE_PX, max(LEAST_NOISE_PX, float(np.sqrt(squared.mean() / 2))))
+
+
+def _add_prior(pycolmap: Any, model: Any, config: Any, prior: FocalPrior, noise: float) -> None:
     """Two frames at rest that see points at rest where the likeliest focal length puts them.
 
     Their squared residuals add up to ((f - focal) / (spread focal))^2, in units of what the observations of one fact add up to.
     pycolmap has no prior on intrinsics, and wants every point to be seen twice.
     """
     first, count = max(model.images) + 1, OBSERVATIONS_PER_FACT // 2
-    slope = NOISE_PX / (prior.spread * prior.focal * np.sqrt(2))
+    slope = noise / (prior.spread * prior.focal * np.sqrt(2))
     for image_id in (first, first + 1):
         keypoints = np.full((count, 2), slope * prior.focal)
         image = pycolmap.Image(name=f"prior {image_id}", keypoints=keypoints, camera_id=1, image_id=image_id)

@@ -56,7 +56,8 @@ def mapper_options(pycolmap: Any, refine_focal: bool, seed: int) -> Any:
     options.ba_global_frames_ratio = options.ba_global_points_ratio = 1.4
     options.ba_global_max_refinements, options.ba_local_max_refinements = 2, 1
     options.ba_global_function_tolerance = options.ba_local_function_tolerance = 1e-4
-    options.min_focal_length_ratio, options.max_focal_length_ratio = FOCAL_RATIOS
+    # Of a focal length that is held, such as a given one, the mapper is not asked whether it is usual.
+    options.min_focal_length_ratio, options.max_focal_length_ratio = FOCAL_RATIOS if refine_focal else (1e-3, 1e3)
     options.mapper.abs_pose_refine_focal_length = refine_focal
     options.mapper.init_min_tri_angle = 2.0
     options.mapper.init_min_num_inliers = 50

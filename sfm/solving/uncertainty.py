@@ -25,6 +25,8 @@ class Uncertainty:
     """(F,) of the least certain axis; 0 for the first frame, inf for frames without a camera."""
     direction_deg: np.ndarray
     """(F,) of the direction of the offset from the first camera; inf where the offset is zero."""
+    focal: float
+    """Of the logarithm of the focal length, about its relative error, pixels taken for square; 0 if it is given."""
 
 
 def camera_uncertainty(tracks: Tracks, verdict: Verdict, prior: FocalPrior) -> Uncertainty:
@@ -33,18 +35,16 @@ def camera_uncertainty(tracks: Tracks, verdict: Verdict, prior: FocalPrior) -> U
     known = np.flatnonzero(solution.known)
     rotation, direction = np.full(count, np.inf), np.full(count, np.inf)
     centres = np.linalg.inv(solution.world_to_camera)[:, :3, 3]
-    if not centres[known].any():
-        rotation[known] = direction[known[0]] = 0.0
-        return Uncertainty(rotation, direction)
+    turning = not centres[known].any()  # all points are directions then
     frames = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), MAX_FRAMES)).round().astype(int))]
     used, points = fitting(tracks, verdict.points, (verdict.distance < ROBUST_PX) & np.isin(tracks.frame, frames))
     drawn = np.random.default_rng(0).permutation(used.num_points)[: max(_POINTS, _POINTS_A_FRAME * len(frames))]
     chosen = np.zeros(used.num_points, bool)
     chosen[drawn[np.cumsum(used.length[drawn] ** 2) <= _MAX_PAIRS]] = True
     share = chosen.mean() if len(chosen) else 1.0
-    points, used = euclidean(points[chosen]), used.select(chosen[used.point])
+    points, used = points[chosen, :3] if turning else euclidean(points[chosen]), used.select(chosen[used.point])
     if not used.num_points:
-        return Uncertainty(rotation, direction)
+        return Uncertainty(rotation, direction, prior.spread)
     place = np.full(count, -1)
     place[frames] = np.arange(len(frames))
     covariance = _covariance(used, points, verdict, prior, place, share)
@@ -52,7 +52,8 @@ def camera_uncertainty(tracks: Tracks, verdict: Verdict, prior: FocalPrior) -> U
     nearest = np.abs(known[:, None] - frames).argmin(1)
     rotation[known], direction[known] = np.array(sigma)[nearest].T
     rotation[known[0]] = direction[known[0]] = 0.0
-    return Uncertainty(rotation, direction)
+    focal = 0.0 if prior.known else float(np.sqrt(max(covariance[-1, -1], 0.0)))
+    return Uncertainty(rotation, direction, focal)
 
 
 def rivals_disagree(trials: list[Verdict]) -> np.ndarray:
@@ -148,7 +149,8 @@ def _derivatives(tracks: Tracks, points: np.ndarray, verdict: Verdict) -> tuple[
     cross = np.stack([zero, z, -y, -z, zero, x, y, -x, zero], 1).reshape(-1, 3, 3)  # -[X]x
     by_point = projection @ rotation
     by_focal = (local[:, :2] / z[:, None] * solution.focals)[:, :, None]
-    return np.concatenate([projection @ cross, -by_point, by_focal], 2), by_point
+    moves = solution.world_to_camera[solution.known, :3, 3].any()  # a camera that only turns sees directions, not points
+    return np.concatenate([projection @ cross, -by_point * moves, by_focal], 2), by_point
 
 
 def _pairs_of_observations(tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ class Clients:
     """Tells clients apart by their addresses, and bounds what one of them may have in the queue.
 
     Programs on this machine are not bounded: a load test is many people, and so is a proxy that does not say for whom it speaks.
-    The proxy of Hugging Face Spaces does.
+    The proxy of Hugging Face Spaces does. What MCP brings comes from this machine, too, and is one client.
 
     Args:
         page: Whose queue it is.
@@ -47,7 +47,8 @@ class Clients:
             if address.ipv4_mapped is None and not address.is_loopback:
                 return str(ipaddress.ip_network((int(address), 64), strict=False))
             address = address.ipv4_mapped or address
-        return None if address.is_loopback else str(address)
+        through_mcp = "mcp" if (b"x-gradio-user", b"mcp") in scope["headers"] else None  # whose server calls as a program here
+        return through_mcp if address.is_loopback else str(address)
 
     @contextmanager
     def joining(self, scope: Scope) -> Iterator[None]:

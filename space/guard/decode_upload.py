@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from jog3r.data.recordings.video_file import open_video
+from jog3r.data.recordings.video_file import is_whole_avi, open_video
 from jog3r.data.video import Video, VideoLimits, read_frames
 from jog3r.data.video_stream import EndsEarly
 from jog3r.space.guard.limits import Refused, SpaceLimits
@@ -68,8 +68,10 @@ def main(arguments: list[str]) -> int:
 def _decode(path: Path, wanted: Wanted, limits: SpaceLimits) -> tuple[Video, list[int]]:
     """The frames taken, and their numbers in the file."""
     _check_file(path, limits)
+    count, side = _count_packets(path, limits)
+    wanted = wanted._replace(size=(wanted.large,) * 2) if 0 < wanted.large <= side else wanted
     try:
-        return _take(path, _count_packets(path, limits), wanted, limits)
+        return _take(path, count, wanted, limits)
     except EndsEarly as error:  # some packets show nothing: an edit list hides them, or they only help to decode others
         return _take(path, error.count, wanted, limits)
 
@@ -80,15 +82,8 @@ def _take(path: Path, count: int, wanted: Wanted, limits: SpaceLimits) -> tuple[
         raise Refused(f"The video has {count} frame; at least 2 are needed.")
     kept = max(2, min(count, wanted.num_frames) - (min(count, wanted.num_frames) - 1) % wanted.step)
     numbers = np.linspace(0, count - 1, kept).round().astype(int).tolist()
-    height, width = (wanted.large,) * 2 if wanted.large and _short_side(path) >= wanted.large else wanted.size
     bounds = VideoLimits(limits.upload_seconds, limits.upload_side)
-    return read_frames(path, numbers, size=(height, width), resize_mode="crop", limits=bounds), numbers
-
-
-def _short_side(path: Path) -> int:
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        return min(stream.width, stream.height)
+    return read_frames(path, numbers, size=wanted.size, resize_mode="crop", limits=bounds), numbers
 
 
 def _check_file(path: Path, limits: SpaceLimits) -> None:
@@ -103,8 +98,8 @@ def _check_file(path: Path, limits: SpaceLimits) -> None:
         raise Refused(f"This is no video file of a kind that is taken ({', '.join(_CONTAINERS)}).")
 
 
-def _count_packets(path: Path, limits: SpaceLimits) -> int:
-    """How many frames to expect, from the header and the packets alone; nothing is decoded.
+def _count_packets(path: Path, limits: SpaceLimits) -> tuple[int, int]:
+    """How many frames to expect, and their shorter side, from the header and the packets alone; nothing is decoded.
 
     Raises:
         Refused: A limit is passed, or the file is cut off.
@@ -120,7 +115,7 @@ def _count_packets(path: Path, limits: SpaceLimits) -> int:
                     raise _too_many(f"more than {limits.upload_frames}", limits)
         except av.FFmpegError as error:
             raise Refused(f"The video is damaged or cut off behind frame {count}; copy or export it again.") from error
-        if count < stream.frames:
+        if count < stream.frames and not (container.format.name == "avi" and is_whole_avi(path)):
             raise Refused(f"The video is cut off: {count} of {stream.frames} frames are there; copy or export it again.")
         pixels = stream.width * stream.height
         if pixels * count > limits.upload_pixels:
@@ -128,7 +123,7 @@ def _count_packets(path: Path, limits: SpaceLimits) -> int:
                 f"Decoding {count} frames of {stream.width} x {stream.height} pixels is too much here; "
                 "shorten the video or scale it down."
             )
-        return count
+        return count, min(stream.width, stream.height)
 
 
 def _check_header(container: Any, stream: Any, limits: SpaceLimits) -> None:

@@ -206,6 +206,8 @@ def _answered(app: ASGIApp) -> ASGIApp:
 
         try:
             await app(scope, receive, watched)
+        except Refused:
+            raise
         except Exception as error:  # noqa: BLE001  # whatever a stranger's request leads to
             place = traceback.extract_tb(error.__traceback__)[-1]
             name = _path(scope).partition("=")[0]  # without the names of files
@@ -268,7 +270,7 @@ def _bounded(receive: Receive, limit: int) -> Receive:
         try:
             message = await asyncio.wait_for(receive(), end - time.monotonic())
         except TimeoutError:
-            return {"type": "http.disconnect"}
+            raise Refused(f"The upload took longer than {_UPLOAD_SECONDS:.0f} s; send a smaller file.", 408) from None
         body = message.get("body", b"")
         seen += len(body)
         text = tail + body.lower()

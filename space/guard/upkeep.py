@@ -33,10 +33,9 @@ def release_memory() -> bool:
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is None:
-        return False
-    trim(0)
-    return True
+    if trim is not None:
+        trim(0)
+    return trim is not None
 
 
 def start_upkeep(folder: ServerFolder, limits: SpaceLimits, every_seconds: float = 60.0) -> threading.Thread:

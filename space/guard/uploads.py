@@ -43,19 +43,14 @@ class Upload(NamedTuple):
     numbers: list[int]
 
 
-def decode_upload(
-    path: Path, num_frames: int, size: tuple[int, int], limits: SpaceLimits, folder: Path, large: int = 0, step: int = 1
-) -> Generator[Step | Done | None, None, None]:
+def decode_upload(path: Path, wanted: Wanted, limits: SpaceLimits, folder: Path) -> Generator[Step | Done | None, None, None]:
     """Decode an upload within the limits.
 
     Args:
         path: The uploaded file.
-        num_frames: Most frames to keep, evenly over the clip.
-        size: Height and width to crop and scale to.
+        wanted: What to take of it.
         limits: See `SpaceLimits`.
         folder: The request's folder.
-        large: Side of the square instead, for frames that are as large; 0 never.
-        step: Numbers of frames that the model takes are this apart, from 1.
 
     Yields:
         None while it works, then `Done` with an `Upload`.
@@ -64,8 +59,8 @@ def decode_upload(
         Refused: The file is no video, is damaged, or passes a limit.
     """
     out = folder / "upload.npz"
-    wanted = json.dumps(Wanted(num_frames, size, large, step)), json.dumps(asdict(limits))
-    command = [sys.executable, "-m", "jog3r.space.guard.decode_upload", str(path.resolve()), str(out.resolve()), *wanted]
+    texts = str(path.resolve()), str(out.resolve()), json.dumps(wanted), json.dumps(asdict(limits))
+    command = [sys.executable, "-m", "jog3r.space.guard.decode_upload", *texts]
     python_path = os.pathsep.join(filter(None, [str(_CODE), os.getenv("PYTHONPATH")]))
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     environment |= {"PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}

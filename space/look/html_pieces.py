@@ -18,6 +18,7 @@ from jog3r.space.model import Result
 NO_PLAYER = '<div class="empty">Video, points, cameras and depth appear here.</div>'
 # What `say` holds is heard by those who use a screen reader, each text once; see announce.js.
 IDLE = '<job-status class="progress" say=""></job-status>'
+NOT_DONE = "Not done. What is shown here is of an earlier request, or not whole."
 _SHOWN_CHARACTERS = 30  # of a prompt that was cut, before the cut
 _LOCAL_MODEL = "path/to/your/model"
 _OURS = "Jog3rPipeline, tiny_checkpoint"
@@ -49,27 +50,25 @@ def banner(text: str) -> str:
     return f'<div class="banner" role="note">{escape(text)}</div>'
 
 
-def summary(result: Result, seconds: float, note: str = "", later: str = "") -> str:
+def summary(result: Result, seconds: float, note: str = "") -> str:
     """One line on a result: frames, size, time, focal length, frames whose pose is doubtful and why, and notes.
 
     Args:
         result: Of the request.
         seconds: That it took.
         note: Shown behind all this.
-        later: Shown behind the note.
     """
     scene = result.scene
     height, width = scene.size
     focal = float(np.median(scene.intrinsics[:, 0, 0]))
     angle = 2 * np.degrees(np.arctan(width / 2 / focal))
-    doubtful = [reason for reason in result.doubtful if reason]
+    doubtful = [reason for reason in scene.doubtful if reason]
     why = ", ".join(dict.fromkeys(doubtful))
     notes = [
         f"Done in {seconds:.1f} s: {scene.num_frames} frames of {width} x {height} pixels; "
-        f"focal length {focal:.1f} px ({angle:.0f} degrees of view).",
+        f"focal length {focal:.1f} px{scene.focal_deviation} ({angle:.0f} degrees of view).",
         f"{len(doubtful)} of them with a doubtful pose ({why})." if doubtful else "",
         note,
-        later,
     ]
     return " ".join(filter(None, notes))
 
@@ -120,7 +119,7 @@ def pose_table(result: Result) -> str:
     scene = result.scene
     angles = rotation_angle_deg(torch.from_numpy(scene.poses[:, :3, :3]))
     rows = []
-    for index, (pose, angle, reason) in enumerate(zip(scene.poses, angles, result.doubtful, strict=True)):
+    for index, (pose, angle, reason) in enumerate(zip(scene.poses, angles, scene.doubtful, strict=True)):
         x, y, z = pose[:3, 3]
         cells = "".join(f"<td>{value:.3f}</td>" for value in (x, y, z))
         rows.append(f'<tr><th scope="row">{index + 1}</th>{cells}<td>{float(angle):.2f}</td><td>{escape(reason)}</td></tr>')
@@ -161,7 +160,7 @@ out.poses[0], out.intrinsics[0], out.pointmaps[0]  # cameras and points
 def reconstruct_code(  # noqa: PLR0913  # what the lines are made of
     model: str,
     numbers: Sequence[int],
-    size: int | tuple[int, int],
+    size: tuple[int, int],
     dtype: str = "float32",
     side: int = 0,
     *,
@@ -172,20 +171,19 @@ def reconstruct_code(  # noqa: PLR0913  # what the lines are made of
     Args:
         model: As of `generate_code`.
         numbers: Of the frames.
-        size: Side of the square that the model sees, or height and width.
+        size: Height and width that the model sees.
         dtype: Of the model.
         side: Of the square that was cut out; in a larger one features are followed.
         names: As of `generate_code`.
     """
-    height, width = (size, size) if isinstance(size, int) else size
     pipeline = f"{names.split(',')[0]}.from_pretrained({_model_literal(model)}{_precision(dtype)})"
     strides = set(np.diff(numbers).tolist())
     chosen = f"range({numbers[0]}, {numbers[-1] + 1}, {strides.pop()})" if len(strides) == 1 else str(list(numbers))
-    cut, imported, frames = (height, width), "read_frames", "clip.frames"
+    cut, imported, frames = size, "read_frames", "clip.frames"
     last = "out.poses[0], out.intrinsics[0], out.depth[0]  # camera-to-world, pixels, z"
-    if side > min(height, width):
+    if side > min(size):
         cut, imported = (side, side), "read_frames, resize_frames\nfrom jog3r.sfm import track_cameras"
-        frames = f"resize_frames(clip.frames, {height}, {width})[0]"
+        frames = f"resize_frames(clip.frames, {size[0]}, {size[1]})[0]"
         last = """found = track_cameras(clip.frames, initial=out)
 found.chosen, found.poses, found.intrinsics, found.points  # tracks or network; camera-to-world, pixels, world points"""
     return f"""import torch
@@ -203,7 +201,6 @@ def compare_code(
     models: tuple[str, str],
     seeds: tuple[int, int],
     settings: GenerateSettings,
-    fps: float,
     dtype: str = "float32",
     names: tuple[str, str] = (_OURS, _OURS),
 ) -> str:
@@ -213,7 +210,6 @@ def compare_code(
         models: Folders or hub ids; empty for the bundled checkpoint.
         seeds: Of the left and of the right clip.
         settings: Of the request, but for the seed.
-        fps: Frames per second of the clips.
         dtype: Of the models.
         names: What is imported for each, the pipeline's class first.
     """
@@ -237,7 +233,7 @@ for pipeline, model, seed in [{sides}]:
         generator=torch.Generator().manual_seed(seed),
     )
     out = judge(video=clip.frames[0], generator=torch.Generator().manual_seed(0))
-    maps = consistency_maps(Scene(**out.clip(), fps={fps!r}))
+    maps = consistency_maps(Scene(**out.clip(), fps=8.0))
     maps.mean, maps.seen.mean()  # difference to frame 1, of 255, and share of the pixels that it is of
 """
 

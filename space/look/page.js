@@ -48,10 +48,11 @@
       const choice = ([name, values]) => `<label>${name} <select name="${name}"><option></option>${values.map((value) => `<option>${value}</option>`).join("")}</select></label>`;
       this.innerHTML = `<div>${Object.entries(parts).map(choice).join("")}</div><p role="note"></p>`;
       this.known = new Set(known);
-      this.addEventListener("change", () => {
-        const chosen = Object.fromEntries([...this.querySelectorAll("select")].map(({ name, value }) => [name, value]));
-        const field = panelOf(this).querySelector("textarea");
-        field.value = pattern.replace(/\{(\w+)\}/g, (_, name) => chosen[name] || parts[name][0]);
+      const behind = (name) => pattern.match(new RegExp(`\\{${name}\\}( \\w+)?`))[1] ?? "", said = {};
+      this.addEventListener("change", ({ target: { name, value } }) => {
+        const chosen = Object.fromEntries([...this.querySelectorAll("select")].map((one) => [one.name, one.value]));
+        const field = panelOf(this).querySelector("textarea"), whole = pattern.replace(/\{(\w+)\}/g, (_, part) => chosen[part] || parts[part][0]);
+        field.value = said[name] && value ? field.value.replace(said[name] + behind(name), value + behind(name)) : whole;
         field.dispatchEvent(new Event("input", { bubbles: true }));
       });
       this.judge = (text) => {
@@ -60,9 +61,8 @@
         const tokens = words.reduce((sum, word) => sum + (this.known.has(word) ? 1 : word.length + 1), signs.length + 1);
         note.textContent = strange.length ? "The model does not know: " : "";
         for (const select of this.querySelectorAll("select")) {  // say what the prompt says
-          const behind = pattern.match(new RegExp(`\\{${select.name}\\}( \\w+)?`))[1] ?? "";
-          const said = [...select.options].find(({ value }) => value && text.includes(value + behind));
-          select.value = said ? said.value : "";
+          const found = [...select.options].find(({ value }) => value && text.includes(value + behind(select.name)));
+          select.value = said[select.name] = found ? found.value : "";
         }
         note.append(...strange.flatMap((word, i) => [i ? ", " : "", Object.assign(document.createElement("mark"), { textContent: word })]));
         if (tokens > most) note.append(`${strange.length ? ". " : ""}The prompt is longer than the model reads: its end ${strange.length ? "may be" : "is"} cut.`);
@@ -96,8 +96,15 @@
   window.jog3r = {
     copy(tab, ...values) {
       location.hash = new URLSearchParams({ tab, values: JSON.stringify(values) });
-      navigator.clipboard?.writeText(location.href).then(() => announce("The link is copied."), () => {});
-      announce("The address of this page brings all of this back.");
+      const button = [...document.querySelectorAll("button.dice")].filter(seen).at(-1);
+      const say = (words, short) => {
+        announce(words);
+        button.textContent = short;
+        setTimeout(() => (button.textContent = "Copy link"), 3000);
+      };
+      const kept = () => say("The address of this page brings all of this back.", "See the address");
+      if (navigator.clipboard) navigator.clipboard.writeText(location.href).then(() => say("The link is copied.", "Copied"), kept);
+      else kept();  // a page by plain http
     },
     linked(tab, values) {
       const asked = new URLSearchParams(location.hash.slice(1));

@@ -3,8 +3,12 @@
 from jog3r.data.procedural import caption_words
 from jog3r.data.procedural.scene_grammar import FLOOR_PATTERNS, KINDS, MOTIONS, PALETTE
 
-INTRODUCTION = """# JOG3R: video and cameras from one model
-Write a prompt and get a short video **with** its 3D points and camera path, or give a video and get its cameras."""
+
+def introduction(name: str, makes_videos: bool) -> str:
+    """Markdown: what this page does, by which model."""
+    video = "Write a prompt and get a short video **with** its 3D points and camera path, or give" if makes_videos else "Give"
+    return f"# JOG3R: video and cameras from one model\n{video} a video and get its cameras. Model: `{name}`."
+
 
 PROMPT_HINT = (
     "The bundled tiny model knows rendered rooms only: coloured walls, a floor, one to three things, and how the camera moves. "

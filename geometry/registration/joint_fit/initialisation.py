@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.cameras import invert, pose_from, so3_exp
-from jog3r.geometry.registration.joint_fit.pair_terms import across_ray, distance_along, local_points
-from jog3r.geometry.registration.joint_fit.samples import tangent_basis
+from jog3r.geometry.registration.joint_fit.pair_terms import Rays, local_points
 from jog3r.geometry.robust import geman_mcclure, robust_length_scale, weighted_median
 
 MIN_POINTS = 12  # below this many valid pixels a map says nothing about a camera
@@ -127,7 +126,7 @@ def robust_camera_pose(
 
 def _graduated_pose(points: Tensor, rays: Tensor, weights: Tensor, pose: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """World-to-camera poses (P, 4, 4) and fits (P,) from one start."""
-    basis = tangent_basis(rays)
+    directed = Rays.along(rays)
     usable = weights > 0
     inverse_size = torch.where(usable, 1 / points.square().sum(1).sqrt().clamp(min=1e-15), 0.0)  # (P, N)
     typical = 1 / weighted_median(inverse_size, weights).clamp(min=1e-15)  # (P,) length unit, conditions the normal equations
@@ -136,14 +135,14 @@ def _graduated_pose(points: Tensor, rays: Tensor, weights: Tensor, pose: Tensor,
     pose = pose.clone()
     pose[:, :3, 3] /= typical[:, None]
     for step in range(iterations):
-        columns, angle = _pose_columns(points, pose, rays, basis, inverse_size)
+        columns, angle = _pose_columns(points, pose, directed, inverse_size)
         noise = robust_length_scale(angle, weights).clamp(min=1e-6)  # (P,)
         relax = max(_LAST_RELAX, _START_RELAX * 0.5**step)
         kernel = geman_mcclure(angle**2, (relax * noise[:, None]) ** 2) * weights * inverse_size**2  # (P, N)
         pose, length = pose_step(columns, kernel, pose)
         if relax == _LAST_RELAX and bool((length < _STILL * noise).all()):
             break
-    fit = weighted_median(_pose_columns(points, pose, rays, basis, inverse_size)[1], weights).double()
+    fit = weighted_median(_pose_columns(points, pose, directed, inverse_size)[1], weights).double()
     pose[:, :3, 3] *= typical[:, None]
     return pose, fit
 
@@ -152,7 +151,7 @@ def pose_step(columns: Tensor, weights: Tensor, pose: Tensor) -> tuple[Tensor, T
     """One weighted Gauss-Newton step of poses.
 
     Args:
-        columns: (P, 8, 2, N) of `across_ray`; its lengths should be about 1.
+        columns: (P, 8, 2, N) of `Rays.columns`; its lengths should be about 1.
         weights: (P, N).
         pose: (P, 4, 4) world-to-camera, float64.
 
@@ -170,11 +169,11 @@ def pose_step(columns: Tensor, weights: Tensor, pose: Tensor) -> tuple[Tensor, T
     return pose_from(turn @ pose[:, :3, :3], (turn @ pose[:, :3, 3:])[..., 0] + delta[:, 3:]), delta.norm(dim=-1)
 
 
-def _pose_columns(points: Tensor, pose: Tensor, rays: Tensor, basis: Tensor, inverse_size: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns of `across_ray` (P, 8, 2, N) and the offsets relative to the points' sizes (P, N), at least 1 behind the camera."""
+def _pose_columns(points: Tensor, pose: Tensor, rays: Rays, inverse_size: Tensor) -> tuple[Tensor, Tensor]:
+    """`Rays.columns` (P, 8, 2, N) and the offsets relative to the points' sizes (P, N), at least 1 behind the camera."""
     local = local_points(points, pose)
-    along = distance_along(local, rays)
-    columns = across_ray(local, along, rays, basis, pose_columns=True)
+    along = rays.distances(local)
+    columns = rays.columns(local, along, pose=True)
     angle = columns[:, 7].square().sum(1).sqrt() * inverse_size
     return columns, torch.where(along > 0, angle, angle + 1)
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from jog3r.geometry.registration.joint_fit.distances import box_sum
 from jog3r.geometry.registration.joint_fit.initialisation import pose_step
 from jog3r.geometry.registration.joint_fit.noise import NoiseModel, estimate_noise, flat_top_weight
-from jog3r.geometry.registration.joint_fit.pair_terms import across_ray, distance_along, local_points
-from jog3r.geometry.registration.joint_fit.samples import tangent_basis
+from jog3r.geometry.registration.joint_fit.pair_terms import Rays, local_points
 
 _RADIUS = 0.08  # of the local means, as a share of the longer side
 _ROUNDS, _LEARNING_ROUNDS = 10, 2
@@ -35,7 +34,7 @@ class Maps:
     points: Tensor  # (P, 3, N)
     valid: Tensor  # (P, N) bool
     confidence: Tensor  # (P, N)
-    rays: Tensor  # (P or 1, 3, N) of their own cameras
+    rays: Rays  # of their own cameras
     grid: tuple[int, int]
 
 
@@ -81,10 +80,10 @@ def _radius(grid: tuple[int, int]) -> int:
 
 
 def _columns(maps: Maps, pose: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns (P, 8, 2, N) of `across_ray` at poses (P, 4, 4), and distances along the rays (P, N), 0 where invalid."""
+    """Columns (P, 8, 2, N) of `Rays.columns` at poses (P, 4, 4), and distances along the rays (P, N), 0 where invalid."""
     local = local_points(maps.points, pose)
-    along = torch.where(maps.valid, distance_along(local, maps.rays), 0.0).clamp(min=0)
-    return across_ray(local, along, maps.rays, tangent_basis(maps.rays), pose_columns=True), along
+    along = torch.where(maps.valid, maps.rays.distances(local), 0.0).clamp(min=0)
+    return maps.rays.columns(local, along, pose=True), along
 
 
 def _weights_and_squares(residual: Tensor, valid: Tensor, noise: NoiseModel, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

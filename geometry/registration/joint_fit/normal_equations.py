@@ -20,8 +20,8 @@ from jog3r.geometry.registration.joint_fit.depth_agreement import (
 )
 from jog3r.geometry.registration.joint_fit.distances import calm_factors
 from jog3r.geometry.registration.joint_fit.noise import NoiseModel, estimate_noise, field_factor, normal_equations, robust_weights
-from jog3r.geometry.registration.joint_fit.pair_terms import across_ray, distance_along, local_points, pose_chain
-from jog3r.geometry.registration.joint_fit.samples import Samples, sample_rays, tangent_basis
+from jog3r.geometry.registration.joint_fit.pair_terms import Rays, local_points, pose_chain
+from jog3r.geometry.registration.joint_fit.samples import Samples, sample_rays
 from jog3r.geometry.registration.joint_fit.tree import State
 
 # Of the typical distance from the host: depths that are zero put points into their own camera, where they are on every ray.
@@ -105,10 +105,9 @@ class Held:
     omega: Tensor  # (m, N)
     factor: Tensor | None  # of `field_factor`
 
-    def value(self, local: Tensor, rays: Tensor) -> Tensor:
-        """Weighted squared distances of points (m, 3, N) from rays (m or 1, 3, N), which end at the camera; a scalar."""
-        basis = tangent_basis(rays)
-        residual = torch.stack([(local * basis[:, axis]).sum(1) for axis in range(2)], 1) / self.noise.smooth_std[:, None]
+    def value(self, local: Tensor, rays: Rays) -> Tensor:
+        """Weighted squared distances of points (m, 3, N) from rays, which end at the camera; a scalar."""
+        residual = rays.offsets(local) / self.noise.smooth_std[:, None]
         small = normal_equations(residual[:, None], self.omega, self.noise, self.factor)
         behind = local[:, 2].clamp(max=0) / self.noise.smooth_std
         return small.sum(dtype=torch.float64) + (self.omega * behind.square()).sum(dtype=torch.float64)
@@ -128,6 +127,7 @@ class Assembler:
         # need none: their errors along the ray do not show across it.
         self.calm: dict[int, Tensor] = {}
         self.excess: dict[int, Tensor] = {}  # of variance along the rays, by frame
+        self.rays: dict[int, tuple[Tensor, Rays]] = {}  # the last ones of cameras that are all alike, with these, by half
         # Of the last `assemble`, for `value`.
         self.relative = torch.empty(0)
         self.held: list[Held] = []
@@ -139,15 +139,24 @@ class Assembler:
         count = self.samples.num_pairs
         return [slice(start, min(start + self.chunk_pairs, count)) for start in range(0, count, self.chunk_pairs)]
 
-    def _local(self, half: int, chunk: slice, state: State, relative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _local(self, half: int, chunk: slice, state: State, relative: Tensor) -> tuple[Tensor, Rays, Tensor]:
         """First (0) or second (1) maps: points in their own cameras, rays, distances along them (0 where no point is ahead)."""
         samples, maps = self.halves[half], self._maps(half, chunk)
         local = samples.points[maps]
         if half == 1:
             local = local_points(local, relative[chunk])
-        rays = sample_rays(samples, state.intrinsics, samples.frame[maps])
-        along = distance_along(local, rays)
+        rays = self._rays(half, chunk, state.intrinsics)
+        along = rays.distances(local)
         return local, rays, torch.where(samples.valid[maps] & (along > _NEAREST), along, 0.0)
+
+    def _rays(self, half: int, chunk: slice, intrinsics: Tensor) -> Rays:
+        """Rays of a chunk's maps; a state that is tried, then taken, asks twice for the same."""
+        samples = self.halves[half]
+        if not bool((intrinsics == intrinsics[:1]).all()):
+            return sample_rays(samples, intrinsics, samples.frame[self._maps(half, chunk)])
+        if half not in self.rays or not torch.equal(self.rays[half][0], intrinsics):
+            self.rays[half] = intrinsics, sample_rays(samples, intrinsics, samples.frame[:1])
+        return self.rays[half][1]
 
     def _maps(self, half: int, chunk: slice) -> slice:
         """The chunk's maps among all M."""
@@ -183,8 +192,8 @@ class Assembler:
                     if learn:
                         self.calm[chunk.start] = calm_factors(along, valid, samples.grid)
                     along, noisy = along * self.calm[chunk.start], along
-                    points = torch.addcmul(local, (along - noisy)[:, None], rays)
-                columns = across_ray(local, along, rays, tangent_basis(rays), pose_columns=half == 1)
+                    points = torch.addcmul(local, (along - noisy)[:, None], rays.direction)
+                columns = rays.columns(local, along, pose=half == 1)
                 if learn:
                     self._fit_noise(half, chunk, columns[:, -1], along)
                 noise = self.noise[half, chunk.start]
@@ -274,8 +283,7 @@ class Assembler:
         change = relative @ invert(self.relative)
         total = torch.zeros((), dtype=torch.float64, device=relative.device)
         for held in self.held:
-            samples, maps = self.halves[held.half], self._maps(held.half, held.chunk)
-            rays = sample_rays(samples, state.intrinsics, samples.frame[maps])
+            rays = self._rays(held.half, held.chunk, state.intrinsics)
             local = held.points if held.half == 0 else local_points(held.points, change[held.chunk])
             total += held.value(local, rays)
         log_scale = state.pair_scale.log().repeat(2)

@@ -8,6 +8,8 @@ M maps, N sampled pixels. A map's "relative pose" is host camera -> own camera, 
 are a rotation vector w and a translation v acting from the left: y -> y + w x y + v.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -20,37 +22,54 @@ def local_points(points: Tensor, relative: Tensor) -> Tensor:
     return torch.baddbmm(relative[:, :3, 3:], relative[:, :3, :3], points)
 
 
-def distance_along(local: Tensor, rays: Tensor) -> Tensor:
-    """Distances (M, N) of points (M, 3, N) along rays (M or 1, 3, N), in units of the rays' lengths; < 0 behind the camera."""
-    return (local * rays).sum(1) / rays.square().sum(1)
+@dataclass(frozen=True)
+class Rays:
+    """Rays through N pixels of m cameras, and what offsets from them need; m is 1 where all cameras are alike."""
 
+    direction: Tensor  # (m, 3, N) with z = 1
+    basis: Tensor  # (m, 2, 3, N) unit vectors perpendicular to each ray; near the axis they are x and y
+    turn: Tensor  # (m, 3, 2, N) derivatives of the offsets, of a point at distance 1 along its ray, by w
+    zoom: (
+        Tensor  # (m, 2, N) and by the log focal: a longer one turns the ray towards the axis, the point seems to lie further out
+    )
 
-def across_ray(local: Tensor, along: Tensor, rays: Tensor, basis: Tensor, pose_columns: bool) -> Tensor:
-    """Offsets of points across the rays, and their derivatives.
+    @classmethod
+    def along(cls, direction: Tensor) -> "Rays":
+        """Rays with these directions (m, 3, N)."""
+        x, y, z = (direction / direction.square().sum(1, keepdim=True).sqrt()).unbind(1)
+        shared = 1 / (1 + z)
+        mixed = -x * y * shared
+        basis = torch.stack((1 - x * x * shared, mixed, -x, mixed, 1 - y * y * shared, -y), dim=1).unflatten(1, (2, 3))
+        turn = torch.linalg.cross(direction[:, None].expand_as(basis), basis, dim=2).transpose(1, 2)
+        return cls(direction, basis, turn, (basis[:, :, :2] * direction[:, None, :2]).sum(2))
 
-    Args:
-        local: points (M, 3, N) in the cameras of their own frames, from which the offsets are taken.
-        along: (M, N) their distances along the rays in units of the rays' lengths, or less noisy versions of these; the
-            derivatives are taken at the points of the rays there.
-        rays: (M or 1, 3, N) with z = 1.
-        basis: (M or 1, 2, 3, N) unit vectors perpendicular to each ray.
-        pose_columns: whether the derivatives by w and v are wanted.
+    def distances(self, local: Tensor) -> Tensor:
+        """Distances (M, N) of points (M, 3, N) along the rays, in units of the rays' lengths; < 0 behind the camera."""
+        return (local * self.direction).sum(1) / self.direction.square().sum(1)
 
-    Returns:
-        columns (M, C, 2, N): derivatives by w, v (if wanted), log focal, then the residual itself.
-    """
-    count = 8 if pose_columns else 2
-    columns = local.new_empty(local.shape[0], count, 2, local.shape[2])
-    for axis in range(2):
-        direction = basis[:, axis]  # (., 3, N)
-        torch.sum(local * direction, 1, out=columns[:, -1, axis])
-        # A longer focal turns the ray towards the axis, so that the point seems to lie further out.
-        torch.mul(along, (direction[:, :2] * rays[:, :2]).sum(1), out=columns[:, -2, axis])
-        if pose_columns:
-            lever = torch.linalg.cross(rays, direction, dim=1)  # (., 3, N)
-            torch.mul(along[:, None], lever, out=columns[:, :3, axis])
-            columns[:, 3:6, axis] = direction
-    return columns
+    def offsets(self, local: Tensor) -> Tensor:
+        """Offsets (M, 2, N) of points (M, 3, N) across the rays."""
+        return (local[:, None] * self.basis).sum(2)
+
+    def columns(self, local: Tensor, along: Tensor, *, pose: bool) -> Tensor:
+        """Offsets of points across the rays, and their derivatives.
+
+        Args:
+            local: points (M, 3, N) in the cameras of their own frames, from which the offsets are taken.
+            along: (M, N) their distances along the rays, or less noisy versions of these; the derivatives are taken at the points
+                of the rays there.
+            pose: whether the derivatives by w and v are wanted.
+
+        Returns:
+            columns (M, C, 2, N): derivatives by w, v (if wanted), log focal, then the offset itself.
+        """
+        columns = local.new_empty(local.shape[0], 8 if pose else 2, 2, local.shape[2])
+        columns[:, -1] = self.offsets(local)
+        torch.mul(along[:, None], self.zoom, out=columns[:, -2])
+        if pose:
+            torch.mul(along[:, None, None], self.turn, out=columns[:, :3])
+            columns[:, 3:6] = self.basis.transpose(1, 2)
+        return columns
 
 
 def log_depth_columns(local: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jog3r.geometry.cameras import so3_exp
 from jog3r.geometry.registration.joint_fit.normal_equations import Assembler, Layout, System, relative_poses_of_pairs
-from jog3r.geometry.registration.joint_fit.pair_terms import distance_along, local_points
+from jog3r.geometry.registration.joint_fit.pair_terms import local_points
 from jog3r.geometry.registration.joint_fit.samples import Samples, sample_rays
 from jog3r.geometry.registration.joint_fit.smoothness import (
     MotionPrior,
@@ -148,9 +148,8 @@ def _typical_offset(samples: Samples, state: State) -> Tensor:
     samples, second = samples.thinned(_FEW_PIXELS), slice(samples.num_pairs, None)
     local = local_points(samples.points[second], relative_poses_of_pairs(samples, state))
     rays = sample_rays(samples, state.intrinsics, samples.frame[second])
-    along = distance_along(local, rays)
-    across = (local - along[:, None] * rays).square().sum(1)
-    angle = torch.atan2(across.sqrt(), along * rays.square().sum(1).sqrt())
+    length = rays.direction.square().sum(1).sqrt()
+    angle = torch.atan2(rays.offsets(local).square().sum(1).sqrt(), rays.distances(local) * length)
     return masked_median(angle, samples.valid[second])
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from jog3r.geometry.cameras import pixel_grid
 from jog3r.geometry.registration.energy import Pairwise
 from jog3r.geometry.registration.joint_fit.distances import without_spikes
+from jog3r.geometry.registration.joint_fit.pair_terms import Rays
 from jog3r.geometry.robust import masked_median
 
 _WORTH_THINNING = 2048  # pixels of a map, from which on a quarter of them tells the lesser things
@@ -111,19 +112,10 @@ def take_samples(data: Pairwise, anchor_valid: Tensor, valid: Tensor, max_pixels
     )
 
 
-def sample_rays(samples: Samples, intrinsics: Tensor, frames: Tensor) -> Tensor:
-    """Rays with z = 1 through the sampled pixels of `frames` (m,): (m, 3, N), or (1, 3, N) when all cameras are alike."""
+def sample_rays(samples: Samples, intrinsics: Tensor, frames: Tensor) -> Rays:
+    """Rays through the sampled pixels of `frames` (m,); of one camera when all are alike."""
     if bool((intrinsics == intrinsics[:1]).all()):
         frames = frames[:1]
     own = intrinsics[frames]  # (m, 3, 3)
     xy = (samples.pixels - own[:, :2, 2:]) / torch.stack((own[:, 0, 0], own[:, 1, 1]), 1)[..., None]  # (m, 2, N)
-    return torch.cat((xy, torch.ones_like(xy[:, :1])), dim=1).to(samples.points.dtype)
-
-
-def tangent_basis(rays: Tensor) -> Tensor:
-    """Two unit vectors (m, 2, 3, N) perpendicular to rays (m, 3, N) with positive z; near the axis they are x and y."""
-    x, y, z = (rays / rays.square().sum(1, keepdim=True).sqrt()).unbind(1)
-    shared = 1 / (1 + z)
-    first = torch.stack((1 - x * x * shared, -x * y * shared, -x), dim=1)
-    second = torch.stack((-x * y * shared, 1 - y * y * shared, -y), dim=1)
-    return torch.stack((first, second), dim=1)
+    return Rays.along(torch.cat((xy, torch.ones_like(xy[:, :1])), dim=1).to(samples.points.dtype))

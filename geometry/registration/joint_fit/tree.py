@@ -82,7 +82,7 @@ def first_state(samples: Samples, intrinsics: Tensor, num_frames: int, known_pos
     count = samples.num_pairs
     second = slice(count, None)
     weights = few.confidence[second] * few.valid[second]
-    relative, fit = robust_camera_pose(few.points[second], sample_rays(few, intrinsics, few.frame[second]), weights)
+    relative, fit = robust_camera_pose(few.points[second], sample_rays(few, intrinsics, few.frame[second]).direction, weights)
     coarse, _ = samples.coarse()
     rays = sample_rays(coarse, intrinsics, coarse.frame[second])
     maps = Maps(coarse.points[second], coarse.valid[second], coarse.confidence[second], rays, coarse.grid)

@@ -21,8 +21,11 @@ def read_true_cameras(path: Path) -> np.ndarray:
     if path.suffix == ".json":
         from jog3r.export.formats.camera_files import read_cameras_json, read_details
 
-        poses = read_cameras_json(content)[0]
-        unknown = (~read_details(content)["pose_known"]).nonzero()[0].tolist()
+        try:
+            poses, details = read_cameras_json(content)[0], read_details(content)
+        except ValueError as error:
+            raise UsageError(f"--true_cameras {str(path)!r}: {error}") from error
+        unknown = (~details["pose_known"]).nonzero()[0].tolist()
         if unknown:
             raise UsageError(f"--true_cameras {str(path)!r} has no pose for {_ranges(unknown)}; give cameras that are all known")
         return _checked(path, poses)
@@ -85,7 +88,7 @@ def doubtful_poses(reasons: Sequence[str]) -> list[str]:
         f"{_ranges(numbers)}: {reason}{'' if is_known else ', pose unknown'}"
         for (reason, numbers), is_known in zip(frames.items(), known, strict=True)
     ]
-    return [f"note: doubtful poses (frames counted from 0): {'; '.join(groups)}"]
+    return [f"note: doubtful poses (of the frames taken, counted from 0): {'; '.join(groups)}"]
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -129,16 +129,21 @@ def check_count(options: argparse.Namespace, count: int) -> None:
 
 
 def chosen_cameras(options: argparse.Namespace, true_poses: np.ndarray, count: int) -> np.ndarray:
-    """Of the known poses of all frames of the video, those of the `count` chosen ones.
+    """Of the known poses of all frames of the video, those of the `count` chosen ones; all where there are so many.
 
     Raises:
         UsageError: they are not as many.
     """
+    if len(true_poses) == count:
+        return true_poses
     chosen = true_poses[options.start : options.stop : options.stride]
     # Cameras of another number of frames would be those of other moments.
     shown = sum(1 for _ in ranged_frames(options)) if options.frames is not None and len(chosen) > count else count
     if len(chosen) != shown:
-        raise UsageError(f"{str(options.true_cameras)!r} has {len(chosen)} cameras for {shown} frames")
+        raise UsageError(
+            f"{str(options.true_cameras)!r} has {len(true_poses)} cameras, of which {len(chosen)} would belong to the {shown} "
+            "frames chosen; give those of all frames of the video, or of the chosen ones"
+        )
     return chosen[even_numbers(shown, count)]
 
 

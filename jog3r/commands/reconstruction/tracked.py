@@ -86,6 +86,8 @@ def refuse_options_without_effect(options: argparse.Namespace) -> None:
     else:
         return
     given = [name for name, default in unused.items() if getattr(options, name) != default]
+    if options.cameras == "tracks" and options.device != "cpu" and options.depth is None and options.matcher is None:
+        raise UsageError("--device has no effect on tracks of SIFT features: leave it out, or add --matcher or --depth")
     if given:
         others = "network" if options.cameras == "tracks" else "tracks"
         raise UsageError(f"--{given[0]} has no effect with --cameras {options.cameras}: it belongs to the {others}; leave it out")
@@ -107,7 +109,8 @@ def run_tracked(options: argparse.Namespace) -> str:
         _check_matcher(options.matcher)
     missing = _missing_pycolmap(options.cameras)
     notes = [] if missing is None else [f"note: {missing}; these cameras are the network's"]
-    with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder, stages(5) as stage:
+    inputs = (options.video, options.true_cameras)
+    with OutputFolder(options.out, options.overwrite, result_names(options.export), inputs) as folder, stages(5) as stage:
         with Spool(folder / ".spool") as spool:
             stage("reading the video")
             fps, times = read_frames(options, spool)
@@ -134,7 +137,7 @@ def run_tracked(options: argparse.Namespace) -> str:
             failed |= write_tracked(cameras, cloud, options.export, folder)
         names = sorted(path.name for path in folder.iterdir())
     lines = [written_line(options.out, names), describe(cameras, found), *more, *notes, *doubtful_poses(cameras.doubtful)]
-    lines += _without_effect(options, cameras.source)
+    lines += _without_effect(options, cameras.source, found is not None)
     if options.model is None and cameras.source == "network":
         lines.append(TINY_NOTE)
     if true_poses is not None:
@@ -171,13 +174,14 @@ def _check_positive(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name} must be {f'at least {least} pixels' if least else 'a positive number'}, got {value}")
 
 
-def _without_effect(options: argparse.Namespace, source: str) -> list[str]:
+def _without_effect(options: argparse.Namespace, source: str, tracked: bool) -> list[str]:
     """A note on options of tracks where the network's cameras were taken as they are, or of clouds that are not the network's."""
     if source != "network":
         points = "the tracks', of all frames" if options.depth is None else "the depth model's, of up to 64 frames"
         shows = options.keyframes is None or options.depth == "network"
         return [] if shows else [f"note: --keyframes had no effect: these points are {points}"]
-    given = [name for name in ("focal_px", "pixel_aspect", "interpolate") if getattr(options, name) != ONLY_TRACKS[name]]
+    names = ("focal_px", "pixel_aspect", "interpolate", *(() if tracked else ("max_side", "matcher")))
+    given = [name for name in names if getattr(options, name) != ONLY_TRACKS[name]]
     named = ", ".join(f"--{name}" for name in given)
     return [f"note: {named} had no effect: these cameras are the network's, as it found them"] if given else []
 
@@ -335,8 +339,10 @@ def describe(cameras: Any, found: Any) -> str:
         return f"cameras: {cameras.source}"
     across, down = np.median(cameras.intrinsics[:, [0, 1], [0, 1]], 0)
     focal = f"{across:.0f}" if abs(down / across - 1) < 0.005 else f"{across:.0f} across and {down:.0f} down"
-    text = f"cameras: {cameras.source} ({found.reason}); focal length {focal} pixels"
-    if cameras.source != "tracks" or cameras.tracks is None:
+    text = f"cameras: {cameras.source} ({found.reason}); focal length {focal} pixels{cameras.focal_deviation}"
+    if cameras.source != "tracks":
         return text
+    if cameras.tracks is None:
+        return f"{text}; no points: nothing is seen from two places; --cameras network has depth of its own"
     error = float(cameras.tracks.error_px.mean())  # over the points, as COLMAP states it
     return f"{text}, {len(cameras.tracks)} points, mean reprojection error {error:.3f} pixels of the video"

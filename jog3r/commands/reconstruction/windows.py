@@ -79,33 +79,37 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
     if keyframes < 2 and "colmap" in options.export:
         raise UsageError("--export colmap needs points that several frames see: raise --keyframes to 2 at least, got 1")
     true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
-    with OutputFolder(options.out, options.overwrite, result_names(options.export)) as folder:
+    inputs = (options.video, options.true_cameras)
+    with OutputFolder(options.out, options.overwrite, result_names(options.export), inputs) as folder:
         with stages(1) as stage:
             stage("loading the model")
             open_frames(options)  # a bad file is refused at once
             pipe = pipeline_of_options(options, with_text=False, generator=True)
         size = pipe.output_size(None, options.height, options.width)[1:]
 
-        def attempt(video: Any) -> tuple[Any, np.ndarray | None, int, Any]:
+        def attempt(video: Any) -> tuple[Any, int, Any]:
             with Spool(folder / ".spool") as spool:
                 tee = Tee(video, spool)
                 result = reconstruct_windows(options, pipe, tee, spool)
-                true = None if true_poses is None else chosen_cameras(options, true_poses, len(result))
                 shown, failed = _write(
                     result, (spool.frames(), video.fps, np.array(tee.times)), video.names, options.export, keyframes, folder
                 )
-                return result, true, shown, failed
+                return result, shown, failed
 
         try:
-            result, true, shown, failed = attempt(open_frames(options, size))
+            result, shown, failed = attempt(open_frames(options, size))
         except EndsEarly as error:  # fewer frames than the file's own count, of which --frames took some
-            result, true, shown, failed = attempt(open_frames(options, size, error.count))
+            result, shown, failed = attempt(open_frames(options, size, error.count))
         names = sorted(path.name for path in folder.iterdir())
     lines = [written_line(options.out, names), _summary(result, shown, options.close_loops), *doubtful_poses(result.degenerate)]
     if options.model is None:
         lines.append(TINY_NOTE)
-    if true is not None:
-        lines.append(compare_cameras(result.poses.numpy(), pose_known(result.degenerate).numpy(), true))
+    if true_poses is not None:
+        try:
+            true = chosen_cameras(options, true_poses, len(result))
+            lines.append(compare_cameras(result.poses.numpy(), pose_known(result.degenerate).numpy(), true))
+        except UsageError as error:  # how many frames there are shows at the end
+            failed["the comparison"] = error
     return report("\n".join(lines), options.out, failed)
 
 
