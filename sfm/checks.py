@@ -49,11 +49,15 @@ class Given:
         network = None if self.initial is None else float(np.median(self.initial.focals[:, 0])) * grid.focal_scale
         return usual_prior(max(grid.small_size), network)
 
-    def network(self, prior: FocalPrior) -> Solution | None:
-        """The network's cameras in the work grid, with the likeliest focal length."""
+    def network(self, grid: Grid) -> Solution | None:
+        """The network's cameras in the work grid, with its own focal length where none is given."""
         if self.initial is None:
             return None
-        return Solution("network", np.linalg.inv(self.initial.poses), self.initial.known.copy(), prior.focal)
+        prior, (across, down) = self.focal_prior(grid), np.median(self.initial.focals, 0)
+        focal, aspect = (prior.focal, 1.0) if prior.known else (float(across) * grid.focal_scale, float(down / across))
+        if self.pixel_aspect is not None:  # which the grid has taken out
+            aspect = 1.0
+        return Solution("network", np.linalg.inv(self.initial.poses), self.initial.known.copy(), focal, aspect)
 
     @property
     def aspect_open(self) -> bool:

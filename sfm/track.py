@@ -97,7 +97,7 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
         if len(frames) > EXHAUSTIVE_FRAMES:
             tracks = tracks.limited(MOST_SEEN, seed)
         bar.set_description(_STAGES[2])
-        best, trials = solve(matches, tracks, prior, given.network(prior), given.aspect_open, seed, check)
+        best, trials = solve(matches, tracks, prior, given.network(grid), given.aspect_open, seed, check)
         bar.update()
         bar.set_description(_STAGES[3])
         features = np.array([len(xy) for xy in matches.xy])

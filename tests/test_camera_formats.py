@@ -381,3 +381,13 @@ def test_every_nth_frame_with_its_camera(tmp_path: Path) -> None:
     for wrong in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="frame_step must be a whole number"):
             PosedFolders(tmp_path, (24, 24), frame_step=wrong)
+
+
+def test_the_repeated_column_of_our_own_videos_is_no_scale() -> None:
+    posed = PosedFrames(
+        np.eye(4)[None], np.array([[[800.0, 0, 426.5], [0, 800, 240], [0, 0, 1]]]), np.array([[480, 853]]), (), Path("video.mp4"),
+        np.zeros((1, 8)), np.zeros(1, bool),
+    )  # fmt: skip
+    for width, height, focal, centre in ((854, 480, 800, 426), (1706, 960, 1600, 852.5), (640, 360, 600.23, 319.49)):
+        found = posed.intrinsics_at(0, height, width)
+        assert (found[0, 0], found[0, 2]) == pytest.approx((focal, centre), abs=0.01)

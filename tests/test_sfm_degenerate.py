@@ -11,6 +11,7 @@ from sfm_scenes import make_room, path, render
 from jog3r.geometry.camera_metrics import pose_errors
 from jog3r.geometry.registration import Registration
 from jog3r.sfm import track_cameras
+from jog3r.sfm.checks import check_given
 from jog3r.sfm.frames import make_grid
 from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.result import _degenerate, fill_poses, video_intrinsics
@@ -89,6 +90,11 @@ def test_the_network_is_the_answer_where_tracks_cannot_tell() -> None:
     assert given.intrinsics[2].tolist() == [[90, 0, 64], [0, 135, 48], [0, 0, 1]]
     given = track_cameras(np.full((3, 96, 128, 3), 127, np.uint8), initial=initial, pixel_aspect=1.5)
     assert given.intrinsics[0].tolist() == [[160, 0, 64], [0, 240, 48], [0, 0, 1]]
+    for told, focals in (({}, [160, 120]), ({"pixel_aspect": 1.5}, [160, 160]), ({"focal_px": 90.0}, [90, 90])):
+        known = check_given((96, 128), 3, initial, told.get("focal_px"), None, told.get("pixel_aspect"))
+        grid = make_grid(3, (96, 128), 64, told.get("pixel_aspect", 1.0), None)
+        as_given = known.network(grid)  # judged as it is returned
+        assert as_given is not None and as_given.focals / grid.focal_scale == pytest.approx(focals)
     with pytest.raises(ValueError, match="same 4 frames"):
         track_cameras(np.full((4, 96, 128, 3), 127, np.uint8), initial=initial)
     with pytest.raises(TypeError, match="got dict"):

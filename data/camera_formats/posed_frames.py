@@ -54,6 +54,10 @@ class PosedFrames:
                 f"frame {number} is {width} x {height} pixels, its camera says {stated_width:g} x {stated_height:g}"
                 + ("; it was turned after its camera was found (pictures are read as stored, without EXIF)" if turned else "")
             )
+        whole = np.floor(scale)
+        repeated = (scale - whole) * [stated_width, stated_height]
+        if self.video is not None and whole.min() >= 1 and repeated.max() < 1.5:
+            scale = whole  # of our own video.mp4, in which an odd side is made even by one repeated row or column
         matrix = np.diag([scale[0], scale[1], 1.0]) @ self.intrinsics[number]
         matrix[:2, 2] -= 0.5
         return matrix

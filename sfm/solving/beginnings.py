@@ -88,7 +88,8 @@ def _try_beginnings(
         if tracks.num_frames <= EXHAUSTIVE_FRAMES or not _settled(verdicts):
             verdicts.append(adjusted(_named(turning, "small motion")))
     if network is not None:
-        verdicts += [judge(tracks, _named(network, AS_GIVEN), prior), adjusted(network)]
+        square = replace(network, focal=prior.focal, aspect=1.0)
+        verdicts += [judge(tracks, _named(network, AS_GIVEN), prior), adjusted(square)]
     if turning is not None and not _settled(verdicts):
         verdicts.append(adjusted(_advancing(turning)))
     for factor, free in () if prior.known else _OTHER_MAPPERS:
