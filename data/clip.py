@@ -90,7 +90,7 @@ def reverse(clip: Clip) -> Clip:
     if "motion" in attributes:
         caption = reversed_words(caption)
         attributes["motion"] = reversed_words(attributes["motion"])
-    flipped = {name: np.ascontiguousarray(getattr(clip, name)[::-1]) for name in ("frames", "depth", "valid", "intrinsics")}
+    flipped = {name: getattr(clip, name)[::-1].copy() for name in ("frames", "depth", "valid", "intrinsics")}
     return replace(clip, **flipped, poses=rebase_poses(clip.poses[::-1]), caption=caption, attributes=attributes)
 
 

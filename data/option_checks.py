@@ -78,10 +78,10 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
     options = (
         typing.get_args(wanted) if isinstance(wanted, types.UnionType) or typing.get_origin(wanted) is typing.Union else (wanted,)
     )
+    if value is None and type(None) in options:
+        return None
     for option in options:
         origin = typing.get_origin(option) or option
-        if origin is type(None) and value is None:
-            return None
         if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
         if origin is float and isinstance(value, str):  # yaml 1.1 reads 3e-4 as a word

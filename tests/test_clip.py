@@ -128,3 +128,8 @@ def test_mirror_moves_pixels_and_principal_point_together():
     assert np.array_equal(mirrored.frames[:, :, 0], clip.frames[:, :, 3])
     assert mirrored.intrinsics[0, 0, 2] == 4 - 1 - 2
     assert mirrored.intrinsics[0, 1, 2] == clip.intrinsics[0, 1, 2]
+
+
+def test_a_single_frame_is_reversed_into_an_array_that_torch_takes():
+    clip = reverse(procedural_clip(0, num_frames=1, height=16, width=16))
+    assert torch.from_numpy(clip.frames).shape == (1, 16, 16, 3) and torch.from_numpy(clip.depth).shape == (1, 16, 16)

@@ -183,6 +183,8 @@ def test_short_videos_and_missing_depth_are_named(tmp_path: Path, model: Path) -
     with pytest.raises(ValueError, match="no depth for it; name a depth model"):
         Preparation(_config(tmp_path / "flat", model), NoDepth(())).run()
     Preparation(_config(tmp_path / "none", model, depth="none"), NoDepth(())).run()
+    with pytest.raises(ValueError, match=r"all of its depth lies beyond max_depth=0\.5 in its own unit: raise that"):
+        Preparation(_config(tmp_path / "far", model, max_depth=0.5)).run()
     assert not Cache(tmp_path / "none").frames(0, [0]).valid.any()
 
 

@@ -3,12 +3,15 @@
 import json
 import logging
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 from PIL import Image
 from test_realestate10k import _add, _write_cameras, _write_video
 from test_realestate10k_copies import write_chunks, write_tars
@@ -18,6 +21,7 @@ from jog3r.commands.reconstruction.known_cameras import read_true_cameras
 from jog3r.data.realestate10k import RealEstate10K, RealEstate10KChunks, RealEstate10KTable, RealEstate10KTars
 from jog3r.data.realestate10k.base import RealEstate10KSource
 from jog3r.data.realestate10k.table import open_table
+from jog3r.data.realestate10k.table_rows import stream_rows
 from jog3r.training.preparation.prepare_config import PrepareConfig, source_of
 from jog3r.training.prepare import main
 
@@ -380,3 +384,16 @@ def test_a_broken_video_in_a_tar_is_named_by_its_clip(files: Path) -> None:
     for source in both(write_tar(files / "tars/0.tar", members)):
         with pytest.raises(ValueError, match="^the video of clip 'a' cannot be opened"):
             source.load(0)
+
+
+def test_a_worker_of_a_loader_reads_all_rows_of_a_stream_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    def files(shards: list[int]) -> Iterator[dict[str, int]]:
+        for shard in shards:
+            yield from ({"row": 4 * shard + place} for place in range(4))
+
+    datasets = pytest.importorskip("datasets")
+    stream = datasets.IterableDataset.from_generator(files, gen_kwargs={"shards": [0, 1, 2]})
+    worker = SimpleNamespace(id=1, num_workers=2, seed=0, dataset=None)
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: worker)
+    rows = stream_rows(stream)
+    assert [row["row"] for row in rows.read(["row"], 3)] == list(range(3, 12))

@@ -261,6 +261,7 @@ def test_a_server_that_hangs_up_costs_nothing_but_time(folder: Path, vae, monkey
         stream = _stream(Cache(address, 6), vae, retries=4)
         for position in range(50):
             item, other = stream[position], local[position]
+            assert stream.caption_text(position) == local.caption_text(position)
             assert all(torch.equal(item[name], other[name]) for name in item)
         assert len(cuts) >= 3 and len(pauses) >= 3
         rows = list(stream_frames(address))

@@ -152,3 +152,13 @@ def test_missing_options_and_foreign_files_are_refused(tmp_path: Path) -> None:
         load_config(VaeConfig, ["--config", str(tmp_path / "notepad.yaml")])
     with pytest.raises(ValueError, match="checkpoint_every must be at least 1, got 0"):
         load_config(VaeConfig, ["--output_dir", "x", "--checkpoint_every", "0"])
+
+
+def test_a_choice_of_a_recipe_is_undone_by_null() -> None:
+    config = load_config(TrainConfig, [*MINIMAL, "--keep_best", "null", "--attention_backend", "null"])
+    assert config.keep_best is None and config.attention_backend is None
+
+
+def test_no_text_encoder_where_no_caption_is_read() -> None:
+    assert load_config(TrainConfig, MINIMAL).embeds_captions
+    assert not load_config(TrainConfig, [*MINIMAL, "--generation_batch", "0"]).embeds_captions

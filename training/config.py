@@ -238,9 +238,9 @@ class TrainConfig(DataPlace):
     @property
     def embeds_captions(self) -> bool:
         """Whether captions come as token ids and the model embeds them; else they come embedded, out of a cache or kept."""
-        if self.model in GENERATORS:
+        if self.model in GENERATORS or not self.generation_batch:
             return False
-        read = [entry.place.data for entry in self.places("generation")] or [self.data]
+        read = [entry.place.data for entry in self.places("generation")]
         return self.train_text_encoder or "procedural" in read
 
     def _check_data(self) -> None:
@@ -288,7 +288,10 @@ class TrainConfig(DataPlace):
         if frozen and self.trainable != "temporal":
             raise ValueError(f"frozen_blocks={self.frozen_blocks} belongs to trainable=temporal, got trainable={self.trainable}")
         if self.optimizer != "muon" and self.matrix_learning_rate != type(self).matrix_learning_rate:
-            raise ValueError(f"matrix_learning_rate belongs to optimizer=muon, got optimizer={self.optimizer}")
+            raise ValueError(
+                f"matrix_learning_rate belongs to optimizer=muon, got optimizer={self.optimizer}; leave it out (over a recipe: "
+                f"--matrix_learning_rate {type(self).matrix_learning_rate}, the default)"
+            )
         lora_options = {name: getattr(self, name) for name in ("lora_rank", "lora_alpha", "lora_targets")}
         given = [name for name, value in lora_options.items() if value is not None]
         if self.trainable != "lora" and given:

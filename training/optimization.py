@@ -31,6 +31,8 @@ def build_optimizers(parameters: list[tuple[str, nn.Parameter]], config: TrainCo
     adamw = _adamw_8bit() if config.optimizer == "adamw8bit" else partial(torch.optim.AdamW, fused=True)
     optimizers: list[torch.optim.Optimizer] = [adamw(groups, lr=config.learning_rate, betas=(0.9, 0.95))]
     if matrices:
+        if not hasattr(torch.optim, "Muon"):
+            raise ValueError(f"optimizer=muon needs torch 2.9, this is {torch.__version__}: take optimizer=adamw")
         muon = BatchedMuon(
             matrices, lr=config.matrix_learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
@@ -71,7 +73,7 @@ def reconstruction_weight(step: int, config: TrainConfig) -> float:
     return config.reconstruction_weight * min(1.0, (step + 1) / config.reconstruction_warmup_steps)
 
 
-class BatchedMuon(torch.optim.Muon):
+class BatchedMuon(getattr(torch.optim, "Muon", torch.optim.Optimizer)):  # type: ignore[misc]  # which torch has from 2.9 on
     """`torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, and its state; only the order of the work differs.
 
     A transformer has few shapes of matrices and many matrices of each: torch's five iterations for one after the other are

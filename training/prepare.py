@@ -397,8 +397,13 @@ class Preparation:
                 )
             except ValueError as error:
                 raise UnusableVideo(str(error)) from error
+        elif config.depth == "none":
+            valid = torch.zeros_like(valid)
         else:
-            valid = torch.zeros_like(valid) if config.depth == "none" else valid & known_depth(depth, config.max_depth)
+            near = valid & known_depth(depth, config.max_depth)
+            if valid.any() and not near.any():
+                raise UnusableVideo(f"all of its depth lies beyond max_depth={config.max_depth:g} in its own unit: raise that")
+            valid = near
         return CachedFrames(
             latents.transpose(0, 1).half().numpy(),  # (f, C, h, w)
             depth.numpy(),

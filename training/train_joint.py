@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from tqdm import tqdm
 
+from jog3r.data.cache.places import connection_errors
 from jog3r.training.build import build_model, check_start, load_start, select_trainable
 from jog3r.training.clips.held_out import hold_out
 from jog3r.training.clips.step_batches import BatchShare, StepNoise, count_valid_pixels, draw_step_noise
@@ -376,7 +377,7 @@ def main(arguments: list[str]) -> int:
     except torch.OutOfMemoryError as error:
         say_why(f"{OUT_OF_MEMORY} ({str(error).splitlines()[0]})")
         return 1
-    except (TrainingStopped, OSError, SafetensorError) as error:
+    except (TrainingStopped, SafetensorError, *connection_errors()) as error:
         say_why(str(error))
         return 1
     finally:

@@ -1,6 +1,7 @@
 """jog3r's own cameras.json; the frames are `video.mp4` or the folder `images` beside it."""
 
 import logging
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def read_cameras_json(path: str | PathLike[str], image_folder: str | None = None
     reasons = [frame.get("doubtful") for frame in document["frames"]]
     if any(reasons):
         named = ", ".join(sorted({reason for reason in reasons if reason}))
-        logger.warning("%r doubts %d of its %d poses: %s", str(path), sum(map(bool, reasons)), len(poses), named)
+        _warn_of_doubts(f"{str(path)!r} doubts {sum(map(bool, reasons))} of its {len(poses)} poses: {named}")
     intrinsics[:, :2, 2] += 0.5
     height, width = (
         number_of(document, name, f"the {name} of the frames in pixels", repr(str(path))) for name in ("height", "width")
@@ -80,3 +81,9 @@ def read_cameras_json(path: str | PathLike[str], image_folder: str | None = None
         distortion=np.zeros((len(poses), MAX_DISTORTION)),
         fisheye=np.zeros(len(poses), bool),
     )
+
+
+@cache
+def _warn_of_doubts(text: str) -> None:
+    """Once a file: training reads it for every clip."""
+    logger.warning("%s", text)

@@ -126,8 +126,9 @@ def stream_rows(stream: "datasets.IterableDataset") -> TableRows:
     def read(columns: Sequence[str], start: int) -> Iterator[dict[str, Any]]:
         row = start
         try:
-            for found in (stream.select_columns(list(columns)) if columns else stream).skip(start):
-                yield found
+            chosen = stream.select_columns(list(columns)) if columns else stream
+            for found in chosen.skip(start).iter(1):  # iteration without batches deals files out among the workers of a loader
+                yield {name: values[0] for name, values in found.items()}
                 row += 1
         except table_errors() as error:
             raise ValueError(

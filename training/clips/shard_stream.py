@@ -3,7 +3,8 @@
 import logging
 import time
 from collections import Counter
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -17,6 +18,7 @@ from jog3r.training.clips.shard_deal import Readers, ShardDeal
 __all__ = ["ShardStream"]
 
 logger = logging.getLogger(__name__)
+Read = TypeVar("Read")
 _LONGEST_PAUSE = 60.0  # seconds between two tries
 
 
@@ -92,9 +94,16 @@ class ShardStream(CachedStream):
             ValueError: a shard is damaged.
             ConnectionError: still lost after all tries.
         """
+        return self._patiently(super().__getitem__, position)
+
+    def caption_text(self, position: int) -> str:
+        """As `CachedStream`, and as patient."""
+        return self._patiently(super().caption_text, position)
+
+    def _patiently(self, read: Callable[[int], Read], position: int) -> Read:
         for attempt in range(self.retries + 1):
             try:
-                return super().__getitem__(position)
+                return read(position)
             except connection_errors() as error:
                 self.cache.close()
                 text = f"{self.cache.part(self.video_at(position))} of {self.cache.directory!r}: {first_line(error)}"
