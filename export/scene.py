@@ -245,8 +245,8 @@ class Scene:
         """What stands behind a focal length in words: how far it may be off, and what that asks for; empty if nobody knows."""
         if not self.focal_uncertainty > 0:
             return " (given)" if self.focal_uncertainty == 0 else ""
-        wide = " (only a camera that turns tells it)" if self.focal_uncertainty > UNCERTAIN_FOCAL else ""
-        return f" +-{max(self.focal_uncertainty, 0.01):.0%}{wide}"
+        wide = " (a camera that turns further would tell it)" if self.focal_uncertainty > UNCERTAIN_FOCAL else ""
+        return f" +-{max(100 * self.focal_uncertainty, 1):.0f} %{wide}"
 
     def median_depth(self) -> float:
         """Typical z of the scene, over the pixels with geometry or the points that are tracked; 0 without points."""

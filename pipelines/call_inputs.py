@@ -115,6 +115,8 @@ class CallInputs:
         else:
             self._check_texts(pipe)
             self._check_generation(pipe, task)
+            shape = pipe.output_size(self.num_frames, self.height, self.width)
+            check_registration(self.registration_kwargs, self.registration, shape)
         if task != "t2v" and pipe.pointmap_head.config.patch_size != pipe.token_size:
             raise ValueError(
                 f"the pointmap head predicts {pipe.pointmap_head.config.patch_size} pixels a token, but VAE and transformer make "

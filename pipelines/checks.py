@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from jog3r.geometry.registration import register_pointmaps
+from jog3r.geometry.registration.checks import check_given
+from jog3r.geometry.registration.joint_fit.smoothness import TemporalWeights
+from jog3r.geometry.registration.register import check_options
 
 TASKS = ("t2v", "t2v+c", "v2c")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -150,8 +153,8 @@ def check_generators(generator: Any, batch_size: int | None = None) -> None:
         raise ValueError(f"got {len(generator)} generators for {batch_size} clips; give one, or one a clip")
 
 
-def check_registration(options: Any, has_registration: bool = True) -> None:
-    """Names of options of `register_pointmaps`, and a method that there is; it checks the other values itself."""
+def check_registration(options: Any, has_registration: bool = True, shape: tuple[int, int, int] | None = None) -> None:
+    """Options of `register_pointmaps`, as it checks them when all else is done; of frames of a `shape` (F, H, W) if known."""
     if options is None:
         return
     if not has_registration:
@@ -167,3 +170,12 @@ def check_registration(options: Any, has_registration: bool = True) -> None:
     if method not in REGISTRATION_METHODS:
         names = " or ".join(map(repr, REGISTRATION_METHODS))
         raise ValueError(f"method in registration_kwargs must be {names}, got {method!r}")
+    weights = TemporalWeights(options.get("smoothness_focal", 0.0), options.get("smoothness_translation", 0.0))
+    check_options(options.get("max_iterations"), options.get("chunk_pairs", 32), weights, options.get("smoothness", "auto"))
+    if shape is not None:
+        given = ("focal_px", "pixel_aspect", "intrinsics", "known_poses")
+        check_given(shape, torch.device("cpu"), **{name: _on_cpu(options[name]) for name in given if name in options})
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value

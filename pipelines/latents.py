@@ -58,7 +58,7 @@ def _shift_and_scale(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     mean, std = config.get("latents_mean"), config.get("latents_std")
     factor = 1.0
     if mean is None or std is None:  # LTX-Video has them among its weights, beside the factor
-        buffers = dict(vae.named_buffers(recurse=False))
+        buffers = dict(unwrap_module(vae).named_buffers(recurse=False))
         mean, std = buffers.get("latents_mean"), buffers.get("latents_std")
         factor = config.get("scaling_factor", factor)
     if mean is not None and std is not None:

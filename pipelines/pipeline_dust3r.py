@@ -65,7 +65,7 @@ class Dust3rPipeline(Jog3rCheckpointMixin, DiffusionPipeline, GeometryMixin):
     def __call__(  # noqa: PLR0913  # those of `Jog3rPipeline` that reconstruct
         self,
         video: Any,
-        task: str = "v2c",
+        task: str | None = "v2c",
         height: int | None = None,
         width: int | None = None,
         registration: bool = True,
@@ -79,7 +79,7 @@ class Dust3rPipeline(Jog3rCheckpointMixin, DiffusionPipeline, GeometryMixin):
 
         Args:
             video: path, PIL images, or array/tensor, as for `Jog3rPipeline`.
-            task: "v2c"; a DUSt3R generates nothing.
+            task: "v2c", or None for it; a DUSt3R generates nothing.
             height, width: stretch the frames to this size; multiples of `token_size`.
             registration: False returns pointmaps and confidence only.
             registration_kwargs: for `register_pointmaps`.
@@ -90,7 +90,7 @@ class Dust3rPipeline(Jog3rCheckpointMixin, DiffusionPipeline, GeometryMixin):
         Raises:
             ValueError, TypeError: another task, a video that cannot be read, a size or options that do not fit.
         """
-        if task != "v2c":
+        if task not in (None, "v2c"):
             raise ValueError(f'the DUSt3R baseline does task "v2c" only, got {task!r}')
         if reconstruction_timestep is not None or both_directions:
             raise ValueError(

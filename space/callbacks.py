@@ -143,7 +143,7 @@ def _shown(  # noqa: PLR0913  # what a result is made of
         text = f"{words} {later}".strip()
         return finished(text, heard), video, player, path_picture, numbers(result, text), downloads, code, *rest
 
-    yield update(downloads, "The zips are being packed; the next request can start behind them.", words)
+    yield update(downloads, "The zips are being packed; the next request starts when they are done.", words)
     more, lacking = write_archives(result.scene, folder, downloads)
     yield update(downloads + more, lacking, lacking or words)
 
@@ -188,7 +188,7 @@ def compare(space: Space, prompt: str, seed: float, steps: float, guidance: floa
             scene = (yield from follow(events, 6, side, begin + 0.4, 0.1)).scene
             yield _step(6, f"{side}: writing the files", begin + 0.5)
             pictures[number], maps = write_consistency(scene, folder, f"consistency_{side}")
-            videos.append(write_clip(clip, fps, folder, f"video_{side}"))
+            videos.append(write_clip(clip, float(model.pipe.fps), folder, f"video_{side}"))
             sheets = Shown.of_scene(scene, points=False).sheets().items()
             files |= space.folder.serve({name.replace(".", "2." if number else "."): sheet for name, sheet in sheets})
             seen = f"{maps.mean:.1f} over {maps.seen.mean():.0%} of the pixels"

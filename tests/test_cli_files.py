@@ -79,7 +79,12 @@ def test_what_stands_in_the_way_is_refused_before_the_work(tmp_path: Path) -> No
 def test_what_is_read_is_not_replaced(tmp_path: Path) -> None:
     fill(tmp_path, "video.mp4", "images/1.png", "notes/true.json", text="mine")
     (tmp_path / "link").symlink_to(tmp_path / "video.mp4")
-    for given in ("video.mp4", "link", ".", "images", "images/1.png"):
+    with (
+        pytest.raises(UsageError, match="is the folder that is read; name another one"),
+        OutputFolder(tmp_path, overwrite=True, inputs=[tmp_path]),
+    ):
+        raise AssertionError("entered")
+    for given in ("video.mp4", "link", "images", "images/1.png"):
         with (
             pytest.raises(
                 UsageError, match=rf"would replace what is read, '.*{re.escape(Path(given).name)}'; name another folder"

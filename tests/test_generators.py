@@ -15,6 +15,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from diffusers.callbacks import SDCFGCutoffCallback
 from tiny_components import seeded, tiny_head
 from tiny_generators import CALLS, OURS, tiny_generator, tiny_parent, tiny_wan_transformer, tiny_wan_vae
 
@@ -280,6 +281,14 @@ def test_callbacks_work_as_in_the_parent_and_an_interruption_before_the_tap_ends
     assert seen == [(0, names, True)] and output.pointmaps is None
     assert made(pipe, name, **options).pointmaps is not None and len(seen) == 4
     assert pipe._step_tap is None and not any(module._forward_hooks for module in pipe.transformer.modules())
+
+
+def test_guidance_that_a_callback_ends_leaves_the_geometry_of_all_clips() -> None:
+    pipe = tiny_generator("ltx", noise_range=(0.0, 0.3))  # read at the last step
+    pipe.scheduler = SCHEDULERS["ltx"][0]()
+    options = WITH_CAMERAS | {"guidance_scale": 3.0, "callback_on_step_end": SDCFGCutoffCallback(cutoff_step_ratio=0.4)}
+    output = made(pipe, "ltx", **options, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+    assert len(output.frames) == len(output.pointmaps) == 1
 
 
 def test_what_diffusers_expects_of_a_pipeline(parents: dict, pipes: dict) -> None:

@@ -309,6 +309,11 @@ def test_pipeline_takes_arrays_lists_and_streams_alike() -> None:
         torch.testing.assert_close(other.frame(5).depth, results[0].frame(5).depth)
 
 
+def test_a_batch_of_clips_is_no_video() -> None:
+    with pytest.raises(ValueError, match=r"frames must be images \(H, W, 3\), got \(3, 16, 16, 3\): give one clip, not a batch"):
+        run(np.stack([video(3)] * 4))
+
+
 def test_stride_takes_every_other_frame() -> None:
     frames = video()
     strided_result, cut = run(frames, stride=2, generator=seeded()), run(frames[::2], generator=seeded())

@@ -136,6 +136,9 @@ def test_refuses_wrong_types(pipe, arguments, message):
         ({"num_frames": 4}, "got 'num_frames'"),
         ({"method": "slow"}, "must be 'fast' or 'reference', got 'slow'"),
         ("fast", "must be a dict of options of register_pointmaps, got str"),
+        ({"max_iterations": 0}, "max_iterations must be at least 1 and whole, got 0"),
+        ({"max_iterations": 2.5}, "max_iterations must be at least 1 and whole, got 2.5"),
+        ({"smoothness": "x"}, "smoothness must be 'auto' or None, got 'x'"),
     ],
 )
 def test_registration_options_are_refused_before_anything_is_computed(pipe, options, message):
@@ -152,6 +155,21 @@ def test_registration_options_are_refused_before_anything_is_computed(pipe, opti
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"focal_px": [20.0, 20.0]}, r"focal_px must be a positive number or one per frame \(4\)"),
+        ({"pixel_aspect": 0}, "pixel_aspect is fy / fx, a positive number, got 0"),
+        ({"known_poses": torch.eye(4).repeat(3, 1, 1)}, "known_poses"),
+    ],
+)
+def test_what_is_given_of_the_cameras_is_refused_before_a_video_is_made(pipe, options, message):
+    steps = []
+    with pytest.raises(ValueError, match=message):
+        pipe(PROMPT, registration_kwargs=options, callback_on_step_end=lambda *_: steps.append(1) or {})
+    assert not steps
 
 
 def test_numbers_of_numpy_are_numbers(pipe):
@@ -176,7 +194,7 @@ def test_the_dust3r_pipeline_refuses_before_its_network_runs():
         ({"registration_kwargs": {}, "registration": False}, "registration_kwargs came without registration"),
     ):
         with pytest.raises(ValueError, match=message):
-            pipe(VIDEO, **arguments)
+            pipe(VIDEO, task=None, **arguments)
 
 
 def test_refuses_components_that_do_not_fit():

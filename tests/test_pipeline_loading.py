@@ -3,6 +3,7 @@
 import doctest
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -179,6 +180,17 @@ def test_a_missing_tensor_is_refused(copy):
     save_file(weights, path)
     with pytest.raises(ValueError, match="1 weights are missing, such as 'null_caption'"):
         Jog3rPipeline.from_pretrained(copy)
+
+
+def test_a_vae_under_diffusers_older_names_is_whole(copy):
+    path = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    weights = load_file(path)
+    renamed = {re.sub(r"to_q|to_k|to_v|to_out\.0", lambda found: older[found[0]], name): value for name, value in weights.items()}
+    assert renamed.keys() != weights.keys()
+    save_file(renamed, path, {"format": "pt"})
+    vae = Jog3rPipeline.from_pretrained(copy).vae
+    assert all(torch.equal(value, weights[name]) for name, value in vae.state_dict().items())
 
 
 def test_a_missing_tensor_of_a_pickled_file_is_refused(copy):

@@ -77,7 +77,7 @@ def test_how_sure_the_focal_length_is_stands_everywhere(capsys, folder: Path, tm
     picture = render(make_room(3), path(1), (HEIGHT, WIDTH), FOCAL).frames[0]
     still.write_bytes(encode_video((picture + noise).clip(0, 255).astype(np.uint8), 10.0, scale=1, crf=4))
     for more, said, written in (
-        ((), r"\+-\d\d% \(only a camera that turns tells it\)", 0.1),
+        ((), r"\+-\d\d % \(a camera that turns further would tell it\)", 0.1),
         (("--focal_px", "150"), r"\(given\)", 0),
     ):
         out = tmp_path / f"out{len(more)}"

@@ -56,7 +56,7 @@ def read_cameras_json(path: str | PathLike[str], image_folder: str | None = None
         raise ValueError(f"{str(path)!r} has no pose for its frames {unknown}; cut the video to frames whose cameras are known")
     reasons = [frame.get("doubtful") for frame in document["frames"]]
     if any(reasons):
-        named = ", ".join(sorted({reason for reason in reasons if reason}))
+        named = ", ".join(sorted({str(reason) for reason in reasons if reason}))
         _warn_of_doubts(f"{str(path)!r} doubts {sum(map(bool, reasons))} of its {len(poses)} poses: {named}")
     intrinsics[:, :2, 2] += 0.5
     height, width = (

@@ -74,11 +74,12 @@ def track_agreement(
         found = track_cameras(frames, seed=seed % 2**31)
     except (ValueError, ImportError) as error:
         return TrackAgreement(reason=str(error))
-    trusted = np.array([set(words.split(", ")) <= {"", NO_PARALLAX, PLANAR_SCENE} for words in found.degenerate])
+    doubted = [set(words.split(", ")) - {"", NO_PARALLAX, PLANAR_SCENE} for words in found.degenerate]
+    trusted = np.array([not words for words in doubted])
     both = found.pose_known.numpy() & trusted & (np.ones(len(frames), bool) if known is None else known)
     places = np.flatnonzero(both)
     if len(places) < 2:
-        doubts = ", ".join(dict.fromkeys(words for words in found.degenerate if words))
+        doubts = ", ".join(sorted(set().union(*doubted)))
         return TrackAgreement(
             reason=f"tracks and model have {len(places)} frames in common"
             + (f" that tracks are sure of ({doubts})" if doubts else "")

@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from jog3r.export.conventions import camera_size
 from jog3r.export.pictures.rendering import BACKGROUND, LINE_RADIUS, camera_lines, orbit_views, point_radius, render_points
@@ -71,7 +71,7 @@ def _column(scene: Scene, side: int, sweep_deg: float) -> list[np.ndarray]:
             oversampling=2,
         )
         picture = white.copy()
-        video = Image.fromarray(scene.frames[frame]).resize((side, side), Image.Resampling.LANCZOS)
+        video = ImageOps.pad(Image.fromarray(scene.frames[frame]), (side, side), Image.Resampling.LANCZOS, color="white")
         picture.paste(video, (_GAP, _CAPTION))
         picture.paste(Image.fromarray(drawn), (_GAP, _CAPTION + side + _GAP))
         pictures.append(np.asarray(picture))

@@ -270,5 +270,8 @@ def _eye_dome(depth: np.ndarray, strength: float, reach: int) -> np.ndarray:
     behind = np.zeros_like(depth)
     for shift, axis in ((reach, 0), (-reach, 0), (reach, 1), (-reach, 1)):
         gap = log_depth - np.roll(log_depth, shift, axis)
+        np.moveaxis(gap, axis, 0)[slice(0, shift) if shift > 0 else slice(shift, None)] = (
+            0  # what came round from the other border
+        )
         behind += np.clip(np.nan_to_num(gap, nan=0.0), 0, 0.05)
     return np.where(seen, np.exp(np.float32(-strength * 20) * behind), np.float32(1))

@@ -88,7 +88,7 @@
       canvas.setAttribute("aria-label", this.getAttribute("label"));
       this.gl = canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true });
       if (!this.gl) return this.say("This browser shows no 3D here; download the GLB instead.");
-      this.say(HINTS[matchMedia("(pointer: coarse)").matches ? "coarse" : "fine"]);
+      this.say((this.hint = HINTS[matchMedia("(pointer: coarse)").matches ? "coarse" : "fine"]));
       this.cameras = this.data;
       Object.assign(this, { flight: null, tour: null, showsCameras: true, dotSize: 1, moment: 0, limits: EVERYTHING });
       this.known = this.cameras.poses.flatMap((pose, i) => (pose ? [i] : []));
@@ -98,7 +98,7 @@
         .then(() => fetch(this.getAttribute("src")))
         .then((answer) => (answer.ok ? answer.arrayBuffer() : Promise.reject(new Error(answer.status))))
         .then((bytes) => this.isConnected && this.show(readGlb(bytes)))
-        .catch(() => this.say("The points could not be loaded; results are kept for an hour."));
+        .catch(() => this.say((this.hint = "The points could not be loaded; results are kept for an hour.")));
     }
 
     disconnectedCallback() {
@@ -309,6 +309,7 @@
 
     at(moment) {  // the frame of the moment
       this.moment = moment;
+      if (this.gl) this.say(this.hint);  // what was said of another frame is over
       if (this.flight !== null && this.tour === null) this.flight = moment;
       if (this.meshes && this.tour === null) this.later();  // a flight draws by itself
     }

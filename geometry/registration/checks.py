@@ -100,15 +100,15 @@ class Given:
 
 
 def check_given(
-    data: Pairwise,
-    num_frames: int,
-    focal_px: float | Tensor | None,
-    pixel_aspect: float | None,
-    intrinsics: Tensor | None,
-    known_poses: Tensor | None,
+    shape: tuple[int, int, int],
+    device: torch.device,
+    focal_px: float | Tensor | None = None,
+    pixel_aspect: float | None = None,
+    intrinsics: Tensor | None = None,
+    known_poses: Tensor | None = None,
 ) -> Given:
-    """Focals, intrinsics and poses that the caller gave, checked."""
-    device, (height, width) = data.pointmaps.device, data.size
+    """Focals, intrinsics and poses that the caller gave of frames of a `shape` (F, H, W), checked."""
+    num_frames, height, width = shape
     if focal_px is not None and intrinsics is not None:
         raise ValueError("give focal_px or intrinsics, not both")
     focals = torch.ones(num_frames, dtype=torch.float64, device=device)
@@ -118,7 +118,7 @@ def check_given(
             focals = focals.expand(num_frames)
         if tuple(focals.shape) != (num_frames,) or not bool((torch.isfinite(focals) & (focals > 0)).all()):
             raise ValueError(f"focal_px must be a positive number or one per frame ({num_frames}), got {focal_px!r}")
-        check_in_pixels("focal_px", float(focals.min()), data.size)
+        check_in_pixels("focal_px", float(focals.min()), (height, width))
     result = intrinsics_from_focal(focals, height, width)
     if pixel_aspect is not None:
         if intrinsics is not None:
@@ -128,7 +128,7 @@ def check_given(
         result[:, 1, 1] *= pixel_aspect
     if intrinsics is not None:
         result = check_intrinsics(intrinsics, num_frames, device)
-        check_in_pixels("intrinsics", float(result[:, 0, 0].min()), data.size)
+        check_in_pixels("intrinsics", float(result[:, 0, 0].min()), (height, width))
     poses = None if known_poses is None else check_poses(known_poses, num_frames, device)
     focal_known = focal_px is not None or intrinsics is not None
     return Given(result, focal_known, intrinsics is not None, focal_known or pixel_aspect is not None, poses)

@@ -45,7 +45,7 @@ def dense_depth(
     """
     height, width = data.size
     num_frames, count = poses.shape[0], len(data.pairs)
-    depth = torch.zeros(num_frames, height * width, device=poses.device)
+    depth = torch.zeros(num_frames, height * width, dtype=torch.float32, device=poses.device)
     confidence, world = torch.zeros_like(depth), depth.new_zeros(num_frames, height * width, 3)
     second = invert(poses)[data.pairs[:, 1]] @ poses[data.pairs[:, 0]]  # (P, 4, 4) host -> own camera
     first = torch.eye(4, dtype=poses.dtype, device=poses.device).expand_as(second)

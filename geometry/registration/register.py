@@ -118,7 +118,7 @@ def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
     check_tensors(pointmaps=pointmaps)
     with torch.no_grad(), full_precision(pointmaps.device):
         data, masks = check_inputs(anchor_pointmaps, anchor_confidence, pointmaps, confidence, pairs, num_frames)
-        given = check_given(data, num_frames, focal_px, pixel_aspect, intrinsics, known_poses)
+        given = check_given((num_frames, *data.size), data.pointmaps.device, focal_px, pixel_aspect, intrinsics, known_poses)
         weights = TemporalWeights(smoothness_focal, smoothness_translation)
         check_options(max_iterations, chunk_pairs, weights, smoothness)
         if method == "fast":
@@ -141,10 +141,9 @@ def register_pointmaps(  # noqa: PLR0913  # the public contract's signature
 
 def check_options(max_iterations: int | None, chunk_pairs: int, weights: TemporalWeights, smoothness: str | None) -> None:
     """Refuse numbers out of range."""
-    if max_iterations is not None and max_iterations < 1:
-        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
-    if chunk_pairs < 1:
-        raise ValueError(f"chunk_pairs must be at least 1, got {chunk_pairs}")
+    for name, value in (("max_iterations", 1 if max_iterations is None else max_iterations), ("chunk_pairs", chunk_pairs)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be at least 1 and whole, got {value!r}")
     if min(weights.focal, weights.translation) < 0:
         raise ValueError(f"smoothness weights must be >= 0, got {weights.focal} and {weights.translation}")
     if smoothness not in ("auto", None):

@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> str:
     config = dict(_parse_setting(text) for text in options.set)
     parts = {name: getattr(options, name) for name in PARTS if getattr(options, name) is not None}
     is_pipeline = CONVERSIONS[options.kind] is None
-    with OutputFolder(options.out, options.overwrite, PIPELINE_FOLDERS if is_pipeline else (), [options.file]) as folder:
+    inputs = [options.file, *map(Path, parts.values())]
+    with OutputFolder(options.out, options.overwrite, PIPELINE_FOLDERS if is_pipeline else (), inputs) as folder:
         try:
             if is_pipeline:
                 from jog3r.pipelines.loading.assemble import write_opensora_pipeline

@@ -161,6 +161,7 @@ def _follow(frames: list[Any], fps: float, options: argparse.Namespace, folder: 
 def _judge(output: Any, seed: int, folder: Path) -> Any:
     """How well tracks in the pictures agree with the model's cameras; also written into cameras.json, as `track_agreement`."""
     from jog3r.evaluation.judges.track_agreement import track_agreement
+    from jog3r.export.files import write_file
 
     frames = np.stack([np.asarray(frame) for frame in output.frames[0]])
     cameras = [array[0].cpu().numpy() for array in (output.poses, output.intrinsics)]
@@ -168,5 +169,5 @@ def _judge(output: Any, seed: int, folder: Path) -> Any:
     path = folder / "cameras.json"
     document = json.loads(path.read_text())
     document["track_agreement"] = agreement.to_dict()
-    path.write_text(json.dumps(document, indent=1))
+    write_file(path, json.dumps(document, indent=1).encode(), overwrite=True)
     return agreement

@@ -120,10 +120,12 @@ class OutputFolder:
 
     def _check_inputs(self, names: Iterable[str]) -> None:
         """Refuse to write where something of these names at the top of the folder is read from, or into a folder that is read."""
-        folder = self.path.resolve()
+        folder = Path(os.path.realpath(self.path))
         for given in self.inputs:
-            place = given.resolve()
-            if place == folder or any(place.is_relative_to(folder / name) for name in names):
+            place = Path(os.path.realpath(given))
+            if place == folder:
+                raise UsageError(f"--out {str(self.path)!r} is the folder that is read; name another one")
+            if any(place.is_relative_to(folder / name) for name in names):
                 raise UsageError(f"--out {str(self.path)!r} would replace what is read, {str(given)!r}; name another folder")
 
     def _check_kind(self, name: str, is_folder: bool) -> None:

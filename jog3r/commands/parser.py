@@ -94,6 +94,8 @@ def _ended_by_signals() -> Iterator[None]:
     """A closed terminal and `kill` end a command as an error does: nothing half-written stays."""
 
     def end(number: int, _: object) -> None:
+        for other in before:  # a second one, which closing terminals send, would break off the clearing up
+            signal.signal(other, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()

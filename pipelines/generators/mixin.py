@@ -316,7 +316,7 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
                 output = Jog3rPipelineOutput(frames=frames)
                 return output if return_dict else output.to_tuple()
             timestep = read.timestep
-            pairs = self.predict_pointmaps(self._unconditional(read.taps, given), height, width, timestep)
+            pairs = self.predict_pointmaps(self._unconditional(read.taps, len(frames)), height, width, timestep)
         # 3. Find the cameras
         geometry = self.assemble_geometry(pairs, num_frames, given.get("registration", True), given.get("registration_kwargs"))
         self.maybe_free_model_hooks()
@@ -353,6 +353,7 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
         else:
             size = self.output_size(*(given.get(name) for name in ("num_frames", "height", "width")))
             check_frames(self, *size)
+            check_registration(given.get("registration_kwargs"), shape=size)
             check_latents_of(given.get("latents"), self._latents_shape(*size), size)
         return task
 
@@ -373,11 +374,9 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
             self._step_tap = None
         return frames, read
 
-    def _unconditional(self, taps: list[Tensor], given: dict[str, Any]) -> list[Tensor]:
-        """Of a guided batch the half without the prompt, as the head was trained."""
-        if not self._guidance_in_batch or self._argument(given, "guidance_scale") <= 1:
-            return taps
-        return [tap[: len(tap) // 2] for tap in taps]
+    def _unconditional(self, taps: list[Tensor], count: int) -> list[Tensor]:
+        """Of a guided batch of `count` clips the half without the prompt, which stands first, as the head was trained."""
+        return [tap[:count] for tap in taps] if self._guidance_in_batch else taps
 
     def _caption(self, given: dict[str, Any], latents: Tensor, **more: Any) -> tuple:
         """What `encode_prompt` gives for B clips: the caption of the call's `prompt_embeds`, else the empty one."""

@@ -38,7 +38,11 @@ class Jog3rWanPipeline(GeneratorMixin, WanPipeline):
         self.register_modules(pointmap_head=pointmap_head)
 
     __call__ = call_with_geometry(WanPipeline)
-    fps = 16.0
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the videos that the model was trained on: 24 of Wan 2.2's small model, else 16."""
+        return 24.0 if self.config.expand_timesteps else 16.0
 
     @property
     def _compression(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -140,6 +141,10 @@ def _check_weights(component: str, module: ModelMixin | PreTrainedModel, folder:
     saved = _saved_names(folder / component, ours, variant)
     if not saved:
         return
+    if ours:
+        renamed = OrderedDict.fromkeys(saved)
+        module._fix_state_dict_keys_on_load(renamed)  # diffusers' older names of attention layers, as of Stable Diffusion's VAEs
+        saved = set(renamed)
     expected = module.state_dict()
     there = {expected[name].data_ptr() for name in saved & set(expected)}
     missing = {

@@ -11,6 +11,7 @@ from operator import length_hint
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -215,9 +216,10 @@ def reconstruct_long_video(  # noqa: PLR0913  # the options of one call, as ever
         )
     loops = LoopOptions() if close_loops is True else close_loops or None
     chosen: Iterable[Tensor] = _Prepared(strided(frames, stride), options.get("height"), options.get("width"))
-    result = join_video(reconstruct, chosen, window=window, overlap=overlap, store=store, loops=loops, progress=progress)
-    pipeline.maybe_free_model_hooks()
-    return result
+    try:
+        return join_video(reconstruct, chosen, window=window, overlap=overlap, store=store, loops=loops, progress=progress)
+    finally:
+        pipeline.maybe_free_model_hooks()
 
 
 class PipelineWindows:
@@ -287,7 +289,10 @@ class _Prepared:
     def __iter__(self) -> Iterator[Tensor]:
         shape = None
         for index, frame in enumerate(self.frames):
-            image = load_frames([frame, frame])[:, :1]  # (1, 1, 3, H, W); a video has two frames at least
+            clips = load_frames([frame, frame])  # a video has two frames at least
+            if len(clips) != 1:
+                raise ValueError(f"frames must be images (H, W, 3), got {tuple(np.shape(frame))}: give one clip, not a batch")
+            image = clips[:, :1]  # (1, 1, 3, H, W)
             image = image if self.size is None else resize(image, *self.size)
             image = (image[0, 0] * 255).round().clamp(0, 255).byte()  # (3, H, W)
             if shape not in (None, image.shape):

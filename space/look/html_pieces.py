@@ -18,7 +18,7 @@ from jog3r.space.model import Result
 NO_PLAYER = '<div class="empty">Video, points, cameras and depth appear here.</div>'
 # What `say` holds is heard by those who use a screen reader, each text once; see announce.js.
 IDLE = '<job-status class="progress" say=""></job-status>'
-NOT_DONE = "Not done. What is shown here is of an earlier request, or not whole."
+NOT_DONE = "Not done; what is shown here, if anything, is not its result."
 _SHOWN_CHARACTERS = 30  # of a prompt that was cut, before the cut
 _LOCAL_MODEL = "path/to/your/model"
 _OURS = "Jog3rPipeline, tiny_checkpoint"

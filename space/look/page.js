@@ -35,7 +35,7 @@
       if (this.hasAttribute("preview") || !runs) player?.preview(this.getAttribute("preview"));
       if (runs === ran || !matchMedia("(max-width: 640px)").matches) return;
       if (runs) this.scrollIntoView({ block: "center" });  // on a telephone the results are below, and out of sight
-      else if (words) panel.querySelector(".viewer")?.scrollIntoView({ block: "start" });
+      else if (words && !words.startsWith("Not done")) panel.querySelector(".viewer")?.scrollIntoView({ block: "start" });
     }
   }
   customElements.define("job-status", JobStatus);

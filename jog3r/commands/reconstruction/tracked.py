@@ -343,6 +343,6 @@ def describe(cameras: Any, found: Any) -> str:
     if cameras.source != "tracks":
         return text
     if cameras.tracks is None:
-        return f"{text}; no points: nothing is seen from two places; --cameras network has depth of its own"
+        return f"{text}; no points: nothing is seen from two places"
     error = float(cameras.tracks.error_px.mean())  # over the points, as COLMAP states it
     return f"{text}, {len(cameras.tracks)} points, mean reprojection error {error:.3f} pixels of the video"
