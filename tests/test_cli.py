@@ -21,7 +21,7 @@ from tiny_components import PROMPT
 from jog3r import Jog3rPipeline, Jog3rTransformer3DModel
 from jog3r.commands import generate
 from jog3r.commands.options import given_fields
-from jog3r.commands.parser import build_parser, main
+from jog3r.commands.parser import _ended_by_signals, build_parser, main
 from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.data.procedural import procedural_caption
 
@@ -353,6 +353,22 @@ def test_a_signal_leaves_nothing(capsys, model, tmp_path, monkeypatch, number):
         assert (tmp_path / "out").is_dir() and signal.getsignal(number) == signal.SIG_IGN
     finally:
         signal.signal(number, before)
+
+
+def test_a_second_signal_does_not_break_off_the_clearing_up():
+    before, cleared = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGTERM)}, []
+    try:
+        with pytest.raises(SystemExit), _ended_by_signals():
+            try:
+                os.kill(os.getpid(), signal.SIGHUP)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGHUP)
+                cleared.append(True)
+        assert cleared
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_options_of_several_words_may_be_repeated():

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("gradio")
 from gradio_client import Client, handle_file
 from gradio_client.client import Job
+from gradio_client.exceptions import AppError
 from space_files import hostile_files
 from space_server import (
     PATIENCE_SECONDS,
@@ -140,7 +141,7 @@ def test_bad_values_are_refused(client: Client, case: str):
     values = list(GOOD)
     for place, value in BAD_VALUES[case].items():
         values[place] = value
-    with pytest.raises(Exception) as error:
+    with pytest.raises(AppError) as error:
         client.predict(*values, api_name="/generate")
     _is_sentence(error.value)
 
@@ -163,7 +164,7 @@ FILE_CASES = [
 
 @pytest.mark.parametrize("case", FILE_CASES)
 def test_bad_files_are_refused(client: Client, files: dict[str, Path], case: str):
-    with pytest.raises(Exception) as error:
+    with pytest.raises(AppError) as error:
         client.predict(handle_file(str(files[case])), 4, api_name="/reconstruct")
     assert _is_sentence(error.value).endswith(".")
 
@@ -175,7 +176,7 @@ ODD_NAMES = ["..mp4", "a b;id.mp4", "$(id).mp4", "'quote\".mp4", "-y.mp4", "%2e%
 def test_odd_file_names_do_no_harm(client: Client, folder: Path, name: str):
     """What is said is about the content: the name was taken as it is."""
     (folder / name).write_bytes(b"")
-    with pytest.raises(Exception, match="empty"):
+    with pytest.raises(AppError, match="empty"):
         client.predict(handle_file(str(folder / name)), 4, api_name="/reconstruct")
 
 
