@@ -103,7 +103,6 @@ class CallInputs:
         task = check_task(self.task, self.video is not None, has_prompt, pipe.pointmap_head is not None)
         check_choices(self.output_type, self.callback_inputs, pipe._callback_tensor_inputs)
         self._check_unused(task)
-        check_registration(self.registration_kwargs, self.registration)
         self._check_numbers(pipe)
         if self.both_directions and (task != "v2c" or not self.registration):
             raise ValueError(
@@ -111,6 +110,7 @@ class CallInputs:
                 f"registration, got task {task!r} and registration={self.registration}"
             )
         if task == "v2c":
+            check_registration(self.registration_kwargs, self.registration)
             self._check_video_task(pipe)
         else:
             self._check_texts(pipe)

@@ -103,10 +103,10 @@ def test_half_precision_and_no_text_encoder_where_no_text_is_read(capsys, model,
     options = ("--model", mute, "--dtype", "bfloat16")
     assert run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / "short", *options, *NETWORK)[0] == 0
     assert {path.name for path in (tmp_path / "short").iterdir()} == RESULTS
-    # Window by window, too, it gets as far as random weights do: to windows that join, or do not.
-    windows = run(capsys, "reconstruct", clips / "good.mp4", "--out", tmp_path / "long", *options, *NETWORK, "--window", 4)
-    names = {path.name for path in (tmp_path / "long").iterdir()} if windows[0] == 0 else RESULTS
-    assert names == RESULTS and (windows[0] == 0 or "do not join" in windows[2])
+    # Window by window, too, it gets as far as finding that random weights give no poses.
+    assert "do not join" in refused(
+        capsys, tmp_path / "long", "reconstruct", clips / "good.mp4", *options, *NETWORK, "--window", 4
+    )
     assert f"--model '{mute}' cannot be loaded" in refused(capsys, tmp_path / "out", "generate", PROMPT, *options)
     seen = []
     for dtype in ("float32", "bfloat16"):

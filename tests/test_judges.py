@@ -201,9 +201,8 @@ def test_pairs_that_share_nothing_are_no_perfect_ones():
     assert np.isnan(none["met3r_pairs"]) and none["overlapping pairs %"] == 0
 
 
-def test_a_mixture_of_other_clips_is_another_row(clips, tmp_path, monkeypatch):
+def test_a_mixture_of_other_clips_is_another_row(clips, tmp_path):
     pytest.importorskip("pycolmap")
-    monkeypatch.setattr(track_judge, "LEAST_SIDE", 144)
 
     def judged(count):
         rows = [row for row in sanity_rows(lambda k: clips[k].frames, range(count)) if row.name == MIXED]

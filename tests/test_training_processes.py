@@ -185,9 +185,7 @@ def test_sharded_training_is_the_same_and_its_checkpoints_are_whole(init: Path, 
     assert_trained_alike(*(weights_of(folder) for folder in (init, alone / "pipeline", output / "pipeline")))
     messages = {"muon": "needs whole matrices, which FSDP shards", "adamw8bit": "cannot read the parts that FSDP leaves"}
     for optimizer, message in messages.items():
-        refused = TrainingProcesses(
-            init, tmp_path / optimizer, 2 if optimizer == "muon" else 1, sharded=True, optimizer=optimizer, **batch
-        )
+        refused = TrainingProcesses(init, tmp_path / optimizer, 2, sharded=True, optimizer=optimizer, **batch)
         assert refused.wait() == 2
         assert f"optimizer={optimizer} {message}" in errors_of(refused.text())[0]
 

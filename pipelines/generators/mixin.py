@@ -339,11 +339,12 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
                 self._told = True
             return task
         check_head(self, task)
-        check_registration(given.get("registration_kwargs"), given.get("registration", True))
         if (timestep := given.get("reconstruction_timestep")) is not None:
             last = reconstruction.num_train_timesteps(self.scheduler) - 1
             check_number("reconstruction_timestep", timestep, 0, last)
+        registration = given.get("registration_kwargs"), given.get("registration", True)
         if task == "v2c":
+            check_registration(*registration)
             check_only_a_video(given)
             if (given.get("height") is None) != (given.get("width") is None):
                 raise ValueError("give both height and width to resize the video, or neither")
@@ -353,7 +354,7 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
         else:
             size = self.output_size(*(given.get(name) for name in ("num_frames", "height", "width")))
             check_frames(self, *size)
-            check_registration(given.get("registration_kwargs"), shape=size)
+            check_registration(*registration, size)
             check_latents_of(given.get("latents"), self._latents_shape(*size), size)
         return task
 
