@@ -40,5 +40,6 @@ def run(options: argparse.Namespace) -> str:
         raise UsageError("--overwrite is for --html FILE, which is not given")
     from jog3r.export.viewer import view_scene
 
-    view_scene(options.directory, host=options.host or "127.0.0.1", port=8080 if options.port is None else options.port)
+    host = "127.0.0.1" if options.host is None else options.host
+    view_scene(options.directory, host=host, port=8080 if options.port is None else options.port)
     return "stopped"
