@@ -17,9 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from sfm_clips import read_clips
 from sfm_scenes import RenderedClip, make_room, path, render
+from torch.nn import functional
 
 from jog3r.geometry.camera_metrics import pose_errors
 from jog3r.sfm import TrackedCameras, track_cameras
@@ -155,6 +157,23 @@ def _cut(frames: np.ndarray, poses: np.ndarray) -> Version:
     return np.concatenate([frames[:half], other]), poses, np.arange(len(frames)) < half
 
 
+def _through_a_lens(distortion: float) -> Callable[[np.ndarray, np.ndarray], Version]:
+    """As a wide lens shows the frames: the division model in units of a usual focal length; the corners stay where they are."""
+
+    def harden(frames: np.ndarray, poses: np.ndarray) -> Version:
+        size = np.array(frames.shape[2:0:-1])  # W, H
+        rows, columns = np.mgrid[: size[1], : size[0]]
+        from_centre = np.stack([columns, rows], -1) - (size - 1) / 2
+        stretch = 1 + distortion * (from_centre**2).sum(-1, keepdims=True) / (0.75 * size.max()) ** 2
+        places = 2 * from_centre / stretch * stretch[0, 0] / (size - 1)
+        grid = torch.from_numpy(places).float().expand(len(frames), -1, -1, -1)
+        pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()  # (F, 3, H, W)
+        bent = functional.grid_sample(pixels, grid, align_corners=True, padding_mode="border").round().byte()
+        return bent.permute(0, 2, 3, 1).numpy(), poses, np.ones(len(poses), bool)
+
+    return harden
+
+
 HARDER: dict[str, Callable[[np.ndarray, np.ndarray], Version]] = {
     "128 px": _each(_small),
     "JPEG q20": _each(_jpeg),
@@ -164,6 +183,9 @@ HARDER: dict[str, Callable[[np.ndarray, np.ndarray], Version]] = {
     "180 degrees": _upside_down,
     "moving 30 %": _moving,
     "cut": _cut,
+    "lens -0.05": _through_a_lens(-0.05),
+    "lens -0.15": _through_a_lens(-0.15),
+    "lens -0.35": _through_a_lens(-0.35),
 }
 
 
@@ -179,6 +201,10 @@ def rendered() -> Iterator[tuple[str, RenderedClip]]:
         "tiny motion": render(room, path(12, sideways=0.03), size, focal),
         "grey walls": render(make_room(3, contrast=0.03), path(12, sideways=0.4, forward=0.4, turn_deg=8), size, focal),
         "stretched": render(room, path(12, sideways=0.5, forward=0.3, turn_deg=10), size, 200.0, aspect=1.25),
+        "wide lens": render(room, path(12, sideways=0.5, forward=0.3, turn_deg=10), size, 170.0, distortion=-0.25),
+        "wide lens, forward": render(room, path(12, forward=0.6), size, 170.0, distortion=-0.25),
+        "wide lens, turn 20": render(room, path(12, turn_deg=20), size, 170.0, distortion=-0.25),
+        "wide lens, still": render(room, path(12), size, 170.0, distortion=-0.25),
         "tele": render(room, path(12, sideways=0.5, turn_deg=4), size, 460.0),
     }
     for name, clip in scenes.items():

@@ -62,15 +62,22 @@ def make_room(seed: int = 0, contrast: float = 1.0) -> list[_Panel]:
 
 
 def render(
-    panels: list[_Panel], poses: np.ndarray, size: tuple[int, int], focal_px: float, aspect: float = 1.0, samples: int = 2
+    panels: list[_Panel],
+    poses: np.ndarray,
+    size: tuple[int, int],
+    focal_px: float,
+    aspect: float = 1.0,
+    samples: int = 2,
+    distortion: float = 0.0,
 ) -> RenderedClip:
-    """Render F frames of `size` (H, W); `aspect` is fy / fx; samples x samples rays a pixel."""
+    """Render F frames of `size` (H, W); `aspect` is fy / fx; samples x samples rays a pixel; `distortion` of the lens."""
     height, width = size
     intrinsics = np.array([[focal_px, 0, width / 2], [0, aspect * focal_px, height / 2], [0, 0, 1.0]])
     step = (np.arange(samples) + 0.5) / samples - 0.5
     rows = (np.arange(height)[:, None] + step).reshape(-1)
     columns = (np.arange(width)[:, None] + step).reshape(-1)
     grid = np.stack([*np.meshgrid(columns, rows), np.ones((len(rows), len(columns)))], -1) @ np.linalg.inv(intrinsics).T
+    grid[..., :2] /= 1 + distortion * (grid[..., :2] ** 2).sum(-1, keepdims=True)
     frames, depth = [], []
     for pose in poses:
         colors, distance = _cast(panels, grid.reshape(-1, 3) @ pose[:3, :3].T, pose[:3, 3])

@@ -81,6 +81,7 @@ class Scene:
         doubtful: (F,) text, why a pose deserves no trust (see `Registration.degenerate`), empty if nothing speaks against it.
         images: (F,) text, names of the pictures that the frames were read from; None of a video.
         focal_uncertainty: Standard deviation of the focal length over the focal length; 0 if it was given, NaN if nobody knows.
+        distortion: Of the lens (`TrackedCameras.distortion`), taken out of the frames; 0: they are as they were.
 
     Raises:
         ValueError: A shape, a value or a rigid motion is not what is written above; the message says which and what to do.
@@ -104,6 +105,7 @@ class Scene:
     doubtful: Any = None
     images: Any = None
     focal_uncertainty: float = math.nan
+    distortion: float = 0.0
 
     def __post_init__(self) -> None:
         """Bring everything to numpy and check it."""
@@ -197,12 +199,14 @@ class Scene:
         """A scene with the cameras and points of `jog3r.sfm.TrackedCameras`.
 
         Args:
-            frames: (F, H, W, 3) uint8, those that were followed.
+            frames: (F, H, W, 3) uint8, those that were followed; the distortion found in them is taken out.
             found: What was found in them.
             fps: Frames per second.
             times: (F,) in seconds, or None.
             known: (F,) bool, whose poses count; None is `found.pose_known`.
         """
+        distortion = found.distortion
+        frames, found = found.undistorted(frames)
         poses, intrinsics = found.poses.double().numpy(), found.intrinsics.double().numpy()
         seen = (found.tracks.point.numpy(), found.tracks.frame.numpy(), found.tracks.xy.numpy())
         tracks = Tracks.measured(found.points.numpy(), found.point_colors.numpy(), seen, poses, intrinsics)
@@ -218,6 +222,7 @@ class Scene:
             source="tracks",
             doubtful=found.degenerate,
             focal_uncertainty=found.focal_uncertainty,
+            distortion=distortion,
         )
 
     @property
@@ -242,11 +247,12 @@ class Scene:
 
     @property
     def focal_deviation(self) -> str:
-        """What stands behind a focal length in words: how far it may be off, and what that asks for; empty if nobody knows."""
+        """What stands behind a focal length in words: how far it may be off, what that asks for, and what bent the pictures."""
+        lens = f", distortion {self.distortion:.3f} (taken out of the pictures)" if self.distortion else ""
         if not self.focal_uncertainty > 0:
-            return " (given)" if self.focal_uncertainty == 0 else ""
+            return (" (given)" if self.focal_uncertainty == 0 else "") + lens
         wide = " (a camera that turns further would tell it)" if self.focal_uncertainty > UNCERTAIN_FOCAL else ""
-        return f" +-{max(100 * self.focal_uncertainty, 1):.0f} %{wide}"
+        return f" +-{max(100 * self.focal_uncertainty, 1):.0f} %{wide}{lens}"
 
     def median_depth(self) -> float:
         """Typical z of the scene, over the pixels with geometry or the points that are tracked; 0 without points."""

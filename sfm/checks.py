@@ -1,14 +1,16 @@
 """What `track_cameras` is given beside the frames, checked."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from jog3r.geometry.registration.checks import check_in_pixels
 from jog3r.geometry.registration.degeneracy import pose_known
-from jog3r.sfm.frames import Grid
+from jog3r.sfm.frames import Grid, make_grid
+from jog3r.sfm.lens import LEAST_STRETCH, stretch
+from jog3r.sfm.solving.adjust import Freedom
 from jog3r.sfm.solving.prior import FocalPrior, usual_prior
 from jog3r.sfm.solving.solution import Solution
 
@@ -39,6 +41,12 @@ class Given:
     intrinsics: np.ndarray | None
     """(F, 3, 3) float64 in pixels of the video."""
     pixel_aspect: float | None
+    distortion: float | None = None
+
+    def grid(self, num_frames: int, size: tuple[int, int], max_side: int) -> Grid:
+        """Of the frames of `size` (H, W)."""
+        grid = make_grid(num_frames, size, max_side, self.pixel_aspect or 1.0, self.intrinsics)
+        return replace(grid, bend=self.distortion / self.focal_prior(grid).focal ** 2) if self.distortion else grid
 
     def focal_prior(self, grid: Grid) -> FocalPrior:
         """Of the focal length in work pixels."""
@@ -60,13 +68,20 @@ class Given:
         return Solution("network", np.linalg.inv(self.initial.poses), self.initial.known.copy(), focal, aspect)
 
     @property
-    def aspect_open(self) -> bool:
-        """Whether nothing is given that says how the frames are stretched."""
-        return self.pixel_aspect is None and self.intrinsics is None and self.focal_px is None
+    def freedom(self) -> Freedom:
+        """Whether nothing is given that says how the frames are stretched, or bent by a lens."""
+        unknown = self.intrinsics is None and self.focal_px is None
+        return Freedom(aspect=unknown and self.pixel_aspect is None, distortion=unknown and self.distortion is None)
 
 
 def check_given(
-    size: tuple[int, int], num_frames: int, initial: Any, focal_px: Any, known_intrinsics: Any, pixel_aspect: Any
+    size: tuple[int, int],
+    num_frames: int,
+    initial: Any,
+    focal_px: Any,
+    known_intrinsics: Any,
+    pixel_aspect: Any,
+    distortion: Any = None,
 ) -> Given:
     """The arguments of `track_cameras` for frames of `size` (H, W).
 
@@ -90,7 +105,23 @@ def check_given(
         if (intrinsics[:, [0, 1], [0, 1]] <= 0).any() or (intrinsics[:, upper] != 0).any() or (intrinsics[:, 2, 2] != 1).any():
             raise ValueError("known_intrinsics must be upper triangular with positive focal lengths and a 1 in the last row")
         check_in_pixels("known_intrinsics", float(intrinsics[:, 0, 0].min()), size)
-    return Given(None if initial is None else _check_initial(initial, size, num_frames), focal_px, intrinsics, pixel_aspect)
+    if distortion is not None:
+        check_distortion(distortion, focal_px if intrinsics is None else float(intrinsics[:, 0, 0].min()), size)
+    known = None if initial is None else _check_initial(initial, size, num_frames)
+    return Given(known, focal_px, intrinsics, pixel_aspect, distortion)
+
+
+def check_distortion(distortion: Any, focal_px: float | None, size: tuple[int, int]) -> None:
+    """Refuse a distortion that is none, or that a lens of this focal length does not have in pictures of `size` (H, W)."""
+    if isinstance(distortion, bool) or not isinstance(distortion, (int, float)) or not math.isfinite(distortion):
+        raise ValueError(f"distortion must be a number, got {distortion!r}")
+    if distortion == 0:
+        return
+    if focal_px is None:
+        raise ValueError(f"distortion {distortion:g} means something beside a focal length only: give focal_px as well")
+    corner = np.array(size) / (2 * focal_px)
+    if stretch(corner, distortion)[0] < LEAST_STRETCH:
+        raise ValueError(f"distortion must be above {(LEAST_STRETCH - 1) / (corner**2).sum():.3g} here, got {distortion:g}")
 
 
 def _check_initial(initial: Any, size: tuple[int, int], num_frames: int) -> Initial:

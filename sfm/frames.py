@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from jog3r.sfm.lens import bent, stretch
+
 MIN_SIDE = 32
 
 
@@ -94,12 +96,20 @@ class Grid:
     """Focal length in work pixels of a ray of slope 1: the focal length of the video in x times this is that of the work grid."""
     pixel_aspect: float
     """fy / fx of the video."""
+    bend: float = 0.0
+    """Given distortion of the lens, per work pixel squared; the work grid is a pinhole's."""
 
     def to_work(self, small_xy: np.ndarray, frame: int) -> np.ndarray:
         """Work pixels (K, 2) of small pixels (K, 2)."""
         video_xy = self.to_video(small_xy)
         rays = np.concatenate([video_xy, np.ones((len(video_xy), 1))], 1) @ self.inverse_intrinsics[frame].T
-        return rays[:, :2] * self.focal_scale
+        work = rays[:, :2] * self.focal_scale
+        return work / stretch(work, self.bend)
+
+    def from_work(self, xy: np.ndarray, frame: np.ndarray) -> np.ndarray:
+        """Video pixels (M, 2) of work pixels (M, 2) in frames (M,)."""
+        rays = np.concatenate([bent(xy, self.bend) / self.focal_scale, np.ones((len(xy), 1))], 1)
+        return np.einsum("mij,mj->mi", np.linalg.inv(self.inverse_intrinsics)[frame], rays)[:, :2]
 
     def to_video(self, small_xy: np.ndarray) -> np.ndarray:
         """Video pixels (K, 2) of small pixels (K, 2)."""

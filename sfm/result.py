@@ -69,7 +69,8 @@ def finish(
         moving = (f"{words}, {MOVING_OBJECTS}" if words else MOVING_OBJECTS for words in degenerate)
         degenerate, reason = tuple(moving), f"{reason}; {TWO_MOTIONS}"
     found = _tracked(video, grid, tracks, best, interpolate)
-    return replace(found, degenerate=degenerate, reason=reason, candidates=candidates, focal_uncertainty=uncertainty.focal)
+    lens = {"focal_uncertainty": uncertainty.focal, "distortion": given.distortion or best.solution.distortion}
+    return replace(found, degenerate=degenerate, reason=reason, candidates=candidates, **lens)
 
 
 def _believable(tracks: Tracks, verdict: Verdict) -> bool:
@@ -135,7 +136,7 @@ def _tracked(video: Sequence[Any], grid: Grid, tracks: Tracks, verdict: Verdict,
     poses = np.linalg.inv(solution.world_to_camera)
     poses[solution.known.argmax()] = np.eye(4)
     poses[:, :3, 3] /= unit
-    xy = _video_pixels(scene, grid)
+    xy = grid.from_work(scene.xy, scene.frame)
     return TrackedCameras(
         poses=_float(fill_poses(poses, solution.known, interpolate)),
         intrinsics=_float(video_intrinsics(grid, solution)),
@@ -238,13 +239,6 @@ def _median_error(tracks: Tracks, verdict: Verdict, inliers: np.ndarray) -> np.n
     for frame, values in zip(seen, np.split(distances[order], starts[1:]), strict=False):
         errors[frame] = np.median(values)
     return errors
-
-
-def _video_pixels(tracks: Tracks, grid: Grid) -> np.ndarray:
-    """(M, 2) observations in video pixels."""
-    to_video = np.linalg.inv(grid.inverse_intrinsics)
-    rays = np.concatenate([tracks.xy / grid.focal_scale, np.ones((len(tracks.xy), 1))], 1)
-    return np.einsum("mij,mj->mi", to_video[tracks.frame], rays)[:, :2]
 
 
 def _colors(video: Sequence[Any], tracks: Tracks, xy: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from jog3r.sfm.checks import check_given
 from jog3r.sfm.colmap import load_pycolmap, quiet
-from jog3r.sfm.frames import check_frames, frame_size, make_grid
+from jog3r.sfm.frames import check_frames, frame_size
 from jog3r.sfm.matching.features import EXHAUSTIVE_FRAMES, all_pairs, find_features, match_features
 from jog3r.sfm.matching.learned import learned_matches, load_matcher
 from jog3r.sfm.matching.supported import supported_tracks
@@ -32,6 +32,7 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
     focal_px: float | None = None,
     known_intrinsics: Any = None,
     pixel_aspect: float | None = None,
+    distortion: float | None = None,
     max_side: int = 640,
     matcher: str | None = None,
     device: str | None = None,
@@ -51,9 +52,10 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
         known_intrinsics: (3, 3) or (F, 3, 3) in pixels of the video, if known; not with focal_px or pixel_aspect.
         pixel_aspect: ratio fy / fx of the frames, such as 1.185 for 16:9 squeezed to 3:2; None: square, or what the
             tracks clearly ask for where no focal length is given.
+        distortion: of the lens, as `TrackedCameras.distortion` has it, with its focal length; 0 for a pinhole. None: 0, or what
+            the tracks clearly ask for where no focal length is given.
         max_side: features are found in frames reduced so that their longer side is at most this.
-        matcher: folder or hub repository of a matcher of transformers to use instead of SIFT: SuperPoint + LightGlue or
-            EfficientLoFTR.
+        matcher: folder or hub repository of SuperPoint + LightGlue or EfficientLoFTR of transformers, instead of SIFT.
         device: of the matcher; None: a GPU if there is one.
         interpolate: give frames that could not be registered a pose between their neighbours'; they stay flagged.
         seed: of everything that draws; same seed, same result, on any number of cores.
@@ -70,11 +72,11 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
     """
     pycolmap = load_pycolmap()
     frames = check_frames(video)
-    given = check_given(frame_size(frames), len(frames), initial, focal_px, known_intrinsics, pixel_aspect)
+    given = check_given(frame_size(frames), len(frames), initial, focal_px, known_intrinsics, pixel_aspect, distortion)
     if max_side < 64:
         raise ValueError(f"max_side must be at least 64 pixels, got {max_side}")
     network = None if matcher is None else load_matcher(matcher, device)
-    grid = make_grid(len(frames), frame_size(frames), max_side, given.pixel_aspect or 1.0, given.intrinsics)
+    grid = given.grid(len(frames), frame_size(frames), max_side)
     prior = given.focal_prior(grid)
     bar = tqdm(total=len(_STAGES), disable=not progress, bar_format=_BAR)
 
@@ -97,7 +99,7 @@ def track_cameras(  # noqa: PLR0913  # the public contract's signature
         if len(frames) > EXHAUSTIVE_FRAMES:
             tracks = tracks.limited(MOST_SEEN, seed)
         bar.set_description(_STAGES[2])
-        best, trials = solve(matches, tracks, prior, given.network(grid), given.aspect_open, seed, check)
+        best, trials = solve(matches, tracks, prior, given.network(grid), given.freedom, seed, check)
         bar.update()
         bar.set_description(_STAGES[3])
         features = np.array([len(xy) for xy in matches.xy])

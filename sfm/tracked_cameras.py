@@ -1,12 +1,15 @@
 """What `track_cameras` returns."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from jog3r.geometry.registration.degeneracy import pose_known
+from jog3r.sfm.lens import undistorted_images, undistorted_pixels
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,30 @@ class TrackedCameras:
     focal_uncertainty: float = math.nan
     """Standard deviation of the focal length over the focal length; 0 if it was given, NaN for the network's cameras. Of a camera
     that does not turn it is that of the prior: no picture tells."""
+    distortion: float = 0.0
+    """Of the lens, k of the division model: with s = (pixel - principal point) / focal length the lens shows at s what a pinhole
+    shows at s / (1 + k |s|^2). Negative for the barrel of a wide lens. `undistorted` takes it out."""
 
     @property
     def pose_known(self) -> Tensor:
         """(F,) bool: False for frames whose pose nothing tells, as in `Registration`."""
         return pose_known(self.degenerate) & self.registered
+
+    def undistorted(self, frames: Any, out: np.ndarray | None = None) -> tuple[Any, "TrackedCameras"]:
+        """The frames as a pinhole with the same intrinsics sees them, and cameras with distortion 0, their tracks in its pixels.
+
+        Args:
+            frames: (F, H, W, 3) uint8, those that were followed.
+            out: where to put the frames, which may be `frames` itself.
+        """
+        if not self.distortion:
+            return frames, self
+        intrinsics = self.intrinsics.double().numpy()
+        straight = np.empty_like(frames) if out is None else out
+        for index, frame in enumerate(undistorted_images(frames, intrinsics, self.distortion)):
+            straight[index] = frame
+        xy = undistorted_pixels(self.tracks.xy.numpy(), intrinsics[self.tracks.frame.numpy()], self.distortion)
+        return straight, replace(self, tracks=replace(self.tracks, xy=torch.from_numpy(xy)), distortion=0.0)
 
 
 def empty_tracks() -> PointTracks:

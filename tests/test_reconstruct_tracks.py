@@ -345,6 +345,8 @@ def test_geometry_of_a_file_is_refined_by_the_tracks_of_its_video(
         (["--window", "1"], "--window must be at least 2 frames, got 1"),
         (["--overlap", "0"], "--overlap must be at least 1 frame, got 0"),
         (["--pixel_aspect", "nan"], "pixel_aspect must be a positive number, got nan"),
+        (["--cameras", "network", "--distortion", "0"], "--distortion has no effect with --cameras network"),
+        (["--distortion", "-0.3"], "distortion -0.3 means something beside a focal length only: give focal_px as well"),
     ],
 )
 def test_mistakes_end_in_one_line(capsys, folder: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -22,6 +22,7 @@ _ARRAYS = (
 )
 _MOST_BYTES = 4 * 2**30  # of frames in an npz, which takes three times as much while it is made
 _TRACKS = tuple(field.name for field in fields(Tracks))
+_NUMBERS = {"focal_uncertainty": math.nan, "distortion": 0.0}  # of a scene, and what they are where a file lacks them
 
 
 def cameras_json(scene: Scene) -> bytes:
@@ -32,7 +33,7 @@ def cameras_json(scene: Scene) -> bytes:
     whose pose is unknown has `"pose_known": false` beside what stands in its place; one that is not `registered` has a pose laid
     between others', if any; one that deserves no trust says why in `"doubtful"`. Frames of a folder name their `"image"`. `time`
     is in seconds; `source` says what found the cameras, where that is known, and `focal_uncertainty` the standard deviation of
-    the focal length over the focal length, 0 if it was given.
+    the focal length over the focal length, 0 if it was given; `distortion` is what was taken out of the frames, if anything was.
     """
     height, width = scene.size
     frames = []
@@ -45,6 +46,7 @@ def cameras_json(scene: Scene) -> bytes:
     document: dict[str, Any] = {"convention": CONVENTION, "width": width, "height": height, "fps": float(scene.fps)}
     document |= {"source": scene.source} if scene.source else {}
     document |= {"focal_uncertainty": scene.focal_uncertainty} if math.isfinite(scene.focal_uncertainty) else {}
+    document |= {"distortion": scene.distortion} if scene.distortion else {}
     document |= {"frames": frames}
     return json.dumps(document, indent=1).encode()
 
@@ -85,12 +87,12 @@ def read_details(content: bytes) -> dict[str, Any]:
         content: The file's bytes, which `read_cameras_json` takes.
 
     Returns:
-        `source`, `focal_uncertainty`, and per frame (F,) `pose_known`, `doubtful`, `images`, `registered`, `times` in seconds and
-        `frame_index`.
+        `source`, `focal_uncertainty`, `distortion`, and per frame (F,) `pose_known`, `doubtful`, `images`, `registered`, `times`
+        in seconds and `frame_index`.
     """
     document = json.loads(content)
     frames = document["frames"]
-    details = {"source": document.get("source", ""), "focal_uncertainty": float(document.get("focal_uncertainty", math.nan))}
+    details = {"source": document.get("source", "")} | {key: float(document.get(key, value)) for key, value in _NUMBERS.items()}
     details |= {name: [frame.get(name, value) for frame in frames] for name, value in (("pose_known", True), ("doubtful", ""))}
     for name, key in (("registered", "registered"), ("times", "time"), ("frame_index", "index"), ("images", "image")):
         if all(key in frame for frame in frames):
@@ -111,7 +113,8 @@ def npz_bytes(scene: Scene) -> bytes:
         raise ValueError(
             f"{scene.frames.nbytes / 1e9:.0f} GB of frames are too much for an npz, which is made in memory: take fewer frames"
         )
-    np.savez_compressed(buffer, fps=scene.fps, focal_uncertainty=scene.focal_uncertainty, **words, **arrays)
+    numbers = {name: getattr(scene, name) for name in ("fps", *_NUMBERS)}
+    np.savez_compressed(buffer, **numbers, **words, **arrays)
     return buffer.getvalue()
 
 
@@ -133,7 +136,7 @@ def read_npz(content: bytes) -> Scene:
         raise ValueError(f"not an npz of jog3r (it holds {sorted(arrays)}); write it with npz_bytes")
     words = {name: str(arrays.pop(name, "")) for name in ("caption", "source")}
     tracks = {name: arrays.pop(f"tracks_{name}") for name in _TRACKS if f"tracks_{name}" in arrays}
-    numbers = {"fps": float(arrays.pop("fps")), "focal_uncertainty": float(arrays.pop("focal_uncertainty", math.nan))}
+    numbers = {name: float(arrays.pop(name, value)) for name, value in {"fps": math.nan, **_NUMBERS}.items()}
     if others := set(arrays) - set(_ARRAYS):
         raise ValueError(f"the npz holds {', '.join(sorted(others))}, which no scene has: of another version, or added by hand")
     if tracks and len(tracks) < len(_TRACKS):

@@ -96,7 +96,7 @@ def _refined(options: argparse.Namespace, maps: NetworkMaps, folder: Path) -> tu
         frames = spool.frames()
         size = (frames.shape[1], frames.shape[2])
         maps = replace(maps, transform=grid_transform(size, (maps.depth.shape[1], maps.depth.shape[2]), options.resize))
-        found = find_tracks(frames, maps)
+        found = find_tracks(frames, maps, chosen={"distortion": 0.0})  # the maps are those of the pictures as they are
         cameras = camera_scene((frames, fps, times), found, maps, other="file")
         cameras = replace(cameras, images=picture_names(options, len(frames)))
         cameras, cloud, failed, lines = make_clouds(cameras, maps, "file", "cpu")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jog3r.sfm.colmap import load_pycolmap
+from jog3r.sfm.lens import LEAST_STRETCH, stretch
 from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution, reprojection, triangulate
@@ -30,6 +31,7 @@ class Freedom:
 
     focal: bool = True
     aspect: bool = False
+    distortion: bool = False
 
 
 def adjust(tracks: Tracks, solution: Solution, prior: FocalPrior, freedom: Freedom = Freedom(), rounds: int = 3) -> Solution:  # noqa: B008
@@ -94,7 +96,9 @@ def _solve(
     model, config = pycolmap.Reconstruction(), pycolmap.BundleAdjustmentConfig()
     fx, fy = solution.focals
     square = solution.aspect == 1 and not freedom.aspect
-    name, params = ("SIMPLE_PINHOLE", [fx, 0, 0]) if square else ("PINHOLE", [fx, fy, 0, 0])
+    bends = solution.distortion != 0 or freedom.distortion
+    name = ("SIMPLE_DIVISION" if square else "DIVISION") if bends else ("SIMPLE_PINHOLE" if square else "PINHOLE")
+    params = [fx, *([] if square else [fy]), 0, 0, *([solution.distortion] if bends else [])]
     model.add_camera_with_trivial_rig(pycolmap.Camera(model=name, width=1, height=1, params=params, camera_id=1))
     free_focal = freedom.focal and not prior.known
     _add_images(pycolmap, model, config, tracks, solution)
@@ -104,7 +108,7 @@ def _solve(
     options = pycolmap.BundleAdjustmentOptions()
     options.print_summary = False
     options.refine_focal_length = free_focal or freedom.aspect
-    options.refine_extra_params = False
+    options.refine_extra_params = freedom.distortion
     options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
     options.ceres.loss_function_scale = 1.0
     solver = options.ceres.solver_options
@@ -116,11 +120,15 @@ def _solve(
     for frame in np.unique(tracks.frame).tolist():
         cameras[frame, :3] = model.image(frame + 1).cam_from_world().matrix()
     moved = np.array([[*model.point3D(index).xyz, 1.0] for index in ids])
-    focals = np.array(model.camera(1).params)[[0, 0] if square else [0, 1]]
-    if not (np.isfinite(cameras).all() and np.isfinite(moved).all() and np.isfinite(focals).all() and focals.min() > 0):
+    found = np.array(model.camera(1).params)
+    focals, distortion = found[[0, 0] if square else [0, 1]], float(found[-1]) if bends else 0.0
+    if not (np.isfinite(cameras).all() and np.isfinite(moved).all() and np.isfinite(found).all() and focals.min() > 0):
+        return solution, points
+    if stretch(tracks.xy / focals, distortion).min() < LEAST_STRETCH:
         return solution, points
     aspect = 1.0 if square else float(focals[1] / focals[0])
-    return replace(solution, world_to_camera=cameras, focal=float(focals[0]), aspect=aspect), moved
+    lens = {"focal": float(focals[0]), "aspect": aspect, "distortion": distortion}
+    return replace(solution, world_to_camera=cameras, **lens), moved
 
 
 def _add_images(pycolmap: Any, model: Any, config: Any, tracks: Tracks, solution: Solution) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from jog3r.sfm.matching.features import EXHAUSTIVE_FRAMES, Matches
 from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.solving.adjust import Freedom, adjust
-from jog3r.sfm.solving.judge import AS_GIVEN, Verdict, judge, motion_is_noise
+from jog3r.sfm.solving.judge import AS_GIVEN, AS_LIKELY, Verdict, judge, motion_is_noise
 from jog3r.sfm.solving.mapping import run_mapper
 from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.resection import add_frames
@@ -29,7 +29,8 @@ _AGREE = 1.03  # costs of two beginnings that found the same
 _GOOD_SHARE = 0.9
 _MOST_OF_IT = 0.8  # share below which the rest of the picture is asked as well
 _FIRST_SHOT = 0.3
-_ASPECT_GAIN = 10.0  # fall of the cost for which frames are believed to be stretched
+_LEAST_TURNING = 0.5  # share that a camera that only turns has to explain before a lens is asked for the rest
+_LEAST_GAINS = {"distortion": AS_LIKELY, "aspect": 10.0}  # fall of the cost for which these are believed
 _ASPECTS = (0.5, 2.0)
 
 
@@ -38,7 +39,7 @@ def solve(
     tracks: Tracks,
     prior: FocalPrior,
     network: Solution | None,
-    aspect_open: bool,
+    may: Freedom,
     seed: int,
     check: Callable[[], object] = lambda: None,
 ) -> tuple[Verdict | None, list[Verdict]]:
@@ -49,7 +50,7 @@ def solve(
         tracks: that they make up.
         prior: of the focal length.
         network: cameras of a network, one more beginning.
-        aspect_open: whether frames may be found to be stretched.
+        may: whether frames may be found to be stretched, or bent by a lens.
         seed: of all draws.
         check: is called before each beginning is mapped or adjusted, and at the end; what it raises ends the work.
 
@@ -61,15 +62,22 @@ def solve(
         return None, []
     sure = tracks.confirmed(LEAST_CONFIRMED)
     some = sure.limited(TRIAL_SEEN, seed)
-    trials = _try_beginnings(matches, some, prior, network, seed, check)
+    trials = _try_beginnings(matches, some, prior, network, may.distortion, seed, check)
     if not trials:
         return None, []
     check()
-    return judge(tracks, _finish(sure, some, trials[0], prior, aspect_open), prior), trials
+    solution, trials = _finish(sure, some, trials, prior, may)
+    return judge(tracks, solution, prior), trials
 
 
 def _try_beginnings(
-    matches: Matches, tracks: Tracks, prior: FocalPrior, network: Solution | None, seed: int, check: Callable[[], object]
+    matches: Matches,
+    tracks: Tracks,
+    prior: FocalPrior,
+    network: Solution | None,
+    lens: bool,
+    seed: int,
+    check: Callable[[], object],
 ) -> list[Verdict]:
     def adjusted(solution: Solution) -> Verdict:
         check()
@@ -101,10 +109,26 @@ def _try_beginnings(
         verdicts.sort(key=lambda verdict: verdict.cost)
     verdicts = sorted(verdicts, key=lambda verdict: not _has_first_shot(verdict, verdicts[0]))  # stable
     still = next((verdict for verdict in verdicts if verdict.solution is turning), None)
-    if still is not None and motion_is_noise(tracks, still, verdicts[0]):
-        verdicts.remove(still)
-        verdicts.insert(0, still)
-    return verdicts
+    return verdicts if still is None else _still_first(tracks, verdicts, still, prior, lens)
+
+
+def _still_first(tracks: Tracks, verdicts: list[Verdict], still: Verdict, prior: FocalPrior, lens: bool) -> list[Verdict]:
+    """The camera that only turns comes first where moving explains no more; a lens may be what seems to be motion."""
+    if motion_is_noise(tracks, still, verdicts[0]):
+        return [still, *(verdict for verdict in verdicts if verdict is not still)]
+    if not lens or still.inlier_share < _LEAST_TURNING:
+        return verdicts
+    turning = rotating_camera(tracks, prior, lens=True)
+    if turning is None:
+        return verdicts
+    bent = judge(tracks, turning, prior)
+    if bent.cost > still.cost - AS_LIKELY or not motion_is_noise(tracks, bent, verdicts[0]):
+        return verdicts
+    moving = judge(
+        tracks, adjust(tracks, _named(turning, "small motion, distortion fitted"), prior, Freedom(distortion=True)), prior
+    )
+    first = [bent, moving] if motion_is_noise(tracks, bent, moving) else [moving, bent]
+    return [*first, *verdicts]
 
 
 def _rest_of_the_picture(tracks: Tracks, best: Verdict, prior: FocalPrior) -> list[Verdict]:
@@ -137,24 +161,39 @@ def _settled(verdicts: list[Verdict]) -> bool:
     )
 
 
-def _finish(tracks: Tracks, some: Tracks, verdict: Verdict, prior: FocalPrior, aspect_open: bool) -> Solution:
-    """The winner over all tracks: frames it lacks, other pixel aspects, a last adjustment."""
-    solution = verdict.solution
+def _finish(
+    tracks: Tracks, some: Tracks, trials: list[Verdict], prior: FocalPrior, may: Freedom
+) -> tuple[Solution, list[Verdict]]:
+    """The winner over all tracks: frames it lacks, a lens, other pixel aspects, a last adjustment; and all that was tried."""
+    solution = trials[0].solution
     if not solution.world_to_camera[solution.known, :3, 3].any() or solution.name == AS_GIVEN:
-        return solution
+        return solution, trials
     if not solution.known.all():
-        solution = add_frames(some, verdict)
-        solution = adjust(some, solution, prior) if solution is not verdict.solution else solution
-    if aspect_open:
-        solution = _try_aspect(some, solution, prior)
-    return adjust(tracks, solution, prior, Freedom(aspect=solution.aspect != 1), rounds=2)
+        solution = add_frames(some, trials[0])
+        solution = adjust(some, solution, prior) if solution is not trials[0].solution else solution
+    freedom = Freedom()
+    if may != freedom:
+        solution, freedom, trials = _freed(some, solution, trials, prior, may)
+    return adjust(tracks, solution, prior, freedom, rounds=2), trials
 
 
-def _try_aspect(tracks: Tracks, solution: Solution, prior: FocalPrior) -> Solution:
-    square = judge(tracks, adjust(tracks, solution, prior, rounds=1), prior)
-    free = judge(tracks, adjust(tracks, solution, prior, Freedom(aspect=True), rounds=2), prior)
-    plausible = _ASPECTS[0] < free.solution.aspect < _ASPECTS[1]
-    return free.solution if plausible and free.cost < square.cost - _ASPECT_GAIN else square.solution
+def _freed(
+    tracks: Tracks, solution: Solution, trials: list[Verdict], prior: FocalPrior, may: Freedom
+) -> tuple[Solution, Freedom, list[Verdict]]:
+    """The solution with those intrinsics freed for which the tracks clearly ask, which these are, and all that was tried."""
+    freedom = Freedom(distortion=solution.distortion != 0)
+    best = judge(tracks, adjust(tracks, solution, prior, freedom, rounds=1), prior)
+    for name, least_gain in _LEAST_GAINS.items():
+        if not getattr(may, name) or getattr(freedom, name):
+            continue
+        freer = replace(freedom, **{name: True})
+        beginning = _named(best.solution, f"{best.solution.name}, {name} fitted")
+        tried = judge(tracks, adjust(tracks, beginning, prior, freer, rounds=2), prior)
+        if _ASPECTS[0] < tried.solution.aspect < _ASPECTS[1] and tried.cost < best.cost - least_gain:
+            best, freedom, trials = tried, freer, [tried, *trials]
+        elif name == "distortion":  # if it is about as likely, it says how far the cameras can be trusted
+            trials = [trials[0], tried, *trials[1:]]
+    return best.solution, freedom, trials
 
 
 def _named(solution: Solution, name: str) -> Solution:

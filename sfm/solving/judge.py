@@ -18,6 +18,7 @@ from jog3r.sfm.solving.solution import ROBUST_PX, Solution, reprojection, triang
 
 _SAME_VARIANCE = 1.25
 _CELLS = 8  # parts of the picture across and down
+AS_LIKELY = 5.0  # difference of costs, which are logarithms of likelihoods: 1 to 150
 AS_GIVEN = "network as given"  # name of the solution that is the network's, not adjusted
 
 

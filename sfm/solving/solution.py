@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from jog3r.sfm.lens import bent, stretch
 from jog3r.sfm.matching.tracks import Tracks
 
 ROBUST_PX = 2.0  # observations farther from their point than this are taken for wrong
@@ -19,6 +20,7 @@ class Solution:
         known: (F,) bool, frames that have a camera.
         focal: Focal length in x, in work pixels.
         aspect: Focal length in y over that in x, 1 unless the clip is found to be stretched.
+        distortion: Of the lens (`jog3r.sfm.lens`), 0 unless the clip is found to be bent.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Solution:
     known: np.ndarray
     focal: float
     aspect: float = 1.0
+    distortion: float = 0.0
 
     @property
     def focals(self) -> np.ndarray:
@@ -47,7 +50,9 @@ def triangulate(tracks: Tracks, solution: Solution, rounds: int = 5) -> np.ndarr
     w = 0 and any direction.
     """
     focal, cameras = solution.focals, solution.world_to_camera[tracks.frame, :3]  # (M, 3, 4)
-    rays = tracks.xy / focal
+    slopes = tracks.xy / focal
+    pixel = stretch(slopes, solution.distortion)  # (M, 1), of a pinhole in those of the lens
+    rays = slopes / pixel
     rows = rays[:, :, None] * cameras[:, 2:] - cameras[:, :2]  # (M, 2, 4)
     usable = solution.known[tracks.frame]
     weight = usable.astype(np.float64)
@@ -57,9 +62,9 @@ def triangulate(tracks: Tracks, solution: Solution, rounds: int = 5) -> np.ndarr
         points = _best_points(_normal_matrices(rows, weight, tracks), cameras, tracks, weight)
         projected = np.einsum("mij,mj->mi", cameras, points[tracks.point])
         depth = np.maximum(np.abs(projected[:, 2]), 1e-9)
-        residual = np.linalg.norm(projected[:, :2] / depth[:, None] - rays, axis=1) * focal[0]
+        residual = np.linalg.norm(projected[:, :2] / depth[:, None] - rays, axis=1) * pixel[:, 0] * focal[0]
         robust = 1 / (1 + (residual / scale) ** 2) ** 2
-        weight = usable * robust / depth**2
+        weight = usable * robust * (pixel[:, 0] / depth) ** 2
         scale = max(scale / 2, ROBUST_PX)
     return points
 
@@ -69,7 +74,8 @@ def reprojection(tracks: Tracks, solution: Solution, points: np.ndarray) -> np.n
     projected = np.einsum("mij,mj->mi", solution.world_to_camera[tracks.frame, :3], points[tracks.point])
     front = (projected[:, 2] > 1e-12) & solution.known[tracks.frame]
     depth = np.where(front, projected[:, 2], 1.0)
-    distance = np.linalg.norm(projected[:, :2] / depth[:, None] * solution.focals - tracks.xy, axis=1)
+    slopes = bent(projected[:, :2] / depth[:, None], solution.distortion)
+    distance = np.linalg.norm(slopes * solution.focals - tracks.xy, axis=1)
     return np.where(front, distance, np.inf)
 
 

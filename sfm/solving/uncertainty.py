@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jog3r.sfm.lens import bending_of, bent
 from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.solving.adjust import LEAST_NOISE_PX, OBSERVATIONS_PER_FACT, euclidean, fitting
-from jog3r.sfm.solving.judge import Verdict
+from jog3r.sfm.solving.judge import AS_LIKELY, Verdict
 from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.solution import ROBUST_PX
 
@@ -14,7 +15,6 @@ UNCERTAIN_DEG = (1.0, 10.0)  # of rotation and direction: more is flagged
 MAX_FRAMES = 400  # that take part: the reduced equations are dense
 _POINTS, _POINTS_A_FRAME = 600, 25  # that take part, drawn: at least the first; the more, the better long videos hang together
 _MAX_PAIRS, _PAIRS_AT_ONCE = 2_000_000, 200_000  # of observations of one point; each takes a kilobyte while it is added
-_AS_LIKELY = 5.0  # difference of costs, which are logarithms of likelihoods: 1 to 150
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,12 @@ def camera_uncertainty(tracks: Tracks, verdict: Verdict, prior: FocalPrior) -> U
     place = np.full(count, -1)
     place[frames] = np.arange(len(frames))
     covariance = _covariance(used, points, verdict, prior, place, share)
+    last = 6 * len(frames)
     sigma = [_standard_deviations(covariance[6 * k : 6 * k + 6, 6 * k : 6 * k + 6], centres[f]) for k, f in enumerate(frames)]
     nearest = np.abs(known[:, None] - frames).argmin(1)
     rotation[known], direction[known] = np.array(sigma)[nearest].T
     rotation[known[0]] = direction[known[0]] = 0.0
-    focal = 0.0 if prior.known else float(np.sqrt(max(covariance[-1, -1], 0.0)))
+    focal = 0.0 if prior.known else float(np.sqrt(max(covariance[last, last], 0.0)))
     return Uncertainty(rotation, direction, focal)
 
 
@@ -69,7 +70,7 @@ def rivals_disagree(trials: list[Verdict]) -> np.ndarray:
     centres = np.linalg.inv(best.world_to_camera)[:, :3, 3]
     for trial in trials[1:]:
         other = trial.solution
-        if trial.cost > trials[0].cost + _AS_LIKELY or other.known.argmax() != best.known.argmax():
+        if trial.cost > trials[0].cost + AS_LIKELY or other.known.argmax() != best.known.argmax():
             continue
         other, both = other.rebased(), best.known & other.known
         cosine = (np.einsum("fij,fij->f", best.world_to_camera[:, :3, :3], other.world_to_camera[:, :3, :3]) - 1) / 2
@@ -100,16 +101,23 @@ def _standard_deviations(covariance: np.ndarray, offset: np.ndarray) -> tuple[fl
 def _covariance(
     tracks: Tracks, points: np.ndarray, verdict: Verdict, prior: FocalPrior, place: np.ndarray, share: float
 ) -> np.ndarray:
-    """(6K + 1, 6K + 1) of turns and centres of K frames and the logarithm of the focal length; the first frame is certain."""
-    size = 6 * int(place.max() + 1) + 1
+    """(6K + L, 6K + L) of turns and centres of K frames, the log focal length and the distortion of a lens that has some.
+
+    The first frame is certain.
+    """
     first, second = _pairs_of_observations(tracks)
     by_camera, by_point = _derivatives(tracks, points, verdict)
+    poses = 6 * int(place.max() + 1)
+    lens = np.arange(poses, poses + by_camera.shape[2] - 6)
+    size = poses + len(lens)
     block = np.zeros((tracks.num_points, 3, 3))
     np.add.at(block, tracks.point, by_point.transpose(0, 2, 1) @ by_point)
     block += 1e-9 * np.trace(block, axis1=1, axis2=2)[:, None, None] * np.eye(3)
-    mixed = by_camera.transpose(0, 2, 1) @ by_point  # (M, 7, 3)
+    mixed = by_camera.transpose(0, 2, 1) @ by_point  # (M, 6 + L, 3)
     solved = mixed @ np.linalg.inv(block)[tracks.point]
-    places = np.concatenate([6 * place[tracks.frame][:, None] + np.arange(6), np.full((len(tracks.frame), 1), size - 1)], 1)
+    places = np.concatenate(
+        [6 * place[tracks.frame][:, None] + np.arange(6), np.broadcast_to(lens, (len(tracks.frame), len(lens)))], 1
+    )
     total = np.zeros(size * size)
     own = by_camera.transpose(0, 2, 1) @ by_camera
     _add(total, size, places, places, own)
@@ -119,7 +127,7 @@ def _covariance(
     reduced = total.reshape(size, size)
     residual = np.minimum(verdict.distance[verdict.distance < ROBUST_PX], ROBUST_PX)
     variance = max(float((residual**2).mean()) / 2, LEAST_NOISE_PX**2) * OBSERVATIONS_PER_FACT * share
-    reduced[-1, -1] += variance / prior.spread**2 if prior.spread > 0 else 1e12
+    reduced[poses, poses] += variance / prior.spread**2 if prior.spread > 0 else 1e12
     centres = np.linalg.inv(verdict.solution.world_to_camera)[:, :3, 3]
     scale = np.zeros(size)
     for frame in np.flatnonzero(place >= 0):
@@ -135,7 +143,7 @@ def _covariance(
 
 
 def _derivatives(tracks: Tracks, points: np.ndarray, verdict: Verdict) -> tuple[np.ndarray, np.ndarray]:
-    """Of each observation by turn, centre and log focal length (M, 2, 7), and by its point (M, 2, 3)."""
+    """Of each observation by turn, centre, log focal length and distortion (M, 2, 6 + L), and by its point (M, 2, 3)."""
     solution = verdict.solution
     rotation = solution.world_to_camera[tracks.frame, :3, :3]
     local = np.einsum("mij,mj->mi", rotation, points[tracks.point]) + solution.world_to_camera[tracks.frame, :3, 3]
@@ -144,13 +152,18 @@ def _derivatives(tracks: Tracks, points: np.ndarray, verdict: Verdict) -> tuple[
     projection = np.zeros((len(x), 2, 3))
     projection[:, 0, 0] = projection[:, 1, 1] = 1 / z
     projection[:, 0, 2], projection[:, 1, 2] = -x / z**2, -y / z**2
+    slopes, by_lens = local[:, :2] / z[:, None], []
+    if solution.distortion:
+        bending, by_distortion = bending_of(slopes, solution.distortion)
+        projection, by_lens = bending @ projection, [(by_distortion * solution.focals)[:, :, None]]
+        slopes = bent(slopes, solution.distortion)
     projection *= solution.focals[:, None]
     zero = np.zeros_like(x)
     cross = np.stack([zero, z, -y, -z, zero, x, y, -x, zero], 1).reshape(-1, 3, 3)  # -[X]x
     by_point = projection @ rotation
-    by_focal = (local[:, :2] / z[:, None] * solution.focals)[:, :, None]
+    by_focal = (slopes * solution.focals)[:, :, None]
     moves = solution.world_to_camera[solution.known, :3, 3].any()  # a camera that only turns sees directions, not points
-    return np.concatenate([projection @ cross, -by_point * moves, by_focal], 2), by_point
+    return np.concatenate([projection @ cross, -by_point * moves, by_focal, *by_lens], 2), by_point
 
 
 def _pairs_of_observations(tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:
@@ -164,6 +177,6 @@ def _pairs_of_observations(tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _add(total: np.ndarray, size: int, rows: np.ndarray, columns: np.ndarray, blocks: np.ndarray) -> None:
-    """Add blocks (K, 7, 7) to a flat matrix at their rows and columns (K, 7)."""
+    """Add blocks (K, n, n) to a flat matrix at their rows and columns (K, n)."""
     index = (rows[:, :, None] * size + columns[:, None]).reshape(-1)
     total += np.bincount(index, blocks.reshape(-1), len(total))

@@ -65,6 +65,20 @@ class NetworkMaps:
             pose_covariance=torch.full((1, 1, 1), torch.nan).expand(count, 6, 6),
         )
 
+    def undistorted(self, cameras: Any) -> "NetworkMaps":
+        """The maps of frames from which the distortion of their lens was taken, as it was from those of the `Scene`."""
+        from jog3r.sfm.lens import undistorted_images
+
+        if not cameras.distortion:
+            return self
+        intrinsics = self.transform @ cameras.intrinsics[self.numbers]
+        straight: dict[str, Any] = {}
+        for name, nearest in (("frames", False), ("depth", True), ("confidence", True)):
+            maps = getattr(self, name).reshape(*self.depth.shape, -1)
+            images = undistorted_images(maps, intrinsics, cameras.distortion, nearest=nearest)
+            straight[name] = np.stack(list(images)).reshape(getattr(self, name).shape)
+        return replace(self, **straight)
+
     def scene(self, cameras: Any) -> Any:
         """The network's own cloud under its own cameras: a `Scene` of the frames that have maps.
 

@@ -82,7 +82,7 @@ class Spool:
 
     def _mapped(self, name: str, dtype: type) -> np.ndarray:
         self.files[name].flush()
-        return np.memmap(self.folder / name, dtype=dtype, mode="r").reshape(-1, *self.shapes[name])
+        return np.memmap(self.folder / name, dtype=dtype, mode="r+").reshape(-1, *self.shapes[name])
 
 
 class Tee:

@@ -27,11 +27,13 @@ ONLY_TRACKS: dict[str, Any] = {
     "max_side": None,
     "focal_px": None,
     "pixel_aspect": None,
+    "distortion": None,
     "interpolate": False,
     "depth": None,
     "matcher": None,
 }
-TRACK_OPTIONS = ("max_side", "focal_px", "pixel_aspect", "interpolate", "matcher", "device")  # as `track_cameras` calls them
+# As `track_cameras` calls them.
+TRACK_OPTIONS = ("max_side", "focal_px", "pixel_aspect", "distortion", "interpolate", "matcher", "device")
 ONLY_NETWORK: dict[str, Any] = {
     **dict(model=None, registration="fast", focal_per_frame=False, reconstruction_timestep=None, height=None, width=None),
     **dict(both_directions=False, window=None, overlap=None, close_loops=False, keyframes=None, resize="crop"),
@@ -62,6 +64,14 @@ def camera_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=None,
         help="fy / fx of a stretched video, such as 1.78 (default: square, or what tracks ask for)",
+    )
+    option(
+        parser,
+        "distortion",
+        type=float,
+        default=None,
+        metavar="K",
+        help="of the lens, as printed for another clip of it, with its --focal_px; 0 for none (default: what tracks ask for)",
     )
     option(
         parser,
@@ -96,6 +106,7 @@ def refuse_options_without_effect(options: argparse.Namespace) -> None:
 def run_tracked(options: argparse.Namespace) -> str:
     """`jog3r reconstruct` with `--cameras auto` or `tracks`: returns what to print."""
     from jog3r.geometry.registration.checks import check_in_pixels
+    from jog3r.sfm.checks import check_distortion
 
     if (options.height is None) != (options.width is None):
         raise UsageError("give both --height and --width, or neither")
@@ -117,6 +128,8 @@ def run_tracked(options: argparse.Namespace) -> str:
             frames = spool.frames()
             if options.focal_px is not None:  # before the network works for minutes
                 check_in_pixels("--focal_px", options.focal_px, (frames.shape[1], frames.shape[2]))
+            if options.distortion is not None:
+                check_distortion(options.distortion, options.focal_px, (frames.shape[1], frames.shape[2]))
             if true_poses is not None:
                 true_poses = chosen_cameras(options, true_poses, len(frames))
             stage("asking the network")
@@ -180,7 +193,7 @@ def _without_effect(options: argparse.Namespace, source: str, tracked: bool) -> 
         points = "the tracks', of all frames" if options.depth is None else "the depth model's, of up to 64 frames"
         shows = options.keyframes is None or options.depth == "network"
         return [] if shows else [f"note: --keyframes had no effect: these points are {points}"]
-    names = ("focal_px", "pixel_aspect", "interpolate", *(() if tracked else ("max_side", "matcher")))
+    names = ("focal_px", "pixel_aspect", "distortion", "interpolate", *(() if tracked else ("max_side", "matcher")))
     given = [name for name in names if getattr(options, name) != ONLY_TRACKS[name]]
     named = ", ".join(f"--{name}" for name in given)
     return [f"note: {named} had no effect: these cameras are the network's, as it found them"] if given else []
@@ -260,7 +273,7 @@ def camera_scene(
     """All frames with the cameras found, in the video's own pixels, and the points that were tracked: a `Scene`.
 
     Args:
-        video: frames (F, H, W, 3), frames per second, and times (F,).
+        video: frames (F, H, W, 3), frames per second, and times (F,); frames on the disk are undistorted where they lie.
         found: `TrackedCameras`, or None where there are no tracks.
         maps: what a network found; its cameras are taken where tracks have not won.
         interpolate: poses that are laid between others' count as known.
@@ -284,7 +297,9 @@ def camera_scene(
     if interpolate:
         places = np.flatnonzero(registered)
         known = known | (np.arange(len(known)) > places[0]) & (np.arange(len(known)) < places[-1])
-    scene = Scene.from_tracks(frames, found, fps=fps, times=times, known=known)
+    frames, straight = found.undistorted(frames, out=frames if isinstance(frames, np.memmap) else None)
+    scene = Scene.from_tracks(frames, straight, fps=fps, times=times, known=known)
+    scene = replace(scene, distortion=found.distortion)
     laid = scene.pose_known & ~scene.registered
     return replace(scene, doubtful=np.where(laid, "interpolated", scene.doubtful))
 
@@ -310,7 +325,7 @@ def make_clouds(
     if depth is None:
         return cameras, None, {}, []
     if depth in ("network", "file") and maps is not None:
-        chosen, inverse = maps, False
+        chosen, inverse = maps.undistorted(cameras), False
     else:
         chosen, inverse = model_depth(cameras, depth, device)
     try:
