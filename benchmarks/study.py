@@ -29,7 +29,7 @@ from study_page import read_results, write_page
 from study_runs import Paused, Scale, Workshop, cpu_seconds_a_step, gradient_balance, mean_losses
 
 from jog3r import __version__
-from jog3r.data.files import replace_folder, write_aside
+from jog3r.data.files import replace_folder, write_text
 from jog3r.evaluation.predictions import TEXT_PARTS, pipeline_hash
 from jog3r.pipelines.loading.any_pipeline import load_pipeline
 from jog3r.training.saving import save_without_paths
@@ -197,7 +197,7 @@ class Study:
         common = {"row": name, "seed": seed, "jog3r": __version__, "scale": asdict(self.workshop.scale), "generator": generator}
         text = json.dumps({**common, **found}, separators=(",", ":")) + "\n"
         self.results.mkdir(parents=True, exist_ok=True)
-        write_aside(self._path(name, seed), lambda aside: aside.write_text(text, encoding="utf-8"))
+        write_text(self._path(name, seed), text)
 
 
 def main() -> int:

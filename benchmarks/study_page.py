@@ -27,7 +27,7 @@ from study_claims import (
 from study_measure import CAMERAS, VARIED
 from study_runs import Scale
 
-from jog3r.data.files import write_aside
+from jog3r.data.files import write_text
 from jog3r.evaluation.report import cell, number, table
 from jog3r.evaluation.statistics.intervals import Figure
 
@@ -53,7 +53,6 @@ VIDEO_FIGURES = {
     "cameras against the reader: rotation deg": AGREEMENT, "translation deg": ("agreement", "translation_deg"),
     "closed loop: rotation deg": ("closed loop", "rotation_deg"),
 }  # fmt: skip
-OF_A_GENERATOR_ALONE = (AGREEMENT, ("agreement", "translation_deg"), ("closed loop", "rotation_deg"))  # it has no cameras
 ABLATIONS = {
     "tap_early": "tap behind block 2", "tap_middle": "tap behind block 4", "tap_fused": "blocks 2, 4 and 5 fused",
     "noise_5": "trained to read up to 5 % of the schedule, read at 5 %", "noise_10": "up to 10 % (the base), read at 10 %",
@@ -90,7 +89,7 @@ def write_page(page: Path, results: Mapping[tuple[str, int], Mapping[str, Any]])
         raise ValueError(f"{page} has no place for the tables: write {BEGIN} and {END} into it")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     filled = f"{before}{BEGIN}\n\n{tables(results)}\n\n{END}{after}"
-    write_aside(page, lambda aside: aside.write_text(filled, encoding="utf-8"))
+    write_text(page, filled)
 
 
 def tables(results: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:

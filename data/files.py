@@ -5,15 +5,20 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+import numpy as np
+
 NPZ_FAULTS = (OSError, ValueError, EOFError, BadZipFile, zlib.error)
 """What numpy raises over an npz that is cut off or damaged."""
 
-__all__ = ["NPZ_FAULTS", "aside_of", "file_hash", "replace_folder", "sync", "write_aside", "write_json"]
+__all__ = [
+    *("NPZ_FAULTS", "aside_of", "file_hash", "replace_folder", "sync"),
+    *("write_aside", "write_json", "write_npz", "write_text"),
+]
 
 
 def aside_of(path: Path, tag: str = "") -> Path:
@@ -33,10 +38,24 @@ def write_aside(path: str | Path, write: Callable[[Path], object], tag: str = ""
         aside.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str, tag: str = "") -> None:
+    """`text`, aside and renamed."""
+    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"), tag)
+
+
 def write_json(path: str | Path, content: Any, tag: str = "") -> None:
     """`content` as json, aside and renamed."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"), tag)
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n", tag)
+
+
+def write_npz(path: str | Path, arrays: Mapping[str, Any], tag: str = "") -> None:
+    """Arrays by name, compressed; aside and renamed."""
+
+    def write(aside: Path) -> None:
+        with aside.open("wb") as file:  # given a name, numpy would add .npz to it
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy types every name as allow_pickle
+
+    write_aside(path, write, tag)
 
 
 def replace_folder(folder: str | Path, write: Callable[[Path], object]) -> None:

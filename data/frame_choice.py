@@ -39,6 +39,10 @@ class FrameSelection:
         forward = self.start + self.stride * np.arange(self.num_frames)
         return forward[::-1].copy() if self.reversed else forward
 
+    def __str__(self) -> str:
+        """As names of windows and logs have it."""
+        return f"{self.start}+{self.stride}*{self.num_frames}{' reversed' * self.reversed}"
+
 
 def select_frames(
     num_available: int,

@@ -37,10 +37,6 @@ MAX_SPLATS = 200_000
 DOUBTFUL_SHARE = 0.1  # least sure pixels that clouds leave out
 
 
-def _below(folder: str, files: Mapping[str, Content]) -> dict[str, Content]:
-    return {f"{folder}/{name}": content for name, content in files.items()}
-
-
 def _glb(scene: Scene) -> bytes:
     return glb_bytes(scene, scene.points(min_confidence_quantile=DOUBTFUL_SHARE, max_points=MAX_GLB_POINTS))
 
@@ -54,34 +50,26 @@ def _splats(scene: Scene) -> bytes:
     return splat_bytes(scene.points(min_confidence_quantile=DOUBTFUL_SHARE, max_points=MAX_SPLATS))
 
 
+def _files(target: str, made: Content | Mapping[str, Content]) -> dict[str, Content]:
+    return {f"{target}/{name}": content for name, content in made.items()} if isinstance(made, Mapping) else {target: made}
+
+
+# Name -> the file or folder that it leaves in the result folder, and what makes its content, or that of its files by name.
+_FORMATS: dict[str, tuple[str, Callable[[Scene], Content | Mapping[str, Content]]]] = {
+    "colmap": ("colmap", colmap_files),
+    "nerfstudio": ("nerfstudio", nerfstudio_files),
+    "tum": ("trajectory_tum.txt", lambda scene: tum_text(scene).encode()),
+    "kitti": ("trajectory_kitti.txt", lambda scene: kitti_text(scene).encode()),
+    "npz": ("scene.npz", npz_bytes),
+    "splat": ("splats.ply", _splats),
+    "blender": ("blender", blender_files),
+    "ply": ("pointcloud.ply", _ply),
+    "glb": ("pointcloud.glb", _glb),
+    "turntable": ("turntable.mp4", turntable_video),
+}
+TARGETS = {name: target for name, (target, _) in _FORMATS.items()}
 # Name -> scene -> relative file name -> content.
-EXPORTERS: dict[str, Callable[[Scene], Mapping[str, Content]]] = {
-    "colmap": lambda scene: _below("colmap", colmap_files(scene)),
-    "nerfstudio": lambda scene: _below("nerfstudio", nerfstudio_files(scene)),
-    "tum": lambda scene: {"trajectory_tum.txt": tum_text(scene).encode()},
-    "kitti": lambda scene: {"trajectory_kitti.txt": kitti_text(scene).encode()},
-    "npz": lambda scene: {"scene.npz": npz_bytes(scene)},
-    "splat": lambda scene: {"splats.ply": _splats(scene)},
-    "blender": lambda scene: _below("blender", blender_files(scene)),
-    "ply": lambda scene: {"pointcloud.ply": _ply(scene)},
-    "glb": lambda scene: {"pointcloud.glb": _glb(scene)},
-    "turntable": lambda scene: {"turntable.mp4": turntable_video(scene)},
-}
-
-
-# What each name leaves in the result folder, and what every run does.
-TARGETS = {
-    "colmap": "colmap",
-    "nerfstudio": "nerfstudio",
-    "tum": "trajectory_tum.txt",
-    "kitti": "trajectory_kitti.txt",
-    "npz": "scene.npz",
-    "splat": "splats.ply",
-    "blender": "blender",
-    "ply": "pointcloud.ply",
-    "glb": "pointcloud.glb",
-    "turntable": "turntable.mp4",
-}
+EXPORTERS = {name: (lambda scene, t=target, m=make: _files(t, m(scene))) for name, (target, make) in _FORMATS.items()}
 RESULT_NAMES = ("video.mp4", "cameras.json", "trajectory.png", "pointcloud.ply", "pointcloud.glb")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from jog3r.pipelines import reconstruction
+from jog3r.pipelines.captions import CaptionBatch
 from jog3r.pipelines.checks import (
     check_choices,
     check_embeds,
@@ -23,13 +24,7 @@ from jog3r.pipelines.checks import (
 
 __all__ = ["CallInputs", "check_finite", "check_generators", "check_size"]
 
-TENSORS = (
-    "latents",
-    "prompt_embeds",
-    "prompt_attention_mask",
-    "negative_prompt_embeds",
-    "negative_prompt_attention_mask",
-)
+TENSORS = ("latents", *CaptionBatch.names)
 # Arguments without effect on a task, with the value that they have when they are not given. num_inference_steps and
 # guidance_scale of "v2c" are not among them: a default of theirs cannot be told from the same number given on purpose.
 UNUSED: dict[str, dict[str, Any]] = {

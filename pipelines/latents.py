@@ -23,7 +23,7 @@ FLOAT32_VAES = ("AutoencoderKLWan",)  # stay in float32 beside parts in half pre
 @contextmanager
 def in_tiles(vae: Any) -> Iterator[None]:
     """Let a VAE that compresses time decode in tiles: a whole clip at once may take more memory than all of a training step."""
-    switch = not isinstance(vae, ImageVae) and not vae.use_tiling
+    switch = not _is_of_images(vae) and not vae.use_tiling
     if switch:
         vae.enable_tiling()
     try:
@@ -92,7 +92,7 @@ def encode_frames(vae: Any, frames: Tensor, chunk_size: int | None = None) -> Te
 
 
 def _is_of_images(vae: Any) -> bool:
-    return isinstance(unwrap_module(vae), AutoencoderKL | AutoencoderTiny)
+    return isinstance(unwrap_module(vae), ImageVae)
 
 
 def default_chunk_size(height: int, width: int) -> int:

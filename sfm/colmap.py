@@ -29,3 +29,8 @@ def quiet(pycolmap: Any) -> Iterator[None]:
         yield
     finally:
         pycolmap.logging.minloglevel = before
+
+
+def images_by_name(database: Any) -> list[Any]:
+    """The images of an open database in the order of the frames, as which their names sort."""
+    return sorted(database.read_all_images(), key=lambda image: image.name)

@@ -116,13 +116,14 @@ def _pair_words(arguments: Sequence[str]) -> dict[str, str]:
         if not word.startswith("--"):
             raise ValueError(f"expected an option like --name, got {word!r}")
         name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
         if not equals:
             if not words or words[0].startswith("--"):
                 raise ValueError(f"option --{name} needs a value")
             value = words.pop(0)
         if name in pairs:
             raise ValueError(f"option --{name} is given twice")
-        pairs[name.replace("-", "_") if name != "config" else name] = value
+        pairs[name] = value
     return pairs
 
 

@@ -34,12 +34,13 @@ from jog3r.data.cache import (
 )  # fmt: skip
 from jog3r.data.clip import Clip
 from jog3r.data.files import write_aside
-from jog3r.data.source import ClipSource
+from jog3r.data.source import ClipSource, list_hash
 from jog3r.pipelines.latents import FLOAT32_VAES, encode_frames, vae_scale_factor
 from jog3r.pipelines.loading.depth_model import DepthModel, check_depth_model, load_depth_model
 from jog3r.training.config import load_config
 from jog3r.training.folder_lock import check_world
-from jog3r.training.generators.preparing import generator_parts
+from jog3r.training.generators.captions import caption_length, embed_for
+from jog3r.training.generators.preparing import generator_parts, latent_shape
 from jog3r.training.last_words import say_why
 from jog3r.training.preparation.caption_embeddings import embed_captions
 from jog3r.training.preparation.component_files import (
@@ -51,7 +52,7 @@ from jog3r.training.preparation.component_files import (
 )
 from jog3r.training.preparation.depth_masks import ModelledDepth, depth_agreement, known_depth
 from jog3r.training.preparation.hub_copy import HubCopy
-from jog3r.training.preparation.plan import expectation, hash_texts, model_names, number_captions, summary
+from jog3r.training.preparation.plan import expectation, model_names, number_captions, summary
 from jog3r.training.preparation.prepare_config import PrepareConfig, source_of
 from jog3r.training.preparation.shards import ShardFolder, lock_cache
 from jog3r.training.preparation.survey import Survey, look_at_videos
@@ -118,7 +119,7 @@ class Preparation:
         self.tokenizer, encoder = load_text_models(config.model)
         self.text_encoder: Any = encoder
         if self.generator is not None:
-            self.generator.register(vae=self.vae, tokenizer=self.tokenizer, text_encoder=self.text_encoder)
+            self.generator.register_modules(vae=self.vae, tokenizer=self.tokenizer, text_encoder=self.text_encoder)
         self.depth_model: DepthModel | None = None
         if config.depth not in ("dataset", "none"):
             self.depth_model = load_depth_model(config.depth, config.assume_metric)
@@ -155,7 +156,7 @@ class Preparation:
             self._write_captions(number)
         self.text_encoder = None  # of an XXL's size: makes room for the videos
         if self.generator is not None:
-            self.generator.register(text_encoder=None)
+            self.generator.register_modules(text_encoder=None)
         mine = shards.mine(self.num_clip_shards)
         todo = shards.todo("clips", self.num_clip_shards, self.config.retry_skipped)
         done = sorted({*mine} - {*todo})
@@ -179,7 +180,7 @@ class Preparation:
         wanted, model = self.config.caption_length, self.config.model
         if self.transformer is None and self.generator is None:
             return OPENSORA_CAPTION_LENGTH if wanted is None else wanted
-        taken: int = self.generator.caption_length if self.transformer is None else self.transformer["max_caption_length"]
+        taken: int = caption_length(self.generator) if self.transformer is None else self.transformer["max_caption_length"]
         if wanted is not None and wanted > taken:
             raise ValueError(
                 f"caption_length must be at most {taken}, what the transformer of {model!r} takes, got {wanted}; leave it out"
@@ -204,7 +205,7 @@ class Preparation:
             "width": width,
             "min_frames": self.min_frames,
             "caption_length": self.caption_length,
-            "captions_sha256": hash_texts(self.texts),
+            "captions_sha256": list_hash(self.texts),
             "clips_per_shard": config.clips_per_shard,
             "captions_per_shard": config.captions_per_shard,
             "dtype": config.dtype,
@@ -220,14 +221,14 @@ class Preparation:
         config, vae = self.config, self.vae
         if self.generator is None:
             scale, (height, width) = vae_scale_factor(vae), self.size
-            latent_shape = [vae.config.latent_channels, height // scale, width // scale]
+            latents = [vae.config.latent_channels, height // scale, width // scale]
         else:
-            latent_shape = self.generator.latent_shape(self.size)
+            latents = latent_shape(self.generator, self.size)
         depth: dict[str, Any] = {"kind": config.depth} if self.depth_model is None else {
             "kind": "model", "fingerprint": weights_hash(self.depth_model.model), "align_scale": config.align_scale
         }  # fmt: skip
         return self._plan_of_options() | {
-            "latent_shape": latent_shape,
+            "latent_shape": latents,
             "vae": {"fingerprint": weights_hash(vae), **({"dtype": "float32"} if self._keeps_vae() else {})},
             "text_encoder": {"fingerprint": weights_hash(self.text_encoder)},
             "depth": {**depth, "max_depth": config.max_depth},
@@ -282,7 +283,7 @@ class Preparation:
         for start in range(0, len(texts), self.config.batch_size):
             some = texts[start : start + self.config.batch_size]
             if self.generator is not None:
-                captions += self.generator.embed(some, self.caption_length, self.device)
+                captions += embed_for(self.generator, some, self.caption_length, self.device)
             else:
                 captions += embed_captions(self.tokenizer, self.text_encoder, some, self.caption_length, self.device)
         table = caption_rows(first, captions)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from jog3r.data.cache.places import connection_errors
+from jog3r.data.errors import first_line
 from jog3r.training.build import build_model, check_start, load_start, select_trainable
 from jog3r.training.clips.held_out import hold_out
 from jog3r.training.clips.step_batches import BatchShare, StepNoise, count_valid_pixels, draw_step_noise
@@ -375,7 +376,7 @@ def main(arguments: list[str]) -> int:
         say_why(str(error))
         return 2
     except torch.OutOfMemoryError as error:
-        say_why(f"{OUT_OF_MEMORY} ({str(error).splitlines()[0]})")
+        say_why(f"{OUT_OF_MEMORY} ({first_line(error)})")
         return 1
     except (TrainingStopped, SafetensorError, *connection_errors()) as error:
         say_why(str(error))

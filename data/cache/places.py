@@ -8,6 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
+from jog3r.data.errors import first_line
+
 __all__ = ["FolderPlace", "Place", "RemotePlace", "connection_errors", "first_line", "open_parquet", "open_place"]
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -205,8 +207,3 @@ def _hub_place(name: str, revision: str | None, folder: str) -> RemotePlace:
         ) from error
     root = f"hf://datasets/{name}@{commit}" + (f"/{folder}" if folder else "")
     return RemotePlace(root, f"{name}@{commit if commit is None else commit[:12]}")
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without what may follow."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

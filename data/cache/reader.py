@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from jog3r.data.cache.places import Place, connection_errors, first_line, open_parquet, open_place
+from jog3r.data.cache.places import Place, connection_errors, open_parquet, open_place
 from jog3r.data.cache.rows import CachedCaption, CachedFrames, decode_frame, part_name, read_caption, require_pyarrow
+from jog3r.data.errors import first_line
 from jog3r.data.files import file_hash
 
 __all__ = ["COLUMNS", "FORMAT", "FORMATS", "MANIFEST", "PLAN", "REPORT", "Cache"]

@@ -9,9 +9,10 @@ from weakref import finalize
 
 import numpy as np
 
-from jog3r.data.cache.places import Place, connection_errors, first_line
+from jog3r.data.cache.places import Place, connection_errors
 from jog3r.data.cache.reader import Cache
 from jog3r.data.cache.rows import FRAMES_PER_GROUP, clip_schema
+from jog3r.data.errors import first_line
 
 if TYPE_CHECKING:
     import datasets

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jog3r.data.errors import first_line
 from jog3r.data.local_files import read_json, visible_files, warn_unread
 from jog3r.data.realestate10k.base import RealEstate10KSource
 from jog3r.data.realestate10k.camera_files import CameraFile, check_cameras
@@ -104,8 +105,7 @@ class RealEstate10KChunks(RealEstate10KSource):
                     self._open = (file, {clip["key"]: clip for clip in clips})
                     unlisted = [key for key in self._open[1] if self._chunks.get(key) != file]
                 except _UNREADABLE as error:
-                    reason = (str(error).splitlines() or [type(error).__name__])[0]
-                    raise ValueError(f"chunk {file!r} is missing, damaged or of another layout ({reason})") from error
+                    raise ValueError(f"chunk {file!r} is missing, damaged or of another layout ({first_line(error)})") from error
                 if unlisted:
                     warn_unread(f"clips of {file} are not named by index.json", unlisted)
             clips_by_name = self._open[1]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
+from jog3r.data.errors import first_line
 from jog3r.data.realestate10k.base import RealEstate10KSource, stream_bytes
 from jog3r.data.realestate10k.camera_files import CameraFile, parse_camera_file
 from jog3r.data.realestate10k.lists import read_caption
@@ -46,7 +47,7 @@ def open_table(place: str, split: str = "train", revision: str | None = None) ->
     try:
         return load_dataset(place, split=split, revision=revision, streaming=True).decode(False)
     except table_errors() as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(f"{place!r} is neither a folder nor a data set that can be read from the hub: {reason}") from error
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jog3r.data.errors import first_line
 from jog3r.data.local_files import visible_files
 from jog3r.data.realestate10k.tars import Sample, list_tars
 
@@ -93,7 +94,7 @@ def _parquet_columns(file: Path) -> list[str]:
     try:
         return list(parquet.read_schema(file).names)
     except table_errors() as error:
-        raise ValueError(f"{str(file)!r} is no readable Parquet file ({_first_line(error)}); copy it again") from error
+        raise ValueError(f"{str(file)!r} is no readable Parquet file ({first_line(error)}); copy it again") from error
 
 
 def _parquet_rows(files: Sequence[Path], columns: Sequence[str], start: int) -> Iterator[dict[str, Any]]:
@@ -112,7 +113,7 @@ def _parquet_rows(files: Sequence[Path], columns: Sequence[str], start: int) -> 
                     else:
                         row += count
         except table_errors() as error:
-            raise ValueError(f"{str(file)!r} is damaged behind row {row} ({_first_line(error)}); copy it again") from error
+            raise ValueError(f"{str(file)!r} is damaged behind row {row} ({first_line(error)}); copy it again") from error
         start = max(0, start - row)
 
 
@@ -132,13 +133,9 @@ def stream_rows(stream: "datasets.IterableDataset") -> TableRows:
                 row += 1
         except table_errors() as error:
             raise ValueError(
-                f"the table cannot be read behind row {row} ({_first_line(error)}); download it and name the folder"
+                f"the table cannot be read behind row {row} ({first_line(error)}); download it and name the folder"
             ) from error
 
     # Streams of tars know their columns by the first row alone.
     names = stream.column_names or list(next(read((), 0), {}))
     return TableRows(names, read, local=False)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

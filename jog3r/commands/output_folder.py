@@ -1,8 +1,8 @@
 """Output folders that are either complete or not there, and the error that a user can mend."""
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -71,12 +71,10 @@ class OutputFolder:
         while not anchor.exists():
             anchor = anchor.parent
         try:
-            self._aside = Path(tempfile.mkdtemp(dir=anchor, prefix=".jog3r-"))
+            self._aside = anchor / f".jog3r-{secrets.token_hex(4)}"
+            self._aside.mkdir()
         except OSError as error:
             raise UsageError(f"{self._refusal()}: {error.strerror} ({str(anchor)!r})") from error
-        mask = os.umask(0)
-        os.umask(mask)
-        self._aside.chmod(0o777 & ~mask)  # mkdtemp makes private folders
         return self._aside
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -38,13 +38,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> str:
     """Returns what to print."""
     refuse_options_without_effect(options)
+    if (options.height is None) != (options.width is None):
+        raise UsageError("give both --height and --width, or neither")
+    check_exports(options.export, has_geometry=True)
     if options.cameras != "network":
         return run_tracked(options)
     if is_long(options):
         return run_long_reconstruct(options)
-    if (options.height is None) != (options.width is None):
-        raise UsageError("give both --height and --width, or neither")
-    check_exports(options.export, has_geometry=True)
     true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
 
     inputs = (options.video, options.true_cameras)

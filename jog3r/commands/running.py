@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from jog3r import tiny_checkpoint
 from jog3r.commands.output_folder import UsageError
+from jog3r.data.errors import first_line
 
 __all__ = ["TINY_NOTE", "pipeline_of_options", "quiet_libraries", "seeded_generator", "stages"]
 
@@ -44,7 +45,7 @@ def pipeline_of_options(options: argparse.Namespace, with_text: bool = True, gen
     try:
         pipe: Any = load_pipeline(name, with_text=with_text, dtype=getattr(torch, options.dtype))
     except (ValueError, OSError, KeyError, RuntimeError) as error:
-        raise UsageError(f"--model {name!r} cannot be loaded: {_first_line(error)}") from error
+        raise UsageError(f"--model {name!r} cannot be loaded: {first_line(error)}") from error
     if generator and not hasattr(pipe, "transformer"):
         raise UsageError(
             f"--model {name!r} is a {type(pipe).__name__}, which has no video generator: windows and prompts need a JOG3R model"
@@ -56,7 +57,7 @@ def pipeline_of_options(options: argparse.Namespace, with_text: bool = True, gen
         else:
             pipe = pipe.to(device)
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise UsageError(f"--device {device!r} cannot be used: {_first_line(error)}") from error
+        raise UsageError(f"--device {device!r} cannot be used: {first_line(error)}") from error
     pipe.set_progress_bar_config(leave=False, desc="denoising", delay=1.0)
     return pipe
 
@@ -69,11 +70,6 @@ def quiet_libraries() -> None:
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def seeded_generator(seed: int) -> Any:

@@ -16,7 +16,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 LAYOUTS = ("ema", "model", "state_dict")  # where weights may lie, best first; otherwise the file is the state dict itself
-_CHUNK = 1 << 20
 
 # What torch's restricted unpickler raises depends on which bytes are damaged; nothing of it is an error of ours.
 _DAMAGE = (

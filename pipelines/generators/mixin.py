@@ -15,6 +15,7 @@ from torch import Tensor
 from jog3r.models.feature_tap import FeatureTap, layout_of, num_blocks, transformer_width
 from jog3r.models.pointmap_head import Pointmap3DHead, Pointmap3DHeadOutput
 from jog3r.pipelines import reconstruction
+from jog3r.pipelines.captions import CaptionBatch
 from jog3r.pipelines.checks import OUTPUT_TYPES, check_generators, check_number, check_registration, check_size, check_task
 from jog3r.pipelines.generators.card import generator_card
 from jog3r.pipelines.generators.fit import (
@@ -232,10 +233,10 @@ class GeneratorMixin(Jog3rCheckpointMixin, GeometryMixin):
         encoded = self.encode_prompt(
             "",
             do_classifier_free_guidance=False,
-            max_sequence_length=parameters["max_sequence_length"].default,
+            max_sequence_length=self._argument({}, "max_sequence_length"),
             device=self._execution_device if device is None else device,
         )
-        names = [name for name in ("prompt_embeds", "prompt_attention_mask") if name in parameters]
+        names = [name for name in CaptionBatch.names[:2] if name in parameters]
         return dict(zip(names, encoded, strict=False))  # the negative ones come behind
 
     def extract_features(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jog3r.sfm.colmap import load_pycolmap
+from jog3r.sfm.colmap import images_by_name, load_pycolmap
 from jog3r.sfm.frames import Grid, rgb_frame
 from jog3r.sfm.matching.retrieval import loop_pairs
 
@@ -34,8 +34,6 @@ class Matches:
     """COLMAP's database with all this."""
     xy: tuple[np.ndarray, ...]
     """Per frame (K, 2) float64 in work pixels."""
-    small_xy: tuple[np.ndarray, ...]
-    """Per frame (K, 2) float64 in small pixels."""
     pairs: np.ndarray
     """(P, 2) frames of each pair, the first smaller."""
     indices: tuple[np.ndarray, ...]
@@ -146,7 +144,7 @@ def match_features(
         advance: is told the share that was done since it was told last.
     """
     pycolmap = load_pycolmap()
-    names, ids, xy, small_xy = to_work_pixels(database, grid, focal_known)
+    names, ids, xy = to_work_pixels(database, grid, focal_known)
     matching = pycolmap.FeatureMatchingOptions()
     matching.use_gpu = False
     # With several threads pycolmap 4.2 now and then loses up to half the matches of a pair.
@@ -158,7 +156,7 @@ def match_features(
             database, matching_options=matching, pairing_options=pairing, verification_options=verification(seed)
         )
         advance(share)
-    return read_matches(database, ids, xy, small_xy)
+    return read_matches(database, ids, xy)
 
 
 def verification(seed: int) -> Any:
@@ -177,27 +175,26 @@ def listed_pairs(database: Path, names: list[str], pairs: np.ndarray) -> Iterato
         yield listed, len(some) / len(pairs)
 
 
-def to_work_pixels(database: Path, grid: Grid, focal_known: bool) -> tuple[list[str], list[int], tuple, tuple]:
-    """Bring the database's features to work pixels: names and numbers of its images, places in work and in small pixels."""
+def to_work_pixels(database: Path, grid: Grid, focal_known: bool) -> tuple[list[str], list[int], tuple]:
+    """Bring the database's features to work pixels: names and numbers of its images, places in work pixels."""
     pycolmap = load_pycolmap()
     offset = np.array(grid.small_size) / 2
     with pycolmap.Database.open(database) as opened:
-        images = sorted(opened.read_all_images(), key=lambda image: image.name)
-        small_xy, xy = [], []
+        images = images_by_name(opened)
+        xy = []
         for frame, image in enumerate(images):
             keypoints = np.array(opened.read_keypoints(image.image_id), dtype=np.float32)  # (K, 6): place and affine shape
             keypoints = keypoints.reshape(len(keypoints), -1) if keypoints.size else keypoints.reshape(0, 6)
-            small_xy.append(keypoints[:, :2].astype(np.float64))
-            xy.append(grid.to_work(small_xy[-1], frame))
+            xy.append(grid.to_work(keypoints[:, :2].astype(np.float64), frame))
             keypoints[:, :2] = xy[-1] + offset
             opened.update_keypoints(image.image_id, keypoints)
         camera = opened.read_all_cameras()[0]
         camera.has_prior_focal_length = focal_known
         opened.update_camera(camera)
-    return [image.name for image in images], [image.image_id for image in images], tuple(xy), tuple(small_xy)
+    return [image.name for image in images], [image.image_id for image in images], tuple(xy)
 
 
-def read_matches(database: Path, ids: list[int], xy: tuple, small_xy: tuple) -> Matches:
+def read_matches(database: Path, ids: list[int], xy: tuple) -> Matches:
     """The verified matches of a database whose images, in the order of the frames, have these numbers."""
     pycolmap = load_pycolmap()
     frame_of = {image_id: frame for frame, image_id in enumerate(ids)}
@@ -211,4 +208,4 @@ def read_matches(database: Path, ids: list[int], xy: tuple, small_xy: tuple) -> 
             found.append((first, second, matched) if first < second else (second, first, matched[:, ::-1]))
     found.sort(key=lambda entry: entry[:2])
     pairs = np.array([entry[:2] for entry in found], dtype=np.int64).reshape(-1, 2)
-    return Matches(database, xy, small_xy, pairs, tuple(entry[2] for entry in found))
+    return Matches(database, xy, pairs, tuple(entry[2] for entry in found))

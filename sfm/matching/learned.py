@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jog3r.sfm.colmap import load_pycolmap
+from jog3r.sfm.colmap import images_by_name, load_pycolmap
 from jog3r.sfm.frames import Grid
 from jog3r.sfm.matching.features import (
     Advance,
@@ -162,15 +162,15 @@ def learned_matches(
         advance(1 / len(pairs))
     features, indices = merge_features(len(video), pairs, matched)
     with pycolmap.Database.open(database) as opened:
-        ids = [image.image_id for image in sorted(opened.read_all_images(), key=lambda image: image.name)]
+        ids = [image.image_id for image in images_by_name(opened)]
         for frame, xy in enumerate(features):
             opened.write_keypoints(ids[frame], xy.astype(np.float32))
         for (i, j), rows in zip(pairs.tolist(), indices, strict=True):
             opened.write_matches(ids[i], ids[j], rows.astype(np.uint32))
-    names, ids, xy, small_xy = to_work_pixels(database, grid, focal[1])
+    names, ids, xy = to_work_pixels(database, grid, focal[1])
     for listed, _ in listed_pairs(database, names, pairs):
         pycolmap.verify_matches(database, listed, verification(seed))
-    return read_matches(database, ids, xy, small_xy)
+    return read_matches(database, ids, xy)
 
 
 def merge_features(num_frames: int, pairs: np.ndarray, matched: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jog3r.sfm.colmap import load_pycolmap
+from jog3r.sfm.colmap import images_by_name, load_pycolmap
 
 LEAST_GAP = 96  # frames; closer ones are matched in sequence
 _WORDS = 32
@@ -50,7 +50,7 @@ def _frame_descriptors(database: Path, frames: np.ndarray, seed: int) -> np.ndar
     pycolmap = load_pycolmap()
     rng = np.random.default_rng(seed)
     with pycolmap.Database.open(database) as opened:
-        images = sorted(opened.read_all_images(), key=lambda image: image.name)
+        images = images_by_name(opened)
 
         def features(frame: int) -> np.ndarray:
             described = np.asarray(opened.read_descriptors(images[frame].image_id).data)

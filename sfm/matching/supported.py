@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from jog3r.sfm.colmap import load_pycolmap
+from jog3r.sfm.colmap import images_by_name, load_pycolmap
 from jog3r.sfm.matching.features import Matches
 from jog3r.sfm.matching.tracks import Tracks, build_tracks
 
@@ -38,7 +38,7 @@ def _unverified(matches: Matches) -> dict[tuple[int, int], np.ndarray]:
     pycolmap = load_pycolmap()
     found = {}
     with pycolmap.Database.open(matches.database) as opened:
-        images = sorted(opened.read_all_images(), key=lambda image: image.name)
+        images = images_by_name(opened)
         frame_of = {image.image_id: frame for frame, image in enumerate(images)}
         for pair_id, matched in zip(*opened.read_all_matches(), strict=True):
             i, j = (frame_of[image_id] for image_id in pycolmap.pair_id_to_image_pair(pair_id))

@@ -8,6 +8,8 @@ from jog3r.sfm.matching.features import Matches
 
 _SAME_PLACE_PX = 1.0  # SIFT gives one corner two features if two orientations are likely
 
+_PARTS = 8  # of a picture across and down
+
 
 @dataclass(frozen=True)
 class Tracks:
@@ -37,10 +39,17 @@ class Tracks:
         """(N,) frames that see each point."""
         return np.bincount(self.point, minlength=self.num_points)
 
-    def select(self, kept: np.ndarray, min_length: int = 2) -> "Tracks":
-        """The observations where `kept` (M,), of the points that keep at least `min_length`; points are numbered anew."""
+    def parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """(M,) which part of which frame's picture an observation lies in, a number; (M,) bool whether at the border."""
+        low, high = self.xy.min(0), self.xy.max(0)
+        cell = np.minimum((self.xy - low) / np.maximum(high - low, 1e-9) * _PARTS, _PARTS - 1).astype(np.int64)
+        at_border = ((cell == 0) | (cell == _PARTS - 1)).any(1)
+        return (self.frame * _PARTS + cell[:, 1]) * _PARTS + cell[:, 0], at_border
+
+    def select(self, kept: np.ndarray) -> "Tracks":
+        """The observations where `kept` (M,), of the points that keep at least two; points are numbered anew."""
         count = np.bincount(self.point[kept], minlength=self.num_points)
-        kept = kept & (count >= min_length)[self.point]
+        kept = kept & (count >= 2)[self.point]
         _, point = np.unique(self.point[kept], return_inverse=True)
         return Tracks(self.num_frames, point, self.frame[kept], self.xy[kept], self.feature[kept])
 

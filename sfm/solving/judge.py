@@ -17,7 +17,6 @@ from jog3r.sfm.solving.prior import FocalPrior
 from jog3r.sfm.solving.solution import ROBUST_PX, Solution, reprojection, triangulate
 
 _SAME_VARIANCE = 1.25
-_CELLS = 8  # parts of the picture across and down
 AS_LIKELY = 5.0  # difference of costs, which are logarithms of likelihoods: 1 to 150
 AS_GIVEN = "network as given"  # name of the solution that is the network's, not adjusted
 
@@ -61,9 +60,7 @@ def judge(tracks: Tracks, solution: Solution, prior: FocalPrior) -> Verdict:
 
 def area_balance(tracks: Tracks) -> np.ndarray:
     """(M,) weights with mean 1: less for an observation where its frame has more of them than most parts of the picture."""
-    low, high = tracks.xy.min(0), tracks.xy.max(0)
-    cell = np.minimum((tracks.xy - low) / np.maximum(high - low, 1e-9) * _CELLS, _CELLS - 1).astype(np.int64)
-    number = (tracks.frame * _CELLS + cell[:, 1]) * _CELLS + cell[:, 0]
+    number, _ = tracks.parts()
     count = np.bincount(number)
     usual = float(np.median(count[count > 0]))
     weight = 1 / np.maximum(count[number], usual)

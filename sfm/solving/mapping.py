@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jog3r.sfm.colmap import load_pycolmap
+from jog3r.sfm.colmap import images_by_name, load_pycolmap
 from jog3r.sfm.matching.features import Matches
 from jog3r.sfm.solving.solution import Solution
 
@@ -30,7 +30,7 @@ def run_mapper(matches: Matches, focal: float, refine_focal: bool, seed: int, na
         camera = database.read_all_cameras()[0]
         camera.params = [focal, *camera.params[1:]]
         database.update_camera(camera)
-        images = sorted(database.read_all_images(), key=lambda image: image.name)
+        images = images_by_name(database)
         cache_options = pycolmap.DatabaseCacheOptions()
         cache_options.min_num_matches = options.min_num_matches
         cache = pycolmap.DatabaseCache.create(database, cache_options)

@@ -13,7 +13,6 @@ from jog3r.sfm.solving.solution import Solution, reprojection, triangulate
 MOVING_OBJECTS = "moving objects"
 TWO_MOTIONS = "moving objects: two motions explain these pictures"
 TWO_MOTIONS_SHARE = 0.07  # of the border; a few hundredths of it are matched wrongly in any video
-_CELLS = 8  # parts of the picture across and down
 _LEAST_SEEN = 3  # tracks in a part that has a say
 _FAR_PX = 3.0
 _LEAST_CELLS = 0.5  # of a frame's border that contradict, on average
@@ -33,10 +32,8 @@ def contradicted_border(tracks: Tracks, solution: Solution) -> float:
     if not tracks.num_points:
         return 0.0
     far = reprojection(tracks, solution, triangulate(tracks, solution)) > _FAR_PX
-    low, high = tracks.xy.min(0), tracks.xy.max(0)
-    cell = ((tracks.xy - low) / np.maximum(high - low, 1e-9) * _CELLS).astype(np.int64).clip(0, _CELLS - 1)
-    edge = ((cell == 0) | (cell == _CELLS - 1)).any(1)
-    number = ((tracks.frame * _CELLS + cell[:, 1]) * _CELLS + cell[:, 0])[edge]
+    number, edge = tracks.parts()
+    number = number[edge]
     seen, wrong = np.bincount(number), np.bincount(number, far[edge])
     telling = seen >= _LEAST_SEEN
     against = telling & (wrong > 0.5 * seen)

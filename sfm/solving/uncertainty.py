@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jog3r.geometry.camera_metrics import direction_angle_deg, rotation_angle_deg
 from jog3r.sfm.lens import bending_of, bent
 from jog3r.sfm.matching.tracks import Tracks
 from jog3r.sfm.solving.adjust import LEAST_NOISE_PX, OBSERVATIONS_PER_FACT, euclidean, fitting
@@ -73,18 +74,10 @@ def rivals_disagree(trials: list[Verdict]) -> np.ndarray:
         if trial.cost > trials[0].cost + AS_LIKELY or other.known.argmax() != best.known.argmax():
             continue
         other, both = other.rebased(), best.known & other.known
-        cosine = (np.einsum("fij,fij->f", best.world_to_camera[:, :3, :3], other.world_to_camera[:, :3, :3]) - 1) / 2
-        turned = np.degrees(np.arccos(cosine.clip(-1, 1)))
-        moved = _between_deg(centres, np.linalg.inv(other.world_to_camera)[:, :3, 3])
+        turned = rotation_angle_deg(best.world_to_camera[:, :3, :3], other.world_to_camera[:, :3, :3])
+        moved = direction_angle_deg(centres, np.linalg.inv(other.world_to_camera)[:, :3, 3])
         differs |= both[:, None] & (np.stack([turned, moved], 1) > UNCERTAIN_DEG)
     return differs
-
-
-def _between_deg(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(F,) angles between vectors (F, 3); 0 where one is zero."""
-    length = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    cosine = (first * second).sum(1) / np.where(length > 0, length, 1.0)
-    return np.where(length > 0, np.degrees(np.arccos(cosine.clip(-1, 1))), 0.0)
 
 
 def _standard_deviations(covariance: np.ndarray, offset: np.ndarray) -> tuple[float, float]:

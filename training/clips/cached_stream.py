@@ -161,8 +161,7 @@ class CachedStream(ListedVideos):
         video, selection = self.selection(position)
         if self.windows is not None:
             return self.cache.name(video)
-        direction = " reversed" if selection.reversed else ""
-        return f"{self.cache.name(video)} {selection.start}+{selection.stride}*{selection.num_frames}{direction}"
+        return f"{self.cache.name(video)} {selection}"
 
     @property
     def list_name(self) -> str:

@@ -9,8 +9,9 @@ from typing import Any, Self, TypeVar
 import torch
 
 from jog3r.data.cache import Cache, CachedFrames, ShardRows, stream_frames
-from jog3r.data.cache.places import connection_errors, first_line
+from jog3r.data.cache.places import connection_errors
 from jog3r.data.cache.reader import COLUMNS
+from jog3r.data.errors import first_line
 from jog3r.data.source import list_hash
 from jog3r.training.clips.cached_stream import CachedStream
 from jog3r.training.clips.shard_deal import Readers, ShardDeal

@@ -130,9 +130,7 @@ class VideoStream(ListedVideos):
         count = self.source.expected_frames(video)
         if count is None:
             return self.source.names[video]
-        selection = self._selection(position, count)
-        direction = " reversed" if selection.reversed else ""
-        return f"{self.source.names[video]} {selection.start}+{selection.stride}*{selection.num_frames}{direction}"
+        return f"{self.source.names[video]} {self._selection(position, count)}"
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         """Depth (F, H, W), valid, intrinsics, poses; latents (C, F, h, w) or frames (F, 3, H, W), both of a held-out

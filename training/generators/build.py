@@ -19,7 +19,6 @@ __all__ = ["build_generator_model", "load_options", "load_types", "prepare_gener
 
 logger = logging.getLogger(__name__)
 _BEHIND = ("norm_final", "norm_out", "proj_out", "scale_shift_table")  # of a transformer: what stands behind its blocks
-_OWN_HEAD = ("head_attention", "head_width", "head_layers", "head_noise_embedding", "feature_layers")
 
 
 def load_types(config: TrainConfig) -> dict[str, torch.dtype]:

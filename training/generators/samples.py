@@ -7,15 +7,16 @@ import numpy as np
 import torch
 
 from jog3r.data.clip import Clip
+from jog3r.pipelines.captions import CaptionBatch
 from jog3r.pipelines.latents import in_tiles
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.training.config import TrainConfig
+from jog3r.training.generators.captions import caption_length
 from jog3r.training.joint_model import autocast
 
 __all__ = ["NUM_CLIPS", "embed_for_samples", "generate_samples", "reconstruct_samples"]
 
 NUM_CLIPS = 2  # each of tens of frames in hundreds of pixels
-_NAMES = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
 
 
 @torch.no_grad()
@@ -26,11 +27,9 @@ def embed_for_samples(pipeline: Any, captions: list[str], embedded: dict[str, An
     """
     if not embedded:
         device = pipeline.text_encoder.device
-        encoded = pipeline.encode_prompt(
-            captions, max_sequence_length=pipeline._argument({}, "max_sequence_length"), device=device
-        )
+        encoded = pipeline.encode_prompt(captions, max_sequence_length=caption_length(pipeline), device=device)
         known = inspect.signature(type(pipeline).__call__).parameters
-        embedded |= dict(zip([name for name in _NAMES if name in known], encoded, strict=True))
+        embedded |= dict(zip([name for name in CaptionBatch.names if name in known], encoded, strict=True))
         embedded["empty"] = pipeline.caption_of_videos(device)
     return embedded
 

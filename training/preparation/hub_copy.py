@@ -14,7 +14,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from jog3r.data.cache import MANIFEST, PLAN, REPORT, open_place
-from jog3r.data.cache.places import connection_errors, first_line
+from jog3r.data.cache.places import connection_errors
+from jog3r.data.errors import first_line
 from jog3r.data.files import file_hash, write_aside
 
 __all__ = ["HubCopy", "fetch_cache"]
@@ -250,11 +251,7 @@ def fetch_cache(repository: str, folder: str | Path) -> dict[str, Any]:
                     raise ValueError(f"{file} of {repository!r} does not have the checksum of its manifest; try again")
         for file in (PLAN, REPORT, MANIFEST):
             if (content := place.read(file)) is not None:
-                write_aside(folder / file, partial(_write, content=content))
+                write_aside(folder / file, partial(Path.write_bytes, data=content))
     except connection_errors() as error:
         raise ValueError(f"{repository!r} was not copied whole ({first_line(error)}); the same command goes on") from error
     return manifest
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

@@ -1,6 +1,5 @@
 """What a preparation is going to do, as far as it is data: numbers of captions, names of models, and how much is expected."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ from jog3r.data.cache import part_name
 from jog3r.data.source import ClipSource
 from jog3r.training.preparation.survey import Survey, cache_bytes, free_bytes
 
-__all__ = ["expectation", "hash_texts", "model_names", "number_captions", "summary"]
+__all__ = ["expectation", "model_names", "number_captions", "summary"]
 
 
 def number_captions(source: ClipSource, lower: bool = True) -> tuple[list[tuple[int, int]], list[str]]:
@@ -28,11 +27,6 @@ def number_captions(source: ClipSource, lower: bool = True) -> tuple[list[tuple[
         forward, backward = (numbers.setdefault((text.lower() if lower else text).strip(), len(numbers)) for text in pair)
         ids.append((forward, backward))
     return ids, list(numbers)
-
-
-def hash_texts(texts: list[str]) -> str:
-    """SHA-256 of texts in their order."""
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def model_names(models: dict[str, tuple[str, Any]]) -> dict[str, str]:

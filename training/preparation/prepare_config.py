@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jog3r.data.frame_choice import REVERSE_PROBABILITY, STRIDES
-from jog3r.data.option_checks import check_options_of, places_as_text
+from jog3r.data.option_checks import check_least, check_options_of, places_as_text
 from jog3r.data.source import ClipSource
 from jog3r.data.source_options import SOURCE_OPTIONS, SourceOptions, build_source
 from jog3r.training.preparation.windows import Windows
@@ -53,9 +53,7 @@ class PrepareConfig(SourceOptions):
     def __post_init__(self) -> None:
         places_as_text(self)
         counts = ("clips_per_shard", "captions_per_shard", "batch_size", "loader_threads", "min_frames", "height", "width")
-        for name in (*counts, "frame_step", "caption_length", "num_threads"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_least(self, {1: (*counts, "frame_step", "caption_length", "num_threads")})
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share must lie in [0, 1], got {self.max_bad_share}")
         if self.max_depth <= 0:
@@ -76,9 +74,7 @@ class PrepareConfig(SourceOptions):
         given = [name for name in _WINDOWS if getattr(self, name) is not None]
         if given and self.window_frames is None:
             raise ValueError(f"{', '.join(given)} belongs to window_frames, for models that compress time: give it, too")
-        for name, least in (("window_frames", 2), ("windows_per_video", 1), ("window_seed", 0)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_least(self, {2: ("window_frames",), 1: ("windows_per_video",), 0: ("window_seed",)})
         if self.window_strides is not None and (not self.window_strides or min(self.window_strides) < 1):
             raise ValueError(f"window_strides must be whole numbers of at least 1, got {list(self.window_strides)}")
         if self.window_reverse_probability is not None and not 0 <= self.window_reverse_probability <= 1:

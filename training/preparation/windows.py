@@ -62,8 +62,6 @@ class Windows:
         """The windows of a video: name, frames in the order of the window, captions (of this direction, of the other)."""
         cut = []
         for one in self.draw(index, clip.num_frames):
-            direction = " reversed" if one.reversed else ""
-            forward, backward = caption_ids
-            ids = (backward, forward) if one.reversed else (forward, backward)
-            cut.append((f"{name} {one.start}+{one.stride}*{one.num_frames}{direction}", take_frames(clip, one), ids))
+            ids = caption_ids[::-1] if one.reversed else caption_ids
+            cut.append((f"{name} {one}", take_frames(clip, one), ids))
         return cut

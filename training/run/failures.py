@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from jog3r.data.errors import first_line
 from jog3r.training.clips.step_batches import StepNoise
 
 __all__ = ["OUT_OF_MEMORY", "TrainingStopped", "disk_failure", "dump_batches", "loader_failure"]
@@ -39,7 +40,7 @@ def dump_batches(path: Path, micro_batches: list[tuple[dict[str, torch.Tensor], 
 
 def disk_failure(what: str, directory: Path, error: Exception) -> TrainingStopped:
     """What to say when `error` came of writing `what` to the run's `directory`, which is not touched."""
-    text = (str(error).splitlines() or [type(error).__name__])[0]
+    text = first_line(error)
     free = shutil.disk_usage(directory).free >> 20
     return TrainingStopped(
         f"{what} cannot be written to {str(directory)!r}: {text} ({free} MiB were free); make room, then the same command goes "

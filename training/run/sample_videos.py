@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from jog3r.data.clip import Clip
+from jog3r.data.errors import first_line
 from jog3r.data.procedural import procedural_clip
 from jog3r.pipelines.pipeline_output import Jog3rPipelineOutput
 from jog3r.training.config import TrainConfig
@@ -127,7 +128,7 @@ def _tracker_refusals(tracker: str) -> Iterator[None]:
     try:
         yield
     except wandb.errors.Error as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(
             f"tracker=wandb cannot start: {reason}; `wandb login` first, or set WANDB_MODE=offline or tracker=tensorboard"
         ) from error

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jog3r.data.files import write_aside
+from jog3r.data.files import write_text
 
 __all__ = ["StepLog", "read_steps"]
 
@@ -24,7 +24,7 @@ class StepLog:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [entry for entry in read_steps(path) if entry["step"] < first_step] if path.is_file() else []
-        write_aside(path, lambda aside: aside.write_text("".join(_line(entry) for entry in kept), encoding="utf-8"))
+        write_text(path, "".join(_line(entry) for entry in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def append(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jog3r.data.files import write_aside
+from jog3r.data.files import write_json, write_text
 
 __all__ = ["FIGURES", "fill_card", "figures_of", "without_figures", "write_figures"]
 
@@ -37,11 +37,10 @@ def figures_of(runs: Mapping[str, Path]) -> dict[str, Any]:
 
 def write_figures(bundle: Path, figures: Mapping[str, Any]) -> None:
     """Write `evaluation.json` and its tables in the card of a model folder."""
-    text = json.dumps(figures, indent=1) + "\n"
     card = bundle / "README.md"
     filled = fill_card(card.read_text(encoding="utf-8") if card.is_file() else "", figures)
-    write_aside(bundle / FIGURES, lambda aside: aside.write_text(text, encoding="utf-8"))
-    write_aside(card, lambda aside: aside.write_text(filled, encoding="utf-8"))
+    write_json(bundle / FIGURES, figures)
+    write_text(card, filled)
 
 
 def fill_card(card: str, figures: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from jog3r.data.files import replace_folder
+from jog3r.data.option_checks import check_least
 from jog3r.data.procedural.scene_grammar import FLOOR_PATTERNS, KINDS, MOTIONS, PALETTE, SceneWords, scene_words
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.training.config import load_config, one_line_errors
@@ -58,9 +59,7 @@ class TextEncoderConfig:
     num_threads: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "warmup_steps", "reader_heads", "checkpoint_every", "num_threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_least(self, {1: ("num_steps", "batch_size", "warmup_steps", "reader_heads", "checkpoint_every", "num_threads")})
 
 
 class CaptionReader(nn.Module):

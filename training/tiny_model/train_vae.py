@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL
 from tqdm import tqdm
 
 from jog3r.data.files import replace_folder
+from jog3r.data.option_checks import check_least
 from jog3r.data.procedural import procedural_clip
 from jog3r.training.config import load_config, one_line_errors
 from jog3r.training.saving import save_without_paths
@@ -48,17 +49,8 @@ class VaeConfig:
     num_threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_scenes",
-            "frames_per_scene",
-            "num_steps",
-            "batch_size",
-            "num_validation",
-            "checkpoint_every",
-            "num_threads",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        counts = ("num_scenes", "frames_per_scene", "num_steps", "batch_size", "num_validation")
+        check_least(self, {1: (*counts, "checkpoint_every", "num_threads")})
         if self.size % 2 ** (len(self.channels) - 1):
             raise ValueError(f"size={self.size} is not divisible by the VAE's factor {2 ** (len(self.channels) - 1)}")
 

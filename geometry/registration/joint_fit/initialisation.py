@@ -7,6 +7,7 @@ from jog3r.geometry.cameras import invert, pose_from, so3_exp
 from jog3r.geometry.registration.joint_fit.pair_terms import Rays, local_points
 from jog3r.geometry.robust import geman_mcclure, robust_length_scale, weighted_median
 
+_MAX_STEPS = 12  # of a focal length, and of a pose from one start
 MIN_POINTS = 12  # below this many valid pixels a map says nothing about a camera
 _START_PIXELS, _START_CHUNK = 128, 32  # of the search over starts: pixels per map, maps at a time
 _GOOD_FIT = 0.15  # median angle (radians) under which a first pose needs no second start
@@ -19,7 +20,6 @@ def focal_from_pointmap(
     points: Tensor,  # (P, 3, N)
     pixels: Tensor,  # (2, N)
     weights: Tensor,  # (P, N)
-    iterations: int = 12,
 ) -> Tensor:
     """Focal lengths (P,) in pixels of pointmaps in their own cameras: minimises sum w |pixel - f (x, y) / z|.
 
@@ -30,7 +30,6 @@ def focal_from_pointmap(
         points: in the camera that saw them.
         pixels: relative to the principal point; divide v by fy / fx for non-square pixels.
         weights: >= 0; points with z <= 0 are ignored.
-        iterations: reweighting steps.
 
     Returns:
         Focals, or 0 where nothing says what the focal is (no weight, or all points on the axis).
@@ -44,7 +43,7 @@ def focal_from_pointmap(
     square = xy.square().sum(1)
     # The pixel's distance from the centre is the lever with which it measures the focal.
     focal = weighted_median(radial / square.clamp(min=1e-18), weights * (square > 1e-12) * pixels.square().sum(0).sqrt())
-    for _ in range(iterations):
+    for _ in range(_MAX_STEPS):
         distance = (pixels - focal[:, None, None] * xy).square().sum(1).sqrt()
         floor = 1e-3 * (1 + focal.abs()[:, None]) / 100
         weight = weights / torch.maximum(distance, floor)
@@ -87,34 +86,29 @@ def robust_camera_pose(
     points: Tensor,  # (P, 3, N)
     rays: Tensor,  # (P or 1, 3, N)
     weights: Tensor,  # (P, N)
-    start: Tensor | None = None,  # (P, 4, 4)
-    iterations: int = 12,
 ) -> tuple[Tensor, Tensor]:
     """Camera poses from points seen along known rays (perspective-n-point), robust to a large share of outliers.
 
     Gauss-Newton on the distances between points and rays, relative to the points' distances, under Geman-McClure weights whose
-    scale shrinks from "everything counts" to the noise (graduated non-convexity, Yang et al., RA-L 2020). Poses that fit badly
-    are started again from 24 rotations.
+    scale shrinks from "everything counts" to the noise (graduated non-convexity, Yang et al., RA-L 2020). The first start is the
+    identity: cameras of a video lie close together. Poses that fit badly are started again from 24 rotations.
 
     Args:
         points: in some world, e.g. the camera of another frame.
         rays: through the pixels that saw them, camera coordinates, z = 1.
         weights: >= 0.
-        start: first guess, camera-to-world; the identity when absent (right for video, where cameras lie close together).
-        iterations: most steps per start.
 
     Returns:
         poses (P, 4, 4) camera-to-world, float64, and fit (P,), the median angle in radians between points and rays (pi where
-        there are fewer than 12 points to say anything; the pose is then the start).
+        there are fewer than 12 points to say anything; the pose is then the identity).
     """
-    if start is None:
-        start = torch.eye(4, dtype=torch.float64, device=points.device).repeat(points.shape[0], 1, 1)
+    start = torch.eye(4, dtype=torch.float64, device=points.device).repeat(points.shape[0], 1, 1)
     enough = (weights > 0).sum(-1) >= MIN_POINTS
-    world_to_cam, fit = _graduated_pose(points, rays, weights, invert(start), iterations)
+    world_to_cam, fit = _graduated_pose(points, rays, weights, start)
     poor = enough & ~(fit < _GOOD_FIT)
     if poor.any():
         rays_poor = rays if rays.shape[0] == 1 else rays[poor]
-        again, fit_again = _many_starts(points[poor], rays_poor, weights[poor], iterations)
+        again, fit_again = _many_starts(points[poor], rays_poor, weights[poor])
         # A pose found from far away must be clearly better: the first start is the likelier one.
         better = fit_again < 0.8 * fit[poor]
         index = poor.nonzero()[:, 0][better]
@@ -124,7 +118,7 @@ def robust_camera_pose(
     return poses, torch.where(enough, fit, torch.full_like(fit, torch.pi))
 
 
-def _graduated_pose(points: Tensor, rays: Tensor, weights: Tensor, pose: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+def _graduated_pose(points: Tensor, rays: Tensor, weights: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
     """World-to-camera poses (P, 4, 4) and fits (P,) from one start."""
     directed = Rays.along(rays)
     usable = weights > 0
@@ -134,7 +128,7 @@ def _graduated_pose(points: Tensor, rays: Tensor, weights: Tensor, pose: Tensor,
     points, inverse_size = points / unit, inverse_size * typical[:, None]
     pose = pose.clone()
     pose[:, :3, 3] /= typical[:, None]
-    for step in range(iterations):
+    for step in range(_MAX_STEPS):
         columns, angle = _pose_columns(points, pose, directed, inverse_size)
         noise = robust_length_scale(angle, weights).clamp(min=1e-6)  # (P,)
         relax = max(_LAST_RELAX, _START_RELAX * 0.5**step)
@@ -178,7 +172,7 @@ def _pose_columns(points: Tensor, pose: Tensor, rays: Rays, inverse_size: Tensor
     return columns, torch.where(along > 0, angle, angle + 1)
 
 
-def _many_starts(points: Tensor, rays: Tensor, weights: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+def _many_starts(points: Tensor, rays: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """The best of 24 starting rotations, with the centre of the points put on the mean ray at three times their spread."""
     rotations = cube_rotations(torch.empty(0, dtype=torch.float64, device=points.device))  # (24, 3, 3)
     count = len(rotations)
@@ -194,10 +188,10 @@ def _many_starts(points: Tensor, rays: Tensor, weights: Tensor, iterations: int)
         step = max(1, points.shape[2] // _START_PIXELS)
         few = points[chunk, :, ::step].repeat_interleave(count, 0), weights[chunk, ::step].repeat_interleave(count, 0)
         few_rays = own_rays[..., ::step] if rays.shape[0] == 1 else own_rays[..., ::step].repeat_interleave(count, 0)
-        found, fit = _graduated_pose(few[0], few_rays, few[1], starts, iterations)
+        found, fit = _graduated_pose(few[0], few_rays, few[1], starts)
         best = fit.unflatten(0, (-1, count)).argmin(1)
         poses.append(found.unflatten(0, (-1, count))[torch.arange(len(best), device=best.device), best])
-    return _graduated_pose(points, rays, weights, torch.cat(poses), iterations)
+    return _graduated_pose(points, rays, weights, torch.cat(poses))
 
 
 def cube_rotations(like: Tensor) -> Tensor:

@@ -205,7 +205,7 @@ class Assembler:
                 system.value += small[:, -1, -1].sum(dtype=torch.float64)
                 self.held.append(Held(half, chunk, points, noise, omega, factor))
                 if half == 0:
-                    system.add(small, layout.focal_of(frame_of(samples, 0)[chunk])[:, None])
+                    system.add(small, layout.focal_of(samples.frame[: samples.num_pairs][chunk])[:, None])
                 else:
                     lift = self._lift(chain[chunk])
                     system.add(lift.transpose(1, 2) @ small.double() @ lift, self.unknowns[chunk])
@@ -294,8 +294,3 @@ class Assembler:
             z = (axis[entries, :3, None] * self.halves[0].points[entries]).sum(1) + axis[entries, 3:]
             total += disagreement(z.clamp(min=1e-9).log() + log_scale[entries, None].to(z), agreement.weights)
         return float(total)
-
-
-def frame_of(samples: Samples, half: int) -> Tensor:
-    """Frames (P,) that the first (0) or second (1) maps show."""
-    return samples.frame[half * samples.num_pairs : (half + 1) * samples.num_pairs]

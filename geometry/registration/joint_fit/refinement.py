@@ -61,8 +61,6 @@ class Refined:
     noise_level: Tensor  # (P,) standard deviation of the second map's points relative to their distance
     converged: bool
     iterations: int
-    prior: MotionPrior | None
-    assembler: Assembler
 
 
 def refine(samples: Samples, state: State, options: RefineOptions) -> Refined:
@@ -110,7 +108,7 @@ def refine(samples: Samples, state: State, options: RefineOptions) -> Refined:
     frames = torch.arange(layout.num_frames, device=free.device)
     blocks = covariance[: layout.scales, : layout.scales].unflatten(0, (-1, 6)).unflatten(2, (-1, 6))[frames, :, frames]
     level = torch.cat([assembler.noise[1, chunk.start].level for chunk in assembler.chunks()])
-    return Refined(state, blocks, system.fit, worse, level, converged, iteration, prior, assembler)
+    return Refined(state, blocks, system.fit, worse, level, converged, iteration)
 
 
 def _objective(

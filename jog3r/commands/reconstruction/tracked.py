@@ -17,7 +17,7 @@ from jog3r.commands.reconstruction.network_maps import NetworkMaps
 from jog3r.commands.reconstruction.selection import check_count, chosen_cameras, open_frames, picture_names
 from jog3r.commands.reconstruction.spool import Spool
 from jog3r.commands.reconstruction.windows import check_long_options
-from jog3r.commands.results import check_exports, report, result_names, write_exports, written_line
+from jog3r.commands.results import report, result_names, write_exports, written_line
 from jog3r.commands.running import TINY_NOTE, stages
 
 __all__ = ["camera_arguments", "refuse_options_without_effect", "run_tracked"]
@@ -108,9 +108,6 @@ def run_tracked(options: argparse.Namespace) -> str:
     from jog3r.geometry.registration.checks import check_in_pixels
     from jog3r.sfm.checks import check_distortion
 
-    if (options.height is None) != (options.width is None):
-        raise UsageError("give both --height and --width, or neither")
-    check_exports(options.export, has_geometry=True)
     check_long_options(options)
     _check_positive(options)
     true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)

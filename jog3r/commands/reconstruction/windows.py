@@ -16,7 +16,7 @@ from jog3r.commands.output_folder import OutputFolder, UsageError
 from jog3r.commands.reconstruction.known_cameras import compare_cameras, doubtful_poses, read_true_cameras
 from jog3r.commands.reconstruction.selection import chosen_cameras, open_frames
 from jog3r.commands.reconstruction.spool import Spool, Tee
-from jog3r.commands.results import check_exports, report, result_names, write_exports, written_line
+from jog3r.commands.results import report, result_names, write_exports, written_line
 from jog3r.commands.running import TINY_NOTE, pipeline_of_options, seeded_generator, stages
 
 EVERY_FRAME = ("tum", "kitti")  # exports of cameras alone; the others show the key frames
@@ -71,11 +71,8 @@ def run_long_reconstruct(options: argparse.Namespace) -> str:
     from jog3r.data.video_stream import EndsEarly
     from jog3r.geometry.registration.degeneracy import pose_known
 
-    if (options.height is None) != (options.width is None):
-        raise UsageError("give both --height and --width, or neither")
     check_long_options(options)
     keyframes = 64 if options.keyframes is None else options.keyframes
-    check_exports(options.export, has_geometry=True)
     if keyframes < 2 and "colmap" in options.export:
         raise UsageError("--export colmap needs points that several frames see: raise --keyframes to 2 at least, got 1")
     true_poses = None if options.true_cameras is None else read_true_cameras(options.true_cameras)
