@@ -163,6 +163,11 @@ def _row(samples: Samples, row: JudgedRow, verdicts: StoredPredictions) -> dict[
     for name in names:
         values = [float(item.get(name, np.nan)) for item in items]
         figures[name.removeprefix("figure ")] = samples.add_means(row.name, name.removeprefix("figure "), values, row.owners)
+    for name in dict.fromkeys(name for item in items for name in item if name.startswith("quotient ")):
+        pairs = [tuple(item.get(name, (np.nan, np.nan))) for item in items]
+        figures[name.removeprefix("quotient ")] = samples.add_quotient(
+            row.name, name.removeprefix("quotient "), pairs, row.owners
+        )
     errors = [str(item["error"]) for item in items if "error" in item]
     without = errors.count(_NO_VIDEO)
     counts = {"N": len(items), "without video": without, "not looked at": len(errors) - without}

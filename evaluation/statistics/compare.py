@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jog3r.evaluation.report import Block, Heading, Table
-from jog3r.evaluation.statistics.distances import DISTANCES, distance_difference, distance_figure
+from jog3r.evaluation.report import SCATTER, Block, Heading, Table
+from jog3r.evaluation.statistics.distances import DISTANCES, distance_difference, distance_figure, has_any
 from jog3r.evaluation.statistics.intervals import Figure, Statistic, difference, figure, paired_ratios
 from jog3r.evaluation.statistics.per_clip import Samples, load_samples
 
@@ -69,7 +69,8 @@ def compare_blocks(result: dict[str, Any]) -> list[Block]:
             Heading(2, task),
             f"{found['clips']} clips in common; left out: {found['left_out'][0]} and {found['left_out'][1]}.",
         ]
-        parts += [part for path, rows in found["tables"].items() for part in (Heading(3, path), Table(rows, columns, "figure"))]
+        for path, rows in found["tables"].items():
+            parts += [Heading(3, path), *([SCATTER] if set(rows) & set(DISTANCES) else []), Table(rows, columns, "figure")]
     return parts
 
 
@@ -140,8 +141,10 @@ def verdict(name: str, found: Figure) -> str:
 def _compare_sets(
     first: np.ndarray, real: np.ndarray, second: np.ndarray, second_real: np.ndarray
 ) -> dict[str, dict[str, Any]] | None:
-    """Distances of each run to its own real clips; None below four clips that all sets have."""
+    """Distances of each run to its own real clips, all over the clips that both runs have; None below four of them."""
     rows = {}
+    first, second = (_where(has_any(first) & has_any(second), one) for one in (first, second))
+    real, second_real = (_where(has_any(real) & has_any(second_real), one) for one in (real, second_real))
     for name, distance in DISTANCES.items():
         found = distance_difference(distance, first, second, real, second_real)
         if found.n < 4:
@@ -153,3 +156,8 @@ def _compare_sets(
             "verdict": verdict(name, found),
         }
     return rows
+
+
+def _where(both: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Features (N,K,D) of the clips of `both` (N,); NaN of the others."""
+    return np.where(both[:, None, None], features, np.nan)

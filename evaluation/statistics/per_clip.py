@@ -41,6 +41,17 @@ class Samples:
         owners = np.asarray(clips, dtype=np.int64)
         return self.add_ratio(path, name, *sums(np.asarray(values, dtype=np.float64), owners, len(self.clips)))
 
+    def add_quotient(self, path: str, name: str, pairs: Sequence[tuple[float, float]], clips: Sequence[int]) -> Figure:
+        """Keep two values an item; returns the sum of the first ones over that of the second, where both are finite.
+
+        A mean of quotients would be that of the one item whose second value is nearly zero.
+        """
+        values = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
+        finite = np.isfinite(values).all(1)
+        owners = np.asarray(clips, dtype=np.int64)[finite]
+        top, bottom = (np.bincount(owners, column, len(self.clips)) for column in values[finite].T)
+        return self.add_ratio(path, name, top, bottom)
+
     def add_ratio(self, path: str, name: str, top: np.ndarray, bottom: np.ndarray) -> Figure:
         """Keep sums (N,) whose ratio over all clips is a figure; returns it."""
         self.ratios.setdefault(path, {})[name] = (top, bottom)
