@@ -245,7 +245,8 @@ def _score(
     text = plan.text_network
     agreement = {} if text is None else scoring.score_text_agreement(generated, real, captions, text.agreement, items, samples)
     networks = [network for network in (plan.features, *plan.networks) if network is not None and real]
-    return {
+    samples.keep_captions(captions, items.of_clips(len(captions)))
+    result = {
         "closed_loop": scoring.score_closed_loop(generated, items, samples),
         "captions": {} if attributes is None else scoring.score_captions(generated, real, true, attributes, items, samples),
         "text agreement": {} if text is None else {text.name: agreement},
@@ -253,6 +254,12 @@ def _score(
         "distributions": {network.name: _distances(generated, real, network, items, samples) for network in networks},
         "samples": samples,
     }
+    for path in samples.ratios:
+        if path.startswith("text/") and text is not None:
+            samples.measured_by[path, ""] = text.name
+        elif path.startswith("consistency/"):
+            samples.measured_by[path, "met3r_self"] = "colours" if plan.features is None else plan.features.name
+    return result
 
 
 def _generate(method: NetworkCameras, texts: list[str], seeds: list[int], arguments: dict[str, Any]) -> list[Arrays]:

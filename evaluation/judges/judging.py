@@ -1,6 +1,7 @@
 """Judges at work: every video is looked at once, the verdicts are stored, then scored row by row with intervals over clips."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -103,6 +104,7 @@ def judge_rows(
     tables = {row.name: _row(samples, row, stored[row.name]) for row in rows}
     agreement = {row.name: _agreement(samples, row, stored[row.name]) for row in rows if row.cameras is not None}
     result = {"rows": tables, "agreement": agreement, "settings": judge.describe(), "in_order": _in_order(judge, tables)}
+    samples.measured_by = {(path, ""): json.dumps(judge.describe(), sort_keys=True) for path in samples.tables()}
     result |= {"differences": row_differences(samples, [row.name for row in rows if row.name not in SANITY_ROWS])}
     refusals = [
         f"{row.name}, {names[owner]}: {item['error']}"
