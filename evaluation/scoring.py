@@ -25,6 +25,7 @@ RELATIVES: tuple[Literal["first", "all"], ...] = ("first", "all")
 BASELINE: Literal["baseline"] = "baseline"
 MOTION: Literal["motion_deg"] = "motion_deg"
 NUM_BINS = 4
+_DELTA = 1.25  # the field's share of good depth
 WARP_QUOTIENT = "warp error over no-warp error"  # in `Samples`
 NUM_SHUFFLES = 5
 
@@ -77,7 +78,7 @@ def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip], items: Items
     items = Items.one_each(len(clips)) if items is None else items
     samples = Samples(items.names)
     errors: dict[str, dict[str, list[PoseErrors]]] = {r: {name: [] for name in METHODS} for r in RELATIVES}
-    geometry: list[tuple[float, float]] = []
+    geometry: list[tuple[float, float, float]] = []
     for prediction, clip in zip(predictions, clips, strict=True):
         true = clip.poses
         for relative in RELATIVES:
@@ -97,11 +98,12 @@ def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip], items: Items
         "rotation_over_constant": _over(samples, "rotation_deg", "first/model", "first/constant pose"),
         "translation_over_forward": _over(samples, "translation_deg", "first/model", "first/always forward"),
     }
-    focal, depth = np.array(geometry).T
+    focal, depth, close = np.array(geometry).T
     failed = sum(error.failed for error in errors["first"]["model"])
     result["geometry"] = {
         "focal error %": samples.add_means("geometry", "focal error %", focal, items.drawn),
         "depth AbsRel % (one scale a clip)": samples.add_means("geometry", "depth AbsRel %", depth, items.drawn),
+        "depth delta < 1.25 %": samples.add_means("geometry", "depth delta < 1.25 %", close, items.drawn),
         "N": len(geometry) - failed,
         "failed": failed,
     }
@@ -394,12 +396,12 @@ def _consistency(
     return {**figures, "N": len(rows), "without score": without, "failed": len(owners) - len(rows)}
 
 
-def _geometry_errors(prediction: Arrays, clip: Clip) -> tuple[float, float]:
-    """Focal error and mean absolute relative error of depth after one scale, both in percent; NaN where either is unknown.
+def _geometry_errors(prediction: Arrays, clip: Clip) -> tuple[float, float, float]:
+    """Focal error, mean absolute relative error of depth after one scale, and pixels less than 1.25 times too far or too near.
 
-    Over the frames that have a pose.
+    All in percent, over the frames that have a pose; NaN where it is unknown.
     """
-    focal = depth = float("nan")
+    focal = depth = close = float("nan")
     there = np.zeros(0, bool) if "error" in prediction else known_poses(prediction)  # frames without a pose stand for nothing
     if there.any() and "intrinsics" in prediction:
         focal = float(np.abs(prediction["intrinsics"][there, 0, 0] / clip.intrinsics[there, 0, 0] - 1).mean())
@@ -407,8 +409,9 @@ def _geometry_errors(prediction: Arrays, clip: Clip) -> tuple[float, float]:
         known = clip.valid & (prediction["depth"] > 0) & there[:, None, None]
         if known.any():
             scale = np.median(clip.depth[known]) / np.median(prediction["depth"][known])
-            depth = float(np.abs(prediction["depth"][known] * scale / clip.depth[known] - 1).mean())
-    return 100 * focal, 100 * depth
+            relative = prediction["depth"][known] * scale / clip.depth[known]
+            depth, close = float(np.abs(relative - 1).mean()), float((np.maximum(relative, 1 / relative) < _DELTA).mean())
+    return 100 * focal, 100 * depth, 100 * close
 
 
 def _mean_distance(clip: Clip) -> float:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from jog3r.evaluation.clips.clip_sets import ProceduralClips
 from jog3r.evaluation.judges.judging import JudgedRow, judge_rows
@@ -11,6 +12,7 @@ from jog3r.evaluation.scoring import score_consistency, score_v2c
 from jog3r.evaluation.statistics.compare import compare_blocks, compare_runs
 from jog3r.evaluation.statistics.distances import DISTANCES, distance_figure, floor_figures
 from jog3r.evaluation.statistics.per_clip import Samples, save_samples
+from jog3r.geometry.cameras import so3_exp
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +63,32 @@ def test_frames_without_a_pose_say_nothing_of_focal_length_and_depth(clips):
     lost["degenerate"] = np.array(["", "planar scene", "no overlap", ""])
     found = score_v2c([lost], [clip])["geometry"]
     assert found["focal error %"] == 0 and found["depth AbsRel % (one scale a clip)"] < 1e-3
+    assert found["depth delta < 1.25 %"] == 100
     lost["degenerate"] = np.array(["no overlap"] * 4)
     found = score_v2c([lost], [clip])["geometry"]
     assert np.isnan(found["focal error %"]) and np.isnan(found["depth AbsRel % (one scale a clip)"])
+
+
+def test_figures_that_others_print(clips, tmp_path):
+    clip = clips[0]
+    turned, depth = clip.poses.astype(np.float64), clip.depth.copy()
+    for frame, degrees in ((1, 4), (2, 14), (3, 16)):
+        turn = np.eye(4)
+        turn[:3, :3] = so3_exp(torch.tensor([0.0, np.radians(degrees), 0.0], dtype=torch.float64)).numpy()
+        turned[frame] = turned[frame] @ turn
+    depth[:, :4], depth[:, 4:8] = 1.2 * depth[:, :4], depth[:, 4:8] / 1.3  # the median is between: the scale stays
+    prediction = view(clip, poses=turned, depth=depth)
+    result = score_v2c([prediction], [clip])
+    model = result["first"]["model"]
+    assert (model["rra@5"], model["rra@15"]) == (pytest.approx(100 / 3), pytest.approx(200 / 3))
+    assert model["rta@15"] == model["rta_folded@15"] == 100
+    scale = np.median(clip.depth) / np.median(depth)
+    quotient = depth * scale / clip.depth
+    assert result["geometry"]["depth delta < 1.25 %"] == pytest.approx(100 * np.mean((quotient < 1.25) & (quotient > 0.8)))
+    assert 10 < result["geometry"]["depth delta < 1.25 %"] < 90
+    save_samples(tmp_path, {"v2c": result["samples"]})
+    found = compare_runs(tmp_path, tmp_path)["v2c"]["tables"]
+    assert {"rra@15", "rta@15", "rta_folded@15"} < set(found["first/model"]) and "depth delta < 1.25 %" in found["geometry"]
 
 
 def test_distances_of_two_runs_are_over_the_clips_of_their_difference(tmp_path):

@@ -11,7 +11,18 @@ from jog3r.evaluation.statistics.intervals import Figure, Statistic, difference,
 from jog3r.evaluation.statistics.per_clip import Samples, load_samples
 
 HIGHER_IS_BETTER = (
-    *("rra@5", "rta@5", "rta_folded@5", "maa@30", "maa_folded@30", "auc@30"),
+    *(
+        "rra@5",
+        "rta@5",
+        "rta_folded@5",
+        "rra@15",
+        "rta@15",
+        "rta_folded@15",
+        "depth delta < 1.25 %",
+        "maa@30",
+        "maa_folded@30",
+        "auc@30",
+    ),
     *("registered %", "placed %", "all placed %", "inliers a frame", "inlier share %", "points", "track length"),
     "moves as the scene %",
     *("wall", "floor", "motion", "object_precision", "object_recall", "object_f1", "agreement"),
