@@ -33,9 +33,9 @@ def test_one_nearly_still_clip_does_not_decide_the_warp_ratio(clips):
     usual = ratio(items)
     assert 0.05 < usual < 0.5 and usual.low < usual < usual.high and usual.n == 4
     still = np.repeat(clips[0].frames[:1], 4, 0)
-    still[1, 0, 0, 0] ^= 1  # one level of one pixel
+    still[1] ^= 1  # one level of one frame
     items[0] = {**items[0], "frames": still}
-    assert ratio(items) < 2  # a mean of quotients would be a hundred times as large
+    assert ratio(items) < 1  # a mean of quotients would be above 10
 
 
 def test_judges_take_quotients_of_sums_too(tmp_path):
