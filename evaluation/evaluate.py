@@ -8,7 +8,7 @@ is what `jog3r evaluate` calls; every keyword is a field of `EvaluationOptions`,
     v2c/config.json, v2c/000000.npz ...    cameras of held-out clips
     t2vc/config.json, t2vc/000000.npz ...  generated videos with their cameras, and V2C of the same videos
     real/config.json, real/000000.npz ...  the real clips of the same captions through the VAE, and V2C of them (the ceiling)
-    results.json, results.md, results.tex  figures with 95 % intervals over clips
+    results.json, results.md, results.tex  after each task: figures with 95 % intervals over clips
     per_clip.npz                           what each clip contributed, for `jog3r evaluate compare`
     timings.json                           seconds, which differ from run to run
 
@@ -35,6 +35,7 @@ from jog3r.evaluation.clips.clip_sets import ClipSet, as_clip_set
 from jog3r.evaluation.clips.given_cameras import GivenCameras
 from jog3r.evaluation.exporting import NetworkCameras, TrackCameras
 from jog3r.evaluation.judges.choosing import choose_judge, judge_folders
+from jog3r.evaluation.judges.renderer_judge import steps_below
 from jog3r.evaluation.networks.features import FeatureNetwork, load_features
 from jog3r.evaluation.networks.i3d import MIN_FRAMES, VideoFeatures, load_i3d
 from jog3r.evaluation.networks.text_network import load_text_network
@@ -88,15 +89,19 @@ def run_evaluation(**options: Any) -> dict[str, Any]:
     plan = Plan(
         config.seed, config.seeds, config.batch_size, {}, features, networks, text_network, processes, judge, config.sanity_clips
     )
-    for task in tasks:
-        clips = choose_clips(config, num_frames, size, generate=task == "t2vc")
+    # what cannot work is refused before the first task takes its hours
+    chosen = {task: choose_clips(config, num_frames, size, generate=task == "t2vc") for task in tasks}
+    captions = _captions(config, pipeline, chosen["t2vc"]) if "t2vc" in chosen else []
+    written: dict[str, Any] = {}
+    for task, clips in chosen.items():
         if task == "v2c":
             found = video_to_cameras(_method(config, pipeline, clips), clips, Path(config.out) / "v2c", plan)
         else:
-            found = _t2vc(config, pipeline, clips, plan)
+            found = _t2vc(config, pipeline, captions, clips, plan)
         if found is not None:
             results[task] = found
-    return write_results(results, Path(config.out)) if processes.first else _share_done(processes)
+            written = write_results(results | _of_later_tasks(Path(config.out), results), Path(config.out))
+    return written if processes.first else _share_done(processes)
 
 
 def earlier_results(out: Path, tasks: Sequence[str], of: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,22 +140,33 @@ def earlier_results(out: Path, tasks: Sequence[str], of: Mapping[str, Any]) -> d
     return found
 
 
+def _of_later_tasks(out: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """What `out` holds of tasks that are still to come, which stands until they are done, too; none of another model."""
+    try:
+        return earlier_results(out, [task for task in _BLOCKS if task in results], results)
+    except ValueError:
+        return {}
+
+
 def write_results(results: dict[str, Any], out: Path) -> dict[str, Any]:
     """Write what a run found, and what was there of other tasks; returns the results with the report as `markdown`."""
     tasks = [name for name in _BLOCKS if name in results]
     blocks: list[report.Block] = [report.Heading(1, f"Evaluation of {results['model']}")]
     blocks += [block for task in tasks for block in _BLOCKS[task](results[task])]
     save_samples(out, {task: results[task]["samples"] for task in tasks})
-    timings = {task: results[task].pop("timings") for task in tasks}
+    timings = {task: results[task]["timings"] for task in tasks}
     write_text(out / "timings.json", json.dumps(report.as_json(timings), indent=2) + "\n")
-    kept = {
-        name: {k: v for k, v in value.items() if k != "samples"} if name in tasks else value for name, value in results.items()
-    }
+    found = {name: _without(value, "timings") if name in tasks else value for name, value in results.items()}
+    kept = {name: _without(value, "samples") if name in tasks else value for name, value in found.items()}
     write_text(out / "results.json", json.dumps(report.as_json(kept), indent=2, allow_nan=False) + "\n")
-    results["markdown"] = report.markdown(blocks)
-    write_text(out / "results.md", results["markdown"])
+    text = report.markdown(blocks)
+    write_text(out / "results.md", text)
     write_text(out / "results.tex", report.latex(blocks))
-    return results
+    return found | {"markdown": text}
+
+
+def _without(result: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key != name}
 
 
 def evaluate_v2c(pipeline: Any, clips: Sequence[Clip], out: str | Path, *, seed: int = 0, **call: Any) -> dict[str, Any]:
@@ -262,10 +278,20 @@ def _method(config: EvaluationOptions, pipeline: Any, clips: ClipSet) -> Network
     return TrackCameras(config.pixel_aspect) if pipeline is None else NetworkCameras(pipeline, _call(config))
 
 
-def _t2vc(config: EvaluationOptions, pipeline: Any, clips: ClipSet, plan: Plan) -> dict[str, Any] | None:
+def _captions(config: EvaluationOptions, pipeline: Any, clips: ClipSet) -> list[str]:
+    """Of all clips.
+
+    Raises:
+        ValueError: fewer than two, a clip without any, or a judge that would have nothing to look at.
+    """
     if len(clips) < 2:
         raise ValueError(f"text to video needs at least 2 captions (for the shuffled baseline), got {len(clips)}")
-    captions = [clips.caption(k) for k in range(len(clips))]
+    if config.judge == "renderer":
+        steps_below(pipeline, config.redraw_level, config.num_inference_steps)
+    return [clips.caption(k) for k in range(len(clips))]
+
+
+def _t2vc(config: EvaluationOptions, pipeline: Any, captions: Sequence[str], clips: ClipSet, plan: Plan) -> dict[str, Any] | None:
     num_frames, height, width = pipeline.output_size(config.num_frames, config.height, config.width)
     sampling: dict[str, Any] = {"num_inference_steps": config.num_inference_steps}
     sampling |= {"num_frames": num_frames, "height": height, "width": width}

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from jog3r.data import Clip
 from jog3r.evaluation.clips.clip_sets import ClipSet, RemainingClips, UnreadableClip, WrongClip
-from jog3r.evaluation.predictions import TEXT_PARTS, Predictions, pipeline_hash
+from jog3r.evaluation.predictions import TEXT_PARTS, DamagedPrediction, Predictions, pipeline_hash
 from jog3r.evaluation.processes import Processes
 
 __all__ = ["NetworkCameras", "TrackCameras", "cameras_of_clips", "export", "geometry_arrays", "readable", "to_uint8"]
@@ -89,7 +89,7 @@ def _attempt(predict: Predict, batch: Sequence[int], title: str) -> list[Arrays 
     """A batch, or each of it alone where one breaks it; what is not finite has failed; None of a clip that cannot be read."""
     try:
         found = predict(batch)
-    except WrongClip:
+    except (WrongClip, DamagedPrediction):
         raise
     except FAILURES as error:
         if len(batch) > 1:

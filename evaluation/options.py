@@ -113,10 +113,11 @@ class EvaluationOptions(SourceOptions):
             raise ValueError(f"clips={self.clips} counts held-out clips, of which task t2vc reads none: take videos")
 
     def _check_numbers(self) -> None:
-        for name in ("clips", "stride", "seeds", "batch_size", "sanity_clips", "height", "width", "frame_step"):
+        for name in ("clips", "stride", "seeds", "batch_size", "height", "width", "frame_step"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("num_frames", "videos"):  # pairs of frames; strangers for the shuffled baseline
+        # pairs of frames; strangers for the shuffled baseline; mixtures of clips
+        for name in ("num_frames", "videos", "sanity_clips"):
             if (value := getattr(self, name)) is not None and value < 2:
                 raise ValueError(f"{name} must be at least 2, got {value}")
         if (self.height is None) != (self.width is None):

@@ -15,11 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from jog3r.data.files import write_aside
+from jog3r.data.files import NPZ_FAULTS, write_aside
 
 CONFIG_NAME = "config.json"
 _PROVENANCE = {"architectures", "dtype", "torch_dtype", "transformers_version", "trained"}  # of a component's config
 TEXT_PARTS = ("text_encoder", "tokenizer")  # of a pipeline
+
+
+class DamagedPrediction(ValueError):
+    """A file of predictions that cannot be read: no fault of the clip's."""
 
 
 class Predictions:
@@ -30,7 +34,8 @@ class Predictions:
         config: what decides the predictions (model, seed, clips, call); JSON values. Not the number of clips: more can be added.
 
     Raises:
-        ValueError: the folder holds predictions of another config, named key by key; or files that are not predictions.
+        ValueError: the folder holds predictions of another config, named key by key; files that are not predictions; or a config
+            that cannot be read.
         NotADirectoryError: the path is a file.
     """
 
@@ -42,12 +47,12 @@ class Predictions:
             raise NotADirectoryError(f"{self.folder} is a file; give a folder for the predictions")
         stored = self.folder / CONFIG_NAME
         if stored.exists():
-            self._refuse_change(json.loads(stored.read_text(encoding="utf-8")))
+            self._refuse_change(_read_config(stored))
             return
         # hidden files are those that a killed run left half-written, or that another process is writing
         if self.folder.exists() and any(not path.name.startswith(".") for path in self.folder.iterdir()):
             if stored.exists():  # by now: another process wrote it
-                self._refuse_change(json.loads(stored.read_text(encoding="utf-8")))
+                self._refuse_change(_read_config(stored))
                 return
             raise ValueError(
                 f"{self.folder} is not empty and holds no {CONFIG_NAME}: not a folder of predictions; give another one"
@@ -64,8 +69,7 @@ class Predictions:
 
     def save(self, key: str, arrays: Mapping[str, Any]) -> None:
         """Write one clip's arrays; a failed clip has `error` (str) and no poses."""
-        if not (self.folder / CONFIG_NAME).exists():
-            write_text(self.folder / CONFIG_NAME, json.dumps(self.config, indent=2, sort_keys=True) + "\n")
+        self.keep_config()
         values = {name: np.asarray(value) for name, value in arrays.items()}
 
         def write(aside: Path) -> None:
@@ -74,14 +78,27 @@ class Predictions:
 
         write_aside(self.path(key), write, f"-{os.getpid()}")
 
-    def load(self, key: str) -> dict[str, np.ndarray]:
-        """One clip's arrays.
+    def keep_config(self) -> None:
+        """Write what decides the predictions, if it is not there yet."""
+        if not (self.folder / CONFIG_NAME).exists():
+            write_text(self.folder / CONFIG_NAME, json.dumps(self.config, indent=2, sort_keys=True) + "\n")
+
+    def load(self, key: str, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """One clip's arrays, or those of them that `names` lists.
 
         Raises:
             FileNotFoundError: not exported yet.
+            DamagedPrediction: the file cannot be read.
         """
-        with np.load(self.path(key), allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+        try:
+            with np.load(self.path(key), allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files if names is None or name in names}
+        except FileNotFoundError:
+            raise
+        except NPZ_FAULTS as error:
+            raise DamagedPrediction(
+                f"{self.path(key)} cannot be read ({error}): delete it and start again, which makes it anew"
+            ) from error
 
     def stored(self, keys: Sequence[str]) -> "StoredPredictions":
         """These predictions, read when asked for."""
@@ -116,8 +133,13 @@ class StoredPredictions(Sequence[dict[str, np.ndarray]]):
 
     def text(self, index: int, name: str) -> str | None:
         """A text that stands in a prediction, without reading the rest; None: it has none."""
-        with np.load(self._store.path(self.keys[index]), allow_pickle=False) as stored:
-            return str(stored[name]) if name in stored.files else None
+        found = self._store.load(self.keys[index], [name])
+        return str(found[name]) if name in found else None
+
+
+def item_key(key: int, repeat: int = 0) -> str:
+    """Name of a prediction's file, without its ending: of clip `key`, whose video number `repeat` it is."""
+    return f"{key:06d}" if repeat == 0 else f"{key:06d}-seed{repeat}"
 
 
 def pipeline_hash(pipeline: Any, without: Sequence[str] = ()) -> str:
@@ -145,6 +167,19 @@ def pipeline_hash(pipeline: Any, without: Sequence[str] = ()) -> str:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file aside, then rename it."""
     write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"), f"-{os.getpid()}")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}), so what made the predictions beside it is not known: "
+            "give a new output folder, or delete this one to make them anew"
+        ) from error
+    return found
 
 
 def _sorted_state(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -45,6 +45,10 @@ CONSISTENCY_COLUMNS = {
 }
 TEXT_COLUMNS = {"agreement": "100 x mean cosine over frames", "N": "N", "failed": "failed"}
 INTERVALS = "In brackets: 95 % intervals over clips."
+SCATTER = (
+    "In brackets beside a distance: value -/+ 1.96 standard deviations of its scatter at this number of clips, which is no "
+    "confidence interval."
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,18 @@ class Table:
         """Head and rows as texts."""
         head = [self.first, *self.columns.values()]
         return [head, *([name, *(cell(row.get(key)) for key in self.columns)] for name, row in self.rows.items())]
+
+
+class Printed(float):
+    """A number as somebody printed it, with its `decimals`."""
+
+    decimals: int
+
+    def __new__(cls, value: float, decimals: int) -> "Printed":
+        """`value`, which has no more digits than these."""
+        self = super().__new__(cls, value)
+        self.decimals = decimals
+        return self
 
 
 Block = Heading | Table | str
@@ -110,9 +126,13 @@ def number(value: Any) -> str:
     """Three or so digits; a dash for nothing and for NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    if isinstance(value, float):
-        return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
-    return str(value)
+    if isinstance(value, Printed):
+        return f"{value:.{value.decimals}f}"
+    if not isinstance(value, float):
+        return str(value)
+    if 0 < abs(value) < 0.1:
+        return f"{value:#.3g}"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) >= 1 else f"{value + 0.0:.3f}"  # -0 is 0
 
 
 def as_json(value: Any) -> Any:
@@ -139,8 +159,8 @@ def from_json(value: Any) -> Any:
 
 
 def header(settings: Mapping[str, Any]) -> str:
-    """The settings as one line of `name value` pairs."""
-    return ", ".join(f"{name} {number(value)}" for name, value in settings.items())
+    """The settings as one line of `name value` pairs; what decides a result is not rounded."""
+    return ", ".join(f"{name} {f'{value:g}' if isinstance(value, float) else number(value)}" for name, value in settings.items())
 
 
 def v2c_blocks(result: Mapping[str, Any]) -> list[Block]:
@@ -183,7 +203,7 @@ def t2vc_blocks(result: Mapping[str, Any]) -> list[Block]:
     parts += [Heading(3, "consistency"), Table(result["consistency"], CONSISTENCY_COLUMNS, "video and geometry")]
     for network, rows in result["distributions"].items():
         columns = {key: key for row in rows.values() for key in row}
-        parts += [Heading(3, f"distance to real clips through the VAE: {network}"), Table(rows, columns, "metric")]
+        parts += [Heading(3, f"distance to real clips through the VAE: {network}"), SCATTER, Table(rows, columns, "metric")]
     parts += judge_blocks(result["judge"]) if "judge" in result else []
     return parts + _errors(result["errors"])
 

@@ -25,6 +25,8 @@ RELATIVES: tuple[Literal["first", "all"], ...] = ("first", "all")
 BASELINE: Literal["baseline"] = "baseline"
 MOTION: Literal["motion_deg"] = "motion_deg"
 NUM_BINS = 4
+_DELTA = 1.25  # the field's share of good depth
+WARP_QUOTIENT = "warp error over no-warp error"  # in `Samples`
 NUM_SHUFFLES = 5
 
 Arrays = Mapping[str, np.ndarray]
@@ -76,7 +78,7 @@ def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip], items: Items
     items = Items.one_each(len(clips)) if items is None else items
     samples = Samples(items.names)
     errors: dict[str, dict[str, list[PoseErrors]]] = {r: {name: [] for name in METHODS} for r in RELATIVES}
-    geometry: list[tuple[float, float]] = []
+    geometry: list[tuple[float, float, float]] = []
     for prediction, clip in zip(predictions, clips, strict=True):
         true = clip.poses
         for relative in RELATIVES:
@@ -96,11 +98,12 @@ def score_v2c(predictions: Sequence[Arrays], clips: Sequence[Clip], items: Items
         "rotation_over_constant": _over(samples, "rotation_deg", "first/model", "first/constant pose"),
         "translation_over_forward": _over(samples, "translation_deg", "first/model", "first/always forward"),
     }
-    focal, depth = np.array(geometry).T
+    focal, depth, close = np.array(geometry).T
     failed = sum(error.failed for error in errors["first"]["model"])
     result["geometry"] = {
         "focal error %": samples.add_means("geometry", "focal error %", focal, items.drawn),
         "depth AbsRel % (one scale a clip)": samples.add_means("geometry", "depth AbsRel %", depth, items.drawn),
+        "depth delta < 1.25 %": samples.add_means("geometry", "depth delta < 1.25 %", close, items.drawn),
         "N": len(geometry) - failed,
         "failed": failed,
     }
@@ -374,7 +377,7 @@ def _consistency(
 ) -> dict[str, Any]:
     """Means over the clips; those that failed (None), and those in which nothing was warped, are counted and have no figure."""
     rows: list[dict[str, float]] = []
-    sound = []
+    sound, warps = [], []
     for view, owner in zip(views, owners, strict=True):
         if view is None:
             continue
@@ -382,27 +385,33 @@ def _consistency(
         points = transform(poses, unproject(depth, intrinsics))  # (F,H,W,3), world = frame 1
         own = met3r_self(view["frames"], points, intrinsics, features, valid=depth > 0)
         warped = warp_error(view["frames"], depth, poses, intrinsics, valid=depth > 0)
-        rows.append(
-            {"met3r_self": own.score, "visibility": float(own.visibility.mean()), **own.motion, "warp_ratio": warped["ratio"]}
-        )
+        rows.append({"met3r_self": own.score, "visibility": float(own.visibility.mean()), **own.motion})
+        warps.append((warped["warp"], warped["no_warp"]))
         sound.append(owner)
     path = f"consistency/{name}"
     figures = {key: samples.add_means(path, key, [row[key] for row in rows], sound) for key in rows[0]} if rows else {}
+    if rows:
+        figures["warp_ratio"] = samples.add_quotient(path, WARP_QUOTIENT, warps, sound)
     without = sum(not np.isfinite(row["met3r_self"]) for row in rows)
     return {**figures, "N": len(rows), "without score": without, "failed": len(owners) - len(rows)}
 
 
-def _geometry_errors(prediction: Arrays, clip: Clip) -> tuple[float, float]:
-    """Focal error and mean absolute relative error of depth after one scale, both in percent; NaN where either is unknown."""
-    focal = depth = float("nan")
-    if "error" not in prediction and "intrinsics" in prediction:
-        focal = float(np.abs(prediction["intrinsics"][:, 0, 0] / clip.intrinsics[:, 0, 0] - 1).mean())
-    if "error" not in prediction and "depth" in prediction:
-        known = clip.valid & (prediction["depth"] > 0)
+def _geometry_errors(prediction: Arrays, clip: Clip) -> tuple[float, float, float]:
+    """Focal error, mean absolute relative error of depth after one scale, and pixels less than 1.25 times too far or too near.
+
+    All in percent, over the frames that have a pose; NaN where it is unknown.
+    """
+    focal = depth = close = float("nan")
+    there = np.zeros(0, bool) if "error" in prediction else known_poses(prediction)  # frames without a pose stand for nothing
+    if there.any() and "intrinsics" in prediction:
+        focal = float(np.abs(prediction["intrinsics"][there, 0, 0] / clip.intrinsics[there, 0, 0] - 1).mean())
+    if there.any() and "depth" in prediction:
+        known = clip.valid & (prediction["depth"] > 0) & there[:, None, None]
         if known.any():
             scale = np.median(clip.depth[known]) / np.median(prediction["depth"][known])
-            depth = float(np.abs(prediction["depth"][known] * scale / clip.depth[known] - 1).mean())
-    return 100 * focal, 100 * depth
+            relative = prediction["depth"][known] * scale / clip.depth[known]
+            depth, close = float(np.abs(relative - 1).mean()), float((np.maximum(relative, 1 / relative) < _DELTA).mean())
+    return 100 * focal, 100 * depth, 100 * close
 
 
 def _mean_distance(clip: Clip) -> float:

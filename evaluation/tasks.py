@@ -23,7 +23,7 @@ from jog3r.evaluation.networks.features import FeatureNetwork
 from jog3r.evaluation.networks.i3d import VideoFeatures
 from jog3r.evaluation.networks.text_network import TextNetwork
 from jog3r.evaluation.networks.torchscript import PictureNetwork, ScriptedVideoNetwork
-from jog3r.evaluation.predictions import Predictions, StoredPredictions, pipeline_hash
+from jog3r.evaluation.predictions import Predictions, StoredPredictions, item_key, pipeline_hash
 from jog3r.evaluation.processes import Processes
 from jog3r.evaluation.statistics.distances import by_video
 from jog3r.evaluation.statistics.per_clip import Samples
@@ -31,7 +31,8 @@ from jog3r.evaluation.statistics.per_clip import Samples
 __all__ = ["DistanceNetwork", "Plan", "text_to_video", "video_to_cameras"]
 
 logger = logging.getLogger(__name__)
-_NEXT_SEED = 1_000_003  # between the seeds of one caption; the first keeps seed + k
+# between the seeds of one caption; the first keeps seed + k. Keys of windows lie a million apart: there the step leads past them
+_NEXT_SEED, _NEXT_SEED_OF_WINDOWS = 1_000_003, 1_000_000_000_003
 
 Arrays = dict[str, np.ndarray]
 DistanceNetwork: TypeAlias = FeatureNetwork | VideoFeatures | PictureNetwork | ScriptedVideoNetwork
@@ -73,6 +74,7 @@ class _Video:
     caption: int
     number: int
     repeat: int
+    next_seed: int = _NEXT_SEED
 
     @property
     def key(self) -> str:
@@ -82,7 +84,13 @@ class _Video:
     @property
     def seed(self) -> int:
         """To be added to the evaluation's."""
-        return self.number + _NEXT_SEED * self.repeat
+        return self.number + self.next_seed * self.repeat
+
+
+def videos_of(numbers: Sequence[int], repeats: int, several_windows: bool) -> list[_Video]:
+    """`repeats` videos of each caption, no two with one key or one seed; `numbers` of the captions as `ClipSet.keys`."""
+    step = _NEXT_SEED_OF_WINDOWS if several_windows else _NEXT_SEED
+    return [_Video(k, number, repeat, step) for k, number in enumerate(numbers) for repeat in range(repeats)]
 
 
 def video_to_cameras(
@@ -92,9 +100,12 @@ def video_to_cameras(
     predictions: Sequence[Arrays]
     config: dict[str, Any] = {"task": "v2c", "jog3r": __version__, "seed": plan.seed, "clips": clips.describe()}
     if isinstance(method, GivenCameras):
-        config |= {"cameras": "given predictions", "call": {}}
+        config |= {"cameras": "given predictions", "call": {}, "predictions": method.place}
+        store = Predictions(out, config)
         clips, kept = readable(clips, range(len(clips)))
-        predictions = method.of(kept)
+        predictions = given = method.of(kept)
+        given.check()
+        store.keep_config()
     else:
         config |= method.describe()
         store = Predictions(out, config)
@@ -134,9 +145,8 @@ def text_to_video(
     given = list(captions) if clips is None or not clips.has_captions else clips.describe()
     config = {"task": "t2vc", **common, "sampling": sampling, "captions": given}
     store = Predictions(Path(out) / "t2vc", config)
-    numbers = range(len(captions)) if clips is None else clips.keys
-    videos = [_Video(k, numbers[k], repeat) for k in range(len(captions)) for repeat in range(plan.seeds)]
-
+    windows = clips is not None and clips.several_windows
+    videos = videos_of(range(len(captions)) if clips is None else clips.keys, plan.seeds, windows)
     arguments = {**sampling, **{k: v for k, v in call.items() if k != "both_directions"}}
 
     def generate(batch: Sequence[int]) -> list[Arrays]:
@@ -168,10 +178,8 @@ def text_to_video(
     items = scoring.Items(names, owners) if clips is None else scoring.Items(clips.videos, owners, clips.owners)
     judged = None
     if judge is not None:
-        row = JudgedRow("generated", lambda k: generated[k].get("frames"), items.drawn, generated)
-        if redrawn is not None:  # the clips drawn anew, which have no cameras of the model
-            row = JudgedRow("redrawn", lambda k: redrawn[k].get("frames"), items.drawn)
-        rows = [replace(row, numbers=[video.seed for video in videos]), *_rows_of_clips(real, clips, items, plan.sanity_clips)]
+        row = _row_of_videos(videos, generated, redrawn, items, windows)
+        rows = [row, *_rows_of_clips(real, clips, items, plan.sanity_clips)]
         judged = judge_rows(judge, rows, items.names, Path(out) / "judge", {"videos": config}, plan.processes)
     if not plan.processes.first:
         return None
@@ -191,6 +199,24 @@ def text_to_video(
         result["judge"], judge_samples = judged
         result["samples"].add_all("judge", judge_samples)
     return result
+
+
+def _row_of_videos(
+    videos: Sequence[_Video],
+    generated: StoredPredictions,
+    redrawn: StoredPredictions | None,
+    items: scoring.Items,
+    several_windows: bool,
+) -> JudgedRow:
+    """For a judge: what was made; of clips that were drawn anew, which have no cameras of the model, these."""
+    # earlier verdicts on windows were filed by seeds that several videos shared
+    content = {"verdicts": "by video"} if several_windows else {}
+    numbers, keys = [video.seed for video in videos], [video.key for video in videos]
+    if redrawn is None:
+        made = JudgedRow("generated", lambda k: generated[k].get("frames"), items.drawn, generated, content)
+    else:
+        made = JudgedRow("redrawn", lambda k: redrawn[k].get("frames"), items.drawn)
+    return replace(made, numbers=numbers, keys=keys)
 
 
 def _rows_of_clips(real: Sequence[Arrays], clips: ClipSet | None, items: scoring.Items, sanity_clips: int) -> list[JudgedRow]:
@@ -219,7 +245,8 @@ def _score(
     text = plan.text_network
     agreement = {} if text is None else scoring.score_text_agreement(generated, real, captions, text.agreement, items, samples)
     networks = [network for network in (plan.features, *plan.networks) if network is not None and real]
-    return {
+    samples.keep_captions(captions, items.of_clips(len(captions)))
+    result = {
         "closed_loop": scoring.score_closed_loop(generated, items, samples),
         "captions": {} if attributes is None else scoring.score_captions(generated, real, true, attributes, items, samples),
         "text agreement": {} if text is None else {text.name: agreement},
@@ -227,6 +254,12 @@ def _score(
         "distributions": {network.name: _distances(generated, real, network, items, samples) for network in networks},
         "samples": samples,
     }
+    for path in samples.ratios:
+        if path.startswith("text/") and text is not None:
+            samples.measured_by[path, ""] = text.name
+        elif path.startswith("consistency/"):
+            samples.measured_by[path, "met3r_self"] = "colours" if plan.features is None else plan.features.name
+    return result
 
 
 def _generate(method: NetworkCameras, texts: list[str], seeds: list[int], arguments: dict[str, Any]) -> list[Arrays]:
@@ -270,11 +303,6 @@ def _export_redrawn(pipeline: Any, clips: ClipSet, level: float, store: Predicti
     keys = [item_key(key) for key in clips.keys]
     export(store, keys, predict, "clips drawn anew", plan.processes, plan.batch_size)
     return store.stored(keys)
-
-
-def item_key(key: int, repeat: int = 0) -> str:
-    """Name of a prediction's file, without its ending."""
-    return f"{key:06d}" if repeat == 0 else f"{key:06d}-seed{repeat}"
 
 
 def _check_captions(generated: StoredPredictions, captions: Sequence[str]) -> None:

@@ -123,8 +123,9 @@ def pose_metrics(errors: Sequence[PoseErrors | Mapping]) -> dict[str, float | in
     Returns:
         `rotation_deg`, `translation_deg` (unfolded), `translation_folded_deg` and their `..._median_deg`: means and medians, an
         undefined translation counting as 90; `translation_defined_deg`: mean over the pairs whose true translation is not zero.
-        `rra@5`, `rta@5`: percent of all pairs strictly below 5 degrees; `maa@30`: mean over t = 1..30 of min(RRA@t, RTA@t), the
-        paper's wording. Both use the UNFOLDED translation; `rta_folded@5` and `maa_folded@30` are theirs with the folded one.
+        `rra@5`, `rta@5`, `rra@15`, `rta@15`: percent of all pairs strictly below 5 or 15 degrees; `maa@30`: mean over t = 1..30
+        of min(RRA@t, RTA@t), the paper's wording. All use the UNFOLDED translation; `rta_folded@5`, `rta_folded@15` (DUSt3R's
+        and VGGSfM's RTA@15) and `maa_folded@30` are theirs with the folded one.
         `auc@30`: mean over t = 1..30 of the percent of pairs whose max(rotation, folded translation) is below t, VGGT's AUC.
         `num_clips`, `num_failed`, `num_pairs`, `num_failed_pairs` (those of failed clips and of frames without a pose), and
         `num_undefined`, the pairs without a translation direction.
@@ -150,8 +151,11 @@ def pose_metrics(errors: Sequence[PoseErrors | Mapping]) -> dict[str, float | in
         "translation_folded_median_deg": float(np.median(folded_counted)),
         "translation_defined_deg": float(translation_counted[has_direction].mean()) if has_direction.any() else float("nan"),
         "rra@5": _percent_below(rotation, 5),
+        "rra@15": _percent_below(rotation, 15),
         "rta@5": _percent_below(translation, 5),
+        "rta@15": _percent_below(translation, 15),
         "rta_folded@5": _percent_below(folded, 5),
+        "rta_folded@15": _percent_below(folded, 15),
         "maa@30": mean_average_accuracy(rotation, translation),
         "maa_folded@30": mean_average_accuracy(rotation, folded),
         "auc@30": area_under_accuracy(rotation, folded),

@@ -312,9 +312,9 @@ def test_files_that_cannot_be_used_are_failures_with_a_reason(data, tmp_path):
         return str(item["error"]) if "error" in item else item
 
     poses = np.tile(np.eye(4), (8, 1, 1))
-    assert "intrinsics must have an entry for each of 8 frames, got (3, 3)" in found(poses=poses, intrinsics=np.eye(3))
-    assert "intrinsics must have an entry for each of 40 frames, got (3, 3)" in found(
-        poses=np.tile(np.eye(4), (40, 1, 1)), intrinsics=np.eye(3)
+    assert "intrinsics must have an entry for each of 8 frames of 3 x 3, got (3,)" in found(poses=poses, intrinsics=np.ones(3))
+    assert "intrinsics must have an entry for each of 40 frames of 3 x 3, got (8, 3, 3)" in found(
+        poses=np.tile(np.eye(4), (40, 1, 1)), intrinsics=np.tile(np.eye(3), (8, 1, 1))
     )
     assert "depth must have the clip's 16 x 24 pixels, got (5, 5)" in found(poses=poses, depth=np.ones((8, 5, 5)))
     assert "depth must have an entry" in found(poses=poses, depth=np.ones((8, 16)))

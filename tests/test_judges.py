@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,10 +22,11 @@ from jog3r.evaluation.judges import choosing, track_judge
 from jog3r.evaluation.judges.choosing import choose_judge
 from jog3r.evaluation.judges.judging import JudgedRow, judge_rows, sanity_rows
 from jog3r.evaluation.judges.network_judge import NetworkJudge
-from jog3r.evaluation.judges.sanity import MIXED, SANITY_ROWS, sanity_video
+from jog3r.evaluation.judges.sanity import SANITY_ROWS, sanity_video
 from jog3r.evaluation.judges.track_judge import TrackJudge
 from jog3r.evaluation.options import EvaluationOptions
 from jog3r.evaluation.processes import Processes
+from jog3r.evaluation.tasks import videos_of
 
 
 @pytest.fixture(scope="module")
@@ -201,16 +204,83 @@ def test_pairs_that_share_nothing_are_no_perfect_ones():
     assert np.isnan(none["met3r_pairs"]) and none["overlapping pairs %"] == 0
 
 
-def test_a_mixture_of_other_clips_is_another_row(clips, tmp_path):
-    pytest.importorskip("pycolmap")
+def test_a_mixture_of_other_clips_is_looked_at_anew(clips, tmp_path):
+    seen = []
+
+    class Looks:
+        name, order = "looks", ()
+
+        def describe(self):
+            return {"judge": self.name}
+
+        def look(self, frames, number):
+            seen.append(number)
+            return {"figure brightness": frames.mean()}
 
     def judged(count):
-        rows = [row for row in sanity_rows(lambda k: clips[k].frames, range(count)) if row.name == MIXED]
-        return judge_rows(TrackJudge(), [replace(row, owners=[0]) for row in rows], ["a"], tmp_path, {}, Processes())
+        rows = sanity_rows(lambda k: clips[k % 2].frames, range(count))
+        return judge_rows(Looks(), [replace(row, owners=[0] * count) for row in rows], ["a"], tmp_path, {}, Processes())
 
     judged(2)
-    with pytest.raises(ValueError, match=r"mixed of: \[0, 1\] -> \[0, 1, 2\]"):
-        judged(3)
+    assert seen == [0, 1] * 4
+    judged(3)  # of the other rows the new clip alone
+    assert sorted(seen[8:]) == [0, 1, 2, 2, 2, 2]
+    judged(2)
+    judged(3)
+    assert len(seen) == 14
+
+
+def test_windows_of_several_seeds_have_verdicts_of_their_own(tmp_path):
+    videos = videos_of([window * 1_000_000 + video for video in range(4) for window in range(3)], 4, True)
+    assert len({video.seed for video in videos}) == len({video.key for video in videos}) == 48
+    assert [video.seed for video in videos if video.repeat == 0] == [video.number for video in videos if video.repeat == 0]
+    assert [video.seed for video in videos_of([0, 7], 3, False)] == [0, 1_000_003, 2_000_006, 7, 1_000_010, 2_000_013]
+
+    class Number:
+        name, order = "number", ()
+
+        def describe(self):
+            return {"judge": self.name}
+
+        def look(self, frames, number):
+            return {"figure place": frames.mean()}
+
+    row = JudgedRow("generated", lambda k: np.full((2, 8, 8, 3), k, np.uint8), [0] * 48, keys=[video.key for video in videos])
+    row = replace(row, numbers=[video.seed for video in videos])
+    result, _ = judge_rows(Number(), [row], ["a"], tmp_path, {}, Processes())
+    assert len(list(tmp_path.rglob("*.npz"))) == 48 and result["rows"]["generated"]["place"] == pytest.approx(np.mean(range(48)))
+
+
+def test_agreement_holds_one_video_in_memory(tmp_path):
+    held = []
+
+    class Item(dict):
+        def __init__(self):
+            super().__init__(poses=np.tile(np.eye(4), (2, 1, 1)))
+            held.append(weakref.ref(self))
+            assert sum(ref() is not None for ref in held) < 4
+
+    class Cameras(Sequence):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            if index >= 8:
+                raise IndexError(index)
+            return Item()
+
+    class Still:
+        name, order = "still", ()
+
+        def describe(self):
+            return {"judge": self.name}
+
+        def look(self, frames, number):
+            return {"poses": np.tile(np.eye(4), (len(frames), 1, 1)), "figure number": np.array(float(number))}
+
+    row = JudgedRow("generated", lambda k: np.zeros((2, 8, 8, 3), np.uint8), range(8), Cameras())
+    result, _ = judge_rows(Still(), [row], list("abcdefgh"), tmp_path, {}, Processes())
+    assert result["agreement"]["generated"]["num_pairs"] == 8 and len(held) >= 8
 
 
 @pytest.mark.parametrize(
@@ -218,6 +288,7 @@ def test_a_mixture_of_other_clips_is_another_row(clips, tmp_path):
     [
         ({"task": "judge"}, "needs the option judge"),
         ({"task": "judge", "judge": "sfm"}, "needs at least one"),
+        ({"task": "t2vc", "model": "m", "judge": "sfm", "sanity_clips": 1}, "sanity_clips must be at least 2, got 1"),
         ({"task": "v2c", "model": "m", "judge": "sfm"}, "a judge looks at generated videos"),
         ({"task": "t2vc", "model": "m", "focal_px": 3.0}, "focal_px is for cameras from tracks as judge"),
         ({"task": "t2vc", "model": "m", "judge": "sfm", "focal_px": -3.0}, "above 0, got -3.0"),

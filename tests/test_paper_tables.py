@@ -28,13 +28,14 @@ def v2c(**settings):
         "frames": 16,
         "size": [256, 256],
         "resize_mode": "stretch",
-        "clip_list": "list",
+        "clip_list": "realestate10k_test_180",
     }
     return {"settings": {**common, **settings}, "first": {"model": POSES, "constant pose": POSES}}
 
 
 def t2vc(**settings):
     common = {"N": 180, "source": "realestate10k", "frames": 16, "size": [256, 256], "features": "vit at 224 px"}
+    common |= {"clip_list": "realestate10k_test_180"}
     rows = {"Fréchet": {"distance": figure(80.0)}, "kernel (KID)": {"distance": figure(0.1)}}
     return {
         "settings": {**common, **settings},
@@ -58,7 +59,10 @@ def test_rows_stand_in_the_papers_columns(tmp_path, capsys):
     # baselines of one protocol are one row
     assert set(found["table_2"]["constant pose"]) == {f"{d} {name}" for d in ("realestate10k", "dl3dv") for name in POSES}
     assert main(["evaluate", "tables", str(ours), "--out", str(tmp_path / "t")]) == 0
-    assert "| paper: JOG3R | 79.94 |" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "| paper: JOG3R | 79.94 | 1742.73 | 0.0736 | - | - |" in shown and "| paper: pre-trained OpenSora | 115.36 |" in shown
+    assert "| paper: frozen OpenSora + head | 0.40 | 26.72 | 99.80 |" in shown
+    assert "In brackets beside a distance: value -/+ 1.96 standard deviations" in shown
     assert json.loads((tmp_path / "t" / "tables.json").read_text())["table_1"]["ours (a)"]["fid"]["n"] == 180
     assert "\\begin{tabular}" in (tmp_path / "t" / "tables.tex").read_text()
 
@@ -76,6 +80,12 @@ def test_rows_stand_in_the_papers_columns(tmp_path, capsys):
         ({"windows": "all", "videos": 3}, "several windows of a video (3 videos)"),
         ({"left out": 3}, "3 listed videos are missing"),
         ({"source": "posed", "clip_list": "dl3dv_70", "N": 60}, "60 clips (paper: 70)"),
+        ({"N": 20}, "20 clips (paper: 180)"),
+        ({"clip_list": "mine"}, "clips of the list mine (of the package: realestate10k_test_180)"),
+        (
+            {"clip_list_sha256": "0123456789"},
+            "clips of the list realestate10k_test_180, sha256 01234567 (of the package: realestate10k_test_180)",
+        ),
     ],
 )
 def test_each_difference_of_protocol_is_marked(tmp_path, settings, note):

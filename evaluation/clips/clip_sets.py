@@ -33,6 +33,8 @@ class ClipSet(Sequence[Clip]):
     """Clips loaded so far whose pixels are not those of the list."""
     has_captions = True
     """Whether captions follow from the description."""
+    several_windows = False
+    """Whether a video may have several clips by the rule, whose keys lie a million apart."""
 
     def __len__(self) -> int:
         """Number of clips."""
@@ -81,7 +83,7 @@ class RemainingClips(ClipSet):
         used = list(dict.fromkeys(owners))
         self.owners, self.videos = [used.index(owner) for owner in owners], [clips.videos[owner] for owner in used]
         self.left_out = [*clips.left_out, *left_out]
-        self.has_captions = clips.has_captions
+        self.has_captions, self.several_windows = clips.has_captions, clips.several_windows
 
     @property
     def other_pixels(self) -> Set[str]:  # type: ignore[override]  # of the whole set, which goes on noting them

@@ -1,9 +1,9 @@
 """Cameras that anybody's method found: a folder with a file a clip, scored in the same table.
 
-For the clip NAME one of NAME.npz, NAME.json, NAME/cameras.json, NAME/cameras.npz. An npz holds `poses` (F,4,4) camera-to-world,
-or `extrinsics` (F,3,4) or (F,4,4) world-to-camera, OpenCV axes; optionally `intrinsics` (F,3,3) in pixels of the clip, `depth`
-(F,H,W), `known` (F,) bool. A json is a cameras.json of jog3r. F is that of the clip, or of the whole video, of which the clip's
-frames count.
+For the clip NAME one of NAME.npz, NAME.json, NAME/cameras.json, NAME/cameras.npz. An npz holds `poses` camera-to-world or
+`extrinsics` world-to-camera, (F,3,4) or (F,4,4), OpenCV axes; optionally `intrinsics` (F,3,3), or (3,3) of all frames, in pixels
+of the clip, `depth` (F,H,W), `known` (F,) bool. A json is a cameras.json of jog3r. F is that of the clip, or of the whole video,
+of which the clip's frames count: with every frame, or with those that `frame_step` keeps.
 """
 
 from collections.abc import Sequence
@@ -45,6 +45,11 @@ class GivenCameras(Sequence[dict[str, np.ndarray]]):
 
         self._numbers: Sequence[int] = range(len(clips))
 
+    @property
+    def place(self) -> str:
+        """The folder, wherever it is named from."""
+        return str(self._folder.resolve())
+
     def of(self, clips: Sequence[int]) -> "GivenCameras":
         """Those of the clips with these numbers."""
         chosen = copy(self)
@@ -76,31 +81,64 @@ class GivenCameras(Sequence[dict[str, np.ndarray]]):
     def _candidates(self, name: str) -> list[Path]:
         return [self._folder / pattern.format(name) for pattern in _PATTERNS]
 
+    def check(self) -> None:
+        """Refuse files none of which can be used: that is a mistake in how they were written, no failure of a method.
+
+        Raises:
+            ValueError: with the reason of the first.
+        """
+        numbers = [place for place, index in enumerate(self._numbers) if self._files[index] is not None]
+        first = None
+        for place in numbers:
+            found = self[place]
+            if "error" not in found:
+                return
+            first = first or str(found["error"])
+        if first is not None:
+            raise ValueError(f"none of the {len(numbers)} files in {str(self._folder)!r} can be used; the first: {first}")
+
     def _fit(self, arrays: dict[str, np.ndarray], index: int, whole: bool) -> dict[str, np.ndarray]:
         """The frames of the clip, of arrays that may be, or are known to be, of the `whole` video."""
-        count, frames = len(arrays["poses"]), None
-        if isinstance(self._clips, WindowedClips):
-            frames = np.array(self._clips.entries[index].frames)
-        wanted = len(self._clips[index].poses) if frames is None else len(frames)
-        for name, value in arrays.items():
-            if name != "size" and (value.ndim == 0 or len(value) != count):
-                raise ValueError(f"{name} must have an entry for each of {count} frames, got {value.shape}")
-        if frames is not None and (whole or count != wanted) and frames.max() < count:
-            arrays = {name: value if name == "size" else value[frames] for name, value in arrays.items()}
-        elif whole or count != wanted:
-            last = "" if frames is None else f", the last of them number {frames.max()} of the video"
-            raise ValueError(f"it has {count} cameras, the clip has {wanted} frames{last}")
-        known = arrays.pop("known", np.ones(wanted, bool)).astype(bool)
-        arrays["poses"] = np.where(known[:, None, None], arrays["poses"], np.eye(4))
-        for name in ("intrinsics", "depth"):
-            if name in arrays and (arrays[name].ndim != 3 or len(arrays[name]) != wanted):
-                raise ValueError(f"{name} must have an entry for each of {wanted} frames, got {arrays[name].shape}")
+        count = len(arrays["poses"])
+        if arrays.get("intrinsics", np.empty(0)).shape == (3, 3):
+            arrays["intrinsics"] = np.tile(arrays["intrinsics"], (count, 1, 1))  # the same camera throughout
+        _check_arrays(arrays, count)
+        chosen = self._chosen(count, index, whole)
+        arrays = {name: value if name == "size" else value[chosen] for name, value in arrays.items()}
+        known = arrays.pop("known", np.ones(len(arrays["poses"]), bool)).astype(bool)
+        # in the file's own precision, which says how equal two positions are
+        arrays["poses"] = np.where(known[:, None, None], arrays["poses"], np.eye(4, dtype=arrays["poses"].dtype))
         self._match_size(arrays, index)
         if not np.isfinite(arrays["poses"]).all():
             raise ValueError("poses contain NaN or infinity; mark frames without a pose as not known")
-        if (fault := pose_fault(arrays["poses"])) is not None:
+        if (fault := pose_fault(arrays["poses"].astype(np.float64))) is not None:
             raise ValueError(f"poses must be rigid; frame {fault[0]}: {fault[1]}")
         return arrays | {"degenerate": np.where(known, "", NO_OVERLAP)}
+
+    def _chosen(self, count: int, index: int, whole: bool) -> np.ndarray:
+        """Which of `count` cameras are the clip's."""
+        clips = self._clips
+        if not isinstance(clips, WindowedClips):
+            if count != (wanted := len(clips[index].poses)):
+                raise ValueError(f"it has {count} cameras, the clip has {wanted} frames")
+            return np.arange(count)
+        frames, step = np.array(clips.entries[index].frames), clips.frame_step
+        if count == len(frames) and not whole:
+            return np.arange(count)
+        if step == 1:
+            if frames.max() < count:
+                return frames
+            last = f"the last of them number {frames.max()} of the video"
+            raise ValueError(f"it has {count} cameras, the clip has {len(frames)} frames, {last}")
+        kept = clips.video_frames(index)
+        if count == kept:
+            return frames
+        if len(range(0, count, step)) == kept:
+            return frames * step
+        raise ValueError(
+            f"it has {count} cameras, the clip has {len(frames)} frames, and its video {(kept - 1) * step + 1} to {kept * step} "
+            f"frames, of which frame_step={step} keeps {kept}: give cameras of one of these three"
+        )
 
     def _match_size(self, arrays: dict[str, np.ndarray], index: int) -> None:
         """Bring intrinsics of a cameras.json to the clip's pixels; refuse depth of another size."""
@@ -131,11 +169,37 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         arrays = {name: stored[name] for name in ("poses", "extrinsics", "intrinsics", "depth", "known") if name in stored.files}
     if ("poses" in arrays) == ("extrinsics" in arrays):
         raise ValueError("it must hold either poses or extrinsics")
-    if "extrinsics" in arrays:
-        matrices = arrays.pop("extrinsics")
-        world_to_camera = np.tile(np.eye(4), (len(matrices), 1, 1))
-        world_to_camera[:, :3] = matrices[:, :3]
-        arrays["poses"] = np.linalg.inv(world_to_camera)
-    if arrays["poses"].ndim != 3 or arrays["poses"].shape[1:] != (4, 4):
-        raise ValueError(f"poses must be (F,4,4), got {arrays['poses'].shape}")
-    return arrays
+    name = "poses" if "poses" in arrays else "extrinsics"
+    matrices = arrays.pop(name)
+    if matrices.ndim != 3 or matrices.shape[1:] not in ((3, 4), (4, 4)):
+        raise ValueError(f"{name} must be (F,3,4) or (F,4,4), got {matrices.shape}")
+    _check_numbers(name, matrices)
+    precision = matrices.dtype if matrices.dtype.kind == "f" else np.dtype(np.float64)
+    if name == "extrinsics":
+        matrices = np.linalg.inv(_four_rows(matrices[:, :3].astype(np.float64))).astype(precision)
+    return {"poses": _four_rows(matrices.astype(precision)), **arrays}
+
+
+def _four_rows(matrices: np.ndarray) -> np.ndarray:
+    """(F,4,4) of (F,3,4) or (F,4,4)."""
+    if matrices.shape[1] == 4:
+        return matrices
+    last = np.tile(np.array([[[0, 0, 0, 1]]], matrices.dtype), (len(matrices), 1, 1))
+    return np.concatenate((matrices, last), axis=1)
+
+
+def _check_arrays(arrays: dict[str, np.ndarray], count: int) -> None:
+    """Refuse optional arrays that are not of `count` frames, or no numbers."""
+    shapes = {"known": (1, ()), "intrinsics": (3, (3, 3)), "depth": (3, ())}
+    for name, (num_axes, last) in shapes.items():
+        if name not in arrays:
+            continue
+        shape = arrays[name].shape
+        if len(shape) != num_axes or shape[0] != count or shape[num_axes - len(last) :] != last:
+            raise ValueError(f"{name} must have an entry for each of {count} frames{' of 3 x 3' * bool(last)}, got {shape}")
+        _check_numbers(name, arrays[name])
+
+
+def _check_numbers(name: str, array: np.ndarray) -> None:
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be numbers, got an array of {array.dtype}")

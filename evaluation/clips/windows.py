@@ -157,6 +157,7 @@ class WindowedClips(ClipSet):
     ) -> None:
         self._source, self._settings, self._check_pixels = source, settings, check_pixels
         self._places = places_of(source.names)
+        self.several_windows = settings.get("windows") == "all"
         self.entries = list(entries.values())
         self.keys, self.left_out = list(entries), list(left_out)
         self.names = [entry.clip_name for entry in self.entries]
@@ -197,6 +198,15 @@ class WindowedClips(ClipSet):
     def describe(self) -> dict[str, Any]:
         """Source, rule and size."""
         return self._settings
+
+    @property
+    def frame_step(self) -> int:
+        """Of the source: numbers of frames count those that it keeps."""
+        return int(self._settings.get("frame_step", 1))  # which 1 is left out of
+
+    def video_frames(self, index: int) -> int:
+        """Frames that the source keeps of the video of clip `index`."""
+        return _num_frames(self._source, self._places[self.entries[index].name])
 
     def _check(self, entry: Entry, clip: Clip) -> None:
         if entry.poses_sha256 not in (None, poses_hash(clip)):

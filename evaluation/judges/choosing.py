@@ -77,6 +77,8 @@ def judge_folders(options: EvaluationOptions, judge: Judge, processes: Processes
     if options.source != "procedural":
         clips = choose_clips(options, options.num_frames or 16, options.frame_size)
         count = min(len(clips), options.sanity_clips)
+        if count < 2:
+            raise ValueError(f"the judge is judged on at least 2 clips, of which it sees mixtures; the source has {len(clips)}")
         names += [f"sanity/{name}" for name in clips.names[:count]]
         first = len(names) - count
         sanity = sanity_rows(lambda k: clips[k].frames, clips.keys[:count])

@@ -1,7 +1,10 @@
 """Judges at work: every video is looked at once, the verdicts are stored, then scored row by row with intervals over clips."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +17,7 @@ from jog3r.evaluation.judges.network_judge import NetworkJudge
 from jog3r.evaluation.judges.renderer_judge import RendererJudge
 from jog3r.evaluation.judges.sanity import MIXED, SANITY_ROWS, sanity_video
 from jog3r.evaluation.judges.track_judge import TrackJudge
-from jog3r.evaluation.predictions import Predictions, StoredPredictions
+from jog3r.evaluation.predictions import Predictions, StoredPredictions, item_key
 from jog3r.evaluation.processes import Processes
 from jog3r.evaluation.scoring import known_poses
 from jog3r.evaluation.statistics.intervals import difference, figure, paired_ratios
@@ -38,7 +41,9 @@ class JudgedRow:
         owners: whose each video is, places in the names of the clips.
         cameras: predictions whose `poses` and `degenerate` the judge's cameras are compared with; None: there are none.
         content: what decides the videos of this row beside what decides all, for restarts.
-        numbers: of the videos for good, as `ClipSet.keys`: verdicts are stored and seeded by them; None: their places.
+        numbers: of the videos for good, as `ClipSet.keys`: verdicts are seeded by them; None: their places.
+        keys: names of the verdicts' files, where one number may have several videos; None: the numbers.
+        variant: a name for what decides the videos and may change when clips are added; verdicts of each have their own folder.
     """
 
     name: str
@@ -47,10 +52,16 @@ class JudgedRow:
     cameras: Sequence[Mapping[str, np.ndarray]] | None = None
     content: Mapping[str, Any] = field(default_factory=dict)
     numbers: Sequence[int] | None = None
+    keys: Sequence[str] | None = None
+    variant: str = ""
 
     def number(self, place: int) -> int:
         """Of the video at a place."""
         return place if self.numbers is None else self.numbers[place]
+
+    def key(self, place: int) -> str:
+        """Of the verdict on the video at a place."""
+        return item_key(self.number(place)) if self.keys is None else self.keys[place]
 
 
 def judge_rows(
@@ -82,8 +93,8 @@ def judge_rows(
             **row.content,
             **content,
         }
-        store = Predictions(folder / f"row{number}", config)
-        keys = [f"{row.number(k):06d}" for k in range(len(row.owners))]
+        store = Predictions(folder / f"row{number}{row.variant}", config)
+        keys = [row.key(k) for k in range(len(row.owners))]
         export(store, keys, _look(judge, row), f"{judge.name}: {row.name}", processes, strict=False)
         stored[row.name] = store.stored(keys)
     processes.wait()
@@ -93,6 +104,7 @@ def judge_rows(
     tables = {row.name: _row(samples, row, stored[row.name]) for row in rows}
     agreement = {row.name: _agreement(samples, row, stored[row.name]) for row in rows if row.cameras is not None}
     result = {"rows": tables, "agreement": agreement, "settings": judge.describe(), "in_order": _in_order(judge, tables)}
+    samples.measured_by = {(path, ""): json.dumps(judge.describe(), sort_keys=True) for path in samples.tables()}
     result |= {"differences": row_differences(samples, [row.name for row in rows if row.name not in SANITY_ROWS])}
     refusals = [
         f"{row.name}, {names[owner]}: {item['error']}"
@@ -108,8 +120,11 @@ def sanity_rows(load: Callable[[int], np.ndarray], numbers: Sequence[int]) -> li
     count = len(numbers)
 
     def row(name: str) -> JudgedRow:
-        content = {"mixed of": list(numbers)} if name == MIXED else {}
-        return JudgedRow(name, lambda k: sanity_video(name, k, count, load), range(count), content=content, numbers=numbers)
+        mixed = name == MIXED  # a mixture of other clips is another video
+        content = {"mixed of": list(numbers)} if mixed else {}
+        variant = f"-of-{hashlib.sha256(str(list(numbers)).encode()).hexdigest()[:8]}" if mixed else ""
+        found = JudgedRow(name, lambda k: sanity_video(name, k, count, load), range(count), content=content, numbers=numbers)
+        return replace(found, variant=variant)
 
     return [row(name) for name in SANITY_ROWS]
 
@@ -150,6 +165,11 @@ def _row(samples: Samples, row: JudgedRow, verdicts: StoredPredictions) -> dict[
     for name in names:
         values = [float(item.get(name, np.nan)) for item in items]
         figures[name.removeprefix("figure ")] = samples.add_means(row.name, name.removeprefix("figure "), values, row.owners)
+    for name in dict.fromkeys(name for item in items for name in item if name.startswith("quotient ")):
+        pairs = [tuple(item.get(name, (np.nan, np.nan))) for item in items]
+        figures[name.removeprefix("quotient ")] = samples.add_quotient(
+            row.name, name.removeprefix("quotient "), pairs, row.owners
+        )
     errors = [str(item["error"]) for item in items if "error" in item]
     without = errors.count(_NO_VIDEO)
     counts = {"N": len(items), "without video": without, "not looked at": len(errors) - without}
@@ -162,7 +182,7 @@ def _agreement(samples: Samples, row: JudgedRow, verdicts: StoredPredictions) ->
     """Cameras of the row's model against the judge's; frames that either has no camera for count as 180 degrees."""
     errors: list[PoseErrors] = []
     # a failed one counts with as many pairs as a sound one has
-    length = next((len(item["poses"]) for item in (*(row.cameras or ()), *verdicts) if "poses" in item), 2)
+    length = next((len(item["poses"]) for item in chain(row.cameras or (), verdicts) if "poses" in item), 2)
     for verdict, own in zip(verdicts, row.cameras or (), strict=True):
         if "error" in verdict or "error" in own:
             errors.append(failed_pose_errors(np.tile(np.eye(4), (length, 1, 1))))

@@ -32,7 +32,8 @@ class NetworkJudge:
 
     def describe(self) -> dict[str, Any]:
         """What decides the figures."""
-        return {"judge": self.name, "weights": pipeline_hash(self.pipeline, TEXT_PARTS), "features": self._feature_name}
+        network = {"judge": self.name, "weights": pipeline_hash(self.pipeline, TEXT_PARTS)}
+        return {**network, "features": self._feature_name, "warp / no-warp": "of sums over clips"}
 
     @torch.no_grad()
     def look(self, frames: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -47,11 +48,12 @@ class NetworkJudge:
         valid = (depth > 0) & known[:, None, None].to(depth.device)
         own = met3r_self(frames, transform(poses, unproject(depth, intrinsics)), intrinsics, self._features, valid=valid)
         warped = warp_error(frames, depth, poses, intrinsics, valid=valid)
-        figures = {"met3r_self": own.score, "visible share": float(own.visibility.mean()), "warp / no-warp": warped["ratio"]}
+        figures = {"met3r_self": own.score, "visible share": float(own.visibility.mean())}
         if self._features is not None and output.pairwise is not None:
             figures |= self._pairs(frames, output.pairwise)
         flags = np.array(output.registration[0].degenerate)
-        return {"poses": poses.numpy(), "degenerate": flags, **{f"figure {k}": np.array(v) for k, v in figures.items()}}
+        warps = {"quotient warp / no-warp": np.array([warped["warp"], warped["no_warp"]])}
+        return {"poses": poses.numpy(), "degenerate": flags, **{f"figure {k}": np.array(v) for k, v in figures.items()}, **warps}
 
     def _pairs(self, frames: np.ndarray, pairs: Any) -> dict[str, float]:
         """`met3r_pairs` from the pipeline's own pointmaps, mean over the pairs (1, f) that overlap, and how many of them do.

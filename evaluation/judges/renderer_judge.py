@@ -19,7 +19,7 @@ from jog3r.pipelines.captions import CaptionBatch
 from jog3r.pipelines.pipeline_jog3r import Jog3rPipeline
 from jog3r.pipelines.reconstruction import noise_latents, num_train_timesteps
 
-__all__ = ["RendererJudge", "redraw"]
+__all__ = ["RendererJudge", "redraw", "steps_below"]
 
 _STILL = 0.01  # of 255 levels: a plain grey picture is right under any warp, and wrong under none
 
@@ -79,17 +79,27 @@ def redraw(
     Raises:
         ValueError: another pipeline, or a level below all of the sampling steps.
     """
-    if not isinstance(pipeline, Jog3rPipeline):
-        raise ValueError(f"judge=renderer lets a Jog3rPipeline draw clips anew, got a {type(pipeline).__name__}")
+    left = steps_below(pipeline, level, sampling["num_inference_steps"])
     clean = pipeline.encode_video(pipeline.prepare_video(frames))  # (B,C,F,h,w)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     noise = randn_tensor(clean.shape, generator=generators, device=clean.device)
-    timesteps, _ = pipeline.prepare_timesteps(sampling["num_inference_steps"], "t2v")
-    left = timesteps[timesteps <= level * num_train_timesteps(pipeline.scheduler)]
-    if not len(left):
-        raise ValueError(f"redraw_level={level:g} lies below the last sampling step, {float(timesteps.min()):g}: raise it")
     with pipeline._settings_of_call(sampling.get("guidance_scale", 2.5), None):
         texts = CaptionBatch(*pipeline.encode_prompt(captions, None, pipeline.do_classifier_free_guidance))
         noisy = noise_latents(pipeline.scheduler, clean, noise, left[0])
         latents, _ = pipeline.denoise(noisy, texts, left, step_kwargs=pipeline.prepare_step_kwargs(generators, 0.0))
     return np.asarray(pipeline.decode_latents(latents, "np"))
+
+
+def steps_below(pipeline: Any, level: float, num_inference_steps: int) -> torch.Tensor:
+    """Time steps of the sampling, which the scheduler is set to, at or below a level of the schedule.
+
+    Raises:
+        ValueError: another pipeline, or a level below all of the sampling steps.
+    """
+    if not isinstance(pipeline, Jog3rPipeline):
+        raise ValueError(f"judge=renderer lets a Jog3rPipeline draw clips anew, got a {type(pipeline).__name__}")
+    timesteps, _ = pipeline.prepare_timesteps(num_inference_steps, "t2v")
+    left: torch.Tensor = timesteps[timesteps <= level * num_train_timesteps(pipeline.scheduler)]
+    if not len(left):
+        raise ValueError(f"redraw_level={level:g} lies below the last sampling step, {float(timesteps.min()):g}: raise it")
+    return left

@@ -5,13 +5,24 @@ from typing import Any
 
 import numpy as np
 
-from jog3r.evaluation.report import Block, Heading, Table
-from jog3r.evaluation.statistics.distances import DISTANCES, distance_difference, distance_figure
+from jog3r.evaluation.report import SCATTER, Block, Heading, Table
+from jog3r.evaluation.statistics.distances import DISTANCES, distance_difference, distance_figure, has_any
 from jog3r.evaluation.statistics.intervals import Figure, Statistic, difference, figure, paired_ratios
 from jog3r.evaluation.statistics.per_clip import Samples, load_samples
 
 HIGHER_IS_BETTER = (
-    *("rra@5", "rta@5", "rta_folded@5", "maa@30", "maa_folded@30", "auc@30"),
+    *(
+        "rra@5",
+        "rta@5",
+        "rta_folded@5",
+        "rra@15",
+        "rta@15",
+        "rta_folded@15",
+        "depth delta < 1.25 %",
+        "maa@30",
+        "maa_folded@30",
+        "auc@30",
+    ),
     *("registered %", "placed %", "all placed %", "inliers a frame", "inlier share %", "points", "track length"),
     "moves as the scene %",
     *("wall", "floor", "motion", "object_precision", "object_recall", "object_f1", "agreement"),
@@ -35,12 +46,13 @@ def compare_runs(first: str | Path, second: str | Path) -> dict[str, Any]:
         first, second: folders that `jog3r evaluate` wrote.
 
     Returns:
-        By task: `clips` in common, `left_out` of each, `tables`: by path and figure `first`, `second` and `difference` with
+        By task: `clips` in common, `left_out` of each, `not_compared`, a line for each table or figure that two networks or
+        judges measured, `tables`: by path and figure `first`, `second` and `difference` with
         intervals on the same draws of the clips that have the figure in both, and `verdict`: "first", "second" (is better: the
         interval leaves zero out), "undecided", or "-" where neither direction is better.
 
     Raises:
-        ValueError: no results, no task or clip in common, or other frames of a clip.
+        ValueError: no results, no task or clip in common, or other frames or another caption of a clip.
     """
     runs = [load_samples(Path(folder)) for folder in (first, second)]
     tasks = [task for task in runs[0] if task in runs[1]]
@@ -69,7 +81,9 @@ def compare_blocks(result: dict[str, Any]) -> list[Block]:
             Heading(2, task),
             f"{found['clips']} clips in common; left out: {found['left_out'][0]} and {found['left_out'][1]}.",
         ]
-        parts += [part for path, rows in found["tables"].items() for part in (Heading(3, path), Table(rows, columns, "figure"))]
+        parts += ["Not compared:\n" + "\n".join(f"- {line}" for line in found["not_compared"])] if found["not_compared"] else []
+        for path, rows in found["tables"].items():
+            parts += [Heading(3, path), *([SCATTER] if set(rows) & set(DISTANCES) else []), Table(rows, columns, "figure")]
     return parts
 
 
@@ -83,18 +97,24 @@ def _compare_task(task: str, first: Samples, second: Samples) -> dict[str, Any]:
     first, second = first.select(common), second.select(common)
     if task == "v2c":
         _check_same_frames(first, second)
+    _check_same_captions(first, second)
+    others = _measured_by_others(first, second)
     tables: dict[str, dict[str, dict[str, Any]]] = {}
     for path in first.tables():
-        if path.rpartition("/")[2] in OF_NO_MODEL or path not in second.tables():
+        if path.rpartition("/")[2] in OF_NO_MODEL or path not in second.tables() or (path, "") in others:
             continue
-        tables[path] = _compare_table(path, first, second)
+        rows = _compare_table(path, first, second)
+        tables[path] = {name: row for name, row in rows.items() if (path, name) not in others}
     for network, (own, real) in first.features.items():
         if network in second.features:
             other, other_real = second.features[network]
             count = min(own.shape[1], other.shape[1])  # of a run with more videos of each caption the first ones
             found = _compare_sets(own[:, :count], real, other[:, :count], other_real)
             tables |= {} if found is None else {network: found}
-    return {"clips": len(common), "left_out": left_out, "tables": tables}
+    lines = [
+        f"{path}{f': {name}' * bool(name)}: the first is by {a}, the second by {b}" for (path, name), (a, b) in others.items()
+    ]
+    return {"clips": len(common), "left_out": left_out, "not_compared": lines, "tables": tables}
 
 
 def _compare_table(path: str, first: Samples, second: Samples) -> dict[str, dict[str, Any]]:
@@ -123,6 +143,27 @@ def _check_same_frames(first: Samples, second: Samples) -> None:
                 raise ValueError(f"the runs saw other frames of {name!r}: evaluate both with the same --clip_list")
 
 
+def _check_same_captions(first: Samples, second: Samples) -> None:
+    """Videos of other captions are other videos.
+
+    Raises:
+        ValueError: naming a clip whose captions differ.
+    """
+    if first.asked is None or second.asked is None:
+        return
+    if (differ := np.flatnonzero(first.asked != second.asked)).size:
+        raise ValueError(
+            f"the runs made videos of other captions of {first.clips[differ[0]]!r} ({differ.size} clips differ): "
+            "evaluate both with the same captions"
+        )
+
+
+def _measured_by_others(first: Samples, second: Samples) -> dict[tuple[str, str], tuple[str, str]]:
+    """By table and figure, as in `Samples.measured_by`: the two networks or judges, where they are not the same one."""
+    both = {key: (by, second.measured_by[key]) for key, by in first.measured_by.items() if key in second.measured_by}
+    return {key: pair for key, pair in both.items() if pair[0] != pair[1]}
+
+
 def _compare(name: str, first: Statistic, second: Statistic, n: int) -> dict[str, Any]:
     found = figure(difference(first, second), n)
     return {"first": figure(first, n), "second": figure(second, n), "difference": found, "verdict": verdict(name, found)}
@@ -140,8 +181,10 @@ def verdict(name: str, found: Figure) -> str:
 def _compare_sets(
     first: np.ndarray, real: np.ndarray, second: np.ndarray, second_real: np.ndarray
 ) -> dict[str, dict[str, Any]] | None:
-    """Distances of each run to its own real clips; None below four clips that all sets have."""
+    """Distances of each run to its own real clips, all over the clips that both runs have; None below four of them."""
     rows = {}
+    first, second = (_where(has_any(first) & has_any(second), one) for one in (first, second))
+    real, second_real = (_where(has_any(real) & has_any(second_real), one) for one in (real, second_real))
     for name, distance in DISTANCES.items():
         found = distance_difference(distance, first, second, real, second_real)
         if found.n < 4:
@@ -153,3 +196,8 @@ def _compare_sets(
             "verdict": verdict(name, found),
         }
     return rows
+
+
+def _where(both: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Features (N,K,D) of the clips of `both` (N,); NaN of the others."""
+    return np.where(both[:, None, None], features, np.nan)

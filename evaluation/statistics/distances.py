@@ -55,7 +55,7 @@ def by_video(found: Sequence[np.ndarray | None], videos: Sequence[int], count: i
 
 def distance_figure(distance: Distance, generated: np.ndarray, real: np.ndarray, seed: int = 0) -> Figure:
     """Distance of all vectors (N,K,D) of both sets; interval from halves, NaN below four clips."""
-    return _difference([(1, generated, real)], distance, seed)
+    return _bounded(distance, _difference([(1, generated, real)], distance, seed))
 
 
 def distance_difference(
@@ -80,7 +80,7 @@ def floor_figures(distance: Distance, generated: np.ndarray, real: np.ndarray, s
         the generated videos' and the floor; None below four clips that both sets have.
     """
     generated = _clipwise(generated)[:, : _clipwise(real).shape[1]]
-    numbers = np.flatnonzero(_has_any(generated) & _has_any(real))
+    numbers = np.flatnonzero(has_any(generated) & has_any(real))
     half = len(numbers) // 2
     if half < 2:
         return None
@@ -91,14 +91,15 @@ def floor_figures(distance: Distance, generated: np.ndarray, real: np.ndarray, s
         here, there = order[:half], order[half : 2 * half]
         draws.append([_distance(distance, of, here, real, there) for of in (generated, real)])
     values, spreads = np.mean(draws, axis=0), np.std(draws, axis=0, ddof=1)
-    own, floor = (_around(float(value), float(spread), half) for value, spread in zip(values, spreads, strict=True))
+    around = (_around(float(value), float(spread), half) for value, spread in zip(values, spreads, strict=True))
+    own, floor = (_bounded(distance, figure) for figure in around)
     return own, floor
 
 
 def _difference(terms: Sequence[tuple[int, np.ndarray, np.ndarray]], distance: Distance, seed: int) -> Figure:
     """Sum of signed distances between two sets each; all sets are halved alike."""
     own_numbers, real_numbers = (
-        np.flatnonzero(np.all([_has_any(features) for features in sets], axis=0))
+        np.flatnonzero(np.all([has_any(features) for features in sets], axis=0))
         for sets in ([own for _, own, _ in terms], [real for _, _, real in terms])
     )
 
@@ -132,7 +133,7 @@ def _clipwise(features: np.ndarray) -> np.ndarray:
     return features[:, None] if features.ndim == 2 else features
 
 
-def _has_any(features: np.ndarray) -> np.ndarray:
+def has_any(features: np.ndarray) -> np.ndarray:
     """Which clips (N,) have a vector."""
     return np.asarray(np.isfinite(_clipwise(features)).all(-1).any(1))
 
@@ -144,3 +145,8 @@ def _num_draws(features: np.ndarray, usual: int) -> int:
 
 def _around(value: float, std: float, n: int) -> Figure:
     return Figure(value, value - _Z * std, value + _Z * std, n)
+
+
+def _bounded(distance: Distance, figure: Figure) -> Figure:
+    """A Fréchet distance is never below 0, and neither is its interval; a kernel distance may be."""
+    return Figure(figure, max(figure.low, 0.0), figure.high, figure.n) if distance is frechet and figure.low < 0 else figure

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jog3r.evaluation.report import INTERVALS, Block, Heading, Table, from_json
+from jog3r.evaluation.clips.clip_list import ClipList
+from jog3r.evaluation.report import INTERVALS, SCATTER, Block, Heading, Printed, Table, from_json
 
 __all__ = ["paper_tables", "tables_blocks"]
 
@@ -31,7 +32,10 @@ TABLE_2 = {
     "DUSt3R fine-tuned on RealEstate10K": (0.23, 9.17, 99.90, 54.17, 75.50, 1.83, 14.17, 93.63, 38.57, 64.40),
     "DUSt3R from scratch on RealEstate10K": (0.32, 20.66, 99.70, 15.33, 47.47, 6.25, 39.37, 65.84, 3.41, 19.73),
 }
-_CAPTIONS, _SCENES, _FRAMES, _SIDE = 180, 70, 16, 256  # of the paper
+_DECIMALS_1 = {"fid": 2, "fvd": 2, "met3r_self": 4}  # as printed there
+_CAPTIONS, _FRAMES, _SIDE = 180, 16, 256  # of the paper
+_CLIPS = {"realestate10k": _CAPTIONS, "dl3dv": 70}
+_LISTS = {"realestate10k": "realestate10k_test_180", "dl3dv": "dl3dv_70"}  # ours: the paper does not say which clips it took
 
 
 class _Notes:
@@ -65,8 +69,10 @@ def paper_tables(folders: Sequence[str | Path]) -> dict[str, Any]:
         raise ValueError(f"tables takes each folder once, got {', '.join(map(str, folders))}")
     notes, not_shown = _Notes(), {}
     names = [path.name for path in map(Path, folders)]
-    table_1 = {f"paper: {name}": dict(zip(("fid", "fvd", "met3r_self"), row, strict=True)) for name, row in TABLE_1.items()}
-    table_2 = {f"paper: {name}": dict(zip(TABLE_2_COLUMNS, row, strict=True)) for name, row in TABLE_2.items()}
+    table_1: dict[str, dict[str, Any]] = {f"paper: {name}": _printed(_DECIMALS_1, row) for name, row in TABLE_1.items()}
+    table_2: dict[str, dict[str, Any]] = {
+        f"paper: {name}": _printed(dict.fromkeys(TABLE_2_COLUMNS, 2), row) for name, row in TABLE_2.items()
+    }
     for folder in map(Path, folders):
         results = _read(folder)
         run = folder.name if names.count(folder.name) == 1 else str(folder)
@@ -99,8 +105,9 @@ def tables_blocks(result: Mapping[str, Any]) -> list[Block]:
     """Report of what `paper_tables` returns."""
     parts: list[Block] = [
         Heading(1, "The paper's tables"),
-        f"Rows of the paper as printed there; other rows are of the runs named. {INTERVALS} Letters: where protocols differ. "
-        "Only rows without letters are of one protocol, and the paper leaves open which clips and pairs of frames it took.",
+        f"Rows of the paper as printed there; other rows are of the runs named. {INTERVALS} {SCATTER} "
+        "Letters: where protocols differ. Only rows without letters are of one protocol, "
+        "and the paper leaves open which clips and pairs of frames it took.",
         Heading(2, "Table 1: text to video"),
         Table(result["table_1"], TABLE_1_COLUMNS, "model"),
         Heading(2, "Table 2: video to cameras, pairs (first frame, frame f)"),
@@ -111,6 +118,11 @@ def tables_blocks(result: Mapping[str, Any]) -> list[Block]:
     if result["not_shown"]:
         parts.append("Not shown: " + "; ".join(f"{folder} ({why})" for folder, why in result["not_shown"].items()))
     return parts
+
+
+def _printed(decimals: Mapping[str, int], row: Sequence[float]) -> dict[str, Any]:
+    """A row of the paper by column, with as many digits as there."""
+    return {name: Printed(value, digits) for (name, digits), value in zip(decimals.items(), row, strict=True)}
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -152,7 +164,9 @@ def _video_row(result: Mapping[str, Any]) -> dict[str, Any]:
 def _notes_of_videos(result: Mapping[str, Any]) -> list[str]:
     """What differs from table 1's protocol: 180 captions of RealEstate10K's test split, 16 frames, DINO features."""
     settings = result["settings"]
-    notes = _common_notes(settings, "realestate10k" if settings.get("source") == "realestate10k" else None)
+    data = "realestate10k" if settings.get("source") == "realestate10k" else None
+    notes = _common_notes(settings, data)
+    notes += [] if data is None else _notes_of_list(settings, data)
     if settings["N"] != _CAPTIONS:
         notes.append(f"{settings['N']} captions (paper: {_CAPTIONS})")
     if "videos a caption" in settings:
@@ -166,13 +180,23 @@ def _notes_of_videos(result: Mapping[str, Any]) -> list[str]:
 def _notes_of_cameras(settings: Mapping[str, Any], data: str) -> list[str]:
     """What differs from table 2's protocol."""
     notes = _common_notes(settings, data)
-    if data == "dl3dv" and settings["N"] != _SCENES:
-        notes.append(f"{settings['N']} clips (paper: {_SCENES})")
-    if settings.get("clip_list") is None:
-        notes.append("clips chosen by their order, not by a list")
+    if settings["N"] != _CLIPS[data]:
+        notes.append(f"{settings['N']} clips (paper: {_CLIPS[data]})")
+    notes += _notes_of_list(settings, data)
     if settings.get("left out"):
         notes.append(f"{settings['left out']} listed videos are missing")
     return notes
+
+
+def _notes_of_list(settings: Mapping[str, Any], data: str) -> list[str]:
+    """Whether the clips are those of the list that comes with the package: rows of different clips are not compared."""
+    listed = settings.get("clip_list")
+    if listed is None:
+        return ["clips chosen by their order, not by a list"]
+    digest = settings.get("clip_list_sha256")
+    if listed == _LISTS[data] and digest in (None, ClipList(_LISTS[data]).sha256):
+        return []
+    return [f"clips of the list {listed}{'' if digest is None else f', sha256 {digest[:8]}'} (of the package: {_LISTS[data]})"]
 
 
 def _common_notes(settings: Mapping[str, Any], data: str | None) -> list[str]:

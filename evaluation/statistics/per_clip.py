@@ -1,5 +1,6 @@
 """What each clip contributed to every figure of a run, kept in `per_clip.npz` so that two runs can be compared clip by clip."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -30,6 +31,10 @@ class Samples:
         self.ratios: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
         self.features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         """By network: of generated clips, the first seed first, and of real ones; each (N,K,D), NaN where there is none."""
+        self.measured_by: dict[tuple[str, str], str] = {}
+        """By path of a table and figure ("": all of it): the network or judge that the numbers are of."""
+        self.asked: np.ndarray | None = None
+        """(N,) a hash of the caption of each clip; None: there are none."""
 
     def add_poses(self, path: str, errors: Sequence[PoseErrors], clips: Sequence[int]) -> dict[str, Figure | float | int]:
         """Keep errors of cameras, one entry an item of clip `clips[k]`; returns their figures."""
@@ -41,6 +46,17 @@ class Samples:
         owners = np.asarray(clips, dtype=np.int64)
         return self.add_ratio(path, name, *sums(np.asarray(values, dtype=np.float64), owners, len(self.clips)))
 
+    def add_quotient(self, path: str, name: str, pairs: Sequence[tuple[float, float]], clips: Sequence[int]) -> Figure:
+        """Keep two values an item; returns the sum of the first ones over that of the second, where both are finite.
+
+        A mean of quotients would be that of the one item whose second value is nearly zero.
+        """
+        values = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
+        finite = np.isfinite(values).all(1)
+        owners = np.asarray(clips, dtype=np.int64)[finite]
+        top, bottom = (np.bincount(owners, column, len(self.clips)) for column in values[finite].T)
+        return self.add_ratio(path, name, top, bottom)
+
     def add_ratio(self, path: str, name: str, top: np.ndarray, bottom: np.ndarray) -> Figure:
         """Keep sums (N,) whose ratio over all clips is a figure; returns it."""
         self.ratios.setdefault(path, {})[name] = (top, bottom)
@@ -50,6 +66,14 @@ class Samples:
         """The tables of samples of the same clips, under `path`."""
         self.pairs |= {f"{path}/{name}": table for name, table in others.pairs.items()}
         self.ratios |= {f"{path}/{name}": figures for name, figures in others.ratios.items()}
+        self.measured_by |= {(f"{path}/{name}", figure): by for (name, figure), by in others.measured_by.items()}
+
+    def keep_captions(self, captions: Sequence[str], clips: Sequence[int]) -> None:
+        """Keep what was asked for: captions, each of clip `clips[k]`."""
+        texts: list[list[str]] = [[] for _ in self.clips]
+        for caption, clip in zip(captions, clips, strict=True):
+            texts[clip].append(caption)
+        self.asked = np.array([hashlib.sha256("\n".join(text).encode()).hexdigest()[:16] for text in texts])
 
     def tables(self) -> list[str]:
         """Paths of all tables."""
@@ -75,6 +99,8 @@ class Samples:
         for path, figures in self.ratios.items():
             kept.ratios[path] = {name: (top[chosen], bottom[chosen]) for name, (top, bottom) in figures.items()}
         kept.features = {name: (own[chosen], real[chosen]) for name, (own, real) in self.features.items()}
+        kept.measured_by = dict(self.measured_by)
+        kept.asked = None if self.asked is None else self.asked[chosen]
         return kept
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -90,6 +116,10 @@ class Samples:
         for network, pair in self.features.items():
             for kind, values in zip(_KINDS, pair, strict=True):
                 found[_BETWEEN.join((network, "features", kind))] = values.astype(np.float32)
+        for (path, name), by in self.measured_by.items():
+            found[_BETWEEN.join((path, name, "measured by"))] = np.array(by)
+        if self.asked is not None:
+            found["asked"] = self.asked
         return found
 
     def __eq__(self, other: object) -> bool:
@@ -134,7 +164,11 @@ def load_samples(folder: Path) -> dict[str, Samples]:
             tasks[task] = Samples(value.tolist())
     for key, value in arrays.items():
         task, *parts = key.split(_BETWEEN)
-        if len(parts) == 3 and parts[1] == "pairs" and parts[2] == "clip":
+        if parts == ["asked"]:
+            tasks[task].asked = value
+        elif len(parts) == 3 and parts[2] == "measured by":
+            tasks[task].measured_by[parts[0], parts[1]] = str(value)
+        elif len(parts) == 3 and parts[1] == "pairs" and parts[2] == "clip":
             table = {name: arrays[_BETWEEN.join((task, parts[0], "pairs", name))] for name in _PAIRS}
             tasks[task].pairs[parts[0]] = PairErrors(**table, num_clips=len(tasks[task].clips))
         elif len(parts) == 3 and parts[2] == "ratio":

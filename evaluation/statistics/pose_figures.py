@@ -47,8 +47,9 @@ class PairErrors:
             found[f"{name}_median_deg"] = self._median(values)
         found["translation_defined_deg"] = ratio(self._sum(counted * self.moves), self._sum(self.moves))
         below = {name: self._below(getattr(self, name)) for name in ("rotation", "translation", "folded")}  # (N,30)
-        for name, kind in (("rra@5", "rotation"), ("rta@5", "translation"), ("rta_folded@5", "folded")):
-            found[name] = ratio(100 * below[kind][:, list(THRESHOLDS).index(5)], count)
+        for name, kind in (("rra", "rotation"), ("rta", "translation"), ("rta_folded", "folded")):
+            for degrees in (5, 15):
+                found[f"{name}@{degrees}"] = ratio(100 * below[kind][:, list(THRESHOLDS).index(degrees)], count)
         found["maa@30"] = _area_of_lower(below["rotation"], below["translation"], count)
         found["maa_folded@30"] = _area_of_lower(below["rotation"], below["folded"], count)
         both = self._below(np.maximum(self.rotation, self.folded), closed=True)
