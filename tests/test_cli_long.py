@@ -11,6 +11,7 @@ import torch
 
 from jog3r import tiny_checkpoint
 from jog3r.commands.output_folder import UsageError
+from jog3r.commands.reconstruct import run as run_reconstruct
 from jog3r.commands.reconstruction.selection import chosen_cameras
 from jog3r.commands.reconstruction.spool import Spool
 from jog3r.commands.reconstruction.windows import is_long, long_video_arguments, run_long_reconstruct
@@ -87,9 +88,9 @@ def test_refusals_leave_nothing(video: Path, model: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="does not exist"):
         run_long_reconstruct(options(tmp_path / "none.mp4", model, out))
     wrong = options(video, model, out)
-    wrong.width = None
+    wrong.width, wrong.cameras = None, "auto"
     with pytest.raises(UsageError, match="both --height and --width"):
-        run_long_reconstruct(wrong)
+        run_reconstruct(wrong)
     assert list(tmp_path.iterdir()) == []
 
 
