@@ -1,4 +1,4 @@
-"""Metrics, captions checks and the evaluation command.
+"""Metrics, caption checks and the evaluation command.
 
 The public names are loaded on first use: importing this package costs nothing and drags in no feature network.
 """

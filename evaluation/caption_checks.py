@@ -29,10 +29,10 @@ from jog3r.evaluation.consistency import as_video
 WALLS, FLOORS, OBJECTS = (tuple(PALETTE[group]) for group in ("walls", "floor", "objects"))
 ANALYSIS_SIZE = 64  # pixels of the shorter side; thresholds below are areas at this size
 MAX_FRAMES = 8  # evenly spaced; more say nothing new
+NUM_SHUFFLES = 20  # pairings with strangers' captions, of the row that shows chance
 
 # Least share of a frame that an object's colour fills after erosion. The best F1 on 800 clips of the train split, but not below
 # 0.004 (16 of 64 x 64 pixels): exact renderings would allow 0, generated videos have stray pixels. See `calibrate_object_shares`.
-NUM_SHUFFLES = 20  # pairings with strangers' captions, of the row that shows chance
 OBJECT_SHARES = {"white": 0.0325, "black": 0.0224}
 LEAST_OBJECT_SHARE = 0.004
 

@@ -18,7 +18,7 @@ from jog3r.evaluation.processes import Processes
 __all__ = ["NetworkCameras", "TrackCameras", "cameras_of_clips", "export", "geometry_arrays", "readable", "to_uint8"]
 
 logger = logging.getLogger(__name__)
-_FEW = 3  # batches that must all fail alike, and first of all, before the call is taken to be wrong
+_FEW = 3  # if the first so many items all fail with one message, the call is taken to be wrong
 
 Arrays = dict[str, np.ndarray]
 Predict = Callable[[Sequence[int]], list[Arrays]]  # numbers of items to their arrays

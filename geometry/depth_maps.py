@@ -102,8 +102,7 @@ def away_from_bends(depth: Tensor, valid: Tensor, tolerance: float = 0.1) -> Ten
     """Valid pixels at which 1/z does not bend: points beside a jump of depth would fly between front and back in a cloud.
 
     1/z is linear in the pixels of any plane, so its second difference tells a jump from a slope: grazing walls and floors stay,
-    which `away_from_jumps` cuts. With 3 % of noise in
-    the depth this test cuts a third of all pixels, that one a fifth.
+    which `away_from_jumps` cuts. With 3 % of noise in the depth this test cuts a third of all pixels, that one a fifth.
 
     Args:
         depth: (..., H, W) z.

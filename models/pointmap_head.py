@@ -107,11 +107,8 @@ class Pointmap3DHead(ModelSavingMixin, ModelMixin, ConfigMixin, AttentionMixin, 
     _no_split_modules = ["PairwiseDecoderBlock", "SelfAttentionBlock"]
     _repeated_blocks = ["PairwiseDecoderBlock", "SelfAttentionBlock"]
     _skip_layerwise_casting_patterns = ["norm", "proj_points", "feature_weights"]
-    _keep_in_fp32_modules = [
-        "norm_out",
-        "proj_points_anchor",
-        "proj_points_other",
-    ]  # half the error of the points of a model in bfloat16
+    # half the error of the points of a model in bfloat16
+    _keep_in_fp32_modules = ["norm_out", "proj_points_anchor", "proj_points_other"]
 
     @register_to_config
     def __init__(

@@ -274,8 +274,7 @@ class TrainConfig(DataPlace):
         half = "generation" if self.keep_best == "l_gen" else "reconstruction"
         if self.keep_best is not None and not getattr(self, f"{half}_batch"):
             raise ValueError(f"keep_best={self.keep_best} is of the {half} half, which {half}_batch=0 switches off")
-        default = TrainConfig.validation_clips
-        if not self.validate_every and self.validation_clips != default:
+        if not self.validate_every and self.validation_clips != type(self).validation_clips:
             raise ValueError(f"validation_clips={self.validation_clips} means nothing to validate_every=0")
 
     def _check_what_is_trained_and_kept(self) -> None:

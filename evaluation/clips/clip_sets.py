@@ -80,8 +80,8 @@ class RemainingClips(ClipSet):
         self._clips, self._kept = clips, kept
         self.keys, self.names = [clips.keys[k] for k in kept], [clips.names[k] for k in kept]
         owners = [clips.owners[k] for k in kept]
-        used = list(dict.fromkeys(owners))
-        self.owners, self.videos = [used.index(owner) for owner in owners], [clips.videos[owner] for owner in used]
+        place = {owner: number for number, owner in enumerate(dict.fromkeys(owners))}
+        self.owners, self.videos = [place[owner] for owner in owners], [clips.videos[owner] for owner in place]
         self.left_out = [*clips.left_out, *left_out]
         self.has_captions, self.several_windows = clips.has_captions, clips.several_windows
 

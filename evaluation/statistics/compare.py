@@ -88,7 +88,8 @@ def compare_blocks(result: dict[str, Any]) -> list[Block]:
 
 
 def _compare_task(task: str, first: Samples, second: Samples) -> dict[str, Any]:
-    common = [name for name in first.clips if name in set(second.clips)]
+    there = set(second.clips)
+    common = [name for name in first.clips if name in there]
     if not common:
         raise ValueError(
             f"{task}: the runs have no clip in common, {first.clips[:1]} and {second.clips[:1]} are their first ones"

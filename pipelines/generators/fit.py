@@ -124,7 +124,7 @@ def check_no_text_is_made_up(pipe: Any, given: dict[str, Any]) -> None:
 
 
 def check_only_a_video(given: dict[str, Any]) -> None:
-    """ "v2c" takes what `OF_A_VIDEO` names.
+    """Refuse arguments that the task "v2c" has no use for: all but those of `OF_A_VIDEO`.
 
     Raises:
         ValueError: naming the others that were given.

@@ -81,7 +81,7 @@ class ProceduralStream(Dataset):
         return {**item, "caption_ids": tokens.input_ids[0], "caption_mask": tokens.attention_mask[0]}
 
     def held_out_names(self, count: int) -> set[str]:  # noqa: ARG002  # whatever their number
-        """None: no scene of the validation split is one of the training split."""
+        """No names: the validation split shares no scene with the training split."""
         return set()
 
     def hold_out(self, names: set[str]) -> Self:  # noqa: ARG002  # as above

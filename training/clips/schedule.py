@@ -12,7 +12,7 @@ LONGEST_PERIOD = 10_000  # samples
 
 
 class Schedule:
-    """Which place a sample comes from, and as the how-manieth of that place: a pure function of (seed, number of the sample).
+    """Which place a sample comes from, and how many of that place came before: a pure function of (seed, number of the sample).
 
     After any number of samples, each place's count is less than one away from its share (Tijdeman, The chairman assignment
     problem, 1980). The schedule repeats after as many samples as the weights' ratio in whole numbers sums up to, 5 : 3 : 2

@@ -22,7 +22,7 @@ __all__ = ["PlaceReaders", "Readers", "ShardDeal"]
 
 @dataclass
 class Readers:
-    """Who reads a position of the stream, and as his how-manieth clip.
+    """Which reader gets a position of the stream, and how many clips it has had before.
 
     Attributes:
         share: of this process; all have the same numbers.
@@ -53,7 +53,7 @@ class Readers:
 
 
 class PlaceReaders(Readers):
-    """Who reads a clip of one place of several, and as his how-manieth of that place.
+    """Which reader gets a clip of one place of several, and how many of that place it has had before.
 
     Args:
         share, workers: of the half of a step that reads the places, as its only clips.

@@ -29,9 +29,8 @@ class Rays:
     direction: Tensor  # (m, 3, N) with z = 1
     basis: Tensor  # (m, 2, 3, N) unit vectors perpendicular to each ray; near the axis they are x and y
     turn: Tensor  # (m, 3, 2, N) derivatives of the offsets, of a point at distance 1 along its ray, by w
-    zoom: (
-        Tensor  # (m, 2, N) and by the log focal: a longer one turns the ray towards the axis, the point seems to lie further out
-    )
+    # (m, 2, N) and by the log focal: a longer one turns the ray towards the axis, the point seems to lie further out
+    zoom: Tensor
 
     @classmethod
     def along(cls, direction: Tensor) -> "Rays":

@@ -84,7 +84,7 @@ def camera_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_options_without_effect(options: argparse.Namespace) -> None:
-    """Options of the network where it has no part, and options of tracks for the network alone.
+    """Refuse options of the network where it has no part, and options of tracks for the network alone.
 
     Raises:
         UsageError: see above.
