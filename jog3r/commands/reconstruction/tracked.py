@@ -71,7 +71,7 @@ def camera_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=None,
         metavar="K",
-        help="of the lens, as printed for another clip of it, with its --focal_px; 0 for none (default: what tracks ask for, 0 with --focal_px)",
+        help="of the lens, as printed for another clip of it, with its --focal_px; 0: none (default: what tracks ask for)",
     )
     option(
         parser,
